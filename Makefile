@@ -1,0 +1,29 @@
+# Every target does its own set-up: a virtual environment in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+# Tiny models are many times faster on one thread than on several.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: mini test check report
+
+mini: .venv/ready
+	$(BIN)/python -m speechbrain_ext.mini_world.demo --output results/mini
+
+test: .venv/ready
+	$(BIN)/python -m pytest tests
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/yamllint -c .yamllint.yaml hparams recipes
+	$(BIN)/codespell
+
+report: .venv/ready
+	$(BIN)/python -m speechbrain_ext.report results/mini
+
+.venv/ready: setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[report,mini,dev]'
+	touch $@

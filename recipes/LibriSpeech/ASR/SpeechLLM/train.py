@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Train, prune and heal a speech LLM on LibriSpeech.
+
+    python train.py hparams/qwen7b.yaml --data_folder /path/to/LibriSpeech
+    python train.py hparams/qwen7b_prune.yaml --data_folder ...
+
+The first trains a baseline: a frozen speech encoder, a trained projector and
+a frozen LLM. The second takes that baseline, removes the decoder layers that
+its measured pruning path names, heals what is left and evaluates it.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+import sys
+
+import speechbrain as sb
+from speechbrain.utils.distributed import run_on_main
+
+from librispeech_prepare import find_root, prepare_librispeech
+from speechbrain_ext.audio import read_utterance
+from speechbrain_ext.experiment import Experiment, load_prompt
+from speechbrain_ext.hparams import load_hparams, merge, parse_arguments
+from speechbrain_ext.hparams_rules import speechllm_rules
+
+
+def dataio_prepare(hparams, prompt):
+    """Data sets from the manifests: what a batch holds, and where it is from.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: manifest_folder, data_folder, the three lists of splits,
+        lowercase_targets.
+    prompt : speechbrain_ext.prompt.Prompt
+        Turns a transcript into target ids.
+
+    Returns
+    -------
+    dict
+        "train", "valid": DynamicItemDataset; "test": one for each split.
+    """
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav):
+        return read_utterance(wav)
+
+    @sb.utils.data_pipeline.takes("wrd")
+    @sb.utils.data_pipeline.provides("target", "target_ids")
+    def text_pipeline(wrd):
+        target = wrd.lower() if hparams["lowercase_targets"] else wrd
+        yield target
+        yield prompt.encode_target(target)
+
+    root = find_root(
+        hparams["data_folder"],
+        hparams["train_splits"]
+        + hparams["valid_splits"]
+        + hparams["test_splits"],
+    )
+
+    def dataset(splits):
+        rows = {}
+        for split in splits:
+            manifest = os.path.join(hparams["manifest_folder"], f"{split}.csv")
+            rows.update(
+                sb.dataio.dataio.load_data_csv(manifest, {"data_root": root})
+            )
+        return sb.dataio.dataset.DynamicItemDataset(
+            rows,
+            [audio_pipeline, text_pipeline],
+            ["id", "sig", "duration", "target", "target_ids"],
+        )
+
+    return {
+        "train": dataset(hparams["train_splits"]),
+        "valid": dataset(hparams["valid_splits"]),
+        "test": {split: dataset([split]) for split in hparams["test_splits"]},
+    }
+
+
+def prepare_experiment(argv):
+    """Settings, folders, manifests and data sets of a command line.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command line after the script's name.
+
+    Returns
+    -------
+    Experiment
+    """
+    hparams_file, run_opts, overrides = parse_arguments(argv)
+    # Before anything is built: each process must know its own device.
+    sb.utils.distributed.ddp_init_group(run_opts)
+    hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
+    sb.create_experiment_directory(hparams["output_folder"])
+    with open(
+        os.path.join(hparams["output_folder"], "hyperparams.yaml"), "w"
+    ) as stream:
+        stream.write(merge(hparams_file, overrides))
+    run_on_main(
+        prepare_librispeech,
+        kwargs={
+            "data_folder": hparams["data_folder"],
+            "save_folder": hparams["manifest_folder"],
+            "splits": hparams["train_splits"]
+            + hparams["valid_splits"]
+            + hparams["test_splits"],
+            "skip_prep": hparams["skip_prep"],
+            "skip_bad": hparams["skip_bad"],
+        },
+    )
+    prompt = load_prompt(hparams)
+    return Experiment(
+        hparams,
+        run_opts,
+        dataio_prepare(hparams, prompt),
+        prompt,
+        hparams["score"],
+    )
+
+
+if __name__ == "__main__":
+    prepare_experiment(sys.argv[1:]).run()

@@ -1,0 +1,51 @@
+"""Install the ``speechbrain_ext`` package that the recipes stand on."""
+
+from setuptools import find_packages, setup
+
+# torchaudio is compiled against one torch release: the two move together.
+INSTALL = [
+    "torch>=2.11,<2.12",
+    "torchaudio>=2.11,<2.12",
+    "speechbrain>=1.1,<2",
+    "transformers>=5.0,<6",
+    "peft>=0.18,<1",
+    "hyperpyyaml>=1.2.2,<2",
+    "sacrebleu>=2.4,<3",
+    "sentencepiece>=0.2",
+    "safetensors>=0.4",
+    "soundfile>=0.12",
+    "numpy>=1.26",
+    "tqdm>=4.60",
+]
+
+EXTRAS = {
+    # Pictures of a study.
+    "report": ["matplotlib>=3.8"],
+    # The small spoken world of `make mini`.
+    "mini": ["espeakng-loader>=0.2.4,<0.3", "num2words>=0.5.13,<0.6"],
+    # What tests and checks need on top of the two above.
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "ruff==0.12.4",
+        "yamllint==1.35.1",
+        "codespell>=2.3",
+    ],
+}
+
+setup(
+    name="speechbrain_ext",
+    version="0.1.0",
+    description="Measure and prune redundant decoder layers of speech LLMs",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["speechbrain_ext*"]),
+    package_data={
+        "speechbrain_ext": ["*.json", "*.LICENSE"],
+        "speechbrain_ext.mini_world": ["models/**/*"],
+    },
+    install_requires=INSTALL,
+    extras_require=EXTRAS,
+)

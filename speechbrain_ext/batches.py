@@ -1,0 +1,146 @@
+"""Which utterances make up which step, and what a batch holds.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import torch
+
+
+class StepBatchSampler(torch.utils.data.Sampler):
+    """Shuffled batches that follow from the step's number alone.
+
+    Step s takes its utterances from an endless row of fresh permutations of
+    the data, so there is no short batch at an epoch's end, a run that was
+    stopped goes on at its step without any state, and P processes with
+    accumulation over M batches see the same utterances in step s as one
+    process with P * M.
+
+    Arguments
+    ---------
+    size : int
+        Utterances of the data set.
+    batch_size : int
+        Utterances of one batch on one process.
+    steps : int
+        Optimiser steps of the whole training.
+    start : int
+        First step to give (steps already taken).
+    accumulation : int
+        Batches per step on each process.
+    rank : int
+        This process, from 0.
+    world_size : int
+        Number of processes.
+    seed : int
+        Of the permutations.
+
+    Raises
+    ------
+    ValueError
+        If there are no utterances.
+
+    Example
+    -------
+    >>> list(StepBatchSampler(size=4, batch_size=2, steps=2, seed=0))
+    [[2, 0], [1, 3]]
+    """
+
+    def __init__(
+        self,
+        size,
+        batch_size,
+        steps,
+        start=0,
+        accumulation=1,
+        rank=0,
+        world_size=1,
+        seed=0,
+    ):
+        if size < 1:
+            raise ValueError("No utterance to train on: the data are empty.")
+        self.size = size
+        self.batch_size = batch_size
+        self.steps = steps
+        self.start = start
+        self.accumulation = accumulation
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self._epoch = None
+        self._order = None
+
+    def __len__(self):
+        return max(self.steps - self.start, 0) * self.accumulation
+
+    def __iter__(self):
+        in_step = self.batch_size * self.world_size * self.accumulation
+        for step in range(self.start, self.steps):
+            for micro in range(self.accumulation):
+                turn = micro * self.world_size + self.rank
+                first = step * in_step + turn * self.batch_size
+                yield [
+                    self._utterance(first + place)
+                    for place in range(self.batch_size)
+                ]
+
+    def _utterance(self, place):
+        """The utterance at a place of the endless row of permutations."""
+        epoch, place = divmod(place, self.size)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(
+                (self.seed * 1_000_003 + epoch) % 2**63
+            )
+            self._order = torch.randperm(self.size, generator=generator)
+            self._epoch = epoch
+        return int(self._order[place])
+
+
+def by_duration(durations, batch_size, rank=0, world_size=1):
+    """Batches of similar length for evaluation, this process's share.
+
+    Longest first: memory that suffices for the first batch suffices. Every
+    utterance is in exactly one batch of exactly one process.
+
+    Arguments
+    ---------
+    durations : list of float
+        Of each utterance, in any unit.
+    batch_size : int
+        Utterances per batch.
+    rank, world_size : int
+        This process and how many there are.
+
+    Returns
+    -------
+    list of list of int
+
+    Example
+    -------
+    >>> by_duration([1.0, 3.0, 2.0], batch_size=2)
+    [[1, 2], [0]]
+    """
+    order = sorted(range(len(durations)), key=lambda i: (-durations[i], i))
+    batches = [
+        order[first : first + batch_size]
+        for first in range(0, len(order), batch_size)
+    ]
+    return batches[rank::world_size]
+
+
+def true_lengths(padded):
+    """Lengths in items of a SpeechBrain `PaddedData` (int64, shape ``[B]``).
+
+    PaddedBatch keeps them as fractions of the longest.
+    """
+    longest = padded.data.shape[1]
+    return (padded.lengths.double() * longest).round().long()
+
+
+def targets_of(batch):
+    """A batch's target ids, a tensor for each utterance, without padding."""
+    ids = batch.target_ids
+    return [
+        row[:length]
+        for row, length in zip(ids.data, true_lengths(ids).tolist())
+    ]

@@ -1,0 +1,354 @@
+"""The LLM: load it, embed, hidden states, target logits, greedy decoding.
+
+Any Hugging Face causal LM of the Llama or Qwen2 kind. Its embeddings are
+never resized: a row is padded with nothing but a mask, and stop tokens come
+from the tokenizer and the model's generation settings.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, DynamicCache
+
+from speechbrain_ext.prompt import IGNORE
+from speechbrain_ext.pruning import base_model, kept_layers, load_pruned
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+# How often decoding asks a GPU whether every row has ended: asking waits for
+# the card, and a few tokens too many cost less.
+CHECK_EVERY = {"cpu": 1}
+CHECK_ELSEWHERE = 8
+
+# Rows that ended leave the batch once they are this share of it.
+COMPACT_FROM = 0.25
+
+
+class Decoder(torch.nn.Module):
+    """A causal LM with its tokenizer, whole or pruned.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        The causal LM.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer.
+    source : str
+        Where both came from; for results and error messages.
+    kept : tuple of int or None
+        Which of the source's layers `lm` has; None: all.
+    """
+
+    def __init__(self, lm, tokenizer, source="", kept=None):
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.source = str(source)
+        self.lm.requires_grad_(False)
+        self.kept = kept or tuple(range(len(base_model(lm).layers)))
+        self._adapter = None
+
+    @property
+    def adapter(self):
+        """PEFT's handle on the adapters inside `lm` (PeftModel or None)."""
+        return self._adapter
+
+    @adapter.setter
+    def adapter(self, adapter):
+        # Its layers are already part of `lm`: registered as a submodule,
+        # each parameter would be counted and saved twice.
+        object.__setattr__(self, "_adapter", adapter)
+
+    @classmethod
+    def from_source(
+        cls,
+        source,
+        removed=None,
+        dtype="float32",
+        device="cpu",
+        revision=None,
+        attention="sdpa",
+        gradient_checkpointing=False,
+    ):
+        """Load a decoder, kept layers only, straight to its device.
+
+        Arguments
+        ---------
+        source : str
+            Hub id or local folder.
+        removed : Block, iterable of int or None
+            Layers to leave out; their weights are never read.
+        dtype : str
+            "float32", "bfloat16" or "float16".
+        device : str
+            Where the weights go.
+        revision : str or None
+            Branch, tag or commit on the hub.
+        attention : str
+            transformers' attention implementation.
+        gradient_checkpointing : bool
+            Recompute activations in training to save memory.
+
+        Returns
+        -------
+        Decoder
+
+        Raises
+        ------
+        ValueError
+            If the dtype is unknown or the source cannot be loaded.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(
+                f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
+            )
+        whole = decoder_config(source, revision).num_hidden_layers
+        lm = load_pruned(
+            source,
+            removed,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            device_map={"": device},
+            attn_implementation=attention,
+        )
+        # A frozen decoder has no dropout of its own in training either.
+        for module in lm.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
+        if gradient_checkpointing:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        return cls(lm, tokenizer, source, kept_layers(removed, whole))
+
+    @property
+    def width(self):
+        """Width D of the residual stream (int)."""
+        return self.lm.config.hidden_size
+
+    @property
+    def num_layers(self):
+        """Layers that are there (int)."""
+        return len(base_model(self.lm).layers)
+
+    @property
+    def whole_layers(self):
+        """Layers of the source before anything was removed (int)."""
+        return max(self.kept) + 1
+
+    @property
+    def device(self):
+        """Where the weights are (torch.device)."""
+        return self.lm.lm_head.weight.device
+
+    @property
+    def dtype(self):
+        """Type of the weights (torch.dtype)."""
+        return self.lm.lm_head.weight.dtype
+
+    @property
+    def stop_ids(self):
+        """Ids that end an answer: tokenizer's and generation settings'."""
+        stops = {self.tokenizer.eos_token_id}
+        extra = getattr(self.lm.generation_config, "eos_token_id", None)
+        extra = extra if isinstance(extra, (list, tuple)) else [extra]
+        stops.update(extra)
+        return sorted(int(stop) for stop in stops if stop is not None)
+
+    def embed(self, ids):
+        """Token ids of shape ``[*]`` to embeddings of shape ``[*, D]``."""
+        return base_model(self.lm).embed_tokens(ids)
+
+    def hidden(self, sequence):
+        """Last hidden states, after the final norm, before the LM head.
+
+        Arguments
+        ---------
+        sequence : speechbrain_ext.prompt.Sequence
+            Assembled rows.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape ``[B, Q, D]``.
+        """
+        return base_model(self.lm)(
+            **sequence.as_inputs(), use_cache=False
+        ).last_hidden_state
+
+    def target_logits(self, sequence):
+        """Logits where a target is predicted, and nowhere else.
+
+        With a vocabulary of 150,000 the head costs more than several layers:
+        at speech and prompt positions nobody looks at it.
+
+        Arguments
+        ---------
+        sequence : speechbrain_ext.prompt.Sequence
+            Assembled rows with labels; N is their number of target tokens.
+
+        Returns
+        -------
+        logits_NV : torch.Tensor
+            Row after row, in order.
+        labels_N : torch.Tensor
+            The ids to predict.
+        """
+        h_BQD = self.hidden(sequence)
+        wanted_BQ = sequence.labels_BQ != IGNORE
+        logits_NV = self.lm.lm_head(h_BQD[wanted_BQ])
+        return logits_NV, sequence.labels_BQ[wanted_BQ]
+
+    @torch.no_grad()
+    def greedy(self, sequence, limits_B):
+        """Greedy decoding with a key-value cache, a batch at a time.
+
+        Each row stops at its own end token or its own limit; rows that ended
+        leave the batch, and the batch ends with its last row.
+
+        Arguments
+        ---------
+        sequence : speechbrain_ext.prompt.Sequence
+            Rows up to the end of the prompt, padded on the left.
+        limits_B : torch.Tensor
+            Most tokens each row may say (int64).
+
+        Returns
+        -------
+        list of list of int
+            A row's tokens, the end token (if it came) left out.
+        """
+        stops = torch.tensor(self.stop_ids, device=self.device)
+        limits_B = limits_B.to(self.device)
+        longest = int(limits_B.max()) if len(limits_B) else 0
+        said = limits_B.new_full((len(limits_B), longest), -1)
+        rows = torch.arange(len(limits_B), device=self.device)
+        ended = limits_B <= 0
+        mask, positions = sequence.mask_BQ, sequence.positions_BQ
+        inputs = {"inputs_embeds": sequence.embeds_BQD}
+        cache = DynamicCache(config=self.lm.config)
+        every = CHECK_EVERY.get(self.device.type, CHECK_ELSEWHERE)
+        for step in range(longest):
+            h_BQD = base_model(self.lm)(
+                **inputs,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            token_B = first_best(self.lm.lm_head(h_BQD[:, -1]))
+            said[rows, step] = token_B
+            ended = ended | torch.isin(token_B, stops)
+            ended = ended | (limits_B[rows] <= step + 1)
+            positions = positions[:, -1:] + 1
+            if (step + 1) % every == 0:
+                share = ended.float().mean().item()
+                if share == 1.0:
+                    break
+                if share >= COMPACT_FROM:
+                    stay = (~ended).nonzero()[:, 0]
+                    cache.batch_select_indices(stay)
+                    rows, token_B, ended = (
+                        rows[stay],
+                        token_B[stay],
+                        ended[stay],
+                    )
+                    mask, positions = mask[stay], positions[stay]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            inputs = {"input_ids": token_B[:, None]}
+        return _cut(said, limits_B, stops)
+
+
+def _cut(said, limits_B, stops):
+    """Each row's tokens up to its first stop token or its limit."""
+    stops = set(stops.tolist())
+    texts = []
+    for row, limit in zip(said.tolist(), limits_B.tolist()):
+        row = row[:limit]
+        ends = (place for place, token in enumerate(row) if token in stops)
+        texts.append(row[: next(ends, len(row))])
+    return texts
+
+
+def first_best(logits_BV):
+    """The best id of each row; among equals, the smallest.
+
+    ``argmax`` does not promise which of several equal maxima it takes, and
+    equal logits come out a rounding apart in batches of different size.
+
+    Arguments
+    ---------
+    logits_BV : torch.Tensor
+        Scores.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape ``[B]``, int64.
+
+    Example
+    -------
+    >>> first_best(torch.tensor([[0.0, 2.0, 2.0]]))
+    tensor([1])
+    """
+    logits_BV = logits_BV.float()
+    best_B = logits_BV.max(dim=-1, keepdim=True).values
+    slack_B = 4 * torch.finfo(torch.float32).eps * best_B.abs()
+    # max() of a 0/1 tensor on equal entries is not ordered either: weight
+    # the candidates so that the smallest id is the only maximum.
+    size = logits_BV.shape[-1]
+    rank_V = torch.arange(size, 0, -1, device=logits_BV.device)
+    return ((logits_BV >= best_B - slack_B) * rank_V).argmax(dim=-1)
+
+
+def check_source(source):
+    """Refuse a local folder that cannot be a model, before anything long.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it looks like a folder but is none, or holds no config.json.
+    """
+    source = str(source)
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_local and not os.path.isdir(source):
+        raise FileNotFoundError(
+            f"source: {source} is not a folder. Give a Hugging Face model "
+            "folder or a hub id such as Qwen/Qwen2.5-7B."
+        )
+    if os.path.isdir(source) and not os.path.isfile(
+        os.path.join(source, "config.json")
+    ):
+        raise FileNotFoundError(
+            f"source: {source} holds no config.json, so it is no Hugging "
+            "Face model folder."
+        )
+
+
+def decoder_config(source, revision=None):
+    """The configuration of a decoder, without its weights.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+    """
+    check_source(source)
+    return AutoConfig.from_pretrained(source, revision=revision)

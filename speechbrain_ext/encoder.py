@@ -1,0 +1,662 @@
+"""Waveform to features, each utterance as if it were alone.
+
+A frozen speech encoder (WavLM, wav2vec 2.0, HuBERT, or the encoder half of
+Whisper) from the Hugging Face hub or a local folder. What an utterance's
+features are does not depend on its neighbours in the batch, nor on how far it
+is padded, nor on the caller's autocast: so features may be cached, batches may
+be of any size, and scores may be compared.
+
+transformers is used directly. SpeechBrain's wrappers normalise over the
+padding, take Whisper's log-mel maximum over the batch and cut at 30 s in
+silence, and a Brain puts them back into train mode each epoch, so that dropout
+and layerdrop act on "frozen" features.
+
+Shapes: B batch, N samples, T frames, S speech tokens, E encoder width.
+
+Example
+-------
+>>> x_BTE = torch.ones(2, 5, 3)
+>>> x_BSE, tokens_B = concatenate_frames(x_BTE, torch.tensor([5, 4]), k=2)
+>>> x_BSE.shape, tokens_B.tolist()
+(torch.Size([2, 3, 6]), [3, 2])
+
+Authors
+-------
+ * The speechbrain_ext authors, 2026
+"""
+
+import hashlib
+import json
+import logging
+import math
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    WhisperFeatureExtractor,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import logging as hf_logging
+
+logger = logging.getLogger(__name__)
+
+# WavLM's attention mixes a boolean mask with a float bias, which is right but
+# warned about.
+warnings.filterwarnings(
+    "ignore", message="Support for mismatched key_padding_mask"
+)
+
+WAVEFORM_KINDS = ("wavlm", "wav2vec2", "hubert")
+KINDS = (*WAVEFORM_KINDS, "whisper")
+
+
+class SpeechEncoder(torch.nn.Module):
+    """A frozen speech encoder; built with `from_source`.
+
+    Arguments
+    ---------
+    core : torch.nn.Module
+        `_WaveformCore` or `_WhisperCore`.
+    source, kind, revision : str
+        Where it comes from, for messages and results.
+    long_audio : str
+        ``"error"`` or ``"chunk"``.
+    max_seconds : float, optional
+        The longest utterance (or chunk); by default the model's own limit.
+    normalise_input : bool
+        Bring each utterance's waveform to mean 0 and variance 1.
+    output_norm : bool
+        Layer-normalise each utterance's features over its own time and width.
+    """
+
+    def __init__(
+        self,
+        core,
+        source,
+        kind,
+        revision=None,
+        long_audio="error",
+        max_seconds=None,
+        normalise_input=False,
+        output_norm=False,
+    ):
+        super().__init__()
+        self.core = core.requires_grad_(False).eval()
+        self.source, self.kind, self.revision = str(source), kind, revision
+        self.name = Path(self.source).name
+        self.normalise_input, self.output_norm = normalise_input, output_norm
+        self.sample_rate = core.sample_rate
+        self.width = core.width
+        self.frame_rate = core.sample_rate / core.hop
+        self.long_audio = long_audio
+        limits = [core.max_samples]
+        if max_seconds is not None:
+            limits.append(int(max_seconds * core.sample_rate))
+        limits = [limit for limit in limits if limit is not None]
+        self.max_samples = min(limits) if limits else None
+        self._weights = None
+        self._check_limits()
+
+    @classmethod
+    def from_source(
+        cls,
+        source,
+        kind=None,
+        dtype="float32",
+        device="cpu",
+        revision=None,
+        long_audio="error",
+        max_seconds=None,
+        normalise_input=None,
+        output_norm=False,
+    ):
+        """Load an encoder from the hub or from a folder.
+
+        Arguments
+        ---------
+        source : str
+            Hub id, or a folder written by ``save_pretrained``. No code of the
+            source is run. ``HF_HUB_OFFLINE=1`` is respected.
+        kind : str, optional
+            One of ``KINDS``; by default what the source says it is. Given, it
+            must agree.
+        dtype : str or torch.dtype
+            Type of weights and features; weights are read straight into it.
+        device : str or torch.device
+            Where to put it.
+        revision : str, optional
+            Branch, tag or commit of a hub id.
+        long_audio : str
+            What to do with an utterance over the limit: ``"error"`` refuses
+            it, ``"chunk"`` encodes pieces of the limit's length one by one
+            and joins their features.
+        max_seconds : float, optional
+            The limit; Whisper has one of its own (30 s), the others none.
+        normalise_input : bool, optional
+            Waveform to mean 0, variance 1; by default what the source's
+            ``preprocessor_config.json`` says.
+        output_norm : bool
+            Layer norm over an utterance's own features.
+
+        Returns
+        -------
+        SpeechEncoder
+            In eval mode, without gradients.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            No such source, not a speech encoder, weights absent or of other
+            shapes, or an option without meaning; with the mend.
+        """
+        config = _load_config(source, revision, kind)
+        dtype = _dtype_of(dtype)
+        model = _load_model(source, config, dtype, revision)
+        extractor = _load_extractor(source, config, revision)
+        if config.model_type == "whisper":
+            core = _WhisperCore(model, extractor)
+            normalise_input = bool(normalise_input)
+        else:
+            core = _WaveformCore(model, extractor)
+            if normalise_input is None:
+                normalise_input = _normalises(source, config, extractor)
+        encoder = cls(
+            core,
+            source,
+            config.model_type,
+            revision,
+            long_audio,
+            max_seconds,
+            normalise_input,
+            output_norm,
+        )
+        return encoder.to(device)
+
+    def train(self, mode=True):
+        """Stay in eval mode, whatever a training loop asks for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, wav_BN, lengths_B, names=None):
+        """Encode a batch.
+
+        Arguments
+        ---------
+        wav_BN : torch.Tensor
+            Waveforms, padded on the right with anything.
+        lengths_B : torch.Tensor or list of int
+            True lengths in samples.
+        names : list of str, optional
+            What errors call the utterances; by default their rows.
+
+        Returns
+        -------
+        x_BTE : torch.Tensor
+            Features, zero past each utterance's end; T is the longest one's.
+        frames_B : torch.Tensor
+            True lengths in frames, int64, on the features' device.
+
+        Raises
+        ------
+        ValueError
+            An utterance too short, or too long where that is refused.
+        """
+        # One transfer where the lengths are on a GPU.
+        lengths = torch.as_tensor(lengths_B).tolist()
+        names = names or [
+            f"row {row} of the batch" for row in range(len(lengths))
+        ]
+        for length, name in zip(lengths, names, strict=True):
+            self.check_length(length, name)
+        if max(lengths) > wav_BN.shape[1]:
+            raise ValueError(
+                f"lengths up to {max(lengths)} samples, but the batch has "
+                f"{wav_BN.shape[1]}: give lengths in samples, not fractions"
+            )
+        # Autocast would make the features depend on who calls: the type is
+        # the one the weights were loaded in.
+        with torch.autocast(self.device.type, enabled=False):
+            return self._encode(wav_BN.to(self.device).float(), lengths)
+
+    def _encode(self, wav_BN, lengths):
+        pieces = [self._pieces(length) for length in lengths]
+        sizes = [size for row in pieces for size in row]
+        # Rows are copied into fresh zeros, so that nothing that stood in the
+        # padding can be seen.
+        wav_PN = wav_BN.new_zeros(len(sizes), max(sizes))
+        index = 0
+        for wav_N, length, row in zip(wav_BN, lengths, pieces, strict=True):
+            wav_N = wav_N[:length]
+            if self.normalise_input:
+                variance, mean = torch.var_mean(wav_N, correction=0)
+                wav_N = (wav_N - mean) * torch.rsqrt(variance + 1e-7)
+            for size, piece_N in zip(row, wav_N.split(row[0]), strict=False):
+                wav_PN[index, :size] = piece_N
+                index += 1
+        x_PTE = self.core(wav_PN, sizes)
+
+        frames = [self.frames(length) for length in lengths]
+        x_BTE = x_PTE.new_zeros(len(lengths), max(frames), self.width)
+        index = 0
+        for x_TE, total, row in zip(x_BTE, frames, pieces, strict=True):
+            counts = [self.core.frames(size) for size in row]
+            parts = [x_PTE[index + i, :n] for i, n in enumerate(counts)]
+            x_TE[:total] = torch.cat(parts)
+            if self.output_norm:
+                own = x_TE[:total].float()
+                x_TE[:total] = F.layer_norm(own, own.shape).to(x_TE.dtype)
+            index += len(row)
+        return x_BTE, torch.tensor(frames, device=x_BTE.device)
+
+    def frames(self, num_samples):
+        """Exact number of frames for an utterance of so many samples."""
+        return sum(self.core.frames(n) for n in self._pieces(num_samples))
+
+    def work_samples(self, num_samples):
+        """Samples really computed for one utterance: Whisper pads to 30 s."""
+        return sum(self.core.padded(n) for n in self._pieces(num_samples))
+
+    def check_length(self, num_samples, name):
+        """Refuse an utterance that cannot be encoded; cheap, for early checks.
+
+        Arguments
+        ---------
+        num_samples : int
+            Its length.
+        name : str
+            Its id or file, for the message.
+
+        Raises
+        ------
+        ValueError
+            Shorter than one frame, or over the limit with
+            ``long_audio="error"``.
+        """
+        seconds = num_samples / self.sample_rate
+        if num_samples < self.core.min_samples:
+            raise ValueError(
+                f"{name}: {num_samples} samples, shorter than the "
+                f"{self.core.min_samples} that one frame of {self.name} "
+                "needs: leave the utterance out"
+            )
+        too_long = self.max_samples and num_samples > self.max_samples
+        if too_long and self.long_audio == "error":
+            raise ValueError(
+                f"{name}: {seconds:.2f} s, but {self.name} takes at most "
+                f"{self.max_samples / self.sample_rate:.2f} s: leave the "
+                "utterance out or set long_audio: chunk"
+            )
+
+    @property
+    def device(self):
+        """Where the weights are."""
+        return next(self.core.parameters()).device
+
+    @property
+    def dtype(self):
+        """Type of weights and features."""
+        return next(self.core.parameters()).dtype
+
+    def fingerprint(self):
+        """Hash of the weights' content: the same file elsewhere is the same.
+
+        Returns
+        -------
+        str
+            32 hexadecimal digits; computed once.
+        """
+        if self._weights is None:
+            digest = hashlib.blake2b(digest_size=16)
+            for name, tensor in sorted(self.core.state_dict().items()):
+                digest.update(f"{name} {tuple(tensor.shape)}".encode())
+                flat = tensor.detach().cpu().contiguous().flatten()
+                digest.update(flat.view(torch.uint8).numpy())
+            self._weights = digest.hexdigest()
+        return self._weights
+
+    def identity(self):
+        """Everything that decides the features, as plain data.
+
+        Returns
+        -------
+        dict
+            Weights, configuration and options. Not the source's name: the
+            same encoder in another folder gives the same features.
+        """
+        config = self.core.model.config.to_diff_dict()
+        for key in ("transformers_version", "_name_or_path", "dtype"):
+            config.pop(key, None)
+        config = json.dumps(config, sort_keys=True, default=str)
+        return {
+            "kind": self.kind,
+            "weights": self.fingerprint(),
+            "config": hashlib.sha256(config.encode()).hexdigest()[:16],
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "preprocessing": self.core.preprocessing,
+            "normalise_input": self.normalise_input,
+            "output_norm": self.output_norm,
+            "long_audio": self.long_audio,
+            "max_samples": self.max_samples,
+        }
+
+    def _pieces(self, length):
+        """Lengths of the pieces that an utterance is encoded in."""
+        if self.max_samples is None or length <= self.max_samples:
+            return [length]
+        whole, rest = divmod(length, self.max_samples)
+        # A rest shorter than one frame has no features.
+        tail = [rest] if rest >= self.core.min_samples else []
+        return [self.max_samples] * whole + tail
+
+    def _check_limits(self):
+        if self.long_audio not in ("error", "chunk"):
+            raise ValueError(
+                f"long_audio: {self.long_audio!r}: choose error or chunk"
+            )
+        if self.long_audio == "chunk" and self.max_samples is None:
+            raise ValueError(
+                f"long_audio: chunk, but {self.name} ({self.kind}) has no "
+                "limit of its own: set max_seconds"
+            )
+        limit, least = self.max_samples, self.core.min_samples
+        if limit is not None and limit < least:
+            raise ValueError(
+                f"max_seconds: {limit / self.sample_rate}, shorter than one "
+                f"frame: choose at least {least / self.sample_rate}"
+            )
+
+
+def concatenate_frames(x_BTE, frames_B, k):
+    """Join every k frames into one speech token (FACTS: 50 Hz to 10 Hz).
+
+    Arguments
+    ---------
+    x_BTE : torch.Tensor
+        Features.
+    frames_B : torch.Tensor
+        True lengths in frames. What stands past them is not looked at.
+    k : int
+        Frames a token. A tail shorter than k is padded with zeros.
+
+    Returns
+    -------
+    x_BSE : torch.Tensor
+        Tokens of width k times E; S is T / k, rounded up.
+    tokens_B : torch.Tensor
+        True lengths in tokens: frames / k, rounded up.
+    """
+    if k < 1:
+        raise ValueError(f"k: {k}: choose 1 or more frames a token")
+    batch, total, width = x_BTE.shape
+    tokens = -(-total // k)
+    frames_B = frames_B.to(x_BTE.device)
+    x_BTE = F.pad(x_BTE, (0, 0, 0, tokens * k - total))
+    time_T = torch.arange(tokens * k, device=x_BTE.device)
+    past_BT = time_T >= frames_B[:, None]
+    x_BTE = x_BTE.masked_fill(past_BT[..., None], 0)
+    return x_BTE.view(batch, tokens, k * width), (frames_B + k - 1) // k
+
+
+class _WaveformCore(torch.nn.Module):
+    """WavLM, wav2vec 2.0, HuBERT: convolutions over the waveform itself."""
+
+    max_samples = None
+    preprocessing = None
+
+    def __init__(self, model, extractor):
+        super().__init__()
+        config = model.config
+        self.model = model
+        self.width = config.hidden_size
+        self.sample_rate = getattr(extractor, "sampling_rate", 16000)
+        self.windows = list(
+            zip(config.conv_kernel, config.conv_stride, strict=True)
+        )
+        self.hop = math.prod(config.conv_stride)
+        self.min_samples = 1
+        for kernel, stride in reversed(self.windows):
+            self.min_samples = (self.min_samples - 1) * stride + kernel
+        self.masked_norm = None
+        if config.feat_extract_norm == "group":
+            layer = model.feature_extractor.conv_layers[0]
+            layer.layer_norm = _MaskedTimeNorm(layer.layer_norm)
+            self.masked_norm = layer.layer_norm
+
+    def frames(self, samples):
+        for kernel, stride in self.windows:
+            samples = (samples - kernel) // stride + 1
+        return max(samples, 0)
+
+    def padded(self, samples):
+        return samples
+
+    def forward(self, wav_BN, lengths):
+        lengths_B = torch.tensor(lengths, device=wav_BN.device)
+        if self.masked_norm is not None:
+            kernel, stride = self.windows[0]
+            self.masked_norm.frames_B = (lengths_B - kernel) // stride + 1
+        mask_BN = None
+        if min(lengths) < wav_BN.shape[1]:
+            time_N = torch.arange(wav_BN.shape[1], device=wav_BN.device)
+            mask_BN = (time_N < lengths_B[:, None]).long()
+        # With the mask the model zeroes frames past the end before its
+        # positional convolution, and does not attend to them.
+        wav_BN = wav_BN.to(next(self.model.parameters()).dtype)
+        return self.model(wav_BN, attention_mask=mask_BN).last_hidden_state
+
+
+class _MaskedTimeNorm(torch.nn.Module):
+    """GroupNorm with a group per channel, over an utterance's own frames.
+
+    The "group" feature extractors (WavLM Base, wav2vec 2.0 Base, HuBERT Base)
+    normalise each channel over time; the original counts the padding in.
+    """
+
+    def __init__(self, norm):
+        super().__init__()
+        assert norm.num_groups == norm.num_channels
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.frames_B = None
+
+    def forward(self, x_BCT):
+        frames_B11 = self.frames_B[:, None, None]
+        time_T = torch.arange(x_BCT.shape[-1], device=x_BCT.device)
+        past_B1T = time_T >= frames_B11
+        values = x_BCT.float().masked_fill(past_B1T, 0)
+        mean = values.sum(-1, keepdim=True) / frames_B11
+        values = (values - mean).masked_fill_(past_B1T, 0)
+        variance = values.square().sum(-1, keepdim=True) / frames_B11
+        values = values * torch.rsqrt(variance + self.eps)
+        scale, shift = self.weight[:, None], self.bias[:, None]
+        return (values * scale + shift).to(x_BCT.dtype)
+
+
+class _WhisperCore(torch.nn.Module):
+    """Whisper's encoder on log-mel features.
+
+    As it was trained: the waveform is padded with silence to the full window
+    (30 s) and the encoder attends to all of it. Only the frames that cover
+    the utterance are kept.
+    """
+
+    min_samples = 1
+
+    def __init__(self, model, extractor):
+        super().__init__()
+        config = model.config
+        self.model = model
+        self.width = config.d_model
+        self.sample_rate = extractor.sampling_rate
+        self.n_fft, self.mel_hop = extractor.n_fft, extractor.hop_length
+        # The second convolution halves the rate.
+        self.hop = 2 * self.mel_hop
+        self.max_samples = config.max_source_positions * self.hop
+        self.preprocessing = {"n_fft": self.n_fft, "hop": self.mel_hop}
+        filters = torch.tensor(extractor.mel_filters.T, dtype=torch.float32)
+        window = torch.hann_window(self.n_fft)
+        self.register_buffer("filters_MF", filters, persistent=False)
+        self.register_buffer("window", window, persistent=False)
+
+    def frames(self, samples):
+        return -(-samples // self.hop)
+
+    def padded(self, samples):
+        return self.max_samples
+
+    def log_mel(self, wav_BN):
+        """[B, mel bins, frames]; the ceiling is each utterance's own."""
+        wav_BN = F.pad(wav_BN, (0, self.max_samples - wav_BN.shape[1]))
+        spectrum = torch.stft(
+            wav_BN,
+            self.n_fft,
+            self.mel_hop,
+            window=self.window,
+            return_complex=True,
+        )
+        power = spectrum[..., :-1].abs().square()
+        log_mel = (self.filters_MF @ power).clamp(min=1e-10).log10()
+        ceiling_B11 = log_mel.amax(dim=(1, 2), keepdim=True)
+        return (torch.maximum(log_mel, ceiling_B11 - 8.0) + 4.0) / 4.0
+
+    def forward(self, wav_BN, lengths):
+        mel = self.log_mel(wav_BN).to(next(self.model.parameters()).dtype)
+        x_BTE = self.model(mel).last_hidden_state
+        return x_BTE[:, : self.frames(max(lengths))]
+
+
+def _load_config(source, revision, kind):
+    """The source's configuration, or what is wrong with the source."""
+    source = str(source)
+    folder = Path(source).expanduser()
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if not folder.exists() and looks_local:
+        raise FileNotFoundError(
+            f"encoder source {source}: no such folder: give a folder written "
+            "by save_pretrained, or a hub id such as microsoft/wavlm-large"
+        )
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"encoder source {source}: holds no config.json: give a folder "
+            "written by save_pretrained"
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"encoder source {source}: neither a readable folder here nor "
+            "a model that the hub gives (is HF_HUB_OFFLINE set? is the name "
+            f"right?): {error}"
+        ) from error
+    found = config.model_type
+    if found not in KINDS:
+        raise ValueError(
+            f"encoder source {source}: a {found} model, not a speech encoder: "
+            f"choose one of the kinds {', '.join(KINDS)}"
+        )
+    if kind is not None and kind != found:
+        raise ValueError(
+            f"kind: {kind}, but {source} is a {found} model: set kind: {found}"
+        )
+    if getattr(config, "add_adapter", False):
+        raise ValueError(
+            f"encoder source {source}: has convolutions on top (add_adapter) "
+            "that mix an utterance with its padding: use the model without"
+        )
+    return config
+
+
+def _load_model(source, config, dtype, revision):
+    """Weights of the encoder alone, straight in the wanted type."""
+    loader = AutoModel
+    if config.model_type == "whisper":
+        # Without layers the decoder's weights are not read.
+        config.decoder_layers = 0
+        if config.architectures == ["WhisperEncoder"]:
+            loader = WhisperEncoder
+    else:
+        # A frozen encoder is never masked; the mask's vector, often absent
+        # from checkpoints, would come out random.
+        config.mask_time_prob = config.mask_feature_prob = 0.0
+    try:
+        with _quiet_loading():
+            model, report = loader.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"encoder source {source}: its weights cannot be loaded: {error}"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    missing = [key for key in missing if not key.startswith("decoder.")]
+    if missing:
+        raise ValueError(
+            f"encoder source {source}: {len(missing)} weights of the encoder "
+            f"are missing, first {missing[0]}: fetch or save it again"
+        )
+    if config.model_type == "whisper" and loader is AutoModel:
+        model = model.encoder
+    return model
+
+
+@contextmanager
+def _quiet_loading():
+    # transformers reports the decoder's unread weights line by line, and
+    # draws a bar; what matters of that report is checked above.
+    level = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _load_extractor(source, config, revision):
+    """The source's own preprocessing; None where a waveform kind has none."""
+    try:
+        return AutoFeatureExtractor.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError):
+        if config.model_type != "whisper":
+            return None
+        return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+
+
+def _normalises(source, config, extractor):
+    if extractor is not None:
+        return bool(extractor.do_normalize)
+    guess = config.feat_extract_norm == "layer"
+    logger.warning(
+        "%s has no preprocessor_config.json: normalise_input taken as %s, "
+        "as is usual with feat_extract_norm %s; set it if that is wrong",
+        source,
+        guess,
+        config.feat_extract_norm,
+    )
+    return guess
+
+
+def _dtype_of(dtype):
+    found = dtype
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype.removeprefix("torch."), None)
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype: {dtype}: choose float32, bfloat16 or float16")
+    return found

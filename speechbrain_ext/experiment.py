@@ -1,0 +1,277 @@
+"""One run from settings to ``result.json``: the same for every recipe.
+
+A recipe brings its data sets and its scorer; what happens to them is said
+once, here: choose the layers, build, train or heal, evaluate, record.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import functools
+import os
+import time
+
+import speechbrain as sb
+from speechbrain.utils.distributed import (
+    ddp_broadcast,
+    if_main_process,
+    run_on_main,
+)
+from transformers import AutoTokenizer
+
+from speechbrain_ext.brain import SpeechLLMBrain
+from speechbrain_ext.data_sets import texts, use_cached_features
+from speechbrain_ext.decoder import decoder_config
+from speechbrain_ext.healing import TrainableSet
+from speechbrain_ext.paths import (
+    INPUTS,
+    measure_speech,
+    measure_text,
+    read_path,
+    table_file,
+)
+from speechbrain_ext.prompt import Prompt
+from speechbrain_ext.results import write_hypotheses
+from speechbrain_ext.run_record import (
+    add_speed,
+    earlier_result,
+    new_result,
+    now,
+    peak_memory,
+)
+from speechbrain_ext.system import (
+    build_model,
+    choose_trained,
+    describe,
+    save_trained,
+)
+
+
+def load_prompt(hparams):
+    """The prompt of the settings, in the backbone's own tokens.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: backbone, prompt, chat_template.
+
+    Returns
+    -------
+    speechbrain_ext.prompt.Prompt
+    """
+    backbone = hparams["backbone"]
+    tokenizer = AutoTokenizer.from_pretrained(
+        backbone["source"], revision=backbone.get("revision")
+    )
+    return Prompt.from_template(
+        tokenizer, hparams["prompt"], hparams["chat_template"]
+    )
+
+
+class Experiment:
+    """A run: its settings, its data, and what it leaves behind.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's settings, objects built.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        From the command line.
+    datasets : dict
+        "train" and "valid" to a DynamicItemDataset, "test" to a dict of name
+        to DynamicItemDataset.
+    prompt : speechbrain_ext.prompt.Prompt
+        What stands around the speech.
+    score : callable
+        Rows of id, reference, hypothesis, duration to (SetScore, rows).
+    """
+
+    def __init__(self, hparams, run_opts, datasets, prompt, score):
+        self.hparams = hparams
+        self.run_opts = run_opts
+        self.datasets = datasets
+        self.prompt = prompt
+        self.score = score
+        self.folder = hparams["output_folder"]
+        self.device = run_opts.device or sb.utils.distributed.infer_device()
+        self.layers = decoder_config(
+            hparams["backbone"]["source"], hparams["backbone"].get("revision")
+        ).num_hidden_layers
+
+    @functools.cached_property
+    def encoder(self):
+        """The frozen encoder, loaded when it is first needed.
+
+        With cached features the sets give these instead of waveforms from
+        then on.
+        """
+        encoder = self.hparams["load_encoder"](device=self.device)
+        if self.hparams["cache_features"]:
+            use_cached_features(
+                self.datasets,
+                self.hparams["cache_features"],
+                encoder,
+                self.hparams["downsampling"],
+            )
+        return encoder
+
+    def run(self):
+        """Everything; a failure is recorded as one, and raised.
+
+        Returns
+        -------
+        speechbrain_ext.results.RunResult
+        """
+        result = new_result(self.hparams, self.datasets, self.layers)
+        before = earlier_result(self.folder, result)
+        if before is not None and before.status == "done":
+            print(f"{self.folder} is finished already; nothing to do.")
+            return before
+        if before is not None:
+            # Sets are scored after training: what has a score is final.
+            result.scores, result.speed = before.scores, before.speed
+        try:
+            self.train_and_evaluate(result)
+        except BaseException as error:
+            result.status = "failed"
+            result.error = f"{type(error).__name__}: {error}"
+            self._save(result)
+            raise
+        return result
+
+    def train_and_evaluate(self, result):
+        """Choose layers, build, train, evaluate; fill the result."""
+        self._save(result)
+        hparams = self.hparams
+        block, result.path = self.choose_block()
+        model = build_model(
+            hparams, self.prompt, block, self.device, self.encoder
+        )
+        trainable = choose_trained(model, hparams, block)
+        brain = self.make_brain(model, trainable, hparams["checkpointer"])
+        result.kept_layers = list(model.decoder.kept)
+        result.start = block.start if block else None
+        result.trainable = trainable.counts()
+        brain.fit(self.datasets["train"], self.datasets["valid"])
+        if not brain.history:
+            brain.history = [
+                {
+                    "step": 0,
+                    "valid_loss": brain.validate(self.datasets["valid"]),
+                }
+            ]
+        result.steps = brain.optimizer_step
+        result.validation = {
+            "history": brain.history,
+            "final_loss": brain.history[-1].get("valid_loss"),
+        }
+        run_on_main(save_trained, args=[model, self.folder, describe(hparams)])
+        result.speed["train_seconds"] = brain.train_seconds
+        self.evaluate(brain, result)
+        result.peak_memory_bytes = peak_memory(self.device)
+        result.status = "done"
+        result.finished = now()
+        self._save(result)
+
+    def evaluate(self, brain, result):
+        """Decode and score every test set, saving after each."""
+        for name, dataset in self.datasets["test"].items():
+            if name in result.scores:
+                continue
+            began = time.monotonic()
+            rows = brain.decode(dataset, name)
+            seconds = time.monotonic() - began
+            result.scores[name], rows = self.score(rows)
+            audio = sum(row["duration"] for row in rows)
+            add_speed(result.speed, seconds, audio)
+            if if_main_process():
+                write_hypotheses(self.folder, name, rows)
+                print(f"{name}: {result.scores[name]}")
+            self._save(result)
+
+    def make_brain(self, model, trainable, checkpointer=None):
+        """The Brain of this run's settings (SpeechLLMBrain)."""
+        return SpeechLLMBrain(
+            model, trainable, self.hparams, self.run_opts, checkpointer
+        )
+
+    def choose_block(self):
+        """The block this run removes, and whose path chose it.
+
+        Returns
+        -------
+        block : speechbrain_ext.pruning.Block or None
+        path : dict or None
+        """
+        size = self.hparams["prune_layers"]
+        if not size:
+            return None, None
+        wanted = self.hparams["path_from"]
+        file = wanted
+        if wanted in INPUTS:
+            file = table_file(
+                self.hparams["baseline"], wanted, self.hparams["position"]
+            )
+            # The main process decides: another may look when it is written.
+            if not ddp_broadcast(os.path.isfile(file), src=0):
+                self.measure(wanted)
+        name = self.hparams["backbone"]["name"]
+        block, about = read_path(file, size, self.layers, name)
+        print(
+            f"Removing layers {block.start} to {block.receiving - 1} of "
+            f"{name}'s {self.layers} (path from {wanted})."
+        )
+        return block, {"from": wanted, **about}
+
+    def measure(self, kind):
+        """Measure the baseline's redundancy table and save it.
+
+        Arguments
+        ---------
+        kind : str
+            "speech" or "text".
+
+        Returns
+        -------
+        str
+            The table's file.
+        """
+        hparams = self.hparams
+        folder = hparams["baseline"] or self.folder
+        file = table_file(folder, kind, hparams["position"])
+        print(f"Measuring redundancy on {kind} into {file}")
+        about = {
+            "model": hparams["backbone"]["name"],
+            "encoder": hparams["speech_encoder"]["name"],
+            "task": hparams["task"],
+            "data": list(hparams["valid_splits"]),
+        }
+        began = time.monotonic()
+        if kind == "speech":
+            settings = {**hparams, "baseline": folder}
+            model = build_model(
+                settings, self.prompt, None, self.device, self.encoder
+            )
+            brain = self.make_brain(model, TrainableSet())
+            table = measure_speech(
+                brain, self.datasets["valid"], about, hparams["position"]
+            )
+        else:
+            about.pop("encoder")
+            table = measure_text(
+                hparams["load_decoder"](device=self.device),
+                self.prompt,
+                texts(self.datasets["valid"]),
+                about,
+                hparams["test_batch_size"],
+                position=hparams["position"],
+                prompted=hparams["text_input"] == "prompted",
+            )
+        table.provenance["seconds"] = time.monotonic() - began
+        run_on_main(table.save, args=[file])
+        return file
+
+    def _save(self, result):
+        """Write ``result.json``, on the main process."""
+        if if_main_process():
+            result.save(self.folder)

@@ -1,0 +1,221 @@
+"""Speech for the pretraining of the mini encoders, kept in a scratch folder.
+
+More voices, rates and sentences than the corpus has, and word lists that no
+grammar helps with. Noise is added anew each time an utterance is used.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+import os
+import random
+
+import numpy as np
+import soundfile
+import torch
+
+from speechbrain_ext.mini_world.speech import (
+    SAMPLE_RATE,
+    Utterance,
+    add_noise,
+    speak,
+)
+from speechbrain_ext.mini_world.text import (
+    draw_sentences,
+    draw_word_list,
+    spoken_form,
+)
+from speechbrain_ext.mini_world.voices import speakers, utter
+
+SHARD = 500
+RATES = (115, 245)
+SNR = (7, 40)
+
+
+def pretraining_speech(folder, language, count, seed=0):
+    """Plan the training utterances of one language.
+
+    Arguments
+    ---------
+    folder : str
+        Where the audio goes.
+    language : str
+        "en", "de" or "fr".
+    count : int
+        Utterances; a third of them word lists.
+    seed : int
+        Source of chance.
+
+    Returns
+    -------
+    list of Utterance
+        Without noise: it is added in training.
+    """
+    rng = random.Random(f"speech {language} {seed}")
+    voices = speakers("train", language, 400)
+    sentences = draw_sentences("train", count, seed + 7)
+    plan = []
+    for index, sentence in enumerate(sentences):
+        voice = rng.choice(voices)
+        text = getattr(sentence, language)
+        if rng.random() < 0.33:
+            text = draw_word_list(language, rng)
+        path = os.path.join(folder, language, f"{index:06d}.flac")
+        plan.append(
+            Utterance(
+                path,
+                text,
+                voice.voice,
+                rng.randint(*RATES),
+                rng.randint(25, 75),
+                rng.randint(20, 80),
+            )
+        )
+    return plan
+
+
+def held_out_speech(folder, split, language, count, seed=99):
+    """Plan utterances of another split, with its speakers and conditions.
+
+    Arguments
+    ---------
+    folder : str
+        Where the audio goes.
+    split : str
+        A key of ``CONDITIONS``.
+    language : str
+        "en", "de" or "fr".
+    count : int
+        Utterances.
+    seed : int
+        Source of chance.
+
+    Returns
+    -------
+    list of Utterance
+    """
+    rng = random.Random(f"{split} {language} {seed}")
+    plan = []
+    for index, sentence in enumerate(draw_sentences(split, count, seed)):
+        path = os.path.join(folder, language, split, f"{index:06d}.flac")
+        voice = rng.choice(speakers(split, language))
+        plan.append(utter(getattr(sentence, language), voice, split, path, rng))
+    return plan
+
+
+def speak_once(plan, scratch, processes=2):
+    """Speak a plan unless its audio is there from an earlier run.
+
+    Arguments
+    ---------
+    plan : list of Utterance
+        What to say.
+    scratch : str
+        Folder of this plan's own, for shards and the finished mark.
+    processes : int
+        Shards at a time.
+    """
+    mark = os.path.join(scratch, "finished.json")
+    wanted = json.dumps([vars(one) for one in plan])
+    if os.path.exists(mark):
+        with open(mark, encoding="utf-8") as file:
+            if file.read() == wanted:
+                return
+    shards = [plan[i : i + SHARD] for i in range(0, len(plan), SHARD)]
+    speak(shards, scratch, processes)
+    with open(mark, "w", encoding="utf-8") as file:
+        file.write(wanted)
+
+
+class SpeechBatches:
+    """Utterances in memory, in batches of like lengths.
+
+    Arguments
+    ---------
+    plan : list of Utterance
+        Spoken utterances.
+    characters : str
+        Output symbols; symbol 0 is CTC's blank and stands for none of them.
+    """
+
+    def __init__(self, plan, characters):
+        self.wavs = [soundfile.read(u.path, dtype="int16")[0] for u in plan]
+        self.texts = [spoken_form(u.text) for u in plan]
+        index = {c: i + 1 for i, c in enumerate(characters)}
+        self.labels = [[index[c] for c in text] for text in self.texts]
+
+    def endless(self, seconds, seed):
+        """Batches for training, without end.
+
+        Arguments
+        ---------
+        seconds : float
+            Audio in a batch, padding included, at most.
+        seed : int
+            Source of chance.
+
+        Yields
+        ------
+        tuple
+            List of waveforms [N], list of label lists.
+        """
+        rng = random.Random(seed)
+        order = list(range(len(self.wavs)))
+        while True:
+            rng.shuffle(order)
+            # Like lengths together, but not always the same ones.
+            order.sort(key=lambda i: len(self.wavs[i]) * rng.uniform(0.9, 1.1))
+            batches, batch = [], []
+            for i in order:
+                size = (len(batch) + 1) * len(self.wavs[i]) / SAMPLE_RATE
+                if batch and size > seconds:
+                    batches.append(batch)
+                    batch = []
+                batch.append(i)
+            batches.append(batch)
+            rng.shuffle(batches)
+            for batch in batches:
+                wavs = [self._noisy(i, rng) for i in batch]
+                yield wavs, [self.labels[i] for i in batch]
+
+    def _noisy(self, index, rng):
+        wav = self.wavs[index] / 32768.0
+        return add_noise(wav, rng.uniform(*SNR), rng.randrange(2**31))
+
+    def clean(self, index):
+        """One utterance as it was spoken.
+
+        Arguments
+        ---------
+        index : int
+            Which.
+
+        Returns
+        -------
+        np.ndarray
+            Samples [N].
+        """
+        return self.wavs[index] / np.float32(32768.0)
+
+
+def pad(sequences, value=0):
+    """Pad sequences on the right.
+
+    Arguments
+    ---------
+    sequences : list of torch.Tensor
+        B sequences.
+    value : float
+        What fills.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Padded [B, N] and lengths [B].
+    """
+    lengths = torch.tensor([len(s) for s in sequences])
+    padded = torch.nn.utils.rnn.pad_sequence(
+        sequences, batch_first=True, padding_value=value
+    )
+    return padded, lengths

@@ -1,0 +1,166 @@
+"""Who speaks in which split, and under which conditions.
+
+Speakers of different splits never share a voice variant. The out-of-domain
+set has accents that no other split has, slow and fast speech and more noise.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import random
+from dataclasses import dataclass
+
+from speechbrain_ext.mini_world.espeak import variants
+from speechbrain_ext.mini_world.speech import Utterance
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a split sounds.
+
+    Arguments
+    ---------
+    voices : str
+        Which share of the variants: "train", "dev", "test" or "ood".
+    bases : dict of str to tuple of str
+        espeak voices of each language.
+    rate : tuple of int
+        Words a minute, lowest and highest.
+    snr : tuple of float
+        Signal-to-noise ratio in decibels, lowest and highest.
+    unseen_shapes : float
+        Share of sentences in shapes that no other split has.
+    """
+
+    voices: str
+    bases: dict
+    rate: tuple
+    snr: tuple
+    unseen_shapes: float = 0.0
+
+
+COMMON = {
+    "en": ("en-us", "en", "en-gb-x-rp", "en-us-nyc"),
+    "de": ("de",),
+    "fr": ("fr", "fr-be"),
+}
+HARDER = dict(COMMON, en=COMMON["en"] + ("en-gb-scotland",))
+FOREIGN = {
+    "en": ("en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd"),
+    "de": ("de",),
+    "fr": ("fr-ch",),
+}
+CONDITIONS = {
+    "train": Conditions("train", HARDER, (145, 210), (15, 40)),
+    "dev-clean": Conditions("dev", COMMON, (155, 185), (25, 40)),
+    "dev-other": Conditions("dev", HARDER, (165, 215), (12, 25)),
+    "test-clean": Conditions("test", COMMON, (155, 185), (25, 40)),
+    "test-other": Conditions("test", HARDER, (165, 215), (12, 25)),
+    "ood": Conditions("ood", FOREIGN, (125, 230), (10, 30), 0.2),
+}
+VARIANTS_OF = {"dev": 10, "test": 12, "ood": 10}
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One voice of the mini world.
+
+    Arguments
+    ---------
+    voice : str
+        espeak base and variant.
+    pitch : int
+        0 to 99.
+    range : int
+        0 to 99.
+    """
+
+    voice: str
+    pitch: int
+    range: int
+
+
+def variants_of(voices):
+    """The voice variants that a group of splits may use.
+
+    Arguments
+    ---------
+    voices : str
+        "train", "dev", "test" or "ood".
+
+    Returns
+    -------
+    list of str
+        Groups share none.
+    """
+    names = variants()
+    random.Random("variants").shuffle(names)
+    for group, count in VARIANTS_OF.items():
+        if group == voices:
+            return names[:count]
+        names = names[count:]
+    return names
+
+
+def speakers(split, language="en", count=None):
+    """The speakers of a split.
+
+    Arguments
+    ---------
+    split : str
+        A key of ``CONDITIONS``.
+    language : str
+        "en", "de" or "fr".
+    count : int
+        How many; one a variant when left out.
+
+    Returns
+    -------
+    list of Speaker
+        In a fixed order.
+    """
+    conditions = CONDITIONS[split]
+    names = variants_of(conditions.voices)
+    bases = conditions.bases[language]
+    rng = random.Random(f"{split} {language}")
+    return [
+        Speaker(
+            f"{bases[i % len(bases)]}+{names[i % len(names)]}",
+            rng.randint(30, 70),
+            rng.randint(30, 70),
+        )
+        for i in range(count or len(names))
+    ]
+
+
+def utter(text, speaker, split, path, rng):
+    """What a speaker says, under the conditions of a split.
+
+    Arguments
+    ---------
+    text : str
+        What to say.
+    speaker : Speaker
+        Who.
+    split : str
+        A key of ``CONDITIONS``.
+    path : str
+        Audio file to write.
+    rng : random.Random
+        Source of chance.
+
+    Returns
+    -------
+    Utterance
+    """
+    conditions = CONDITIONS[split]
+    return Utterance(
+        path=str(path),
+        text=text,
+        voice=speaker.voice,
+        rate=rng.randint(*conditions.rate),
+        pitch=speaker.pitch,
+        range=speaker.range,
+        snr=round(rng.uniform(*conditions.snr), 1),
+        seed=rng.randrange(2**31),
+    )

@@ -1,0 +1,205 @@
+"""Which layers a run removes: measured paths, found, made or read.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+
+import torch
+
+from speechbrain_ext.batches import targets_of
+from speechbrain_ext.distance_table import RedundancyTable
+from speechbrain_ext.prompt import assemble
+from speechbrain_ext.redundancy import measure
+
+INPUTS = ("speech", "text")
+
+
+def table_file(run_folder, kind, position="target"):
+    """Where a baseline's table of a kind of input stands.
+
+    Arguments
+    ---------
+    run_folder : str
+        The baseline's output folder.
+    kind : str
+        "speech" or "text".
+    position : str
+        "target" or "prompt".
+
+    Returns
+    -------
+    str
+    """
+    mark = "" if position == "target" else f"-{position}"
+    return os.path.join(run_folder, f"redundancy-{kind}{mark}.json")
+
+
+def speech_batches(brain, dataset):
+    """Assembled speech, prompt and target of a set, for `measure`.
+
+    Arguments
+    ---------
+    brain : speechbrain_ext.evaluation.EvaluationBrain
+        With the baseline's model.
+    dataset : DynamicItemDataset
+        For instance dev-clean and dev-other.
+
+    Yields
+    ------
+    dict
+    """
+    for batch in brain.shard(dataset):
+        batch = batch.to(brain.device)
+        with brain.evaluation_ctx:
+            x_BSF, tokens_B = brain.speech_of(batch)
+            sequence = brain.model.sequence(x_BSF, tokens_B, targets_of(batch))
+        yield {
+            **sequence.as_inputs(),
+            "prompt_lengths": sequence.prompt_lengths_B,
+        }
+
+
+def text_batches(decoder, prompt, texts, batch_size, prompted=False):
+    """Rows of text alone, for `measure`: no speech model is needed.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        The whole backbone.
+    prompt : speechbrain_ext.prompt.Prompt
+        Tells how a text begins; with `prompted`, what stands around it.
+    texts : list of str
+        For instance the transcripts of dev-clean and dev-other.
+    batch_size : int
+        Rows per batch.
+    prompted : bool
+        False: the text by itself. True: the text stands where speech would,
+        followed by prompt and target.
+
+    Yields
+    ------
+    dict
+    """
+    texts = sorted(texts, key=len, reverse=True)
+    for first in range(0, len(texts), batch_size):
+        part = texts[first : first + batch_size]
+        targets = [prompt.encode_target(text) for text in part]
+        if prompted:
+            spoken = [
+                decoder.embed(target[:-1].to(decoder.device))
+                for target in targets
+            ]
+            sequence = assemble(prompt, spoken, decoder.embed, targets)
+        else:
+            nothing = torch.zeros(0, decoder.width, device=decoder.device)
+            nothing = nothing.to(decoder.dtype)
+            sequence = assemble(
+                prompt.plain(), [nothing] * len(part), decoder.embed, targets
+            )
+        yield {
+            **sequence.as_inputs(),
+            "prompt_lengths": sequence.prompt_lengths_B,
+        }
+
+
+def measure_speech(brain, dataset, provenance, position="target"):
+    """Table of a baseline on speech.
+
+    Arguments
+    ---------
+    brain : speechbrain_ext.evaluation.EvaluationBrain
+        With the baseline's model.
+    dataset : DynamicItemDataset
+        What to measure on.
+    provenance : dict
+        Stored in the table.
+    position : str
+        "target" or "prompt".
+
+    Returns
+    -------
+    RedundancyTable
+    """
+    return measure(
+        brain.model.decoder,
+        speech_batches(brain, dataset),
+        position,
+        {**provenance, "input": "speech"},
+        across_ranks=True,
+    )
+
+
+def measure_text(decoder, prompt, texts, provenance, batch_size=16, **options):
+    """Table of a backbone on text alone.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        The whole backbone.
+    prompt : speechbrain_ext.prompt.Prompt
+        As in `text_batches`.
+    texts : list of str
+        What to measure on.
+    provenance : dict
+        Stored in the table.
+    batch_size : int
+        Rows per batch.
+    **options : dict
+        `position` as in `measure`; `prompted` as in `text_batches`.
+
+    Returns
+    -------
+    RedundancyTable
+
+    Raises
+    ------
+    ValueError
+        If the prompt's last token is asked for and there is no prompt.
+    """
+    position = options.get("position", "target")
+    prompted = options.get("prompted", False)
+    if position == "prompt" and not prompted:
+        raise ValueError(
+            "position: prompt needs a prompt: with text as input, set "
+            "text_input: prompted."
+        )
+    return measure(
+        decoder,
+        text_batches(decoder, prompt, texts, batch_size, prompted),
+        position,
+        {**provenance, "input": "text", "prompted": prompted},
+    )
+
+
+def read_path(file, size, num_layers, name):
+    """The block of a size on the path of a saved table.
+
+    Arguments
+    ---------
+    file : str
+        A table's JSON.
+    size : int
+        Layers to remove.
+    num_layers : int
+        Layers of the backbone to be pruned.
+    name : str
+        Its name.
+
+    Returns
+    -------
+    block : speechbrain_ext.pruning.Block
+    about : dict
+        Where the path came from, for the run's result.
+    """
+    table = RedundancyTable.load(file)
+    table.check_model(num_layers, name, file)
+    block = table.best(size)
+    distance = float(table.distances[size - 1, block.start])
+    return block, {
+        "file": os.path.basename(file),
+        "distance": distance,
+        "count": table.count,
+        **table.provenance,
+    }

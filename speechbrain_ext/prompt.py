@@ -1,0 +1,295 @@
+"""Speech, prompt and target as one sequence: the only place that knows the order.
+
+A row is ``[before] speech [after] target``, packed without holes; padding
+stands at one end of the row only and positions count real tokens, so that a
+row means the same alone and in any batch. Training (padded on the right) and
+decoding (padded on the left) use the same assembly.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+SPEECH = "{speech}"
+TARGET = "{target}"
+# Label of a position that predicts nothing (torch's own default).
+IGNORE = -100
+
+
+@dataclass
+class Prompt:
+    """Token ids around the speech, and how a target becomes ids.
+
+    Arguments
+    ---------
+    before : torch.Tensor
+        Ids before the speech (beginning-of-sequence included), shape ``[*]``.
+    after : torch.Tensor
+        Ids between speech and target, shape ``[*]``.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        The decoder's tokenizer.
+    target_prefix : str
+        Written directly before each target (" ", or nothing).
+    """
+
+    before: torch.Tensor
+    after: torch.Tensor
+    tokenizer: object
+    target_prefix: str = ""
+
+    @classmethod
+    def from_template(cls, tokenizer, template, chat_template=False):
+        """Read a template such as ``"{speech}Transcribe speech to text."``.
+
+        Arguments
+        ---------
+        tokenizer : transformers.PreTrainedTokenizerBase
+            The decoder's tokenizer; its beginning- and end-of-sequence tokens
+            are used, none is typed by hand.
+        template : str
+            Text with ``{speech}`` once and, optionally, ``{target}`` at its
+            end. A space right before ``{target}`` is tokenised together with
+            the target, since most vocabularies hold words with their space.
+        chat_template : bool
+            Put the text into the tokenizer's own chat template, as what the
+            user says.
+
+        Returns
+        -------
+        Prompt
+
+        Raises
+        ------
+        ValueError
+            If the template lacks ``{speech}``, the tokenizer lacks an end
+            token, or there is no chat template.
+        """
+        if template.count(SPEECH) != 1:
+            raise ValueError(
+                f"prompt: {template!r} must contain {SPEECH} exactly once."
+            )
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"The tokenizer of {tokenizer.name_or_path} has no "
+                "end-of-sequence token, so decoding could never stop: set "
+                "eos_token in its tokenizer_config.json."
+            )
+        text, mark, rest = template.partition(TARGET)
+        if mark and rest:
+            raise ValueError(
+                f"prompt: {template!r} goes on after {TARGET}; nothing may."
+            )
+        body = text.rstrip(" ") if mark else text
+        prefix = text[len(body) :]
+        if chat_template:
+            body, prefix = _chat(tokenizer, body), ""
+        before, after = body.split(SPEECH)
+        before_ids = _ids(tokenizer, before)
+        if not chat_template and _adds_bos(tokenizer):
+            before_ids = [tokenizer.bos_token_id] + before_ids
+        return cls(
+            torch.tensor(before_ids, dtype=torch.long),
+            torch.tensor(_ids(tokenizer, after), dtype=torch.long),
+            tokenizer,
+            prefix,
+        )
+
+    def plain(self):
+        """A prompt that says nothing: text alone, begun as texts begin."""
+        first = self.tokenizer.bos_token_id
+        starts = len(self.before) > 0 and int(self.before[0]) == first
+        return Prompt(
+            self.before[: int(starts)],
+            self.after[:0],
+            self.tokenizer,
+        )
+
+    def encode_target(self, text):
+        """Target text to ids, the end token last.
+
+        Arguments
+        ---------
+        text : str
+            What the decoder is to say.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape ``[T]``, int64.
+
+        Raises
+        ------
+        ValueError
+            If the text is empty for this tokenizer.
+        """
+        ids = _ids(self.tokenizer, self.target_prefix + text)
+        if not text.strip() or not ids:
+            raise ValueError(
+                f"The target {text!r} has no tokens: correct the transcript, "
+                "or leave the utterance out."
+            )
+        return torch.tensor(ids + [self.tokenizer.eos_token_id])
+
+    def decode(self, ids):
+        """Ids (end token or not) back to text (str)."""
+        return self.tokenizer.decode(
+            [int(i) for i in ids], skip_special_tokens=True
+        ).strip()
+
+
+@dataclass
+class Sequence:
+    """Assembled rows, ready for the decoder.
+
+    Arguments
+    ---------
+    embeds_BQD : torch.Tensor
+        Input embeddings; zeros at padding.
+    mask_BQ : torch.Tensor
+        1 at real positions, 0 at padding (int64).
+    positions_BQ : torch.Tensor
+        Place among the row's real positions, from 0.
+    prompt_lengths_B : torch.Tensor
+        Real positions up to the end of the prompt.
+    labels_BQ : torch.Tensor or None
+        The id each position has to predict, `IGNORE` where it predicts none.
+    """
+
+    embeds_BQD: torch.Tensor
+    mask_BQ: torch.Tensor
+    positions_BQ: torch.Tensor
+    prompt_lengths_B: torch.Tensor
+    labels_BQ: Optional[torch.Tensor] = None
+
+    def as_inputs(self):
+        """The rows as keyword arguments of a Hugging Face model (dict)."""
+        return {
+            "inputs_embeds": self.embeds_BQD,
+            "attention_mask": self.mask_BQ,
+            "position_ids": self.positions_BQ,
+        }
+
+
+def assemble(prompts, speech, embed, targets=None, side="right"):
+    """Put speech, prompt and target of each row together.
+
+    The last target token (the end token) is predicted, never read, so it is
+    not part of the input: a row is as long as the positions it needs.
+
+    Arguments
+    ---------
+    prompts : Prompt or list of Prompt
+        One for all rows, or one for each (rows of different tasks).
+    speech : list of torch.Tensor
+        A row's projected speech each, shape ``[S, D]``, without padding.
+    embed : callable
+        Ids of shape ``[*]`` to embeddings of shape ``[*, D]``.
+    targets : list of torch.Tensor or None
+        A row's target ids each, shape ``[T]``; None to decode.
+    side : str
+        Where padding goes: "right" (training) or "left" (decoding).
+
+    Returns
+    -------
+    Sequence
+    """
+    if isinstance(prompts, Prompt):
+        prompts = [prompts] * len(speech)
+    device = speech[0].device
+    rows, labels, prompt_lengths = [], [], []
+    embedded = {}
+    for index, (prompt, spoken) in enumerate(zip(prompts, speech)):
+        if id(prompt) not in embedded:
+            embedded[id(prompt)] = (
+                embed(prompt.before.to(device)),
+                embed(prompt.after.to(device)),
+            )
+        before, after = embedded[id(prompt)]
+        row = [before, spoken.to(before.dtype), after]
+        length = len(before) + len(spoken) + len(after)
+        prompt_lengths.append(length)
+        if targets is not None:
+            target = targets[index].to(device)
+            row.append(embed(target[:-1]))
+            # Text alone, without a first token, has nothing before it that
+            # could predict its beginning.
+            nothing = target.new_full((max(length - 1, 0),), IGNORE)
+            said = target if length else target[1:]
+            labels.append(torch.cat([nothing, said]))
+        rows.append(torch.cat(row))
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask_BQ = _mask(lengths, side)
+    return Sequence(
+        embeds_BQD=pad_sequence(rows, batch_first=True, padding_side=side),
+        mask_BQ=mask_BQ,
+        positions_BQ=positions_from_mask(mask_BQ),
+        prompt_lengths_B=torch.tensor(prompt_lengths, device=device),
+        labels_BQ=pad_sequence(
+            labels, batch_first=True, padding_value=IGNORE, padding_side=side
+        )
+        if targets is not None
+        else None,
+    )
+
+
+def positions_from_mask(mask_BQ):
+    """Positions that count real tokens from 0, whatever the padding's side.
+
+    Arguments
+    ---------
+    mask_BQ : torch.Tensor
+        1 at real positions, 0 at padding.
+
+    Returns
+    -------
+    torch.Tensor
+        Same shape, int64; 0 at padding before a row's start.
+
+    Example
+    -------
+    >>> positions_from_mask(torch.tensor([[0, 1, 1]]))
+    tensor([[0, 0, 1]])
+    """
+    return (mask_BQ.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _mask(lengths_B, side):
+    """1 at the real positions of rows of the given lengths."""
+    width = int(lengths_B.max())
+    places = torch.arange(width, device=lengths_B.device)
+    if side == "left":
+        places = width - 1 - places
+    return (places[None, :] < lengths_B[:, None]).long()
+
+
+def _ids(tokenizer, text):
+    """Ids of a piece of text, without any special tokens around it."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _adds_bos(tokenizer):
+    """Whether the tokenizer begins a text with its own first token."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and (
+        ids[0] == tokenizer.bos_token_id
+    )
+
+
+def _chat(tokenizer, body):
+    """The body as a user's turn, up to where the answer begins."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"chat_template: True, but {tokenizer.name_or_path} has no chat "
+            "template: use the instruct version of it, or chat_template: "
+            "False."
+        )
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": body}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )

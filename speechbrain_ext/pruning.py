@@ -1,0 +1,414 @@
+"""Remove decoder layers: the block, the surgery, and loading what is kept.
+
+Layers are counted from 0. A removed layer is gone everywhere: from the module
+list, from each kept layer's ``layer_idx`` (the key-value cache is indexed by
+it), from ``num_hidden_layers`` and from every per-layer list of the
+configuration (Qwen2's ``layer_types``), so that saving, reloading and cached
+generation see an ordinary, shallower model.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    GenerationConfig,
+)
+
+from speechbrain_ext.weights import fetch_file, open_weights, weight_files
+
+# Attributes of a configuration that hold one entry for each layer.
+PER_LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """A run of consecutive decoder layers that is removed as one.
+
+    Paper, Section 3.2: layers l .. l+n-1 go, and the output of layer l-1
+    enters the old layer l+n, the receiving layer.
+
+    Arguments
+    ---------
+    start : int
+        First removed layer, counted from 0. It is also the receiving layer's
+        index once the block is gone.
+    size : int
+        Number of removed layers, at least 1.
+
+    Example
+    -------
+    >>> block = Block(start=3, size=2)
+    >>> block.removed
+    (3, 4)
+    >>> block.receiving
+    5
+    """
+
+    start: int
+    size: int
+
+    def __post_init__(self):
+        if self.size < 1 or self.start < 0:
+            raise ValueError(
+                f"Block(start={self.start}, size={self.size}): start counts "
+                "from 0 and size is at least 1."
+            )
+
+    @property
+    def removed(self):
+        """Indices of the removed layers, ascending (tuple of int)."""
+        return tuple(range(self.start, self.start + self.size))
+
+    @property
+    def receiving(self):
+        """Old index of the receiving layer (int)."""
+        return self.start + self.size
+
+
+def removed_layers(removed, num_layers):
+    """The removed layers as sorted indices, checked against a depth.
+
+    Arguments
+    ---------
+    removed : Block, iterable of int or None
+        What to remove; None and an empty set remove nothing.
+    num_layers : int
+        Layers of the whole decoder.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ValueError
+        If an index does not exist, or if the last layer is removed: a block
+        needs a receiving layer behind it.
+
+    Example
+    -------
+    >>> removed_layers(Block(1, 2), num_layers=4)
+    (1, 2)
+    """
+    if removed is None:
+        return ()
+    if isinstance(removed, Block):
+        removed = removed.removed
+    indices = tuple(sorted(set(int(index) for index in removed)))
+    if not indices:
+        return ()
+    if indices[0] < 0 or indices[-1] >= num_layers:
+        raise ValueError(
+            f"Cannot remove layers {list(indices)}: the decoder has "
+            f"{num_layers} layers, numbered 0 to {num_layers - 1}."
+        )
+    if indices[-1] == num_layers - 1:
+        raise ValueError(
+            f"Cannot remove layers {list(indices)}: the last of "
+            f"{num_layers} layers must stay to receive. Choose layers up to "
+            f"{num_layers - 2}."
+        )
+    return indices
+
+
+def kept_layers(removed, num_layers):
+    """Old indices of the layers that stay, ascending.
+
+    Arguments
+    ---------
+    removed : Block, iterable of int or None
+        What is removed.
+    num_layers : int
+        Layers of the whole decoder.
+
+    Returns
+    -------
+    tuple of int
+
+    Example
+    -------
+    >>> kept_layers(Block(1, 2), num_layers=4)
+    (0, 3)
+    """
+    gone = set(removed_layers(removed, num_layers))
+    return tuple(i for i in range(num_layers) if i not in gone)
+
+
+def receiving_layers(removed, num_layers):
+    """New indices of the layers that receive across a gap, ascending.
+
+    One layer for a `Block`, one for each gap of a set with holes.
+
+    Arguments
+    ---------
+    removed : Block, iterable of int or None
+        What is removed.
+    num_layers : int
+        Layers of the whole decoder.
+
+    Returns
+    -------
+    tuple of int
+
+    Example
+    -------
+    >>> receiving_layers({1, 3}, num_layers=6)
+    (1, 2)
+    """
+    kept = kept_layers(removed, num_layers)
+    before = (-1,) + kept[:-1]
+    return tuple(
+        new for new, (b, old) in enumerate(zip(before, kept)) if old != b + 1
+    )
+
+
+def decoder_layers(model):
+    """The module list of decoder layers of a causal LM of the Llama kind.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        A Hugging Face causal LM, a PEFT model around one, or an object with
+        such a model as its ``lm``.
+
+    Returns
+    -------
+    torch.nn.ModuleList
+
+    Raises
+    ------
+    TypeError
+        If the model keeps its layers elsewhere than in ``model.layers``.
+    """
+    return base_model(model).layers
+
+
+def causal_lm(model):
+    """The plain Hugging Face causal LM inside a wrapper (ours or PEFT's)."""
+    model = getattr(model, "lm", model)
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return model
+
+
+def base_model(model):
+    """The decoder without its LM head, from whatever wraps it."""
+    inner = getattr(causal_lm(model), "model", None)
+    if not isinstance(getattr(inner, "layers", None), torch.nn.ModuleList):
+        raise TypeError(
+            f"{type(model).__name__} does not keep its layers in "
+            "`model.layers`: use a causal LM of the Llama or Qwen2 kind."
+        )
+    return inner
+
+
+def pruned_config(config, removed):
+    """A copy of a configuration that describes only the kept layers.
+
+    Arguments
+    ---------
+    config : transformers.PretrainedConfig
+        Configuration of the whole decoder.
+    removed : Block, iterable of int or None
+        What is removed.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+    """
+    config = copy.deepcopy(config)
+    num_layers = config.num_hidden_layers
+    kept = kept_layers(removed, num_layers)
+    for name in PER_LAYER_LISTS:
+        entries = getattr(config, name, None)
+        if isinstance(entries, (list, tuple)) and len(entries) == num_layers:
+            setattr(config, name, [entries[old] for old in kept])
+    # The list above says which layers slide; this older switch would be
+    # applied to the new indices and contradict it.
+    if getattr(config, "max_window_layers", None) is not None:
+        config.max_window_layers = sum(
+            old < config.max_window_layers for old in kept
+        )
+    config.num_hidden_layers = len(kept)
+    return config
+
+
+def drop_layers(model, removed):
+    """A causal LM without the removed layers.
+
+    The given model is left as it was. The new one shares its parameters, so
+    no weight is copied; forget the old one to free the removed layers.
+
+    Arguments
+    ---------
+    model : transformers.PreTrainedModel
+        A causal LM of the Llama or Qwen2 kind.
+    removed : Block, iterable of int or None
+        What to remove. None gives an identical model.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        Same class; kept layers renumbered from 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or none is left to receive.
+    TypeError
+        If the model is of another kind.
+
+    Example
+    -------
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(
+    ...     hidden_size=8, intermediate_size=8, num_hidden_layers=4,
+    ...     num_attention_heads=2, num_key_value_heads=2, vocab_size=11
+    ... )
+    >>> pruned = drop_layers(LlamaForCausalLM(config), Block(1, 2))
+    >>> pruned.config.num_hidden_layers
+    2
+    """
+    num_layers = len(decoder_layers(model))
+    kept = kept_layers(removed, num_layers)
+    shared = {id(p): p for p in model.parameters()}
+    shared.update({id(b): b for b in model.buffers()})
+    pruned = copy.deepcopy(model, shared)
+    inner = base_model(pruned)
+    inner.layers = torch.nn.ModuleList(inner.layers[old] for old in kept)
+    for new, layer in enumerate(inner.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = new
+    config = pruned_config(causal_lm(model).config, removed)
+    for module in pruned.modules():
+        if hasattr(module, "config"):
+            module.config = config
+    return pruned
+
+
+def load_pruned(source, removed=None, revision=None, **kwargs):
+    """Load a causal LM with its kept layers only.
+
+    The removed layers' weights are never read; on the hub, a shard that holds
+    nothing else is not even downloaded. ``from_pretrained(key_mapping=...)``
+    is not used: it applies its renames one after the other, and with
+    9 -> 7 and 7 -> 5 assigns wrong weights without a word.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder of the whole model.
+    removed : Block, iterable of int or None
+        What to leave out.
+    revision : str or None
+        Branch, tag or commit on the hub.
+    **kwargs : dict
+        Passed to ``AutoModelForCausalLM.from_pretrained``: ``dtype``,
+        ``device_map``, ``attn_implementation``.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+
+    Raises
+    ------
+    FileNotFoundError
+        If the source holds no weights.
+    ValueError
+        If there is no such layer, or weights are missing.
+    """
+    whole = AutoConfig.from_pretrained(source, revision=revision)
+    kept = kept_layers(removed, whole.num_hidden_layers)
+    files = weight_files(source, revision)
+    state = _kept_state(files, source, revision, kept)
+    if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TypeError(
+            f"{source} is a {whole.model_type} model, not a causal LM: give "
+            "a decoder of the Llama or Qwen2 kind."
+        )
+    # The Auto class wants a folder; the concrete one takes a lazy state.
+    model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(whole)].from_pretrained(
+        None,
+        config=pruned_config(whole, removed),
+        state_dict=state,
+        output_loading_info=True,
+        # Refused below, in words that name the tensor.
+        ignore_mismatched_sizes=True,
+        **kwargs,
+    )
+    if report["missing_keys"] or report["mismatched_keys"]:
+        wrong = sorted(map(str, report["missing_keys"]))
+        wrong += sorted(map(str, report["mismatched_keys"]))
+        raise ValueError(
+            f"{source}: the weights do not fit its config.json: "
+            f"{', '.join(wrong[:5])} missing or of another shape. "
+            "Download the model again."
+        )
+    model.config._name_or_path = model.name_or_path = str(source)
+    _load_generation_config(model, source, revision)
+    return model
+
+
+def renumber(name, new_index):
+    """A tensor's name once layers have new numbers.
+
+    Arguments
+    ---------
+    name : str
+        A tensor's name, such as "model.layers.9.mlp.up_proj.weight".
+    new_index : dict
+        Old layer index to new one, for the layers that stay.
+
+    Returns
+    -------
+    str or None
+        None for a tensor of a layer that does not stay.
+
+    Example
+    -------
+    >>> renumber("model.layers.9.mlp.up_proj.weight", {9: 7})
+    'model.layers.7.mlp.up_proj.weight'
+    """
+    head, mark, tail = name.partition("model.layers.")
+    if not mark:
+        return name
+    old, _, rest = tail.partition(".")
+    if int(old) not in new_index:
+        return None
+    return f"{head}{mark}{new_index[int(old)]}.{rest}"
+
+
+def _kept_state(files, source, revision, kept):
+    """Lazy tensors of the kept layers, under their new names."""
+    new_index = {old: new for new, old in enumerate(kept)}
+    state = {}
+    for file, tensors in files.items():
+        if tensors is not None and not any(
+            renumber(tensor, new_index) for tensor in tensors
+        ):
+            continue
+        path = fetch_file(source, file, revision)
+        for tensor, value in open_weights(path):
+            name = renumber(tensor, new_index)
+            if name is not None:
+                state[name] = value
+    return state
+
+
+def _load_generation_config(model, source, revision):
+    """The source's own generation settings, where it has some."""
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(
+            source, revision=revision
+        )
+    except OSError:
+        model.generation_config = GenerationConfig.from_model_config(
+            model.config
+        )

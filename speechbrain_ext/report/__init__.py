@@ -1,0 +1,27 @@
+"""Tables and pictures of a study, from its result files alone.
+
+``python -m speechbrain_ext.report RESULTS_FOLDER --output FOLDER`` writes
+
+* ``summary.json``: a record for each run;
+* ``table.md``: the paper's Table 1 for this study, printed too;
+* ``heatmap.png``: the paper's Figure 1, from the redundancy tables there;
+* ``curves.png``: the paper's Figure 2.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+from speechbrain_ext.report.command import main
+from speechbrain_ext.report.curves import draw_curves
+from speechbrain_ext.report.heatmaps import draw_heatmaps, read_tables
+from speechbrain_ext.report.summary import summarise
+from speechbrain_ext.report.table import markdown_table
+
+__all__ = [
+    "draw_curves",
+    "draw_heatmaps",
+    "main",
+    "markdown_table",
+    "read_tables",
+    "summarise",
+]

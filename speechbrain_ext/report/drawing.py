@@ -1,0 +1,67 @@
+"""What the pictures share: matplotlib, found late, and one look.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+from contextlib import contextmanager
+
+from speechbrain_ext.results.files import write_atomically
+
+# Okabe and Ito's colours, told apart by people of any colour vision.
+PALETTE = {
+    "none": "#000000",
+    "projector": "#E69F00",
+    "decoder": "#0072B2",
+    "both": "#D55E00",
+}
+SPARE_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#F0E442")
+FULL_WIDTH = 7.0
+COLUMN_WIDTH = 3.4
+
+
+@contextmanager
+def figure(path, size, dots=200):
+    """A figure that is written to a file when the block ends.
+
+    Arguments
+    ---------
+    path : str or Path
+        The picture (PNG), replaced in one step.
+    size : tuple of float
+        Width and height in inches.
+    dots : int
+        Per inch.
+
+    Returns
+    -------
+    context manager
+        Gives a matplotlib Figure with constrained layout.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing: says how to get it.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "pictures need matplotlib, which is not installed: "
+            "pip install 'speechbrain_ext[report]'"
+        ) from error
+    style = {
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+    with matplotlib.rc_context(style):
+        drawn = Figure(figsize=size, dpi=dots, layout="constrained")
+        # Agg needs no display.
+        canvas = FigureCanvasAgg(drawn)
+        yield drawn
+        write_atomically(path, canvas.print_png)

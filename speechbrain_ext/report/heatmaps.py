@@ -1,0 +1,202 @@
+"""Heat maps of the angular distance of blocks (the paper's Figure 1).
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from speechbrain_ext.report.drawing import FULL_WIDTH, figure
+
+# Inches; one map alone would fill a page.
+LARGEST_PANEL = 3.6
+# Bytes; a table of 100 layers takes half of it. Other JSON, such as the
+# lists of utterances that lie about in a run's folder, can be huge.
+LARGEST_TABLE = 2_000_000
+
+
+def read_tables(folder):
+    """Find the redundancy tables below a folder.
+
+    A table that lies in several places (beside each run that used it) comes
+    once. Text comes before speech, as in the paper's figure.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Searched with all folders in it.
+
+    Returns
+    -------
+    list of dict
+        Content of each table file: distances, path, provenance.
+    """
+    found = {}
+    for path in sorted(Path(folder).rglob("*.json")):
+        if path.stat().st_size > LARGEST_TABLE:
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            # Broken results are the business of `load_runs`.
+            continue
+        if isinstance(content, dict) and {"distances", "path"} <= set(content):
+            key = json.dumps(
+                [content["distances"], content.get("provenance")],
+                sort_keys=True,
+            )
+            found.setdefault(key, content)
+    return sorted(found.values(), key=_table_order)
+
+
+def _table_order(table):
+    origin = table.get("provenance") or {}
+    text = origin.get("input") == "text"
+    return str(origin.get("model")), str(origin.get("task")), not text
+
+
+def draw_heatmaps(tables, path, width=FULL_WIDTH):
+    """Draw redundancy tables side by side on one scale.
+
+    Block size against first layer, dark for alike streams; the pruning path
+    is the line. Below: how far the maps of text and speech are apart.
+
+    Arguments
+    ---------
+    tables : list of dict
+        Contents of table files, as from `read_tables`.
+    path : str or Path
+        The picture to write.
+    width : float
+        Inches: 7 for a page, 3.4 for a column of one.
+
+    Returns
+    -------
+    list of str
+        The lines below the picture, for a caption.
+    """
+    if not tables:
+        raise ValueError("no redundancy table to draw: run measure.py first")
+    across = max(1, min(len(tables), int(width // 2.3), 2))
+    down = math.ceil(len(tables) / across)
+    maps = [_distances(table) for table in tables]
+    low = min(np.nanmin(one) for one in maps)
+    high = max(np.nanmax(one) for one in maps)
+    lines = compare_inputs(tables)
+    # A caption as wide as the picture: a narrow one takes a line per part.
+    parts = [line.split(", ") if width < 5 else [line] for line in lines]
+    caption = list(itertools.chain.from_iterable(parts))
+    panel = min((width - 0.6) / across, LARGEST_PANEL)
+    width = across * panel + 0.6
+    height = down * (0.92 * panel + 0.15) + 0.16 * len(caption) + 0.1
+    with figure(path, (width, height)) as drawn:
+        grid = drawn.subplots(down, across, squeeze=False)
+        for axes in grid.flat[len(tables) :]:
+            axes.set_visible(False)
+        image = None
+        for place, axes, table, one in zip(
+            itertools.count(), grid.flat, tables, maps
+        ):
+            image = _draw_map(axes, one, low, high)
+            _draw_path(axes, table["path"])
+            axes.set_title(_title(table, place, len(tables)))
+        bar = drawn.colorbar(image, ax=grid, shrink=0.85, aspect=30)
+        bar.set_label("Angular distance")
+        bar.outline.set_visible(False)
+        grid.flat[0].legend(loc="upper right", handlelength=1.5)
+        drawn.supxlabel("\n".join(caption), fontsize=7)
+    return lines
+
+
+def _distances(table):
+    """``[L, L]`` in float64; null, where there is no such block, is NaN."""
+    return np.array(table["distances"], dtype=np.float64)
+
+
+def _draw_map(axes, distances, low, high):
+    layers = len(distances)
+    # Row n - 1 is block size n: the extent puts n at its own height.
+    image = axes.imshow(
+        distances,
+        origin="lower",
+        extent=(-0.5, layers - 0.5, 0.5, layers + 0.5),
+        vmin=low,
+        vmax=high,
+        cmap="viridis",
+        aspect="equal",
+    )
+    # At most some seven numbers, as more would touch at column width.
+    step = math.ceil(layers / 7)
+    axes.set_xticks(range(0, layers, step))
+    axes.set_yticks(range(1, layers + 1, step))
+    axes.set_xlabel("First layer of the block")
+    axes.set_ylabel("Layers in the block")
+    return image
+
+
+def _draw_path(axes, path):
+    from matplotlib.patheffects import Normal, Stroke
+
+    starts = [start for start, _ in path]
+    sizes = [size for _, size in path]
+    axes.plot(
+        starts,
+        sizes,
+        color="white",
+        linewidth=1.2,
+        marker="o",
+        markersize=3,
+        markeredgecolor="black",
+        markeredgewidth=0.5,
+        # The dark rim is seen where the map, or the page, is light.
+        path_effects=[Stroke(linewidth=2.4, foreground="black"), Normal()],
+        label="pruning path",
+    )
+
+
+def _title(table, place, count):
+    origin = table.get("provenance") or {}
+    model = str(origin.get("model") or "decoder").rstrip("/").split("/")[-1]
+    what = [model, origin.get("input"), origin.get("task")]
+    text = ", ".join(str(part) for part in what if part)
+    return f"({chr(ord('a') + place)}) {text}" if count > 1 else text
+
+
+def compare_inputs(tables):
+    """How far the maps of text and of speech are apart, model by model.
+
+    Arguments
+    ---------
+    tables : list of dict
+        Contents of table files.
+
+    Returns
+    -------
+    list of str
+        A line for each pair of a text and a speech table of one model: mean
+        absolute difference, and at how many sizes both choose one block.
+    """
+    lines = []
+    for places in itertools.combinations(range(len(tables)), 2):
+        one, other = (tables[place] for place in places)
+        origins = [table.get("provenance") or {} for table in (one, other)]
+        inputs = {origin.get("input") for origin in origins}
+        same = origins[0].get("model") == origins[1].get("model")
+        if inputs != {"text", "speech"} or not same:
+            continue
+        maps = _distances(one), _distances(other)
+        if maps[0].shape != maps[1].shape:
+            continue
+        gap = np.nanmean(np.abs(maps[0] - maps[1]))
+        agree = sum(a == b for a, b in zip(one["path"], other["path"]))
+        letters = [chr(ord("a") + place) for place in places]
+        lines.append(
+            f"({letters[0]}) against ({letters[1]}): mean difference "
+            f"{gap:.4f}, the same block at {agree} of {len(one['path'])} sizes"
+        )
+    return lines

@@ -1,0 +1,73 @@
+"""What a run wrote for each utterance, in a file beside its result.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+from pathlib import Path
+
+from speechbrain_ext.results.files import plain, write_text
+
+
+def write_hypotheses(folder, set_name, rows):
+    """Write ``hypotheses-<set>.jsonl`` beside a run's result.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's folder.
+    set_name : str
+        The evaluation set, such as "test-clean".
+    rows : iterable of dict
+        A row per utterance: id, reference, hypothesis, errors.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    if not set_name or "/" in set_name or "\\" in set_name:
+        raise ValueError(
+            f"{set_name!r} cannot be part of a file's name: name the set "
+            "without slashes"
+        )
+    path = Path(folder) / f"hypotheses-{set_name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(plain(row), ensure_ascii=False) for row in rows]
+    write_text(path, "".join(line + "\n" for line in lines))
+    return path
+
+
+def read_hypotheses(path):
+    """Read the rows that `write_hypotheses` wrote.
+
+    Arguments
+    ---------
+    path : str or Path
+        A ``hypotheses-<set>.jsonl``.
+
+    Returns
+    -------
+    list of dict
+        A row per utterance.
+
+    Raises
+    ------
+    ValueError
+        If a line is not JSON: names file and line.
+    """
+    rows = []
+    # Split at newlines only: a text may hold other line separators.
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: not JSON ({error}); evaluate the "
+                "run again to write it anew"
+            ) from error
+    return rows

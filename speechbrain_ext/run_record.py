@@ -1,0 +1,181 @@
+"""What a run records of itself, before, while and after it runs.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import datetime
+import os
+import resource
+
+import torch
+
+from speechbrain_ext.data_sets import about_sets
+from speechbrain_ext.results import (
+    RunResult,
+    configuration_hash,
+    load_run,
+    versions,
+)
+from speechbrain_ext.system import read_system
+
+# Settings that move a run elsewhere or evaluate it otherwise, and do not
+# change what is trained.
+NOT_TRAINING = (
+    "data_folder",
+    "output_folder",
+    "save_folder",
+    "results_folder",
+    "manifest_folder",
+    "train_log",
+    "cache_features",
+    "baseline",
+    "test_splits",
+    "test_batch_size",
+    "num_workers",
+    "skip_prep",
+    "checkpoint_interval",
+)
+
+
+def new_result(hparams, datasets, layers):
+    """A result with everything that is known before the run.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's settings.
+    datasets : dict
+        See `speechbrain_ext.experiment.Experiment`.
+    layers : int
+        Depth of the whole backbone.
+
+    Returns
+    -------
+    speechbrain_ext.results.RunResult
+    """
+    configuration = plain_settings(hparams)
+    pruned = hparams["prune_layers"] > 0
+    return RunResult(
+        name=hparams["run_name"],
+        backbone=hparams["backbone"]["name"],
+        family=hparams["backbone"]["family"],
+        encoder=hparams["speech_encoder"]["name"],
+        task=hparams["task"],
+        layers=layers,
+        removed=hparams["prune_layers"],
+        healing=hparams["healing"] if pruned else "none",
+        adapter="lora" if _is_adapted(hparams) else None,
+        seed=hparams["seed"],
+        configuration=configuration,
+        made_by=configuration_hash(training_settings(configuration)),
+        versions=versions(),
+        data=about_sets(datasets),
+        started=now(),
+    )
+
+
+def _is_adapted(hparams):
+    """Whether this system's whole decoder carries, or carried, LoRA."""
+    if hparams["baseline"]:
+        return read_system(hparams["baseline"])["adapter"] is not None
+    return hparams["adapt_attention"]
+
+
+def earlier_result(folder, result):
+    """What an earlier start of this very run left, if anything.
+
+    Arguments
+    ---------
+    folder : str
+        The run's output folder.
+    result : speechbrain_ext.results.RunResult
+        Of the run that is about to start.
+
+    Returns
+    -------
+    speechbrain_ext.results.RunResult or None
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another run, whose work must not be mixed in.
+    """
+    if not os.path.isfile(os.path.join(folder, "result.json")):
+        return None
+    before = load_run(folder)
+    if before.made_by != result.made_by:
+        ours = training_settings(result.configuration)
+        theirs = training_settings(before.configuration)
+        changed = [
+            f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here"
+            for k in sorted(set(ours) | set(theirs))
+            if ours.get(k) != theirs.get(k)
+        ]
+        raise ValueError(
+            f"{folder} holds a run with other settings "
+            f"({'; '.join(changed[:5])}). Give another --run_name, or remove "
+            "that folder."
+        )
+    # A set that was added to test_splits since is still to be scored.
+    if not set(before.scores) >= set(result.configuration["test_splits"]):
+        before.status = "running"
+    return before
+
+
+def add_speed(speed, seconds, audio_seconds):
+    """Add a set's decoding to a run's speed.
+
+    Arguments
+    ---------
+    speed : dict
+        Changed in place: decode_seconds, audio_seconds, real_time_factor.
+    seconds : float
+        Wall-clock of the decoding.
+    audio_seconds : float
+        Length of the set.
+    """
+    for key, more in (
+        ("decode_seconds", seconds),
+        ("audio_seconds", audio_seconds),
+    ):
+        speed[key] = speed.get(key, 0.0) + more
+    if speed["audio_seconds"]:
+        speed["real_time_factor"] = (
+            speed["decode_seconds"] / speed["audio_seconds"]
+        )
+
+
+def training_settings(configuration):
+    """The settings that decide what is trained (dict)."""
+    return {k: v for k, v in configuration.items() if k not in NOT_TRAINING}
+
+
+def plain_settings(hparams):
+    """The plain values among the settings, for the result (dict)."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(map(plain, value.values()))
+        if isinstance(value, (list, tuple)):
+            return all(map(plain, value))
+        return value is None or isinstance(value, (bool, int, float, str))
+
+    return {
+        key: value
+        for key, value in hparams.items()
+        if plain(value) and not key.startswith("__")
+    }
+
+
+def peak_memory(device):
+    """Most memory held so far, in bytes: the card's, or the process's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def now():
+    """The time, as ISO 8601 in UTC (str)."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat()

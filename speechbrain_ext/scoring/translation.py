@@ -1,0 +1,192 @@
+"""Scores of a translation: BLEU and chrF as SacreBLEU computes them.
+
+Case and punctuation stay as they are; the options are SacreBLEU's defaults
+(13a tokenisation, mixed case, one reference), told in the signature that
+stands beside every score. The counts of each sentence are there too, so that
+a resampled corpus can be scored without looking at its text again.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A translation score with the options that it was computed with.
+
+    Arguments
+    ---------
+    metric : str
+        "BLEU" or "chrF".
+    value : float
+        The score of the corpus, 0 to 100, higher is better.
+    signature : str
+        SacreBLEU's signature.
+    """
+
+    metric: str
+    value: float
+    signature: str
+
+
+def _metric(name):
+    # Imported when wanted: recognition alone does not need sacrebleu.
+    from sacrebleu.metrics import BLEU, CHRF
+
+    return {"BLEU": BLEU, "chrF": CHRF}[name]()
+
+
+def _check(hyps, refs):
+    """Refuse what would be scored in silence as another corpus."""
+    if isinstance(hyps, str) or isinstance(refs, str):
+        raise TypeError("hyps and refs must be lists of sentences, not a text")
+    if len(hyps) != len(refs):
+        raise ValueError(
+            f"{len(hyps)} hypotheses but {len(refs)} references: give one "
+            "reference for each hypothesis, in the same order"
+        )
+    if not hyps:
+        raise ValueError("no sentence to score: the lists are empty")
+
+
+def _score(name, hyps, refs):
+    _check(hyps, refs)
+    metric = _metric(name)
+    value = metric.corpus_score(list(hyps), [list(refs)]).score
+    return TextScore(name, float(value), str(metric.get_signature()))
+
+
+def _counts(name, hyps, refs):
+    _check(hyps, refs)
+    metric = _metric(name)
+    counts = metric._extract_corpus_statistics(list(hyps), [list(refs)])
+    return np.asarray(counts, dtype=np.float64)
+
+
+def _from_sums(name, sums_RK):
+    metric = _metric(name)
+    scores = [
+        metric._compute_score_from_stats(row).score
+        for row in np.atleast_2d(sums_RK).tolist()
+    ]
+    return np.asarray(scores)
+
+
+def bleu(hyps, refs):
+    """BLEU of a corpus.
+
+    Arguments
+    ---------
+    hyps : list of str
+        The translations.
+    refs : list of str
+        The reference of each.
+
+    Returns
+    -------
+    TextScore
+        Equal to ``sacrebleu refs -i hyps -m bleu``.
+
+    Example
+    -------
+    >>> bleu(["Das ist ein Haus."], ["Das ist ein Haus."]).value
+    100.00000000000004
+    """
+    return _score("BLEU", hyps, refs)
+
+
+def chrf(hyps, refs):
+    """chrF of a corpus (character 6-grams, no word n-grams).
+
+    Arguments
+    ---------
+    hyps : list of str
+        The translations.
+    refs : list of str
+        The reference of each.
+
+    Returns
+    -------
+    TextScore
+        Equal to ``sacrebleu refs -i hyps -m chrf``.
+
+    Example
+    -------
+    >>> chrf(["Das ist ein Haus."], ["Das ist ein Haus."]).value
+    100.0
+    """
+    return _score("chrF", hyps, refs)
+
+
+def bleu_counts(hyps, refs):
+    """What BLEU counts in each sentence.
+
+    Arguments
+    ---------
+    hyps : list of str
+        The translations.
+    refs : list of str
+        The reference of each.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[U, 10]``: lengths of hypothesis and reference, matching n-grams
+        for n = 1..4, all n-grams of the hypothesis for n = 1..4.
+    """
+    return _counts("BLEU", hyps, refs)
+
+
+def bleu_from_sums(sums_RK):
+    """BLEU of corpora given by the sums of their sentences' counts.
+
+    Arguments
+    ---------
+    sums_RK : numpy.ndarray
+        ``[R, 10]``: a row per (resampled) corpus, as from `bleu_counts`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[R]`` scores, 0 to 100.
+    """
+    return _from_sums("BLEU", sums_RK)
+
+
+def chrf_counts(hyps, refs):
+    """What chrF counts in each sentence.
+
+    Arguments
+    ---------
+    hyps : list of str
+        The translations.
+    refs : list of str
+        The reference of each.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[U, 18]``: n-grams of the hypothesis, of the reference, and in
+        both, for each order 1..6.
+    """
+    return _counts("chrF", hyps, refs)
+
+
+def chrf_from_sums(sums_RK):
+    """chrF of corpora given by the sums of their sentences' counts.
+
+    Arguments
+    ---------
+    sums_RK : numpy.ndarray
+        ``[R, 18]``: a row per (resampled) corpus, as from `chrf_counts`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[R]`` scores, 0 to 100.
+    """
+    return _from_sums("chrF", sums_RK)

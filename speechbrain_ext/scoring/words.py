@@ -1,0 +1,202 @@
+"""Word error rates, after Whisper's English text normaliser.
+
+Rates are in per cent, taken over a whole set: all errors over all reference
+words.
+
+The normaliser's spelling map, ``whisper_english_spelling.json``, is the file
+``whisper/normalizers/english.json`` of openai-whisper 20250625, unchanged:
+Copyright (c) 2022 OpenAI, MIT licence, whose text is in
+``whisper_english_spelling.LICENSE``. With it nothing has to be downloaded.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+SPELLING_MAP = Path(__file__).parent.parent / "whisper_english_spelling.json"
+
+
+@functools.lru_cache(maxsize=1)
+def _whisper_normaliser():
+    """The normaliser, built once: its number tables take a moment."""
+    # This submodule of transformers is plain Python: it brings no torch.
+    from transformers.models.whisper.english_normalizer import (
+        EnglishTextNormalizer,
+    )
+
+    return EnglishTextNormalizer(json.loads(SPELLING_MAP.read_text("utf-8")))
+
+
+def normalise_english(text):
+    """Bring an English text into the form in which words are compared.
+
+    Whisper's normaliser, as the paper uses it for every word error rate
+    (section on evaluation): lower case, no punctuation, no filler words,
+    contractions written out, numbers as digits, American spelling.
+
+    Arguments
+    ---------
+    text : str
+        A transcript, from the corpus or from the model.
+
+    Returns
+    -------
+    str
+        The normalised text; it may be empty ("Uh, hmm.").
+
+    Example
+    -------
+    >>> normalise_english("Mr. Neil's colour: twenty-one!")
+    'mister neil is color 21'
+    """
+    return _whisper_normaliser()(text)
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """How a hypothesis differs from its reference, counted in words.
+
+    Arguments
+    ---------
+    insertions : int
+        Words of the hypothesis that answer to none of the reference.
+    deletions : int
+        Words of the reference that the hypothesis lacks.
+    substitutions : int
+        Words exchanged for another.
+    words : int
+        Words of the reference.
+
+    Example
+    -------
+    >>> total = WordErrors(0, 1, 1, 8) + WordErrors(1, 0, 0, 4)
+    >>> total.errors, total.wer
+    (3, 25.0)
+    """
+
+    insertions: int = 0
+    deletions: int = 0
+    substitutions: int = 0
+    words: int = 0
+
+    @property
+    def errors(self):
+        """Insertions, deletions and substitutions together."""
+        return self.insertions + self.deletions + self.substitutions
+
+    @property
+    def wer(self):
+        """Word error rate in per cent; NaN where the reference is empty."""
+        return 100 * self.errors / self.words if self.words else math.nan
+
+    def __add__(self, other):
+        return WordErrors(
+            self.insertions + other.insertions,
+            self.deletions + other.deletions,
+            self.substitutions + other.substitutions,
+            self.words + other.words,
+        )
+
+
+def word_errors(reference, hypothesis, normalise=normalise_english):
+    """Count the word errors of one utterance along a shortest edit path.
+
+    Where several paths are shortest the choice is Kaldi's and SpeechBrain's:
+    rather an insertion than a deletion, rather that than a substitution. An
+    empty hypothesis is all deletions. An empty reference has no words, and
+    every word of its hypothesis is an insertion, which counts in the set.
+
+    Arguments
+    ---------
+    reference : str
+        What was said.
+    hypothesis : str
+        What the model wrote.
+    normalise : callable or None
+        Applied to both texts first; None compares them as they are.
+
+    Returns
+    -------
+    WordErrors
+        The counts.
+
+    Example
+    -------
+    >>> word_errors("the cat sat", "a cat sat down")
+    WordErrors(insertions=1, deletions=0, substitutions=1, words=3)
+    >>> word_errors("the cat sat", "")
+    WordErrors(insertions=0, deletions=3, substitutions=0, words=3)
+    """
+    if normalise is not None:
+        reference, hypothesis = normalise(reference), normalise(hypothesis)
+    # split() and not split(" "): the latter finds one word in an empty text.
+    said, written = reference.split(), hypothesis.split()
+    if said == written:
+        return WordErrors(words=len(said))
+    insertions, deletions, substitutions = _edits(said, written)
+    return WordErrors(insertions, deletions, substitutions, len(said))
+
+
+def _edits(said, written):
+    """Insertions, deletions and substitutions of a shortest edit path."""
+    # Each cell: cost, insertions, deletions, substitutions up to there. Two
+    # rows suffice, as the counts travel with the cost.
+    above = [(j, j, 0, 0) for j in range(len(written) + 1)]
+    for i, word in enumerate(said, start=1):
+        row = [(i, 0, i, 0)]
+        for j, other in enumerate(written, start=1):
+            left, up, diagonal = row[j - 1], above[j], above[j - 1]
+            miss = int(word != other)
+            change = diagonal[0] + miss
+            if change <= left[0] and change <= up[0]:
+                cost, ins, dels, subs = diagonal
+                row.append((cost + miss, ins, dels, subs + miss))
+            elif up[0] < left[0]:
+                cost, ins, dels, subs = up
+                row.append((cost + 1, ins, dels + 1, subs))
+            else:
+                cost, ins, dels, subs = left
+                row.append((cost + 1, ins + 1, dels, subs))
+        above = row
+    return above[-1][1:]
+
+
+def wer(pairs, normalise=normalise_english):
+    """Word error rate of a set: all errors over all reference words.
+
+    Arguments
+    ---------
+    pairs : iterable of (str, str)
+        Reference and hypothesis of each utterance.
+    normalise : callable or None
+        Applied to both texts first.
+
+    Returns
+    -------
+    float
+        Per cent; above 100 where the model writes far too much.
+
+    Raises
+    ------
+    ValueError
+        If no reference holds a word: the rate would be a division by zero.
+
+    Example
+    -------
+    >>> wer([("one two three", "one two"), ("cat", "cat")], normalise=None)
+    25.0
+    """
+    counts = [word_errors(*pair, normalise=normalise) for pair in pairs]
+    total = sum(counts, WordErrors())
+    if total.words == 0:
+        raise ValueError(
+            f"no word in the references of {len(counts)} utterances after "
+            "normalisation, so there is no word error rate: check the "
+            "transcripts of this set"
+        )
+    return total.wer

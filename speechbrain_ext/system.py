@@ -1,0 +1,252 @@
+"""From settings to a speech LLM, and a trained one to and from its folder.
+
+A finished run leaves ``trained/``: the projector (safetensors), the adapter
+(PEFT's own format) and ``system.json``, which says what they belong to.
+Backbone and encoder are named there, never copied.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+import os
+
+from safetensors.torch import load_file, save_file
+
+from speechbrain_ext.healing import (
+    ADAPTER,
+    ATTENTION,
+    heal,
+    load_adapter,
+    save_adapter,
+    train_parts,
+)
+from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
+from speechbrain_ext.results import write_json
+
+TRAINED = "trained"
+PROJECTOR_FILE = "projector.safetensors"
+SYSTEM_FILE = "system.json"
+# What a projector was trained with, and is worth nothing without.
+MUST_AGREE = ("prompt", "chat_template", "encoder", "downsampling")
+
+
+def describe(hparams):
+    """What a trained system belongs to, by name.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: backbone, speech_encoder, prompt, chat_template,
+        downsampling.
+
+    Returns
+    -------
+    dict
+    """
+    backbone, encoder = hparams["backbone"], hparams["speech_encoder"]
+    return {
+        "backbone": backbone["name"],
+        "backbone_source": str(backbone["source"]),
+        "encoder": encoder["name"],
+        "encoder_source": str(encoder["source"]),
+        "prompt": hparams["prompt"],
+        "chat_template": hparams["chat_template"],
+        "downsampling": hparams["downsampling"],
+    }
+
+
+def build_model(hparams, prompt, removed=None, device="cpu", encoder=None):
+    """A speech LLM as the settings say, its baseline's parts put in.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: load_encoder, load_decoder, downsampling,
+        projector_hidden, speech_markers, baseline.
+    prompt : speechbrain_ext.prompt.Prompt
+        What stands around the speech.
+    removed : Block, iterable of int or None
+        Layers to leave out.
+    device : str
+        Where the weights go.
+    encoder : speechbrain_ext.encoder.SpeechEncoder or None
+        One that is loaded already; None: load it.
+
+    Returns
+    -------
+    SpeechLLM
+    """
+    if encoder is None:
+        encoder = hparams["load_encoder"](device=device)
+    decoder = hparams["load_decoder"](removed=removed, device=device)
+    width = encoder.width * hparams["downsampling"]
+    projector = Projector(width, decoder.width, hparams["projector_hidden"])
+    markers = (
+        SpeechMarkers(decoder.width) if hparams["speech_markers"] else None
+    )
+    model = SpeechLLM(
+        encoder,
+        projector,
+        decoder,
+        prompt,
+        hparams["downsampling"],
+        markers,
+    )
+    if hparams["baseline"]:
+        load_baseline(model, hparams["baseline"], describe(hparams))
+    return model.to(device)
+
+
+def choose_trained(model, hparams, removed):
+    """Open what this run trains: a baseline's parts, or a healing strategy's.
+
+    Arguments
+    ---------
+    model : SpeechLLM
+        Baseline or pruned.
+    hparams : dict
+        Keys used: adapt_attention, healing, lora.
+    removed : Block, iterable of int or None
+        What was removed; nothing: a baseline.
+
+    Returns
+    -------
+    speechbrain_ext.healing.TrainableSet
+    """
+    if removed:
+        return heal(model, removed, hparams["healing"], hparams["lora"])
+    adapter = None
+    if hparams["adapt_attention"]:
+        adapter = (ATTENTION, range(model.decoder.num_layers))
+    return train_parts(
+        model, projector=True, adapter=adapter, lora=hparams["lora"]
+    )
+
+
+def save_trained(model, run_folder, about):
+    """Write the trained parts and what they belong to.
+
+    Arguments
+    ---------
+    model : SpeechLLM
+        After training.
+    run_folder : str
+        The run's output folder.
+    about : dict
+        This system, as `describe` tells it.
+    """
+    folder = os.path.join(run_folder, TRAINED)
+    os.makedirs(folder, exist_ok=True)
+    save_file(_projector_state(model), os.path.join(folder, PROJECTOR_FILE))
+    if model.decoder.adapter is not None:
+        save_adapter(model.decoder, folder)
+    decoder = model.decoder
+    write_json(
+        os.path.join(folder, SYSTEM_FILE),
+        {
+            **about,
+            "layers": decoder.whole_layers,
+            "kept_layers": list(decoder.kept),
+            "adapter": ADAPTER if decoder.adapter is not None else None,
+        },
+    )
+
+
+def read_system(run_folder):
+    """What a finished run's ``system.json`` says.
+
+    Arguments
+    ---------
+    run_folder : str
+        A baseline's output folder.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run is not finished, or there is none.
+    """
+    path = os.path.join(run_folder, TRAINED, SYSTEM_FILE)
+    if not os.path.isfile(path):
+        name = os.path.basename(os.path.normpath(run_folder))
+        raise FileNotFoundError(
+            f"baseline: {run_folder} holds no trained system ({path} is not "
+            f"there). Train it first: python train.py hparams/{name}.yaml "
+            "(with the same results_folder), or give another folder with "
+            "--baseline."
+        )
+    with open(path, encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def load_baseline(model, run_folder, about):
+    """Put a baseline's projector and adapter into a whole or pruned model.
+
+    An adapter is folded into the weights of the layers that are left: what
+    heals on top of it is then the only adapter.
+
+    Arguments
+    ---------
+    model : SpeechLLM
+        Gets the parts, in place.
+    run_folder : str
+        The baseline's output folder.
+    about : dict
+        This system, as `describe` tells it.
+
+    Raises
+    ------
+    ValueError
+        If the baseline was trained for another backbone or projector.
+    """
+    system = read_system(run_folder)
+    decoder = model.decoder
+    for key, ours in about.items():
+        if key in MUST_AGREE and system[key] != ours:
+            raise ValueError(
+                f"{key}: {ours!r}, but the baseline in {run_folder} was "
+                f"trained with {system[key]!r}. Use the same, or train "
+                "another baseline."
+            )
+    if system["layers"] != decoder.whole_layers:
+        raise ValueError(
+            f"baseline: {run_folder} was trained on {system['backbone']} with "
+            f"{system['layers']} layers; this backbone has "
+            f"{decoder.whole_layers}. Give a baseline of the same backbone."
+        )
+    folder = os.path.join(run_folder, TRAINED)
+    path = os.path.join(folder, PROJECTOR_FILE)
+    state, ours = load_file(path), _projector_state(model)
+    for name in sorted(set(state) | set(ours)):
+        theirs = tuple(state[name].shape) if name in state else None
+        wanted = tuple(ours[name].shape) if name in ours else None
+        if theirs != wanted:
+            raise ValueError(
+                f"{path}: {name} has shape {theirs}, this model wants "
+                f"{wanted}. The baseline has another encoder, downsampling, "
+                "projector_hidden or speech_markers."
+            )
+    for name, value in state.items():
+        ours[name].copy_(value)
+    if system["adapter"]:
+        load_adapter(
+            decoder,
+            os.path.join(folder, system["adapter"]),
+            kept=decoder.kept,
+            merge=True,
+        )
+
+
+def _projector_state(model):
+    """Tensors of projector and markers by name, sharing their memory."""
+    state = {
+        f"projector.{k}": v for k, v in model.projector.state_dict().items()
+    }
+    if model.markers is not None:
+        markers = model.markers.state_dict()
+        state.update({f"markers.{k}": v for k, v in markers.items()})
+    return state

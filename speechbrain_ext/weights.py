@@ -1,0 +1,84 @@
+"""Find and open the weight files of a Hugging Face model, lazily.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+import os
+
+import torch
+from safetensors import safe_open
+from transformers.utils import cached_file
+
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BIN = "pytorch_model.bin"
+BIN_INDEX = "pytorch_model.bin.index.json"
+
+
+def weight_files(source, revision=None):
+    """Which file of a model holds which tensor.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    dict
+        File name to list of tensor names; None instead of the list for a
+        file that is not sharded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no weight file is found.
+    """
+    for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (BIN, BIN_INDEX)):
+        if fetch_file(source, single, revision, missing_ok=True):
+            return {single: None}
+        index_path = fetch_file(source, index, revision, missing_ok=True)
+        if index_path:
+            with open(index_path, encoding="utf-8") as stream:
+                weight_map = json.load(stream)["weight_map"]
+            files = {}
+            for tensor, name in weight_map.items():
+                files.setdefault(name, []).append(tensor)
+            return files
+    raise FileNotFoundError(
+        f"{source} holds no weights: neither {SAFETENSORS} nor {BIN}, whole "
+        "or sharded. Give the folder of a Hugging Face model, or a hub id."
+    )
+
+
+def fetch_file(source, name, revision, missing_ok=False):
+    """Local path of one file of a model, downloaded where need be."""
+    if os.path.isdir(source):
+        path = os.path.join(source, name)
+        if os.path.isfile(path):
+            return path
+        if missing_ok:
+            return None
+        raise FileNotFoundError(
+            f"{path} is listed in the model's index but is not there: the "
+            "folder was cut short. Download the model again."
+        )
+    return cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=not missing_ok,
+    )
+
+
+def open_weights(path):
+    """Pairs of tensor name and lazily read value of one weight file."""
+    if path.endswith(".safetensors"):
+        weights = safe_open(path, framework="pt", device="cpu")
+        return [(name, weights.get_slice(name)) for name in weights.keys()]
+    weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return list(weights.items())
