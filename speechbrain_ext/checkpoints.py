@@ -6,6 +6,7 @@ Authors
 
 import os
 import random
+import shutil
 
 import numpy as np
 import torch
@@ -39,7 +40,17 @@ class AtomicCheckpointer(Checkpointer):
     def save_checkpoint(self, *args, **kwargs):
         """As the parent's; the folder appears under its name at the end."""
         self._sweep()
-        written = super().save_checkpoint(*args, **kwargs)
+        try:
+            written = super().save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its writer.
+            free = shutil.disk_usage(self.checkpoints_dir).free
+            raise OSError(
+                f"{self.checkpoints_dir}: the checkpoint could not be "
+                f"written ({error}); {free / 2**20:.0f} MiB are free there. "
+                "The one before it is intact: make room and type the same "
+                "command again."
+            ) from error
         if written is None:
             return None
         for path in written.path.iterdir():

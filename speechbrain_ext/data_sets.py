@@ -53,6 +53,42 @@ def durations(dataset):
     return [float(dataset.data[i]["duration"]) for i in dataset.data_ids]
 
 
+def refuse_too_long(datasets, encoder, skip=False):
+    """Find utterances that the encoder does not take, before long work.
+
+    Arguments
+    ---------
+    datasets : dict
+        As in `all_sets`; changed in place with `skip`.
+    encoder : speechbrain_ext.encoder.SpeechEncoder
+        Tells how much it takes.
+    skip : bool
+        Leave them out, and say so, instead of refusing.
+
+    Raises
+    ------
+    ValueError
+        Naming them, if there are some.
+    """
+    if encoder.max_samples is None:
+        return
+    limit = encoder.max_samples / encoder.sample_rate
+    for name, dataset in all_sets(datasets).items():
+        seconds = dict(zip(dataset.data_ids, durations(dataset)))
+        bad = [i for i, length in seconds.items() if length > limit]
+        if not bad:
+            continue
+        told = ", ".join(f"{i} ({seconds[i]:.1f} s)" for i in bad[:10])
+        if not skip:
+            raise ValueError(
+                f"{name}: {len(bad)} utterances are longer than the "
+                f"{limit:.1f} s that {encoder.name} takes: {told}. Leave them "
+                "out with --skip_bad True, or take another encoder."
+            )
+        print(f"{name}: left out as longer than {limit:.1f} s: {told}")
+        dataset.data_ids = [i for i in dataset.data_ids if i not in set(bad)]
+
+
 def texts(dataset):
     """Target texts of a set, as the decoder is to say them (list of str)."""
     with dataset.output_keys_as(["target"]):
@@ -81,6 +117,8 @@ def use_cached_features(datasets, folder, encoder, downsampling):
             encoder=encoder,
             k=downsampling,
             items=[(i, dataset.data[i]["wav"]) for i in dataset.data_ids],
+            # A CPU is half again as fast on batches that fit its caches.
+            batch_seconds=30.0 if encoder.device.type == "cpu" else 120.0,
         )
         run_on_main(FeatureCache.build, kwargs=build)
         cache = FeatureCache.build(**build, progress=False)

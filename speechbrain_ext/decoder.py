@@ -60,10 +60,10 @@ class Decoder(torch.nn.Module):
         """PEFT's handle on the adapters inside `lm` (PeftModel or None)."""
         return self._adapter
 
-    @adapter.setter
-    def adapter(self, adapter):
-        # Its layers are already part of `lm`: registered as a submodule,
-        # each parameter would be counted and saved twice.
+    def use_adapter(self, adapter):
+        """Remember PEFT's handle (PeftModel or None)."""
+        # Not a property's setter: torch registers any module that is
+        # assigned, and its layers are already part of `lm`.
         object.__setattr__(self, "_adapter", adapter)
 
     @classmethod

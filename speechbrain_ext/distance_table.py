@@ -12,7 +12,6 @@ import numpy as np
 from speechbrain_ext.pruning import Block
 from speechbrain_ext.results import write_json
 
-# What must agree before one model's table may prune another's layers.
 FORMAT = "speechbrain_ext.redundancy/1"
 
 
@@ -160,7 +159,7 @@ class RedundancyTable:
             ) from error
 
     def check_model(self, num_layers, name, path="the table"):
-        """Refuse the table if it is of a decoder of another depth.
+        """Refuse the table if it was measured on another model.
 
         Arguments
         ---------
@@ -174,15 +173,15 @@ class RedundancyTable:
         Raises
         ------
         ValueError
-            If the depths differ.
+            If depths or names differ.
         """
-        if num_layers != self.num_layers:
-            model = self.provenance.get("model", "another model")
+        model = self.provenance.get("model", name)
+        if num_layers != self.num_layers or model != name:
             raise ValueError(
                 f"path_from: {path} was measured on {model} with "
-                f"{self.num_layers} layers, but {name} has {num_layers}. "
-                "Give a table of this backbone, or path_from: text to "
-                "measure one."
+                f"{self.num_layers} layers, but this run prunes {name} with "
+                f"{num_layers}. Give a table of this backbone, or path_from: "
+                "text to measure one."
             )
 
 

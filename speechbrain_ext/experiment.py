@@ -20,7 +20,11 @@ from speechbrain.utils.distributed import (
 from transformers import AutoTokenizer
 
 from speechbrain_ext.brain import SpeechLLMBrain
-from speechbrain_ext.data_sets import texts, use_cached_features
+from speechbrain_ext.data_sets import (
+    refuse_too_long,
+    texts,
+    use_cached_features,
+)
 from speechbrain_ext.decoder import decoder_config
 from speechbrain_ext.healing import TrainableSet
 from speechbrain_ext.paths import (
@@ -106,6 +110,7 @@ class Experiment:
         then on.
         """
         encoder = self.hparams["load_encoder"](device=self.device)
+        refuse_too_long(self.datasets, encoder, self.hparams["skip_bad"])
         if self.hparams["cache_features"]:
             use_cached_features(
                 self.datasets,

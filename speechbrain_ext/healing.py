@@ -252,7 +252,7 @@ def add_adapter(decoder, modules, layers, lora=None, name=ADAPTER):
         base_model_name_or_path=decoder.source,
         task_type="CAUSAL_LM",
     )
-    decoder.adapter = get_peft_model(decoder.lm, config, adapter_name=name)
+    decoder.use_adapter(get_peft_model(decoder.lm, config, adapter_name=name))
 
 
 def save_adapter(decoder, folder):
@@ -312,7 +312,7 @@ def load_adapter(decoder, folder, kept=None, merge=False):
             f"{folder}: the adapter does not fit this decoder "
             f"({report.unexpected_keys[0]}). It was made for another model."
         )
-    decoder.adapter = adapter
+    decoder.use_adapter(adapter)
     if merge:
         decoder.lm = adapter.merge_and_unload()
-        decoder.adapter = None
+        decoder.use_adapter(None)

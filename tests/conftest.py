@@ -36,9 +36,7 @@ from transformers import (
 
 torch.set_num_threads(1)
 
-RECIPE = (
-    Path(__file__).parent.parent / "recipes" / "LibriSpeech/ASR/SpeechLLM"
-)
+RECIPE = Path(__file__).parent.parent / "recipes" / "LibriSpeech/ASR/SpeechLLM"
 LAYERS = 5
 END, BEGIN = "<|end|>", "<|begin|>"
 CHAT = (
@@ -52,7 +50,7 @@ SIZES = dict(
     num_hidden_layers=LAYERS,
     num_attention_heads=4,
     num_key_value_heads=2,
-    initializer_range=0.25,
+    initializer_range=0.18,
     max_position_embeddings=512,
 )
 # Kind: model class, configuration class, tied, begins with a BOS token.

@@ -136,9 +136,7 @@ def test_sliding_layers_keep_their_kind(tmp_path):
 def test_saved_and_reloaded(kind, tied, ids, tmp_path):
     source = make_decoder(kind, tmp_path / "m", tie_word_embeddings=tied)
     pruned = load_pruned(source, Block(1, 2)).eval()
-    assert (
-        pruned.lm_head.weight is pruned.model.embed_tokens.weight
-    ) == tied
+    assert (pruned.lm_head.weight is pruned.model.embed_tokens.weight) == tied
     pruned.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
     assert again.config.num_hidden_layers == len(again.model.layers) == 3

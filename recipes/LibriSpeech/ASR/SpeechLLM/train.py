@@ -112,6 +112,7 @@ def prepare_experiment(argv):
             + hparams["test_splits"],
             "skip_prep": hparams["skip_prep"],
             "skip_bad": hparams["skip_bad"],
+            "check_audio": hparams["check_audio"],
         },
     )
     prompt = load_prompt(hparams)

@@ -1,0 +1,97 @@
+"""Every YAML of the LibriSpeech recipe, against the real models' configs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from speechbrain_ext.hparams import ConfigError, load_hparams
+from speechbrain_ext.hparams_rules import speechllm_rules
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "tests/published_configs"
+HPARAMS = ROOT / "recipes/LibriSpeech/ASR/SpeechLLM/hparams"
+# YAML, config, layers, width, removed, the paper's percentage (Table 1).
+TABLE_1 = [
+    ("qwen7b", "qwen2.5-7b", 28, 3584, 8, 28.6),
+    ("qwen7b_lora", "qwen2.5-7b", 28, 3584, 5, 17.9),
+    ("qwen3b", "qwen2.5-3b", 36, 2048, 11, 30.6),
+    ("qwen1.5b", "qwen2.5-1.5b", 28, 1536, 7, 25.0),
+    ("llama8b", "llama3.1-8b", 32, 4096, 14, 43.8),
+    ("llama3b", "llama3.2-3b", 28, 3072, 11, 39.3),
+    ("llama1b", "llama3.2-1b", 16, 2048, 1, 6.3),
+]
+
+
+def load(name, config, tmp_path, monkeypatch, **overrides):
+    monkeypatch.chdir(HPARAMS.parent)
+    overrides = {
+        "data_folder": "/data",
+        "results_folder": str(tmp_path),
+        "backbone.source": str(CONFIGS / config),
+        "speech_encoder.source": str(CONFIGS / "wavlm-large"),
+        **overrides,
+    }
+    return load_hparams(f"hparams/{name}.yaml", overrides, [speechllm_rules])
+
+
+@pytest.mark.parametrize(
+    "name, config, layers, width, removed, per_cent", TABLE_1
+)
+def test_pairs_of_table_1(
+    name, config, layers, width, removed, per_cent, tmp_path, monkeypatch
+):
+    whole = load(name, config, tmp_path, monkeypatch)
+    os.makedirs(tmp_path / name, exist_ok=True)
+    pruned = load(f"{name}_prune", config, tmp_path, monkeypatch)
+    published = AutoConfig.from_pretrained(pruned["backbone"]["source"])
+    assert published.num_hidden_layers == layers
+    assert published.hidden_size == width
+    assert whole["prune_layers"] == 0 and not whole["baseline"]
+    assert pruned["prune_layers"] == removed
+    assert round(100 * removed / layers + 1e-9, 1) == per_cent
+    # The pruned run takes the parts of the very baseline beside it.
+    assert pruned["baseline"] == whole["output_folder"]
+    assert pruned["backbone"]["name"] == whole["backbone"]["name"]
+    assert pruned["healing"] == "both"
+    assert whole["adapt_attention"] == name.endswith("_lora")
+    assert not pruned["adapt_attention"]
+    assert pruned["load_decoder"].keywords["source"] == str(CONFIGS / config)
+
+
+def test_no_yaml_is_left_out(tmp_path, monkeypatch):
+    named = {name + end for name, *_ in TABLE_1 for end in ("", "_prune")}
+    named |= {"train", "mini", "mini_prune"}
+    assert named == {path.stem for path in HPARAMS.glob("*.yaml")}
+    for name in ("train", "mini"):
+        load(name, "qwen2.5-7b", tmp_path, monkeypatch)
+
+
+def test_mini_reads_the_shipped_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(HPARAMS.parent)
+    os.makedirs(tmp_path / "mini")
+    hparams = load_hparams(
+        "hparams/mini_prune.yaml",
+        {"data_folder": "/data", "results_folder": str(tmp_path)},
+        [speechllm_rules],
+    )
+    config = AutoConfig.from_pretrained(hparams["backbone"]["source"])
+    assert config.num_hidden_layers == 12
+    assert hparams["prune_layers"] * 6 == config.num_hidden_layers
+
+
+def test_depth_without_a_receiving_layer_is_refused(tmp_path, monkeypatch):
+    os.makedirs(tmp_path / "qwen7b")
+    with pytest.raises(ConfigError, match="choose 1 to 27"):
+        load(
+            "qwen7b_prune", "qwen2.5-7b", tmp_path, monkeypatch, prune_layers=28
+        )
+
+
+def test_swapping_the_backbone_is_one_line(tmp_path, monkeypatch):
+    file = HPARAMS / "models/backbones/llama3.2-3b.yaml"
+    hparams = load(
+        "qwen7b", "llama3.2-3b", tmp_path, monkeypatch, backbone=str(file)
+    )
+    assert hparams["backbone"]["name"] == "Llama-3.2-3B"
