@@ -6,6 +6,10 @@ Authors
 
 import torch
 
+# Groups of a Parquet file that training draws from at a time: enough to mix
+# utterances well, few enough to stay in memory.
+MIXED_GROUPS = 16
+
 
 class StepBatchSampler(torch.utils.data.Sampler):
     """Shuffled batches that follow from the step's number alone.
@@ -34,6 +38,10 @@ class StepBatchSampler(torch.utils.data.Sampler):
         Number of processes.
     seed : int
         Of the permutations.
+    groups : list or None
+        Which group (of a file that is read by groups) each utterance is in:
+        the permutations then take the groups in a random order, and mix the
+        utterances of `MIXED_GROUPS` of them at a time.
 
     Raises
     ------
@@ -43,7 +51,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
     Example
     -------
     >>> list(StepBatchSampler(size=4, batch_size=2, steps=2, seed=0))
-    [[2, 0], [1, 3]]
+    [[0, 1], [3, 2]]
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
         rank=0,
         world_size=1,
         seed=0,
+        groups=None,
     ):
         if size < 1:
             raise ValueError("No utterance to train on: the data are empty.")
@@ -67,6 +76,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
+        self.groups = groups
         self._epoch = None
         self._order = None
 
@@ -91,9 +101,48 @@ class StepBatchSampler(torch.utils.data.Sampler):
             generator = torch.Generator().manual_seed(
                 (self.seed * 1_000_003 + epoch) % 2**63
             )
-            self._order = torch.randperm(self.size, generator=generator)
+            if self.groups is None:
+                self._order = torch.randperm(self.size, generator=generator)
+            else:
+                self._order = by_group(self.groups, generator)
             self._epoch = epoch
         return int(self._order[place])
+
+
+def by_group(groups, generator, mixed=MIXED_GROUPS):
+    """A permutation that stays within a few groups at a time.
+
+    Arguments
+    ---------
+    groups : list
+        The group of each utterance, anything hashable.
+    generator : torch.Generator
+        Random numbers.
+    mixed : int
+        How many groups are mixed.
+
+    Returns
+    -------
+    torch.Tensor
+        Every index once, int64.
+
+    Example
+    -------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> by_group(["a", "b", "a", "b"], generator, mixed=1).tolist()
+    [2, 0, 3, 1]
+    """
+    members = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    members = list(members.values())
+    order = torch.randperm(len(members), generator=generator).tolist()
+    parts = []
+    for first in range(0, len(order), mixed):
+        some = [i for o in order[first : first + mixed] for i in members[o]]
+        mix = torch.randperm(len(some), generator=generator)
+        parts.append(torch.tensor(some)[mix])
+    return torch.cat(parts)
 
 
 def by_duration(durations, batch_size, rank=0, world_size=1):

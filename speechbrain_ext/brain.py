@@ -8,6 +8,7 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import math
 import time
 
 import speechbrain as sb
@@ -101,15 +102,18 @@ class SpeechLLMBrain(EvaluationBrain):
             {"params": self.trainable.parameters(part), "peak": rates[part]}
             for part in self.trainable.parts
         ]
+        if not groups:  # an unhealed model: torch wants something to train
+            return
         self.optimizer = torch.optim.Adam(
             groups, lr=0.0, betas=tuple(self.hparams.adam_betas)
         )
         self.optimizers_dict = {"optimizer": self.optimizer}
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("optimizer", self.optimizer)
+            # First the weights, whose loading tells what does not fit.
             self.checkpointer.add_recoverable(
                 "trained", TrainableState(self.trainable)
             )
+            self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
     def fit_step(self, batches):
         """One optimiser step over one or more accumulated batches.
@@ -159,8 +163,13 @@ class SpeechLLMBrain(EvaluationBrain):
             if self.world_size > 1:
                 torch.distributed.all_reduce(parameter.grad)
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, self.hparams.max_grad_norm)
-        self.scaler.step(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            parameters, self.hparams.max_grad_norm
+        )
+        # One step with NaN would spoil the weights for ever. (A scaler that
+        # is at work looks for itself.)
+        if self.scaler.is_enabled() or norm.isfinite():
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
@@ -171,7 +180,8 @@ class SpeechLLMBrain(EvaluationBrain):
         Arguments
         ---------
         train_set : DynamicItemDataset
-            With id, target_ids, and sig or features.
+            With id, target_ids, and sig or features; an attribute `groups`
+            says which utterances are read together (`StepBatchSampler`).
         valid_set : DynamicItemDataset or None
             Scored by its negative log-likelihood every `valid_interval`
             steps and at the end.
@@ -197,8 +207,10 @@ class SpeechLLMBrain(EvaluationBrain):
             began = time.monotonic()
             loss = self.fit_step(batches)
             self.train_seconds += time.monotonic() - began
-            self._loss_since[0] += loss
-            self._loss_since[1] += 1
+            if math.isfinite(loss):
+                self.nonfinite_count = 0
+                self._loss_since[0] += loss
+                self._loss_since[1] += 1
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
             self._after_step(steps, valid_set)
@@ -225,6 +237,7 @@ class SpeechLLMBrain(EvaluationBrain):
             rank=self.rank,
             world_size=self.world_size,
             seed=self.hparams.seed,
+            groups=getattr(train_set, "groups", None),
         )
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):
@@ -237,7 +250,7 @@ class SpeechLLMBrain(EvaluationBrain):
         if last or step % self.hparams.valid_interval == 0:
             entry = {
                 "step": step,
-                "train_loss": self._loss_since[0] / self._loss_since[1],
+                "train_loss": self._loss_since[0] / max(self._loss_since[1], 1),
             }
             self._loss_since = [0.0, 0]
             if valid_set is not None:

@@ -95,7 +95,41 @@ def texts(dataset):
         return [row["target"] for row in dataset]
 
 
-def use_cached_features(datasets, folder, encoder, downsampling):
+def check_lengths(datasets, encoder):
+    """Refuse, before anything long, utterances that the encoder cannot take.
+
+    Arguments
+    ---------
+    datasets : dict
+        As in `all_sets`.
+    encoder : speechbrain_ext.encoder.SpeechEncoder
+        Knows its limits.
+
+    Raises
+    ------
+    ValueError
+        Names the first few of them.
+    """
+    faults = []
+    for dataset in all_sets(datasets).values():
+        for name, seconds in zip(dataset.data_ids, durations(dataset)):
+            try:
+                samples = round(seconds * encoder.sample_rate)
+                encoder.check_length(samples, name)
+            except ValueError as error:
+                faults.append(str(error))
+    if faults:
+        more = len(faults) - 5
+        more = f"\n  - and {more} more" if more > 0 else ""
+        lines = "".join(f"\n  - {fault}" for fault in faults[:5])
+        raise ValueError(
+            f"{len(faults)} utterances cannot be used:{lines}{more}"
+        )
+
+
+def use_cached_features(
+    datasets, folder, encoder, downsampling, resample=False
+):
     """Let sets give features instead of waveforms, each computed once.
 
     Arguments
@@ -108,6 +142,8 @@ def use_cached_features(datasets, folder, encoder, downsampling):
         Computes what is missing.
     downsampling : int
         k, frames of one speech token.
+    resample : bool
+        Convert audio of another rate instead of refusing it.
     """
     for name, dataset in all_sets(datasets).items():
         build = dict(
@@ -117,6 +153,7 @@ def use_cached_features(datasets, folder, encoder, downsampling):
             encoder=encoder,
             k=downsampling,
             items=[(i, dataset.data[i]["wav"]) for i in dataset.data_ids],
+            resample=resample,
             # A CPU is half again as fast on batches that fit its caches.
             batch_seconds=30.0 if encoder.device.type == "cpu" else 120.0,
         )

@@ -11,8 +11,9 @@ Authors
 import os
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoTokenizer
 
+from speechbrain_ext.greedy import first_best, greedy  # noqa: F401
 from speechbrain_ext.prompt import IGNORE
 from speechbrain_ext.pruning import base_model, kept_layers, load_pruned
 
@@ -21,14 +22,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-# How often decoding asks a GPU whether every row has ended: asking waits for
-# the card, and a few tokens too many cost less.
-CHECK_EVERY = {"cpu": 1}
-CHECK_ELSEWHERE = 8
-
-# Rows that ended leave the batch once they are this share of it.
-COMPACT_FROM = 0.25
 
 
 class Decoder(torch.nn.Module):
@@ -124,6 +117,9 @@ class Decoder(torch.nn.Module):
                 module.attention_dropout = 0.0
         if gradient_checkpointing:
             lm.gradient_checkpointing_enable({"use_reentrant": False})
+            # Only reentrant checkpoints need an input with a gradient; here
+            # it would be computed through every layer, for nothing.
+            lm.disable_input_require_grads()
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         return cls(lm, tokenizer, source, kept_layers(removed, whole))
 
@@ -205,106 +201,9 @@ class Decoder(torch.nn.Module):
         logits_NV = self.lm.lm_head(h_BQD[wanted_BQ])
         return logits_NV, sequence.labels_BQ[wanted_BQ]
 
-    @torch.no_grad()
-    def greedy(self, sequence, limits_B):
-        """Greedy decoding with a key-value cache, a batch at a time.
-
-        Each row stops at its own end token or its own limit; rows that ended
-        leave the batch, and the batch ends with its last row.
-
-        Arguments
-        ---------
-        sequence : speechbrain_ext.prompt.Sequence
-            Rows up to the end of the prompt, padded on the left.
-        limits_B : torch.Tensor
-            Most tokens each row may say (int64).
-
-        Returns
-        -------
-        list of list of int
-            A row's tokens, the end token (if it came) left out.
-        """
-        stops = torch.tensor(self.stop_ids, device=self.device)
-        limits_B = limits_B.to(self.device)
-        longest = int(limits_B.max()) if len(limits_B) else 0
-        said = limits_B.new_full((len(limits_B), longest), -1)
-        rows = torch.arange(len(limits_B), device=self.device)
-        ended = limits_B <= 0
-        mask, positions = sequence.mask_BQ, sequence.positions_BQ
-        inputs = {"inputs_embeds": sequence.embeds_BQD}
-        cache = DynamicCache(config=self.lm.config)
-        every = CHECK_EVERY.get(self.device.type, CHECK_ELSEWHERE)
-        for step in range(longest):
-            h_BQD = base_model(self.lm)(
-                **inputs,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            token_B = first_best(self.lm.lm_head(h_BQD[:, -1]))
-            said[rows, step] = token_B
-            ended = ended | torch.isin(token_B, stops)
-            ended = ended | (limits_B[rows] <= step + 1)
-            positions = positions[:, -1:] + 1
-            if (step + 1) % every == 0:
-                share = ended.float().mean().item()
-                if share == 1.0:
-                    break
-                if share >= COMPACT_FROM:
-                    stay = (~ended).nonzero()[:, 0]
-                    cache.batch_select_indices(stay)
-                    rows, token_B, ended = (
-                        rows[stay],
-                        token_B[stay],
-                        ended[stay],
-                    )
-                    mask, positions = mask[stay], positions[stay]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            inputs = {"input_ids": token_B[:, None]}
-        return _cut(said, limits_B, stops)
-
-
-def _cut(said, limits_B, stops):
-    """Each row's tokens up to its first stop token or its limit."""
-    stops = set(stops.tolist())
-    texts = []
-    for row, limit in zip(said.tolist(), limits_B.tolist()):
-        row = row[:limit]
-        ends = (place for place, token in enumerate(row) if token in stops)
-        texts.append(row[: next(ends, len(row))])
-    return texts
-
-
-def first_best(logits_BV):
-    """The best id of each row; among equals, the smallest.
-
-    ``argmax`` does not promise which of several equal maxima it takes, and
-    equal logits come out a rounding apart in batches of different size.
-
-    Arguments
-    ---------
-    logits_BV : torch.Tensor
-        Scores.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape ``[B]``, int64.
-
-    Example
-    -------
-    >>> first_best(torch.tensor([[0.0, 2.0, 2.0]]))
-    tensor([1])
-    """
-    logits_BV = logits_BV.float()
-    best_B = logits_BV.max(dim=-1, keepdim=True).values
-    slack_B = 4 * torch.finfo(torch.float32).eps * best_B.abs()
-    # max() of a 0/1 tensor on equal entries is not ordered either: weight
-    # the candidates so that the smallest id is the only maximum.
-    size = logits_BV.shape[-1]
-    rank_V = torch.arange(size, 0, -1, device=logits_BV.device)
-    return ((logits_BV >= best_B - slack_B) * rank_V).argmax(dim=-1)
+    def greedy(self, sequence, limits_B, on_rows=None):
+        """Greedy decoding of a batch; see `speechbrain_ext.greedy.greedy`."""
+        return greedy(self.lm, sequence, limits_B, self.stop_ids, on_rows)
 
 
 def check_source(source):

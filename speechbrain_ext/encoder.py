@@ -28,21 +28,20 @@ Authors
 import hashlib
 import json
 import logging
-import math
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    WhisperFeatureExtractor,
+
+from speechbrain_ext.encoder_cores import WaveformCore, WhisperCore
+from speechbrain_ext.encoder_source import (
+    dtype_of,
+    load_config,
+    load_extractor,
+    load_model,
+    normalises,
 )
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils import logging as hf_logging
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +51,6 @@ warnings.filterwarnings(
     "ignore", message="Support for mismatched key_padding_mask"
 )
 
-WAVEFORM_KINDS = ("wavlm", "wav2vec2", "hubert")
-KINDS = (*WAVEFORM_KINDS, "whisper")
-
 
 class SpeechEncoder(torch.nn.Module):
     """A frozen speech encoder; built with `from_source`.
@@ -62,7 +58,7 @@ class SpeechEncoder(torch.nn.Module):
     Arguments
     ---------
     core : torch.nn.Module
-        `_WaveformCore` or `_WhisperCore`.
+        `WaveformCore` or `WhisperCore`.
     source, kind, revision : str
         Where it comes from, for messages and results.
     long_audio : str
@@ -155,17 +151,17 @@ class SpeechEncoder(torch.nn.Module):
             No such source, not a speech encoder, weights absent or of other
             shapes, or an option without meaning; with the mend.
         """
-        config = _load_config(source, revision, kind)
-        dtype = _dtype_of(dtype)
-        model = _load_model(source, config, dtype, revision)
-        extractor = _load_extractor(source, config, revision)
+        config = load_config(source, revision, kind)
+        dtype = dtype_of(dtype)
+        model = load_model(source, config, dtype, revision)
+        extractor = load_extractor(source, config, revision)
         if config.model_type == "whisper":
-            core = _WhisperCore(model, extractor)
+            core = WhisperCore(model, extractor)
             normalise_input = bool(normalise_input)
         else:
-            core = _WaveformCore(model, extractor)
+            core = WaveformCore(model, extractor)
             if normalise_input is None:
-                normalise_input = _normalises(source, config, extractor)
+                normalise_input = normalises(source, config, extractor)
         encoder = cls(
             core,
             source,
@@ -401,262 +397,3 @@ def concatenate_frames(x_BTE, frames_B, k):
     past_BT = time_T >= frames_B[:, None]
     x_BTE = x_BTE.masked_fill(past_BT[..., None], 0)
     return x_BTE.view(batch, tokens, k * width), (frames_B + k - 1) // k
-
-
-class _WaveformCore(torch.nn.Module):
-    """WavLM, wav2vec 2.0, HuBERT: convolutions over the waveform itself."""
-
-    max_samples = None
-    preprocessing = None
-
-    def __init__(self, model, extractor):
-        super().__init__()
-        config = model.config
-        self.model = model
-        self.width = config.hidden_size
-        self.sample_rate = getattr(extractor, "sampling_rate", 16000)
-        self.windows = list(
-            zip(config.conv_kernel, config.conv_stride, strict=True)
-        )
-        self.hop = math.prod(config.conv_stride)
-        self.min_samples = 1
-        for kernel, stride in reversed(self.windows):
-            self.min_samples = (self.min_samples - 1) * stride + kernel
-        self.masked_norm = None
-        if config.feat_extract_norm == "group":
-            layer = model.feature_extractor.conv_layers[0]
-            layer.layer_norm = _MaskedTimeNorm(layer.layer_norm)
-            self.masked_norm = layer.layer_norm
-
-    def frames(self, samples):
-        for kernel, stride in self.windows:
-            samples = (samples - kernel) // stride + 1
-        return max(samples, 0)
-
-    def padded(self, samples):
-        return samples
-
-    def forward(self, wav_BN, lengths):
-        lengths_B = torch.tensor(lengths, device=wav_BN.device)
-        if self.masked_norm is not None:
-            kernel, stride = self.windows[0]
-            self.masked_norm.frames_B = (lengths_B - kernel) // stride + 1
-        mask_BN = None
-        if min(lengths) < wav_BN.shape[1]:
-            time_N = torch.arange(wav_BN.shape[1], device=wav_BN.device)
-            mask_BN = (time_N < lengths_B[:, None]).long()
-        # With the mask the model zeroes frames past the end before its
-        # positional convolution, and does not attend to them.
-        wav_BN = wav_BN.to(next(self.model.parameters()).dtype)
-        return self.model(wav_BN, attention_mask=mask_BN).last_hidden_state
-
-
-class _MaskedTimeNorm(torch.nn.Module):
-    """GroupNorm with a group per channel, over an utterance's own frames.
-
-    The "group" feature extractors (WavLM Base, wav2vec 2.0 Base, HuBERT Base)
-    normalise each channel over time; the original counts the padding in.
-    """
-
-    def __init__(self, norm):
-        super().__init__()
-        assert norm.num_groups == norm.num_channels
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.frames_B = None
-
-    def forward(self, x_BCT):
-        frames_B11 = self.frames_B[:, None, None]
-        time_T = torch.arange(x_BCT.shape[-1], device=x_BCT.device)
-        past_B1T = time_T >= frames_B11
-        values = x_BCT.float().masked_fill(past_B1T, 0)
-        mean = values.sum(-1, keepdim=True) / frames_B11
-        values = (values - mean).masked_fill_(past_B1T, 0)
-        variance = values.square().sum(-1, keepdim=True) / frames_B11
-        values = values * torch.rsqrt(variance + self.eps)
-        scale, shift = self.weight[:, None], self.bias[:, None]
-        return (values * scale + shift).to(x_BCT.dtype)
-
-
-class _WhisperCore(torch.nn.Module):
-    """Whisper's encoder on log-mel features.
-
-    As it was trained: the waveform is padded with silence to the full window
-    (30 s) and the encoder attends to all of it. Only the frames that cover
-    the utterance are kept.
-    """
-
-    min_samples = 1
-
-    def __init__(self, model, extractor):
-        super().__init__()
-        config = model.config
-        self.model = model
-        self.width = config.d_model
-        self.sample_rate = extractor.sampling_rate
-        self.n_fft, self.mel_hop = extractor.n_fft, extractor.hop_length
-        # The second convolution halves the rate.
-        self.hop = 2 * self.mel_hop
-        self.max_samples = config.max_source_positions * self.hop
-        self.preprocessing = {"n_fft": self.n_fft, "hop": self.mel_hop}
-        filters = torch.tensor(extractor.mel_filters.T, dtype=torch.float32)
-        window = torch.hann_window(self.n_fft)
-        self.register_buffer("filters_MF", filters, persistent=False)
-        self.register_buffer("window", window, persistent=False)
-
-    def frames(self, samples):
-        return -(-samples // self.hop)
-
-    def padded(self, samples):
-        return self.max_samples
-
-    def log_mel(self, wav_BN):
-        """[B, mel bins, frames]; the ceiling is each utterance's own."""
-        wav_BN = F.pad(wav_BN, (0, self.max_samples - wav_BN.shape[1]))
-        spectrum = torch.stft(
-            wav_BN,
-            self.n_fft,
-            self.mel_hop,
-            window=self.window,
-            return_complex=True,
-        )
-        power = spectrum[..., :-1].abs().square()
-        log_mel = (self.filters_MF @ power).clamp(min=1e-10).log10()
-        ceiling_B11 = log_mel.amax(dim=(1, 2), keepdim=True)
-        return (torch.maximum(log_mel, ceiling_B11 - 8.0) + 4.0) / 4.0
-
-    def forward(self, wav_BN, lengths):
-        mel = self.log_mel(wav_BN).to(next(self.model.parameters()).dtype)
-        x_BTE = self.model(mel).last_hidden_state
-        return x_BTE[:, : self.frames(max(lengths))]
-
-
-def _load_config(source, revision, kind):
-    """The source's configuration, or what is wrong with the source."""
-    source = str(source)
-    folder = Path(source).expanduser()
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if not folder.exists() and looks_local:
-        raise FileNotFoundError(
-            f"encoder source {source}: no such folder: give a folder written "
-            "by save_pretrained, or a hub id such as microsoft/wavlm-large"
-        )
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"encoder source {source}: holds no config.json: give a folder "
-            "written by save_pretrained"
-        )
-    try:
-        config = AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"encoder source {source}: neither a readable folder here nor "
-            "a model that the hub gives (is HF_HUB_OFFLINE set? is the name "
-            f"right?): {error}"
-        ) from error
-    found = config.model_type
-    if found not in KINDS:
-        raise ValueError(
-            f"encoder source {source}: a {found} model, not a speech encoder: "
-            f"choose one of the kinds {', '.join(KINDS)}"
-        )
-    if kind is not None and kind != found:
-        raise ValueError(
-            f"kind: {kind}, but {source} is a {found} model: set kind: {found}"
-        )
-    if getattr(config, "add_adapter", False):
-        raise ValueError(
-            f"encoder source {source}: has convolutions on top (add_adapter) "
-            "that mix an utterance with its padding: use the model without"
-        )
-    return config
-
-
-def _load_model(source, config, dtype, revision):
-    """Weights of the encoder alone, straight in the wanted type."""
-    loader = AutoModel
-    if config.model_type == "whisper":
-        # Without layers the decoder's weights are not read.
-        config.decoder_layers = 0
-        if config.architectures == ["WhisperEncoder"]:
-            loader = WhisperEncoder
-    else:
-        # A frozen encoder is never masked; the mask's vector, often absent
-        # from checkpoints, would come out random.
-        config.mask_time_prob = config.mask_feature_prob = 0.0
-    try:
-        with _quiet_loading():
-            model, report = loader.from_pretrained(
-                source,
-                config=config,
-                dtype=dtype,
-                revision=revision,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"encoder source {source}: its weights cannot be loaded: {error}"
-        ) from error
-    missing = sorted(report["missing_keys"])
-    missing = [key for key in missing if not key.startswith("decoder.")]
-    if missing:
-        raise ValueError(
-            f"encoder source {source}: {len(missing)} weights of the encoder "
-            f"are missing, first {missing[0]}: fetch or save it again"
-        )
-    if config.model_type == "whisper" and loader is AutoModel:
-        model = model.encoder
-    return model
-
-
-@contextmanager
-def _quiet_loading():
-    # transformers reports the decoder's unread weights line by line, and
-    # draws a bar; what matters of that report is checked above.
-    level = hf_logging.get_verbosity()
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-def _load_extractor(source, config, revision):
-    """The source's own preprocessing; None where a waveform kind has none."""
-    try:
-        return AutoFeatureExtractor.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
-    except (OSError, ValueError):
-        if config.model_type != "whisper":
-            return None
-        return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
-
-
-def _normalises(source, config, extractor):
-    if extractor is not None:
-        return bool(extractor.do_normalize)
-    guess = config.feat_extract_norm == "layer"
-    logger.warning(
-        "%s has no preprocessor_config.json: normalise_input taken as %s, "
-        "as is usual with feat_extract_norm %s; set it if that is wrong",
-        source,
-        guess,
-        config.feat_extract_norm,
-    )
-    return guess
-
-
-def _dtype_of(dtype):
-    found = dtype
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype.removeprefix("torch."), None)
-    if found not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype: {dtype}: choose float32, bfloat16 or float16")
-    return found

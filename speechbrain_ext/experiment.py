@@ -33,6 +33,7 @@ from speechbrain_ext.paths import (
     measure_text,
     read_path,
     table_file,
+    whose_path,
 )
 from speechbrain_ext.prompt import Prompt
 from speechbrain_ext.results import write_hypotheses
@@ -226,7 +227,7 @@ class Experiment:
             f"Removing layers {block.start} to {block.receiving - 1} of "
             f"{name}'s {self.layers} (path from {wanted})."
         )
-        return block, {"from": wanted, **about}
+        return block, {"from": whose_path(wanted, about), **about}
 
     def measure(self, kind):
         """Measure the baseline's redundancy table and save it.
@@ -249,6 +250,7 @@ class Experiment:
             "model": hparams["backbone"]["name"],
             "encoder": hparams["speech_encoder"]["name"],
             "task": hparams["task"],
+            "run": os.path.basename(os.path.normpath(folder)),
             "data": list(hparams["valid_splits"]),
         }
         began = time.monotonic()

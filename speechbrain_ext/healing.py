@@ -252,7 +252,16 @@ def add_adapter(decoder, modules, layers, lora=None, name=ADAPTER):
         base_model_name_or_path=decoder.source,
         task_type="CAUSAL_LM",
     )
-    decoder.use_adapter(get_peft_model(decoder.lm, config, adapter_name=name))
+    decoder.use_adapter(_wrap(decoder, config, name))
+
+
+def _wrap(decoder, config, name):
+    """PEFT's adapter inside a decoder (PeftModel)."""
+    adapter = get_peft_model(decoder.lm, config, adapter_name=name)
+    # With gradient checkpointing PEFT makes the embeddings need a gradient,
+    # which would then be computed through every layer, for nothing.
+    decoder.lm.disable_input_require_grads()
+    return adapter
 
 
 def save_adapter(decoder, folder):
@@ -268,7 +277,7 @@ def save_adapter(decoder, folder):
     decoder.adapter.save_pretrained(folder, safe_serialization=True)
 
 
-def load_adapter(decoder, folder, kept=None, merge=False):
+def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
     """Put a saved adapter back, also onto fewer layers than it was made for.
 
     Arguments
@@ -282,6 +291,8 @@ def load_adapter(decoder, folder, kept=None, merge=False):
         this one has. The adapter's other layers are left out.
     merge : bool
         Fold the adapter into the weights.
+    name : str
+        PEFT's name for it; several of different names may be loaded.
 
     Raises
     ------
@@ -293,10 +304,17 @@ def load_adapter(decoder, folder, kept=None, merge=False):
     path = os.path.join(folder, "adapter_model.safetensors")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is not there: no adapter was saved.")
-    kept = kept or tuple(range(decoder.num_layers))
-    new_index = {old: new for new, old in enumerate(kept)}
     config = LoraConfig.from_pretrained(folder)
     config.inference_mode = False
+    deepest = max(config.layers_to_transform)
+    if kept is None and deepest >= decoder.num_layers:
+        raise ValueError(
+            f"{folder}: the adapter was made for a decoder of at least "
+            f"{deepest + 1} layers, this one has {decoder.num_layers}. Say "
+            "which of its layers are kept, or give another adapter."
+        )
+    kept = kept or tuple(range(decoder.num_layers))
+    new_index = {old: new for new, old in enumerate(kept)}
     config.layers_to_transform = [
         new_index[old] for old in config.layers_to_transform if old in new_index
     ]
@@ -305,7 +323,7 @@ def load_adapter(decoder, folder, kept=None, merge=False):
         for name, value in load_file(path).items()
     }
     state.pop(None, None)
-    adapter = get_peft_model(decoder.lm, config, adapter_name=ADAPTER)
+    adapter = _wrap(decoder, config, ADAPTER)
     report = set_peft_model_state_dict(adapter, state, ADAPTER)
     if report.unexpected_keys:
         raise ValueError(

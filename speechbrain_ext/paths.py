@@ -203,3 +203,31 @@ def read_path(file, size, num_layers, name):
         "count": table.count,
         **table.provenance,
     }
+
+
+def whose_path(wanted, about):
+    """Whose path a run removed layers by, in a word or two.
+
+    Arguments
+    ---------
+    wanted : str
+        What the settings ask for: "speech", "text", or a table's file.
+    about : dict
+        As `read_path` gives it.
+
+    Returns
+    -------
+    str
+        "speech" or "text" for the system's own; for a table's file its task
+        and input, such as "ASR speech", or the file's name where it does not
+        tell them.
+
+    Example
+    -------
+    >>> whose_path("a/b.json", {"task": "ASR", "input": "speech"})
+    'ASR speech'
+    """
+    if wanted in INPUTS:
+        return wanted
+    told = [str(about[key]) for key in ("task", "input") if about.get(key)]
+    return " ".join(told) if len(told) == 2 else os.path.basename(wanted)

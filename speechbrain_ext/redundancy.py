@@ -216,6 +216,9 @@ def _batch_distances(model, batch, position):
         inputs["attention_mask"] = torch.ones(
             text.shape[:2], dtype=torch.long, device=device
         )
+    lengths = batch.get("prompt_lengths")
+    if lengths is not None:
+        inputs["prompt_lengths"] = torch.as_tensor(lengths, device=device)
     last_B = last_positions(inputs, position)
     inputs.pop("prompt_lengths", None)
     if "position_ids" not in inputs:

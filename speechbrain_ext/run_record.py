@@ -34,6 +34,11 @@ NOT_TRAINING = (
     "test_batch_size",
     "num_workers",
     "skip_prep",
+    "covost_folder",
+    "flac_folder",
+    "check_audio",
+    "prepare_threads",
+    "cache_gigabytes",
     "checkpoint_interval",
 )
 

@@ -7,7 +7,13 @@ Authors
 from speechbrain_ext.results import SetScore
 from speechbrain_ext.scoring import (
     WordErrors,
+    bleu,
+    bleu_counts,
+    bleu_from_sums,
     bootstrap_interval,
+    chrf,
+    chrf_counts,
+    chrf_from_sums,
     wer_counts,
     wer_from_sums,
     word_errors,
@@ -31,17 +37,17 @@ def score_recognition(rows):
 
     Example
     -------
-    >>> rows = [{"id": "a", "reference": "one two", "hypothesis": "one"}]
+    >>> rows = [{"id": "a", "reference": "red dog", "hypothesis": "red"}]
     >>> score_recognition(rows)[0].value
     50.0
     """
     errors = [word_errors(r["reference"], r["hypothesis"]) for r in rows]
     total = sum(errors, WordErrors())
-    interval = bootstrap_interval(wer_counts(errors), wer_from_sums)
+    interval = _interval(wer_counts(errors), wer_from_sums)
     score = SetScore(
         metric="WER",
         value=total.wer,
-        interval=[float(end) for end in interval],
+        interval=interval,
         insertions=total.insertions,
         deletions=total.deletions,
         substitutions=total.substitutions,
@@ -53,3 +59,69 @@ def score_recognition(rows):
         for row, one in zip(rows, errors)
     ]
     return score, rows
+
+
+def score_translation(rows):
+    """BLEU, and chrF beside it, as SacreBLEU gives them.
+
+    Case and punctuation count; nothing is normalised. A line end within a
+    translation becomes a space, so that a text file with a line for each
+    utterance holds what was scored.
+
+    Arguments
+    ---------
+    rows : list of dict
+        id, reference, hypothesis of each utterance.
+
+    Returns
+    -------
+    score : SetScore
+        BLEU with its signature and a 95 % bootstrap interval over
+        utterances; chrF in the same way under ``others``.
+    rows : list of dict
+        The same, each on one line.
+
+    Example
+    -------
+    >>> text = "Das ist ein Haus."
+    >>> rows = [{"id": "a", "reference": text, "hypothesis": text}]
+    >>> score_translation(rows)[0].others["chrF"]["value"]
+    100.0
+    """
+    rows = [
+        {
+            **row,
+            "reference": _one_line(row["reference"]),
+            "hypothesis": _one_line(row["hypothesis"]),
+        }
+        for row in rows
+    ]
+    texts = (
+        [row["hypothesis"] for row in rows],
+        [row["reference"] for row in rows],
+    )
+    first = bleu(*texts)
+    second = chrf(*texts)
+    score = SetScore(
+        metric=first.metric,
+        value=first.value,
+        interval=_interval(bleu_counts(*texts), bleu_from_sums),
+        utterances=len(rows),
+        signature=first.signature,
+    )
+    score.others[second.metric] = {
+        "value": second.value,
+        "interval": _interval(chrf_counts(*texts), chrf_from_sums),
+        "signature": second.signature,
+    }
+    return score, rows
+
+
+def _one_line(text):
+    """Text without line ends."""
+    return " ".join(text.splitlines())
+
+
+def _interval(counts_UK, statistic):
+    """A 95 % bootstrap interval over utterances (list of float)."""
+    return [float(end) for end in bootstrap_interval(counts_UK, statistic)]

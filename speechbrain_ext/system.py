@@ -153,13 +153,15 @@ def save_trained(model, run_folder, about):
     )
 
 
-def read_system(run_folder):
+def read_system(run_folder, key="baseline"):
     """What a finished run's ``system.json`` says.
 
     Arguments
     ---------
     run_folder : str
-        A baseline's output folder.
+        A run's output folder.
+    key : str
+        The setting that named it.
 
     Returns
     -------
@@ -174,10 +176,10 @@ def read_system(run_folder):
     if not os.path.isfile(path):
         name = os.path.basename(os.path.normpath(run_folder))
         raise FileNotFoundError(
-            f"baseline: {run_folder} holds no trained system ({path} is not "
+            f"{key}: {run_folder} holds no trained system ({path} is not "
             f"there). Train it first: python train.py hparams/{name}.yaml "
             "(with the same results_folder), or give another folder with "
-            "--baseline."
+            f"--{key}."
         )
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
@@ -218,8 +220,32 @@ def load_baseline(model, run_folder, about):
             f"{system['layers']} layers; this backbone has "
             f"{decoder.whole_layers}. Give a baseline of the same backbone."
         )
-    folder = os.path.join(run_folder, TRAINED)
-    path = os.path.join(folder, PROJECTOR_FILE)
+    load_projector(model, run_folder)
+    if system["adapter"]:
+        load_adapter(
+            decoder,
+            os.path.join(run_folder, TRAINED, system["adapter"]),
+            kept=decoder.kept,
+            merge=True,
+        )
+
+
+def load_projector(model, run_folder):
+    """Put a run's projector (and speech markers) into a model.
+
+    Arguments
+    ---------
+    model : SpeechLLM
+        Gets them, in place.
+    run_folder : str
+        The run's output folder.
+
+    Raises
+    ------
+    ValueError
+        If a shape differs.
+    """
+    path = os.path.join(run_folder, TRAINED, PROJECTOR_FILE)
     state, ours = load_file(path), _projector_state(model)
     for name in sorted(set(state) | set(ours)):
         theirs = tuple(state[name].shape) if name in state else None
@@ -227,18 +253,11 @@ def load_baseline(model, run_folder, about):
         if theirs != wanted:
             raise ValueError(
                 f"{path}: {name} has shape {theirs}, this model wants "
-                f"{wanted}. The baseline has another encoder, downsampling, "
+                f"{wanted}. That run has another encoder, downsampling, "
                 "projector_hidden or speech_markers."
             )
     for name, value in state.items():
         ours[name].copy_(value)
-    if system["adapter"]:
-        load_adapter(
-            decoder,
-            os.path.join(folder, system["adapter"]),
-            kept=decoder.kept,
-            merge=True,
-        )
 
 
 def _projector_state(model):

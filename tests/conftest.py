@@ -261,3 +261,76 @@ def make_features(sizes, width=12, seed=3):
     rows = [2 * torch.randn(size, width) for size in sizes]
     x_BSF = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return x_BSF, torch.tensor(sizes)
+
+
+TRAINING = dict(
+    seed=7,
+    steps=8,
+    warmup_steps=2,
+    warmdown_steps=3,
+    lr_projector=1e-2,
+    lr_adapter=1e-2,
+    adam_betas=[0.9, 0.999],
+    max_grad_norm=1.0,
+    batch_size=4,
+    test_batch_size=3,
+    grad_accumulation_factor=1,
+    valid_interval=4,
+    checkpoint_interval=2,
+    num_workers=0,
+    max_new_tokens=12,
+    max_tokens_per_second=12,
+    precision="fp32",
+    noprogressbar=True,
+)
+
+
+def make_dataset(prompt, size=10, seed=0, width=12):
+    """Random features of mixed lengths with targets of mixed lengths."""
+    import speechbrain as sb
+
+    random = np.random.default_rng(seed)
+    rows, features = {}, {}
+    for index in range(size):
+        name = f"u{index:02d}"
+        tokens = int(random.integers(1, 8))
+        said = random.choice(WORDS, size=random.integers(1, 7))
+        rows[name] = {"duration": tokens / 4, "target": " ".join(said)}
+        values = 2 * random.standard_normal((tokens, width))
+        features[name] = torch.tensor(values, dtype=torch.float32)
+    items = [
+        {"func": features.get, "takes": "id", "provides": "features"},
+        {
+            "func": prompt.encode_target,
+            "takes": "target",
+            "provides": "target_ids",
+        },
+    ]
+    keys = ["id", "duration", "target", "features", "target_ids"]
+    return sb.dataio.dataset.DynamicItemDataset(rows, items, keys)
+
+
+def make_brain(source, removed=None, strategy=None, folder=None, **changes):
+    """A tiny speech LLM's Brain; a baseline where there is no strategy."""
+    from speechbrain_ext.brain import SpeechLLMBrain
+    from speechbrain_ext.checkpoints import AtomicCheckpointer
+    from speechbrain_ext.healing import Lora, heal, train_parts
+
+    torch.manual_seed(11)
+    model = make_model(source, removed)
+    lora = Lora(rank=2, dropout=changes.pop("dropout", 0.1))
+    if strategy is None:
+        trainable = train_parts(model, True, verbose=False)
+    else:
+        trainable = heal(model, removed, strategy, lora, verbose=False)
+    hparams = {**TRAINING, **changes}
+    checkpointer = None
+    if folder is not None:
+        checkpointer = AtomicCheckpointer(str(folder))
+    options = {"device": "cpu"}
+    return SpeechLLMBrain(model, trainable, hparams, options, checkpointer)
+
+
+def weights_of(brain):
+    """Name to value of everything that a Brain trains."""
+    return {n: p.detach().clone() for n, p in brain.trainable.named()}

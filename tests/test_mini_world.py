@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from speechbrain_ext.mini_world import (
     decoders,
     encoders,
+    folders,
     front_ends,
     noisy_text,
 )
@@ -150,8 +151,8 @@ def test_splits_share_no_voice_variant():
 def test_corpus_has_librispeechs_layout(corpus):
     for split, size in SIZES.items():
         found = 0
-        for place, folders, files in os.walk(os.path.join(corpus, split)):
-            if folders:
+        for place, below, files in os.walk(os.path.join(corpus, split)):
+            if below:
                 continue
             chapter, reader = os.path.split(place)[1], place.split(os.sep)[-2]
             name = f"{reader}-{chapter}"
@@ -281,6 +282,35 @@ def test_whisper_encodes_full_inputs_as_hugging_face_does():
         torch.testing.assert_close(net.encode(mels), expected)
 
 
+def test_record_goes_on_from_the_earlier_stage(tmp_path):
+    small = {"batch": 2, "layers": 1, "width": 64, "sentences": 20}
+    first = str(tmp_path / "first")
+    pretrain("mini-qwen2", first, steps=2, **small)
+    folder = os.path.join(first, "mini-qwen2")
+    log = pretrain(
+        "mini-qwen2", str(tmp_path), steps=3, start_from=folder, **small
+    )
+    with open(tmp_path / "mini-qwen2" / "training.json") as file:
+        stages = json.load(file)["stages"]
+    assert [s["settings"]["steps"] for s in stages] == [2, 3]
+    assert stages[1]["figures"] == log[-1]
+
+
+def test_start_from_takes_the_weights(tmp_path, tokenizer):
+    kept = decoders.build_decoder("Qwen2", tokenizer, 1, 64)
+    folders.save(kept, tokenizer, str(tmp_path / "kept"))
+    training = decoders.DecoderTraining(
+        "Qwen2",
+        str(tmp_path / "new"),
+        layers=1,
+        width=64,
+        sentences=5,
+        start_from=str(tmp_path / "kept"),
+    )
+    for new, old in zip(training.model.parameters(), kept.parameters()):
+        torch.testing.assert_close(new, old.half().float())
+
+
 def test_unknown_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="mini-gpt.*mini-qwen2"):
         pretrain("mini-gpt", str(tmp_path))
@@ -302,9 +332,9 @@ def test_shipped_models_are_small():
 def test_shipped_models_record_their_training(name):
     with open(os.path.join(MODELS_FOLDER, name, "training.json")) as file:
         record = json.load(file)
-    settings = DECODERS.get(name) or ENCODERS[name]
-    assert record["settings"] == settings
-    assert record["figures"]["step"] == settings["steps"]
+    assert record["model"] == name
+    for stage in record["stages"]:
+        assert stage["figures"]["step"] == stage["settings"]["steps"]
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -29,8 +29,13 @@ BASES = (
     "fr-be",
     "fr-ch",
 )
-# Whispered, croaked and robots' voices, that people do not understand either.
-UNFIT = ("whisper", "croak", "Demonic", "robosoft", "Ricishay", "UniRobot")
+# Whispers, robots, and throats that nobody has (a formant missing, at half or
+# at one and a half of its height, or filtered away): hard for people too.
+UNFIT = tuple(
+    "whisper croak Demonic robosoft Ricishay UniRobot anikaRobot Andy "
+    "AnxiousAndy Jacky Lee Marco Tweaky antonio kaukovalta sandro travis "
+    "zac".split()
+)
 RATE, PITCH, RANGE = 1, 3, 4
 
 

@@ -3,7 +3,7 @@
 ``python -m speechbrain_ext.mini_world.pretrain [MODEL ...] --output DIR``
 trains each model named (all of them if none is) on one core and writes it as
 a Hugging Face folder in half precision, with the figures of its training in
-``training.json``. A decoder takes about 45 minutes, an encoder about 30.
+``training.json``. Each takes about half an hour on a core of its own.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -38,6 +38,7 @@ ENCODERS = {
         "seed": 0,
     },
 }
+RECORD = "training.json"
 MODELS = [*DECODERS, *ENCODERS]
 
 
@@ -78,12 +79,21 @@ def pretrain(name, output, scratch=None, **changes):
             log = EncoderTraining(
                 output=folder, scratch=scratch or temporary, **settings
             ).run()
-    record = {"model": name, "settings": settings, "figures": log[-1]}
-    path = os.path.join(folder, "training.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
+    _write_record(folder, name, settings, log[-1])
     return log
+
+
+def _write_record(folder, name, settings, figures):
+    """Add this training to those that its starting weights come from."""
+    stages = []
+    earlier = settings.get("start_from")
+    if earlier and os.path.exists(os.path.join(earlier, RECORD)):
+        with open(os.path.join(earlier, RECORD), encoding="utf-8") as file:
+            stages = json.load(file)["stages"]
+    stages.append({"settings": settings, "figures": figures})
+    with open(os.path.join(folder, RECORD), "w", encoding="utf-8") as file:
+        json.dump({"model": name, "stages": stages}, file, indent=1)
+        file.write("\n")
 
 
 def main():
@@ -93,10 +103,15 @@ def main():
     parser.add_argument("--output", default=MODELS_FOLDER)
     parser.add_argument("--scratch", help="keeps the encoders' speech")
     parser.add_argument("--steps", type=int, help="in place of the model's own")
+    parser.add_argument("--start_from", help="folder of weights to go on from")
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--seed", type=int)
     arguments = parser.parse_args()
     # More threads are slower at this size, and sum in another order.
     torch.set_num_threads(1)
-    changes = {"steps": arguments.steps} if arguments.steps else {}
+    given = vars(arguments)
+    wanted = ("steps", "start_from", "learning_rate", "seed")
+    changes = {k: given[k] for k in wanted if given[k] is not None}
     for name in arguments.models or MODELS:
         pretrain(name, arguments.output, arguments.scratch, **changes)
 

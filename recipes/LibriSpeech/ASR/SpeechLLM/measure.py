@@ -11,33 +11,10 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import argparse
 import sys
 
-from speechbrain_ext.distance_table import RedundancyTable
-from speechbrain_ext.paths import INPUTS
+from speechbrain_ext.recipe import measure_command
 from train import prepare_experiment
 
-
-def main(argv):
-    """Measure, save and print.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-    """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--input", choices=INPUTS, required=True)
-    own, rest = parser.parse_known_args(argv)
-    file = prepare_experiment(rest).measure(own.input)
-    table = RedundancyTable.load(file)
-    print(f"{file}: {table.count} sequences")
-    print("size  start  distance")
-    for block in table.path():
-        distance = table.distances[block.size - 1, block.start]
-        print(f"{block.size:4d}  {block.start:5d}  {distance:.4f}")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    measure_command(sys.argv[1:], prepare_experiment)

@@ -16,13 +16,28 @@ import os
 import sys
 
 import speechbrain as sb
-from speechbrain.utils.distributed import run_on_main
 
 from librispeech_prepare import find_root, prepare_librispeech
 from speechbrain_ext.audio import read_utterance
-from speechbrain_ext.experiment import Experiment, load_prompt
-from speechbrain_ext.hparams import load_hparams, merge, parse_arguments
-from speechbrain_ext.hparams_rules import speechllm_rules
+from speechbrain_ext.recipe import all_splits, open_experiment
+
+
+def prepare(hparams):
+    """Write the manifests of the settings' splits.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: data_folder, manifest_folder, the three lists of splits,
+        skip_prep, skip_bad.
+    """
+    prepare_librispeech(
+        hparams["data_folder"],
+        hparams["manifest_folder"],
+        all_splits(hparams),
+        skip_prep=hparams["skip_prep"],
+        skip_bad=hparams["skip_bad"],
+    )
 
 
 def dataio_prepare(hparams, prompt):
@@ -54,12 +69,7 @@ def dataio_prepare(hparams, prompt):
         yield target
         yield prompt.encode_target(target)
 
-    root = find_root(
-        hparams["data_folder"],
-        hparams["train_splits"]
-        + hparams["valid_splits"]
-        + hparams["test_splits"],
-    )
+    root = find_root(hparams["data_folder"], all_splits(hparams))
 
     def dataset(splits):
         rows = {}
@@ -82,7 +92,7 @@ def dataio_prepare(hparams, prompt):
 
 
 def prepare_experiment(argv):
-    """Settings, folders, manifests and data sets of a command line.
+    """The experiment of a command line, its data prepared.
 
     Arguments
     ---------
@@ -91,38 +101,9 @@ def prepare_experiment(argv):
 
     Returns
     -------
-    Experiment
+    speechbrain_ext.experiment.Experiment
     """
-    hparams_file, run_opts, overrides = parse_arguments(argv)
-    # Before anything is built: each process must know its own device.
-    sb.utils.distributed.ddp_init_group(run_opts)
-    hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
-    sb.create_experiment_directory(hparams["output_folder"])
-    with open(
-        os.path.join(hparams["output_folder"], "hyperparams.yaml"), "w"
-    ) as stream:
-        stream.write(merge(hparams_file, overrides))
-    run_on_main(
-        prepare_librispeech,
-        kwargs={
-            "data_folder": hparams["data_folder"],
-            "save_folder": hparams["manifest_folder"],
-            "splits": hparams["train_splits"]
-            + hparams["valid_splits"]
-            + hparams["test_splits"],
-            "skip_prep": hparams["skip_prep"],
-            "skip_bad": hparams["skip_bad"],
-            "check_audio": hparams["check_audio"],
-        },
-    )
-    prompt = load_prompt(hparams)
-    return Experiment(
-        hparams,
-        run_opts,
-        dataio_prepare(hparams, prompt),
-        prompt,
-        hparams["score"],
-    )
+    return open_experiment(argv, prepare, dataio_prepare)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+#!/usr/bin/env python3
+"""Measure which decoder layers of a trained baseline are redundant.
+
+    python measure.py hparams/en_de.yaml --input speech --data_folder ...
+    python measure.py hparams/en_de.yaml --input text --data_folder ...
+
+Writes the table of angular distances beside the baseline and prints the
+pruning path. Text needs no trained speech model.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import sys
+
+from speechbrain_ext.recipe import measure_command
+from train import prepare_experiment
+
+if __name__ == "__main__":
+    measure_command(sys.argv[1:], prepare_experiment)

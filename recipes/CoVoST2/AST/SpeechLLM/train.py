@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Train, prune and heal a speech LLM that translates, on CoVoST 2.
+
+    python train.py hparams/en_de.yaml --data_folder /path/to/cv-corpus-4/en
+    python train.py hparams/en_de_prune.yaml --data_folder ...
+
+The first trains a baseline: a frozen speech encoder, a trained projector and
+a frozen LLM. The second takes that baseline, removes the decoder layers that
+a measured pruning path names (its own or another task's), heals what is left
+and evaluates it.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+import sys
+
+import speechbrain as sb
+from covost2_prepare import find_clips, prepare_covost2
+
+from speechbrain_ext.audio import read_utterance
+from speechbrain_ext.recipe import all_splits, open_experiment, read_manifest
+
+
+def prepare(hparams):
+    """Write the manifests of the settings' pair of languages.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: those of `covost2_prepare.prepare_covost2`.
+    """
+    prepare_covost2(
+        hparams["data_folder"],
+        hparams["manifest_folder"],
+        hparams["source_language"],
+        hparams["target_language"],
+        all_splits(hparams),
+        covost_folder=hparams["covost_folder"],
+        flac_folder=hparams["flac_folder"],
+        longest_seconds=hparams["longest_seconds"],
+        skip_prep=hparams["skip_prep"],
+        skip_bad=hparams["skip_bad"],
+        check_audio=hparams["check_audio"],
+        threads=hparams["prepare_threads"],
+    )
+
+
+def dataio_prepare(hparams, prompt):
+    """Data sets from the manifests: what a batch holds, and where it is from.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: manifest_folder, data_folder, flac_folder, the languages,
+        the three lists of splits, lowercase_targets, resample.
+    prompt : speechbrain_ext.prompt.Prompt
+        Turns a translation into target ids.
+
+    Returns
+    -------
+    dict
+        "train", "valid": DynamicItemDataset; "test": one for each split.
+    """
+    languages = hparams["source_language"], hparams["target_language"]
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav):
+        return read_utterance(wav, resample=hparams["resample"])
+
+    @sb.utils.data_pipeline.takes("translation")
+    @sb.utils.data_pipeline.provides("target", "target_ids")
+    def text_pipeline(translation):
+        lower = hparams["lowercase_targets"]
+        target = translation.lower() if lower else translation
+        yield target
+        yield prompt.encode_target(target)
+
+    root = hparams["flac_folder"]
+    if root is None:
+        root = find_clips(hparams["data_folder"], *languages)
+
+    def dataset(splits):
+        rows = {}
+        for split in splits:
+            manifest = "_".join([*languages, f"{split}.csv"])
+            file = os.path.join(hparams["manifest_folder"], manifest)
+            rows.update(read_manifest(file, root))
+        return sb.dataio.dataset.DynamicItemDataset(
+            rows,
+            [audio_pipeline, text_pipeline],
+            ["id", "sig", "duration", "target", "target_ids"],
+        )
+
+    return {
+        "train": dataset(hparams["train_splits"]),
+        "valid": dataset(hparams["valid_splits"]),
+        "test": {split: dataset([split]) for split in hparams["test_splits"]},
+    }
+
+
+def prepare_experiment(argv):
+    """The experiment of a command line, its data prepared.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command line after the script's name.
+
+    Returns
+    -------
+    speechbrain_ext.experiment.Experiment
+    """
+    return open_experiment(argv, prepare, dataio_prepare)
+
+
+if __name__ == "__main__":
+    prepare_experiment(sys.argv[1:]).run()

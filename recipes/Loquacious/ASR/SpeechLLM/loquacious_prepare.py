@@ -1,0 +1,1 @@
+../../loquacious_prepare.py

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""Train, prune and heal a speech LLM on the Loquacious set.
+
+    python train.py hparams/small.yaml --data_folder /path/to/LoquaciousSet
+    python train.py hparams/small_prune.yaml --data_folder ...
+
+A folder or ``speechbrain/LoquaciousSet``; the audio is read from the Parquet
+files themselves. To score a system that was trained elsewhere, see
+evaluate.py.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+import sys
+
+import speechbrain as sb
+from loquacious_prepare import find_root, prepare_loquacious
+
+from speechbrain_ext.parquet_audio import ParquetAudio
+from speechbrain_ext.recipe import all_splits, open_experiment, read_manifest
+
+
+def prepare(hparams):
+    """Write the manifests of the settings' subsets.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: data_folder, manifest_folder, the three lists of splits,
+        cache_features, skip_prep, skip_bad, check_audio, prepare_threads.
+    """
+    if hparams["cache_features"]:
+        raise ValueError(
+            f"cache_features: {hparams['cache_features']}, but a cache is "
+            "kept for audio in files of their own, and these utterances stand "
+            "in Parquet files: set it to null."
+        )
+    prepare_loquacious(
+        hparams["data_folder"],
+        hparams["manifest_folder"],
+        all_splits(hparams),
+        skip_prep=hparams["skip_prep"],
+        skip_bad=hparams["skip_bad"],
+        check_audio=hparams["check_audio"],
+        threads=hparams["prepare_threads"],
+    )
+
+
+def open_split(files, root, prompt, lowercase, cache_gigabytes):
+    """A data set whose audio is read from Parquet files.
+
+    Arguments
+    ---------
+    files : list of str
+        Manifests.
+    root : str
+        What ``$data_root`` stands for.
+    prompt : speechbrain_ext.prompt.Prompt
+        Turns a transcript into target ids.
+    lowercase : bool
+        Write targets in lower case.
+    cache_gigabytes : float
+        Memory for row groups, in each process.
+
+    Returns
+    -------
+    DynamicItemDataset
+        Its ``groups`` tell which utterances are read together.
+    """
+    audio = ParquetAudio(cache_bytes=cache_gigabytes * 1e9)
+
+    @sb.utils.data_pipeline.takes("wav", "id")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav, name):
+        return audio.read(wav, name)
+
+    @sb.utils.data_pipeline.takes("wrd")
+    @sb.utils.data_pipeline.provides("target", "target_ids")
+    def text_pipeline(wrd):
+        target = wrd.lower() if lowercase else wrd
+        yield target
+        yield prompt.encode_target(target)
+
+    rows = {}
+    for file in files:
+        rows.update(read_manifest(file, root))
+    dataset = sb.dataio.dataset.DynamicItemDataset(
+        rows,
+        [audio_pipeline, text_pipeline],
+        ["id", "sig", "duration", "target", "target_ids"],
+    )
+    dataset.groups = [row["wav"].rpartition(":")[0] for row in rows.values()]
+    return dataset
+
+
+def dataio_prepare(hparams, prompt):
+    """Data sets from the manifests: what a batch holds, and where it is from.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: manifest_folder, data_folder, the three lists of splits,
+        lowercase_targets, cache_gigabytes.
+    prompt : speechbrain_ext.prompt.Prompt
+        Turns a transcript into target ids.
+
+    Returns
+    -------
+    dict
+        "train", "valid": DynamicItemDataset; "test": one for each subset.
+    """
+    root = find_root(hparams["data_folder"], all_splits(hparams))
+
+    def dataset(splits):
+        folder = hparams["manifest_folder"]
+        return open_split(
+            [os.path.join(folder, f"{split}.csv") for split in splits],
+            root,
+            prompt,
+            hparams["lowercase_targets"],
+            hparams["cache_gigabytes"],
+        )
+
+    return {
+        "train": dataset(hparams["train_splits"]),
+        "valid": dataset(hparams["valid_splits"]),
+        "test": {split: dataset([split]) for split in hparams["test_splits"]},
+    }
+
+
+def prepare_experiment(argv):
+    """The experiment of a command line, its data prepared.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command line after the script's name.
+
+    Returns
+    -------
+    speechbrain_ext.experiment.Experiment
+    """
+    return open_experiment(argv, prepare, dataio_prepare)
+
+
+if __name__ == "__main__":
+    prepare_experiment(sys.argv[1:]).run()

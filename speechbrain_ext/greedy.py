@@ -1,0 +1,157 @@
+"""Greedy decoding with a key-value cache, a batch at a time.
+
+Each row stops at its own end token or its own limit; rows that ended leave
+the batch, and the batch ends with its last row.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import torch
+from transformers import DynamicCache
+
+from speechbrain_ext.pruning import base_model
+
+# How often decoding asks a GPU whether every row has ended: asking waits for
+# the card, and a few tokens too many cost less.
+CHECK_EVERY = {"cpu": 1}
+CHECK_ELSEWHERE = 8
+
+# Rows that ended leave the batch once they are this share of it.
+COMPACT_FROM = 0.25
+
+
+@torch.no_grad()
+def greedy(lm, sequence, limits_B, stop_ids, on_rows=None):
+    """The most likely next token, again and again, for each row.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        A causal LM of the Llama or Qwen2 kind.
+    sequence : speechbrain_ext.prompt.Sequence
+        Rows up to the end of the prompt, padded on the left.
+    limits_B : torch.Tensor
+        Most tokens each row may say (int64).
+    stop_ids : list of int
+        Tokens that end an answer.
+    on_rows : callable or None
+        Told, whenever rows leave the batch, which are left (list of int), in
+        the batch's order.
+
+    Returns
+    -------
+    list of list of int
+        A row's tokens, the end token (if it came) left out.
+    """
+    device = sequence.embeds_BQD.device
+    stops = torch.tensor(stop_ids, device=device)
+    limits_B = limits_B.to(device)
+    longest = int(limits_B.max()) if len(limits_B) else 0
+    said_BT = limits_B.new_full((len(limits_B), longest), -1)
+    rows = torch.arange(len(limits_B), device=device)
+    ended = limits_B <= 0
+    every = CHECK_EVERY.get(device.type, CHECK_ELSEWHERE)
+    step_model = _Steps(lm, sequence)
+    for step in range(longest):
+        token_B = first_best(step_model.next_logits())
+        said_BT[rows, step] = token_B
+        ended = ended | torch.isin(token_B, stops)
+        ended = ended | (limits_B[rows] <= step + 1)
+        if (step + 1) % every == 0:
+            share = ended.float().mean().item()
+            if share == 1.0:
+                break
+            if share >= COMPACT_FROM:
+                stay = (~ended).nonzero()[:, 0]
+                step_model.keep_rows(stay)
+                rows, token_B, ended = rows[stay], token_B[stay], ended[stay]
+                if on_rows is not None:
+                    on_rows(rows.tolist())
+        step_model.feed(token_B)
+    return _cut(said_BT, limits_B, stop_ids)
+
+
+class _Steps:
+    """A decoder's state between two tokens: cache, mask and positions.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        The causal LM.
+    sequence : speechbrain_ext.prompt.Sequence
+        What it reads first.
+    """
+
+    def __init__(self, lm, sequence):
+        self.lm = lm
+        self.cache = DynamicCache(config=lm.config)
+        self.mask_BQ = sequence.mask_BQ
+        self.positions = sequence.positions_BQ
+        self.inputs = {"inputs_embeds": sequence.embeds_BQD}
+
+    def next_logits(self):
+        """Logits of the next token, shape ``[B, V]``."""
+        h_BQD = base_model(self.lm)(
+            **self.inputs,
+            attention_mask=self.mask_BQ,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        self.positions = self.positions[:, -1:] + 1
+        return self.lm.lm_head(h_BQD[:, -1])
+
+    def keep_rows(self, stay):
+        """Go on with some rows only (indices into the present batch)."""
+        self.cache.batch_select_indices(stay)
+        self.mask_BQ = self.mask_BQ[stay]
+        self.positions = self.positions[stay]
+
+    def feed(self, token_B):
+        """Read one more token in each row."""
+        more = self.mask_BQ.new_ones(len(token_B), 1)
+        self.mask_BQ = torch.cat([self.mask_BQ, more], dim=1)
+        self.inputs = {"input_ids": token_B[:, None]}
+
+
+def _cut(said_BT, limits_B, stop_ids):
+    """Each row's tokens up to its first stop token or its limit."""
+    stops = set(stop_ids)
+    texts = []
+    for row, limit in zip(said_BT.tolist(), limits_B.tolist()):
+        row = row[:limit]
+        ends = (place for place, token in enumerate(row) if token in stops)
+        texts.append(row[: next(ends, len(row))])
+    return texts
+
+
+def first_best(logits_BV):
+    """The best id of each row; among equals, the smallest.
+
+    ``argmax`` does not promise which of several equal maxima it takes, and
+    equal logits come out a rounding apart in batches of different size.
+
+    Arguments
+    ---------
+    logits_BV : torch.Tensor
+        Scores.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape ``[B]``, int64.
+
+    Example
+    -------
+    >>> first_best(torch.tensor([[0.0, 2.0, 2.0]]))
+    tensor([1])
+    """
+    logits_BV = logits_BV.float()
+    best_B = logits_BV.max(dim=-1, keepdim=True).values
+    slack_B = 4 * torch.finfo(torch.float32).eps * best_B.abs()
+    # max() of a 0/1 tensor on equal entries is not ordered either: weight
+    # the candidates so that the smallest id is the only maximum.
+    size = logits_BV.shape[-1]
+    rank_V = torch.arange(size, 0, -1, device=logits_BV.device)
+    return ((logits_BV >= best_B - slack_B) * rank_V).argmax(dim=-1)

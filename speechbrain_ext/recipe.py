@@ -1,0 +1,156 @@
+"""What the scripts of every recipe do alike.
+
+A recipe's ``train.py`` keeps what is its own in plain sight (how its data are
+prepared, what an utterance is); its ``measure.py`` is two lines.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import argparse
+import csv
+import os
+
+import speechbrain as sb
+from speechbrain.utils.distributed import if_main_process, run_on_main
+
+from speechbrain_ext.distance_table import RedundancyTable
+from speechbrain_ext.experiment import Experiment, load_prompt
+from speechbrain_ext.hparams import load_hparams, merge, parse_arguments
+from speechbrain_ext.hparams_rules import speechllm_rules
+from speechbrain_ext.paths import INPUTS
+from speechbrain_ext.results import write_hypotheses
+
+ROOT = "$data_root"
+
+
+def open_experiment(argv, prepare, dataio_prepare):
+    """Settings, folders, manifests and data sets of a command line.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command line after the script's name.
+    prepare : callable
+        Settings to nothing: writes the manifests. Called on the main process
+        alone, before the others go on.
+    dataio_prepare : callable
+        Settings and `speechbrain_ext.prompt.Prompt` to the data sets, as
+        `speechbrain_ext.experiment.Experiment` takes them.
+
+    Returns
+    -------
+    speechbrain_ext.experiment.Experiment
+    """
+    hparams_file, run_opts, overrides = parse_arguments(argv)
+    # Before anything is built: each process must know its own device.
+    sb.utils.distributed.ddp_init_group(run_opts)
+    hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
+    folder = hparams["output_folder"]
+    sb.create_experiment_directory(folder)
+    if if_main_process():
+        file = os.path.join(folder, "hyperparams.yaml")
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.write(merge(hparams_file, overrides))
+    run_on_main(prepare, args=[hparams])
+    prompt = load_prompt(hparams)
+    datasets = dataio_prepare(hparams, prompt)
+    return Experiment(hparams, run_opts, datasets, prompt, hparams["score"])
+
+
+def all_splits(hparams):
+    """The splits for training, validation and test (list of str)."""
+    kinds = ("train_splits", "valid_splits", "test_splits")
+    return [split for kind in kinds for split in hparams[kind]]
+
+
+def read_manifest(file, root=""):
+    """Rows of a manifest by their ID, texts exactly as they were written.
+
+    SpeechBrain's reader takes every ``$`` for a variable, and a sentence
+    about money for a missing one: here only audio paths have one.
+
+    Arguments
+    ---------
+    file : str
+        A CSV with the columns ID, duration and wav.
+    root : str
+        Stands in for ``$data_root`` at the head of ``wav``.
+
+    Returns
+    -------
+    dict
+        ID to a dict of the other columns; duration is a float.
+
+    Example
+    -------
+    >>> file = str(getfixture("tmpdir").join("a.csv"))
+    >>> _ = open(file, "w").write("ID,duration,wav,said\\na,1,$data_root/b,$5")
+    >>> read_manifest(file, "/c")
+    {'a': {'duration': 1.0, 'wav': '/c/b', 'said': '$5'}}
+    """
+    rows = {}
+    with open(file, newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            row["duration"] = float(row["duration"])
+            if row["wav"].startswith(ROOT):
+                row["wav"] = root + row["wav"][len(ROOT) :]
+            rows[row.pop("ID")] = row
+    return rows
+
+
+def measure_command(argv, prepare_experiment):
+    """A recipe's ``measure.py``: measure, save and print a table.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command line after the script's name: ``--input speech`` or
+        ``--input text``, and what ``train.py`` takes.
+    prepare_experiment : callable
+        The recipe's; the rest of the command line to an `Experiment`.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--input", choices=INPUTS, required=True)
+    own, rest = parser.parse_known_args(argv)
+    file = prepare_experiment(rest).measure(own.input)
+    if not if_main_process():
+        return
+    table = RedundancyTable.load(file)
+    print(f"{file}: {table.count} sequences")
+    print("size  start  distance")
+    for block in table.path():
+        distance = table.distances[block.size - 1, block.start]
+        print(f"{block.size:4d}  {block.start:5d}  {distance:.4f}")
+
+
+def score_set(run, brain, dataset, name, score):
+    """Score a finished run on one more set, and note it in its result.
+
+    Arguments
+    ---------
+    run : speechbrain_ext.trained_run.TrainedRun
+        Its ``result.json`` gets the score and the set's size.
+    brain : speechbrain_ext.evaluation.EvaluationBrain
+        With the run's model.
+    dataset : DynamicItemDataset
+        The set.
+    name : str
+        What the set is called there.
+    score : callable
+        Rows to (SetScore, rows).
+
+    Returns
+    -------
+    speechbrain_ext.results.SetScore
+    """
+    rows = brain.decode(dataset, name)
+    value, rows = score(rows)
+    if if_main_process():
+        hours = sum(row["duration"] for row in rows) / 3600
+        run.result.scores[name] = value
+        run.result.data[name] = {"utterances": len(rows), "hours": hours}
+        write_hypotheses(run.folder, name, rows)
+        run.result.save(run.folder)
+        print(f"{name}: {value}")
+    return value

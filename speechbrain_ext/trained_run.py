@@ -1,0 +1,161 @@
+"""A finished run as a model again: built from its folder alone.
+
+The folder holds what was trained (``trained/``) and the settings
+(``result.json``); backbone and encoder are loaded from where those say.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+
+from speechbrain_ext.decoder import Decoder
+from speechbrain_ext.encoder import SpeechEncoder
+from speechbrain_ext.healing import ADAPTER, load_adapter
+from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
+from speechbrain_ext.prompt import Prompt
+from speechbrain_ext.results import load_run
+from speechbrain_ext.system import TRAINED, load_projector, read_system
+
+
+class TrainedRun:
+    """What a finished run was made with, and its parts loaded.
+
+    Arguments
+    ---------
+    folder : str
+        The run's output folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run is not there or not finished.
+    """
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+        self.system = read_system(self.folder, key="run_folder")
+        self.result = load_run(self.folder)
+        self.settings = self.result.configuration
+
+    @property
+    def kept(self):
+        """Old indices of the layers it has (tuple of int)."""
+        return tuple(self.system["kept_layers"])
+
+    @property
+    def removed(self):
+        """Old indices of the layers that were removed (tuple of int)."""
+        whole = range(self.system["layers"])
+        return tuple(i for i in whole if i not in self.kept)
+
+    @property
+    def adapter_folder(self):
+        """Where its own adapter lies (str), or None."""
+        name = self.system["adapter"]
+        return name and os.path.join(self.folder, TRAINED, name)
+
+    @property
+    def merged_adapter_folder(self):
+        """The adapter of its baseline, folded into its weights, or None.
+
+        The baseline is looked for where the settings say, then beside the
+        run.
+        """
+        named = self.settings.get("baseline")
+        if not named:
+            return None
+        beside = os.path.join(
+            os.path.dirname(os.path.abspath(self.folder)),
+            os.path.basename(os.path.normpath(named)),
+        )
+        baseline = named if os.path.isdir(named) else beside
+        name = read_system(baseline)["adapter"]
+        return name and os.path.join(baseline, TRAINED, name)
+
+    def load_encoder(self, device="cpu"):
+        """Its frozen encoder (SpeechEncoder)."""
+        encoder = self.settings["speech_encoder"]
+        return SpeechEncoder.from_source(
+            encoder["source"],
+            kind=encoder.get("kind"),
+            dtype=encoder["dtype"],
+            revision=encoder.get("revision"),
+            device=device,
+            long_audio=self.settings.get("long_audio", "error"),
+        )
+
+    def load_decoder(self, device="cpu"):
+        """Its backbone, kept layers only, without its own adapter."""
+        backbone = self.settings["backbone"]
+        decoder = Decoder.from_source(
+            backbone["source"],
+            removed=self.removed,
+            dtype=backbone["dtype"],
+            revision=backbone.get("revision"),
+            device=device,
+        )
+        merged = self.merged_adapter_folder
+        if merged:
+            load_adapter(decoder, merged, kept=decoder.kept, merge=True)
+        return decoder
+
+    def build(self, encoder, decoder, adapter=ADAPTER):
+        """A speech LLM of its projector and adapter on given frozen parts.
+
+        Arguments
+        ---------
+        encoder : SpeechEncoder
+            As `load_encoder` gives it; may be shared.
+        decoder : Decoder
+            As `load_decoder` gives it; may be shared. Gets the adapter.
+        adapter : str
+            PEFT's name for the adapter.
+
+        Returns
+        -------
+        SpeechLLM
+            In eval mode, without gradients.
+        """
+        settings = self.settings
+        k = settings["downsampling"]
+        markers = None
+        if settings["speech_markers"]:
+            markers = SpeechMarkers(decoder.width)
+        model = SpeechLLM(
+            encoder,
+            Projector(
+                encoder.width * k,
+                decoder.width,
+                settings["projector_hidden"],
+            ),
+            decoder,
+            Prompt.from_template(
+                decoder.tokenizer, settings["prompt"], settings["chat_template"]
+            ),
+            k,
+            markers,
+        ).to(decoder.device)
+        model.requires_grad_(False)
+        load_projector(model, self.folder)
+        if self.adapter_folder:
+            load_adapter(decoder, self.adapter_folder, name=adapter)
+        model.requires_grad_(False)
+        return model.eval()
+
+    def load(self, device="cpu", encoder=None):
+        """The whole system.
+
+        Arguments
+        ---------
+        device : str
+            Where to.
+        encoder : SpeechEncoder or None
+            One that is loaded already; None: its own.
+
+        Returns
+        -------
+        SpeechLLM
+        """
+        encoder = encoder or self.load_encoder(device)
+        return self.build(encoder, self.load_decoder(device))

@@ -1,0 +1,383 @@
+"""CoVoST 2: what the prepare script refuses, the recipe, its scores."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import make_encoder
+
+from speechbrain_ext.hparams import load_hparams
+from speechbrain_ext.hparams_rules import speechllm_rules
+from speechbrain_ext.recipe import read_manifest
+from speechbrain_ext.results import load_run, read_hypotheses
+
+ROOT = Path(__file__).parent.parent
+TOP = ROOT / "recipes/CoVoST2"
+RECIPE = TOP / "AST/SpeechLLM"
+PUBLISHED = ROOT / "tests/published_configs"
+sys.path.insert(0, str(TOP))
+from covost2_prepare import PreparationError, prepare_covost2  # noqa: E402
+
+GERMAN = ["Rot, eins!", 'Er sagt "zwei".', "Drei $5 Katzen", "Blau und Grün"]
+
+
+def write_table(path, rows):
+    """As CoVoST's own script does: nothing quoted, backslash escapes."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(
+            stream, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"
+        )
+        writer.writerow(["path", "sentence", "translation", "client_id"])
+        writer.writerows(rows)
+
+
+def write_release(folder, language="en", pair="en_de", sizes=(8, 4, 4)):
+    """A tiny Common Voice release with CoVoST's tables beside its clips."""
+    random = np.random.default_rng(4)
+    folder = Path(folder)
+    (folder / "clips").mkdir(parents=True)
+    number = 100
+    for split, size in zip(("train", "dev", "test"), sizes):
+        rows = []
+        for index in range(size):
+            number += 1
+            name = f"common_voice_{language}_{number}.mp3"
+            samples = int(random.uniform(0.4, 0.9) * 48000)
+            wav = 0.1 * random.standard_normal(samples)
+            soundfile.write(str(folder / "clips" / name), wav, 48000)
+            speaker = f"client{index % 3}"
+            german = GERMAN[index % len(GERMAN)]
+            rows.append([name, "One red cat.", german, speaker])
+        write_table(folder / f"covost_v2.{pair}.{split}.tsv", rows)
+    return folder
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A release of one's own, to be damaged."""
+    return write_release(tmp_path / "en")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A sound release; read only."""
+    return write_release(tmp_path_factory.mktemp("cv") / "en")
+
+
+def rewrite(release, change, split="dev"):
+    """Let a function change the lines of a split's table."""
+    table = release / f"covost_v2.en_de.{split}.tsv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    table.write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+
+
+def prepared(release, out, splits=("dev",), **options):
+    """Prepare En-De; gives the rows of the dev manifest."""
+    root = prepare_covost2(release, str(out), "en", "de", splits, **options)
+    return read_manifest(out / f"en_de_{splits[0]}.csv", root)
+
+
+def test_manifest_keeps_case_punctuation_and_dollars(whole, tmp_path):
+    rows = prepared(whole, tmp_path)
+    assert [row["translation"] for row in rows.values()] == GERMAN
+    assert {row["spk_id"] for row in rows.values()} == {
+        "client0",
+        "client1",
+        "client2",
+    }
+    for row in rows.values():
+        info = soundfile.info(row["wav"])
+        assert row["duration"] == pytest.approx(info.duration, abs=1e-3)
+
+
+def test_flac_is_made_once_and_goes_on(whole, tmp_path):
+    flac = tmp_path / "flac"
+    rows = prepared(whole, tmp_path, flac_folder=str(flac))
+    files = sorted((flac / "clips").iterdir())
+    assert len(files) == 4 and all(f.suffix == ".flac" for f in files)
+    for row in rows.values():
+        assert soundfile.info(row["wav"]).samplerate == 16000
+    # Stopped half-way: one is missing, a part of another is left over.
+    times = {f: f.stat().st_mtime_ns for f in files[1:]}
+    files[0].unlink()
+    (flac / "clips" / "x.flac.part").write_bytes(b"half")
+    (tmp_path / "covost2_prepare.json").unlink()
+    again = prepared(whole, tmp_path, flac_folder=str(flac))
+    assert again == rows and files[0].is_file()
+    assert times == {f: f.stat().st_mtime_ns for f in files[1:]}
+
+
+def test_unchanged_data_are_not_read_again(release, tmp_path, monkeypatch):
+    import covost2_prepare
+
+    prepared(release, tmp_path)
+    monkeypatch.setattr(covost2_prepare, "read_utterance", None)
+    prepared(release, tmp_path)
+    rewrite(release, lambda lines: lines[:-1])
+    with pytest.raises(TypeError):
+        prepared(release, tmp_path)
+
+
+def absent(release):
+    next((release / "clips").glob("*_109.mp3")).unlink()
+
+
+def columns(release):
+    rewrite(release, lambda x: [*x[:-1], x[-1].replace("und", "u\tnd")])
+
+
+def empty(release):
+    rewrite(release, lambda x: [*x[:-1], x[-1].replace(GERMAN[3], ' ""')])
+
+
+def twice(release):
+    rewrite(release, lambda x: [*x, x[-1]])
+
+
+def in_two_splits(release):
+    train = release / "covost_v2.en_de.train.tsv"
+    line = train.read_text(encoding="utf-8").splitlines()[1]
+    rewrite(release, lambda x: [*x, line])
+
+
+def language(release):
+    clip = release / "clips/common_voice_en_109.mp3"
+    clip.rename(clip.with_name("common_voice_fr_109.mp3"))
+    rewrite(release, lambda x: [y.replace("en_109", "fr_109") for y in x])
+
+
+def broken(release):
+    clip = release / "clips/common_voice_en_109.mp3"
+    clip.write_bytes(b"no audio at all" * 50)
+
+
+def cut_short(release):
+    clip = release / "clips/common_voice_en_109.mp3"
+    content = clip.read_bytes()
+    clip.write_bytes(content[: len(content) // 2])
+
+
+FAULTS = {
+    absent: "1 absent clip",
+    columns: "unequal columns: 5, the head has 4",
+    empty: "1 empty translation",
+    twice: "2 duplicate id",
+    in_two_splits: "2 duplicate id",
+    language: "other language.*source_language en",
+    broken: "1 broken clip",
+    cut_short: "cut short",
+}
+
+
+@pytest.mark.parametrize("damage", FAULTS, ids=lambda f: f.__name__)
+def test_faults_are_named_or_left_out(release, tmp_path, damage):
+    damage(release)
+    splits = ("dev", "train") if damage is in_two_splits else ("dev",)
+    with pytest.raises(PreparationError, match=FAULTS[damage]) as error:
+        prepared(release, tmp_path, splits)
+    assert "skip_bad" in str(error.value)
+    rows = prepared(release, tmp_path, splits, skip_bad=True)
+    assert len(rows) in (3, 4)
+    left = tmp_path / "en_de_dev-left-out.csv"
+    assert len(left.read_text().splitlines()) in (2, 3)
+
+
+def test_tabs_and_quotes_are_read_as_they_were_written(
+    release, tmp_path, caplog
+):
+    rows = [
+        ["common_voice_en_109.mp3", "a\tb", "Tab\tund \\ Strich", "c1"],
+        ["common_voice_en_110.mp3", "a", '"Ein ""Ja"" reicht."', "c2"],
+        ["common_voice_en_111.mp3", "a", '"Ja."', "c3"],
+    ]
+    write_table(release / "covost_v2.en_de.dev.tsv", rows)
+    found = prepared(release, tmp_path)
+    assert [row["translation"] for row in found.values()] == [
+        "Tab und \\ Strich",
+        'Ein "Ja" reicht.',
+        '"Ja."',
+    ]
+
+
+def test_wrong_folders_and_codes(release, tmp_path):
+    def fails(match, source="en", target="de", folder=release, **options):
+        with pytest.raises(PreparationError, match=match):
+            prepare_covost2(
+                str(folder), str(tmp_path / "o"), source, target, **options
+            )
+
+    fails("tables of en_de.*get_covost_splits.py", source="fr", target="en")
+    fails("is no language code", target="german")
+    fails("is the source language too", target="en")
+    fails("no clips/ and no en/clips/", folder=tmp_path / "nowhere")
+    fails("check_audio: some", check_audio="some")
+    fails("run once without skip_prep", skip_prep=True)
+    table = release / "covost_v2.en_de.dev.tsv"
+    text = table.read_text(encoding="utf-8")
+    table.write_text(text.replace("client_id", "speaker"), encoding="utf-8")
+    fails("no column client_id", splits=("dev",))
+    table.write_bytes(b"path\tsentence\ttranslation\tclient_id\n\xff\xfe\n")
+    fails("cannot be read as a table", splits=("dev",))
+
+
+def test_too_long_counts_as_bad(whole, tmp_path):
+    with pytest.raises(PreparationError, match="4 too long"):
+        prepared(whole, tmp_path, longest_seconds=0.1)
+
+
+# ---------------------------------------------------------------- the recipe
+
+
+def small_settings(release, results, decoder, encoder, kind="wavlm"):
+    """Options that make the mini YAML a matter of seconds."""
+    options = {
+        "data_folder": release,
+        "results_folder": results,
+        "backbone.source": decoder,
+        "speech_encoder.source": encoder,
+        "speech_encoder.kind": kind,
+        "steps": 2,
+        "warmup_steps": 0,
+        "warmdown_steps": 2,
+        "valid_interval": 2,
+        "batch_size": 3,
+        "max_new_tokens": 6,
+    }
+    return [f"--{key}={value}" for key, value in options.items()]
+
+
+def run(script, *words):
+    """A script of the recipe, as typed; gives what it printed."""
+    done = subprocess.run(
+        [sys.executable, script, *map(str, words)],
+        cwd=RECIPE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def study(whole, tmp_path_factory, decoder_folders):
+    """A baseline, a table, and a run pruned by a table of another task."""
+    top = tmp_path_factory.mktemp("study")
+    encoder = make_encoder("wavlm", top / "encoder")
+    options = small_settings(
+        whole, top / "results", decoder_folders["qwen2"], encoder
+    )
+    run("train.py", "hparams/mini_en_de.yaml", *options)
+    said = run(
+        "measure.py", "hparams/mini_en_de.yaml", "--input=speech", *options
+    )
+    table = top / "results/mini_en_de/redundancy-speech.json"
+    content = json.loads(table.read_text())
+    content["provenance"]["task"] = "ASR"
+    (top / "asr.json").write_text(json.dumps(content))
+    more = ["--prune_layers=2", f"--path_from={top / 'asr.json'}"]
+    run("train.py", "hparams/mini_en_de_prune.yaml", *options, *more)
+    return top / "results", said
+
+
+def test_recipe_trains_measures_prunes_and_says_whose_path(study):
+    results, said = study
+    whole = load_run(results / "mini_en_de")
+    pruned = load_run(results / "mini_en_de_prune")
+    assert whole.task == pruned.task == "AST en-de"
+    assert "size  start  distance" in said
+    assert pruned.removed == 2 and len(pruned.kept_layers) == 3
+    assert pruned.path_from == "ASR speech"
+    assert pruned.path["run"] == "mini_en_de"
+    for one in (whole, pruned):
+        score = one.scores["test"]
+        assert score.metric == "BLEU" and score.signature.startswith("nrefs:1")
+        assert "case:mixed" in score.signature
+        assert score.others["chrF"]["signature"]
+        assert score.interval[0] <= score.value <= score.interval[1]
+
+
+def test_targets_keep_their_case(study):
+    results, _ = study
+    rows = read_hypotheses(results / "mini_en_de/hypotheses-test.jsonl")
+    assert [row["reference"] for row in rows] == GERMAN
+
+
+def test_bleu_is_that_of_sacrebleus_command_line(tmp_path):
+    from speechbrain_ext.set_scores import score_translation
+
+    rows = [
+        {"id": str(i), "reference": text, "hypothesis": said}
+        for i, (text, said) in enumerate(
+            [
+                ("Der Hund läuft heute nicht weg.", "Der Hund läuft weg."),
+                ('Er sagte: "Das ist gut so."', 'er sagte: "Das ist so.'),
+                ("Blau, Rot und Grün!", ""),
+                ("Das kostet 3,5 % mehr als $5.", "Das kostet\n3,5 % mehr ."),
+            ]
+        )
+    ]
+    score, rows = score_translation(rows)
+    files = {}
+    for key in ("reference", "hypothesis"):
+        files[key] = tmp_path / key
+        text = "".join(row[key] + "\n" for row in rows)
+        files[key].write_text(text, encoding="utf-8")
+    out = subprocess.run(
+        [sys.executable, "-m", "sacrebleu", files["reference"]]
+        + ["-i", files["hypothesis"], "-m", "bleu", "chrf", "-w", "6"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    theirs = {one["name"]: one for one in json.loads(out)}
+    ours = {"BLEU": (score.value, score.signature)}
+    chrf = score.others["chrF"]
+    ours["chrF2"] = chrf["value"], chrf["signature"]
+    for name, (value, signature) in ours.items():
+        assert value == pytest.approx(theirs[name]["score"], abs=1e-6)
+        assert signature == theirs[name]["signature"]
+    assert 1 < score.value < 99
+
+
+YAMLS = sorted(path.name for path in (RECIPE / "hparams").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_every_yaml_loads(name, tmp_path, decoder_folders, encoder_folders):
+    french = "fr_en" in name
+    if name.startswith("mini"):
+        kind = "whisper" if french else "wavlm"
+        sources = decoder_folders["qwen2"], encoder_folders[kind]
+    else:
+        kind = "whisper-large-v3" if french else "wavlm-large"
+        sources = PUBLISHED / "qwen2.5-7b", PUBLISHED / kind
+    overrides = {
+        "data_folder": str(tmp_path),
+        "results_folder": str(tmp_path / "results"),
+        "backbone.source": str(sources[0]),
+        "speech_encoder.source": str(sources[1]),
+        "baseline": str(tmp_path) if "prune" in name else None,
+    }
+    hparams = load_hparams(
+        str(RECIPE / "hparams" / name), overrides, [speechllm_rules]
+    )
+    assert hparams["task"] == ("AST fr-en" if french else "AST en-de")
+    assert hparams["lowercase_targets"] is False
+    assert hparams["score"].func.__name__ == "score_translation"
+    assert (hparams["prune_layers"] > 0) == ("prune" in name)
+    words = hparams["prompt"].lower()
+    assert ("to english" in words) == french
+
+
+def test_directions_differ_in_a_handful_of_lines():
+    one, other = (
+        (RECIPE / "hparams" / f"{pair}.yaml").read_text().splitlines()
+        for pair in ("en_de", "fr_en")
+    )
+    plain = [set(x for x in y if x[:1] != "#") for y in (one, other)]
+    assert len(plain[0] ^ plain[1]) <= 6

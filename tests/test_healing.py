@@ -1,0 +1,240 @@
+"""Healing: exactly what is asked for is trained, and nothing changes before.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+
+import pytest
+import torch
+from conftest import LAYERS, make_features, make_model
+
+from speechbrain_ext.healing import (
+    ATTENTION,
+    MLP,
+    STRATEGIES,
+    Lora,
+    heal,
+    load_adapter,
+    save_adapter,
+    train_parts,
+)
+from speechbrain_ext.pruning import Block
+
+BLOCK = Block(1, 2)
+TEXTS = ["one", "two red cat", "x"]
+
+
+def logits_of(model):
+    x_BSF, tokens_B = make_features([6, 3, 5])
+    targets = [model.prompt.encode_target(t) for t in TEXTS]
+    return model(x_BSF, tokens_B, targets)[0]
+
+
+def shake(trainable, seed=0):
+    torch.manual_seed(seed)
+    for _, parameter in trainable.named():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+
+
+def adapter_names(layers, modules, prefix):
+    """Names that an adapter on some modules of some layers has."""
+    return {
+        f"decoder.lm.model.layers.{layer}.{prefix}.{module}"
+        f".lora_{side}.healing.weight"
+        for layer in layers
+        for module in modules
+        for side in "AB"
+    }
+
+
+PROJECTOR = {
+    f"projector.layers.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_trainable_set_is_exact(source, strategy, capsys):
+    model = make_model(source, BLOCK)
+    trainable = heal(model, BLOCK, strategy, Lora(rank=4))
+    expected = set()
+    if strategy in ("projector", "both"):
+        expected |= PROJECTOR
+    if strategy in ("decoder", "both"):
+        expected |= adapter_names([BLOCK.start], MLP, "mlp")
+    opened = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert opened == expected == {n for n, _ in trainable.named()}
+    counts = trainable.counts()
+    if strategy in ("decoder", "both"):
+        # gate and up: 32 -> 48, down: 48 -> 32, two factors of rank 4.
+        assert counts["adapter"] == 3 * 4 * (32 + 48)
+    if strategy in ("projector", "both"):
+        assert counts["projector"] == 12 * 32 + 32 + 32 * 32 + 32
+    said = capsys.readouterr().out
+    for part, count in counts.items():
+        assert f"{part}, {count:,} parameters" in said
+    assert counts or "Trained: nothing" in said
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("removed", [BLOCK, {0, 2}], ids=str)
+def test_healing_at_step_0_is_the_pruned_model(source, strategy, removed):
+    model = make_model(source, removed).eval()
+    with torch.no_grad():
+        before = logits_of(model)
+        heal(model, removed, strategy, verbose=False)
+        model.eval()
+        assert torch.equal(logits_of(model), before)
+
+
+def test_every_gap_has_its_receiver(source):
+    model = make_model(source, {0, 2})
+    trainable = heal(model, {0, 2}, "decoder", verbose=False)
+    names = {name for name, _ in trainable.named()}
+    assert names == adapter_names([0, 1], MLP, "mlp")
+
+
+def test_no_gradient_below_the_receiving_layer(source):
+    check_gradient_stops(make_model(source, Block(2, 1)), Block(2, 1))
+
+
+def test_nor_with_gradient_checkpointing(source):
+    block = Block(2, 1)
+    model = make_model(source, block, gradient_checkpointing=True)
+    check_gradient_stops(model, block)
+
+
+def check_gradient_stops(model, block):
+    trainable = heal(model, block, "decoder", verbose=False)
+    model.train()
+    layers = model.decoder.lm.model.layers
+    needs = []
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda m, i, o: needs.append(
+                (o[0] if isinstance(o, tuple) else o).requires_grad
+            )
+        )
+    logits = logits_of(model)
+    first = block.start
+    assert needs[: len(layers)] == [i >= first for i in range(len(layers))]
+    logits.sum().backward()
+    assert all(p.grad is not None for _, p in trainable.named())
+    assert all(p.grad is None for p in model.projector.parameters())
+
+
+def test_the_adapter_acts_where_it_should(source):
+    model = make_model(source, BLOCK).eval()
+    with torch.no_grad():
+        before = logits_of(model)
+        trainable = heal(model, BLOCK, "decoder", verbose=False)
+        model.eval()
+        shake(trainable)
+        assert (logits_of(model) - before).abs().max() > 1e-3
+        with model.decoder.adapter.disable_adapter():
+            assert torch.equal(logits_of(model), before)
+
+
+def test_healing_what_is_whole_is_refused(source):
+    for strategy in ("decoder", "both"):
+        with pytest.raises(ValueError, match="no layer was removed: choose"):
+            heal(make_model(source), None, strategy)
+    with pytest.raises(ValueError, match="none of none, decoder"):
+        heal(make_model(source), BLOCK, "all")
+    assert heal(make_model(source), None, "projector", verbose=False).named()
+
+
+def test_a_stray_trainable_parameter_is_noticed(source):
+    model = make_model(source, BLOCK)
+    trainable = heal(model, BLOCK, "both", verbose=False)
+    model.decoder.lm.lm_head.weight.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="Not the trainable set.*"):
+        trainable.check(model)
+    model.decoder.lm.lm_head.weight.requires_grad_(False)
+    model.projector.layers[0].bias.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="projector.layers.0.bias"):
+        trainable.check(model)
+
+
+def test_saved_and_loaded_adapter(source, tmp_path):
+    model = make_model(source, BLOCK).eval()
+    trainable = heal(model, BLOCK, "decoder", Lora(rank=3), verbose=False)
+    shake(trainable)
+    model.eval()
+    save_adapter(model.decoder, str(tmp_path))
+    folder = tmp_path / "healing"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["layers_to_transform"] == [1] and config["r"] == 3
+    for merge in (False, True):
+        other = make_model(source, BLOCK).eval()
+        load_adapter(other.decoder, str(folder), merge=merge)
+        other.eval()
+        assert (other.decoder.adapter is None) == merge
+        with torch.no_grad():
+            torch.testing.assert_close(
+                logits_of(other), logits_of(model), atol=1e-5, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("removed", [BLOCK, {0, 3}], ids=str)
+def test_an_adapted_baseline_is_folded_into_what_is_kept(
+    source, removed, tmp_path
+):
+    """Merged into fewer layers: the same as dropping the adapted layers."""
+    whole = make_model(source).eval()
+    trainable = train_parts(
+        whole, True, (ATTENTION, range(LAYERS)), Lora(rank=2), verbose=False
+    )
+    names = {n for n, _ in trainable.named()}
+    layers = range(LAYERS)
+    assert names == PROJECTOR | adapter_names(layers, ATTENTION, "self_attn")
+    shake(trainable)
+    whole.eval()
+    save_adapter(whole.decoder, str(tmp_path))
+    pruned = make_model(source, removed).eval()
+    pruned.projector.load_state_dict(whole.projector.state_dict())
+    with torch.no_grad():
+        plain = logits_of(pruned)
+        folder = str(tmp_path / "healing")
+        load_adapter(
+            pruned.decoder, folder, pruned.decoder.kept, merge=True
+        )
+        pruned.eval()
+        lm = whole.decoder.lm
+        kept = pruned.decoder.kept
+        lm.model.layers = torch.nn.ModuleList(lm.model.layers[k] for k in kept)
+        lm.config.num_hidden_layers = len(kept)
+        lm.model.config.num_hidden_layers = len(kept)
+        torch.testing.assert_close(
+            logits_of(pruned), logits_of(whole), atol=1e-5, rtol=1e-5
+        )
+        assert (logits_of(pruned) - plain).abs().max() > 1e-2
+    # Nothing of it is left open, and healing is then the only adapter.
+    trainable = heal(pruned, removed, "both", verbose=False)
+    assert not {n for n, _ in trainable.named() if "self_attn" in n}
+    assert not {n for n, _ in pruned.named_parameters() if "q_proj.lora" in n}
+
+
+def test_an_adapter_of_another_model_is_refused(source, tmp_path):
+    model = make_model(source)
+    train_parts(model, False, (ATTENTION, range(LAYERS)), verbose=False)
+    save_adapter(model.decoder, str(tmp_path))
+    other = make_model(source, BLOCK)
+    with pytest.raises(ValueError, match="healing: .*5 layers.*has 3"):
+        load_adapter(other.decoder, str(tmp_path / "healing"))
+    with pytest.raises(FileNotFoundError, match="no adapter was saved"):
+        load_adapter(other.decoder, str(tmp_path))
+
+
+def test_adapters_train_in_full_precision(source):
+    """A frozen decoder in half precision, its adapter in float32."""
+    from speechbrain_ext.decoder import Decoder
+    from speechbrain_ext.healing import add_adapter
+
+    decoder = Decoder.from_source(source, BLOCK, dtype="bfloat16")
+    add_adapter(decoder, MLP, [1])
+    types = {
+        p.dtype for n, p in decoder.named_parameters() if "lora_" in n
+    }
+    assert types == {torch.float32}
