@@ -25,5 +25,5 @@ report: .venv/ready
 .venv/ready: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[report,mini,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[report,mini,parquet,dev]'
 	touch $@

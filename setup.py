@@ -23,7 +23,9 @@ EXTRAS = {
     "report": ["matplotlib>=3.8"],
     # The small spoken world of `make mini`.
     "mini": ["espeakng-loader>=0.2.4,<0.3", "num2words>=0.5.13,<0.6"],
-    # What tests and checks need on top of the two above.
+    # Loquacious, which is read straight from its Parquet files.
+    "parquet": ["pyarrow>=15"],
+    # What tests and checks need on top of the above.
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -48,4 +50,7 @@ setup(
     },
     install_requires=INSTALL,
     extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": ["speechllm = speechbrain_ext.cli:main"]
+    },
 )

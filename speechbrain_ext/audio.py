@@ -81,7 +81,7 @@ def audio_info(path, name=None):
     AudioError
         The file is absent, empty or not audio.
     """
-    with _open(path, name or _name_of(path)) as sound:
+    with open_sound(path, name or _name_of(path)) as sound:
         return AudioInfo(sound.frames, sound.samplerate, sound.channels)
 
 
@@ -124,7 +124,7 @@ def read_utterance(
         infinite samples, or another rate or more channels than allowed.
     """
     name = name or _name_of(path)
-    with _open(path, name) as sound:
+    with open_sound(path, name) as sound:
         _check_format(sound, name, sample_rate, resample, mix_channels)
         rate = sound.samplerate
         wav_NC = _read_part(sound, name, start, stop)
@@ -135,7 +135,7 @@ def read_utterance(
             "source, or leave the utterance out"
         )
     if rate != sample_rate:
-        wav_N = _resampler(rate, sample_rate)(wav_N)
+        wav_N = resampler(rate, sample_rate)(wav_N)
     return wav_N.contiguous()
 
 
@@ -190,8 +190,25 @@ def _name_of(path):
     return getattr(path, "name", None) or "audio held in memory"
 
 
-def _open(path, name):
-    """Open a sound file, or say in plain words why not."""
+def open_sound(path, name):
+    """Open a sound file, or say in plain words why not.
+
+    Arguments
+    ---------
+    path : str, pathlib.Path or binary file
+        The file.
+    name : str
+        What errors call it.
+
+    Returns
+    -------
+    soundfile.SoundFile
+
+    Raises
+    ------
+    AudioError
+        The file is absent, empty or not audio.
+    """
     if isinstance(path, (str, os.PathLike)):
         path = os.fspath(path)
         if not os.path.isfile(path):
@@ -225,23 +242,54 @@ def _read_part(sound, name, start, stop):
     try:
         if skipped < first:
             sound.seek(first)
-        samples = sound.read(
-            last - first + skipped, dtype="float32", always_2d=True
-        )[skipped:]
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise AudioError(
-            f"{name}: is damaged ({error}): fetch or convert it again"
-        ) from error
-    if len(samples) < last - first:
+        raise _damaged(name, error) from error
+    return read_block(sound, last - first + skipped, name)[skipped:]
+
+
+def read_block(sound, count, name):
+    """The next samples of an open sound file.
+
+    Arguments
+    ---------
+    sound : soundfile.SoundFile
+        The file, where it stands.
+    count : int
+        Samples of each channel.
+    name : str
+        What errors call it.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, shape ``[N, C]``.
+
+    Raises
+    ------
+    AudioError
+        The file is damaged, or ends before.
+    """
+    try:
+        samples = sound.read(count, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise _damaged(name, error) from error
+    if len(samples) < count:
         # libsndfile gives what there is of an MP3 cut short, in silence.
         raise AudioError(
-            f"{name}: is cut short: {last - first} samples announced, "
+            f"{name}: is cut short: {count} samples announced, "
             f"{len(samples)} there: fetch or convert it again"
         )
     return torch.from_numpy(samples)
 
 
+def _damaged(name, error):
+    return AudioError(
+        f"{name}: is damaged ({error}): fetch or convert it again"
+    )
+
+
 @lru_cache(maxsize=8)
-def _resampler(rate, sample_rate):
+def resampler(rate, sample_rate):
+    """A converter of waveforms from one rate to another (callable)."""
     # Kept because its filter takes longer to design than to apply.
     return torchaudio.transforms.Resample(rate, sample_rate)

@@ -13,7 +13,6 @@ import time
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process
 from tqdm import tqdm
 
 from speechbrain_ext.batches import StepBatchSampler, true_lengths
@@ -22,6 +21,7 @@ from speechbrain_ext.checkpoints import (
     random_state,
     set_random_state,
 )
+from speechbrain_ext.data_sets import groups_of
 from speechbrain_ext.evaluation import EvaluationBrain
 
 
@@ -180,8 +180,7 @@ class SpeechLLMBrain(EvaluationBrain):
         Arguments
         ---------
         train_set : DynamicItemDataset
-            With id, target_ids, and sig or features; an attribute `groups`
-            says which utterances are read together (`StepBatchSampler`).
+            With id, target_ids, and sig or features.
         valid_set : DynamicItemDataset or None
             Scored by its negative log-likelihood every `valid_interval`
             steps and at the end.
@@ -237,7 +236,7 @@ class SpeechLLMBrain(EvaluationBrain):
             rank=self.rank,
             world_size=self.world_size,
             seed=self.hparams.seed,
-            groups=getattr(train_set, "groups", None),
+            groups=groups_of(train_set),
         )
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):
@@ -248,15 +247,17 @@ class SpeechLLMBrain(EvaluationBrain):
         step = self.optimizer_step
         last = step == steps
         if last or step % self.hparams.valid_interval == 0:
+            loss, count = self._loss_since
             entry = {
                 "step": step,
-                "train_loss": self._loss_since[0] / max(self._loss_since[1], 1),
+                "train_loss": loss / count if count else None,
             }
             self._loss_since = [0.0, 0]
             if valid_set is not None:
                 entry["valid_loss"] = self.validate(valid_set)
             self.history.append(entry)
-            if if_main_process() and hasattr(self.hparams, "train_logger"):
+            # On every process: only the main one writes, all wait for it.
+            if hasattr(self.hparams, "train_logger"):
                 self.hparams.train_logger.log_stats({}, entry)
             self.modules.train()
         if last or step % self.hparams.checkpoint_interval == 0:

@@ -18,7 +18,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 # A folder with this prefix is not taken for a checkpoint.
 UNFINISHED = "unfinished"
@@ -51,8 +51,15 @@ class AtomicCheckpointer(Checkpointer):
                 "The one before it is intact: make room and type the same "
                 "command again."
             ) from error
-        if written is None:
-            return None
+        if written is not None:
+            written = self._publish(written)
+        # Which checkpoints to delete is found on each process: all must see
+        # the same folders.
+        ddp_barrier()
+        return written
+
+    def _publish(self, written):
+        """Give a checkpoint its name, now that everything is in it."""
         for path in written.path.iterdir():
             with open(path, "rb") as stream:
                 os.fsync(stream.fileno())

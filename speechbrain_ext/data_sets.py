@@ -70,7 +70,7 @@ def refuse_too_long(datasets, encoder, skip=False):
     ValueError
         Naming them, if there are some.
     """
-    if encoder.max_samples is None:
+    if encoder.max_samples is None or encoder.long_audio == "chunk":
         return
     limit = encoder.max_samples / encoder.sample_rate
     for name, dataset in all_sets(datasets).items():
@@ -83,7 +83,8 @@ def refuse_too_long(datasets, encoder, skip=False):
             raise ValueError(
                 f"{name}: {len(bad)} utterances are longer than the "
                 f"{limit:.1f} s that {encoder.name} takes: {told}. Leave them "
-                "out with --skip_bad True, or take another encoder."
+                "out with --skip_bad True, cut them with long_audio: chunk "
+                "where the YAML has it, or take another encoder."
             )
         print(f"{name}: left out as longer than {limit:.1f} s: {told}")
         dataset.data_ids = [i for i in dataset.data_ids if i not in set(bad)]
@@ -95,36 +96,21 @@ def texts(dataset):
         return [row["target"] for row in dataset]
 
 
-def check_lengths(datasets, encoder):
-    """Refuse, before anything long, utterances that the encoder cannot take.
+def groups_of(dataset):
+    """Which utterances are read together, where that matters.
 
     Arguments
     ---------
-    datasets : dict
-        As in `all_sets`.
-    encoder : speechbrain_ext.encoder.SpeechEncoder
-        Knows its limits.
+    dataset : DynamicItemDataset
+        Its attribute ``group_of``, if there is one, maps IDs to groups.
 
-    Raises
-    ------
-    ValueError
-        Names the first few of them.
+    Returns
+    -------
+    list or None
+        The group of each utterance, in the set's order.
     """
-    faults = []
-    for dataset in all_sets(datasets).values():
-        for name, seconds in zip(dataset.data_ids, durations(dataset)):
-            try:
-                samples = round(seconds * encoder.sample_rate)
-                encoder.check_length(samples, name)
-            except ValueError as error:
-                faults.append(str(error))
-    if faults:
-        more = len(faults) - 5
-        more = f"\n  - and {more} more" if more > 0 else ""
-        lines = "".join(f"\n  - {fault}" for fault in faults[:5])
-        raise ValueError(
-            f"{len(faults)} utterances cannot be used:{lines}{more}"
-        )
+    group_of = getattr(dataset, "group_of", None)
+    return group_of and [group_of[i] for i in dataset.data_ids]
 
 
 def use_cached_features(

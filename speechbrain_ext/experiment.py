@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from speechbrain_ext.brain import SpeechLLMBrain
 from speechbrain_ext.data_sets import (
+    about_sets,
     refuse_too_long,
     texts,
     use_cached_features,
@@ -118,6 +119,7 @@ class Experiment:
                 self.hparams["cache_features"],
                 encoder,
                 self.hparams["downsampling"],
+                resample=self.hparams.get("resample", False),
             )
         return encoder
 
@@ -153,6 +155,8 @@ class Experiment:
         model = build_model(
             hparams, self.prompt, block, self.device, self.encoder
         )
+        # The encoder may have left out what it cannot take.
+        result.data = about_sets(self.datasets)
         trainable = choose_trained(model, hparams, block)
         brain = self.make_brain(model, trainable, hparams["checkpointer"])
         result.kept_layers = list(model.decoder.kept)

@@ -357,12 +357,10 @@ class _Writer:
             total=len(plan), desc="features", unit="utt", disable=not progress
         )
         left = len(plan)
-        with (
-            bar,
-            ThreadPoolExecutor(workers) as pool,
-            open(self.folder / "features.bin", "r+b", buffering=0) as data,
-            open(self.folder / "index.jsonl", "ab", buffering=0) as index,
-        ):
+        pool = ThreadPoolExecutor(workers)
+        data = open(self.folder / "features.bin", "r+b", buffering=0)
+        index = open(self.folder / "index.jsonl", "ab", buffering=0)
+        with bar, pool, data, index:
             read = [
                 _submit(pool, self.encoder, b, reading) for b in batches[:1]
             ]

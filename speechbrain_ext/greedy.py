@@ -10,6 +10,7 @@ Authors
 import torch
 from transformers import DynamicCache
 
+from speechbrain_ext.argmax import first_best
 from speechbrain_ext.pruning import base_model
 
 # How often decoding asks a GPU whether every row has ended: asking waits for
@@ -22,7 +23,7 @@ COMPACT_FROM = 0.25
 
 
 @torch.no_grad()
-def greedy(lm, sequence, limits_B, stop_ids, on_rows=None):
+def greedy(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
     """The most likely next token, again and again, for each row.
 
     Arguments
@@ -38,6 +39,9 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None):
     on_rows : callable or None
         Told, whenever rows leave the batch, which are left (list of int), in
         the batch's order.
+    static : speechbrain_ext.static_decoding.StaticDecoding or None
+        Decode in buffers of a fixed size, on a GPU by replaying one recorded
+        graph; rows that ended then stay in the batch.
 
     Returns
     -------
@@ -52,9 +56,12 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None):
     rows = torch.arange(len(limits_B), device=device)
     ended = limits_B <= 0
     every = CHECK_EVERY.get(device.type, CHECK_ELSEWHERE)
-    step_model = _Steps(lm, sequence)
+    if static is None or longest == 0:
+        steps = Steps(lm, sequence)
+    else:
+        steps = static.begin(lm, sequence, longest)
     for step in range(longest):
-        token_B = first_best(step_model.next_logits())
+        token_B = steps.next_token()
         said_BT[rows, step] = token_B
         ended = ended | torch.isin(token_B, stops)
         ended = ended | (limits_B[rows] <= step + 1)
@@ -62,17 +69,17 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None):
             share = ended.float().mean().item()
             if share == 1.0:
                 break
-            if share >= COMPACT_FROM:
+            if share >= COMPACT_FROM and steps.may_shrink:
                 stay = (~ended).nonzero()[:, 0]
-                step_model.keep_rows(stay)
+                steps.keep_rows(stay)
                 rows, token_B, ended = rows[stay], token_B[stay], ended[stay]
                 if on_rows is not None:
                     on_rows(rows.tolist())
-        step_model.feed(token_B)
+        steps.feed(token_B)
     return _cut(said_BT, limits_B, stop_ids)
 
 
-class _Steps:
+class Steps:
     """A decoder's state between two tokens: cache, mask and positions.
 
     Arguments
@@ -83,6 +90,8 @@ class _Steps:
         What it reads first.
     """
 
+    may_shrink = True
+
     def __init__(self, lm, sequence):
         self.lm = lm
         self.cache = DynamicCache(config=lm.config)
@@ -90,8 +99,8 @@ class _Steps:
         self.positions = sequence.positions_BQ
         self.inputs = {"inputs_embeds": sequence.embeds_BQD}
 
-    def next_logits(self):
-        """Logits of the next token, shape ``[B, V]``."""
+    def next_token(self):
+        """The next token of each row, shape ``[B]``."""
         h_BQD = base_model(self.lm)(
             **self.inputs,
             attention_mask=self.mask_BQ,
@@ -100,7 +109,7 @@ class _Steps:
             use_cache=True,
         ).last_hidden_state
         self.positions = self.positions[:, -1:] + 1
-        return self.lm.lm_head(h_BQD[:, -1])
+        return first_best(self.lm.lm_head(h_BQD[:, -1]))
 
     def keep_rows(self, stay):
         """Go on with some rows only (indices into the present batch)."""
@@ -124,34 +133,3 @@ def _cut(said_BT, limits_B, stop_ids):
         ends = (place for place, token in enumerate(row) if token in stops)
         texts.append(row[: next(ends, len(row))])
     return texts
-
-
-def first_best(logits_BV):
-    """The best id of each row; among equals, the smallest.
-
-    ``argmax`` does not promise which of several equal maxima it takes, and
-    equal logits come out a rounding apart in batches of different size.
-
-    Arguments
-    ---------
-    logits_BV : torch.Tensor
-        Scores.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape ``[B]``, int64.
-
-    Example
-    -------
-    >>> first_best(torch.tensor([[0.0, 2.0, 2.0]]))
-    tensor([1])
-    """
-    logits_BV = logits_BV.float()
-    best_B = logits_BV.max(dim=-1, keepdim=True).values
-    slack_B = 4 * torch.finfo(torch.float32).eps * best_B.abs()
-    # max() of a 0/1 tensor on equal entries is not ordered either: weight
-    # the candidates so that the smallest id is the only maximum.
-    size = logits_BV.shape[-1]
-    rank_V = torch.arange(size, 0, -1, device=logits_BV.device)
-    return ((logits_BV >= best_B - slack_B) * rank_V).argmax(dim=-1)

@@ -256,7 +256,10 @@ def add_adapter(decoder, modules, layers, lora=None, name=ADAPTER):
 
 
 def _wrap(decoder, config, name):
-    """PEFT's adapter inside a decoder (PeftModel)."""
+    """PEFT's adapter inside a decoder, beside others (PeftModel)."""
+    if decoder.adapter is not None:
+        decoder.adapter.add_adapter(name, config)
+        return decoder.adapter
     adapter = get_peft_model(decoder.lm, config, adapter_name=name)
     # With gradient checkpointing PEFT makes the embeddings need a gradient,
     # which would then be computed through every layer, for nothing.
@@ -319,12 +322,12 @@ def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
         new_index[old] for old in config.layers_to_transform if old in new_index
     ]
     state = {
-        renumber(name, new_index): value
-        for name, value in load_file(path).items()
+        renumber(key, new_index): value
+        for key, value in load_file(path).items()
     }
     state.pop(None, None)
-    adapter = _wrap(decoder, config, ADAPTER)
-    report = set_peft_model_state_dict(adapter, state, ADAPTER)
+    adapter = _wrap(decoder, config, name)
+    report = set_peft_model_state_dict(adapter, state, name)
     if report.unexpected_keys:
         raise ValueError(
             f"{folder}: the adapter does not fit this decoder "

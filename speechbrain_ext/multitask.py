@@ -1,6 +1,6 @@
 """One pruned backbone, many tasks: each with its projector and adapter.
 
-Paper, Section 5.4: the same layers are redundant for recognition and for
+Paper, Section 5.3: the same layers are redundant for recognition and for
 translation, so one pruned decoder serves all. It is loaded once; a task adds
 a projector, a healing adapter (a named PEFT adapter) and a speech encoder,
 unless another task has the same one.
@@ -75,13 +75,24 @@ class MultiTask(torch.nn.Module):
         ValueError
             If the name will not do, or the run's backbone is another one.
         """
+        self.add_run(name, TrainedRun(folder))
+
+    def add_run(self, name, run):
+        """Add a task from a run that is read already.
+
+        Arguments
+        ---------
+        name : str
+            As in `add`.
+        run : speechbrain_ext.trained_run.TrainedRun
+            A finished run, or what an export holds of one.
+        """
         if not NAME.fullmatch(name) or name in self.runs:
             why = "is taken" if name in self.runs else "has other signs"
             raise ValueError(
                 f"name: {name!r} {why}: give letters, digits and underscores, "
                 "and each task another name"
             )
-        run = TrainedRun(folder)
         self._check_backbone(name, run)
         if self.decoder is None:
             self.decoder = run.load_decoder(str(self.device))
@@ -95,13 +106,14 @@ class MultiTask(torch.nn.Module):
 
     def _check_backbone(self, name, run):
         """Refuse a run that was not trained on this very backbone."""
-        if run.merged_adapter_folder:
-            raise ValueError(
-                f"{name}: {run.folder} stands on a LoRA-adapted baseline, "
-                "whose weights are its own: give a run on a frozen backbone"
-            )
         if not self.runs:
             return
+        if any(r.merged_adapter_folder for r in [run, *self.runs.values()]):
+            raise ValueError(
+                f"{name}: {run.folder} or a task before it stands on a "
+                "LoRA-adapted baseline, whose weights are its own: give runs "
+                "on a frozen backbone"
+            )
         first_name, first = next(iter(self.runs.items()))
 
         def about(one):

@@ -188,10 +188,12 @@ def load_pruned(source, removed=None, revision=None, **kwargs):
     ValueError
         If there is no such layer, or weights are missing.
     """
-    whole = AutoConfig.from_pretrained(source, revision=revision)
+    whole = AutoConfig.from_pretrained(
+        source, revision=revision, trust_remote_code=False
+    )
     kept = kept_layers(removed, whole.num_hidden_layers)
     files = weight_files(source, revision)
-    state = _kept_state(files, source, revision, kept)
+    state = _kept_state(files, source, revision, kept, kwargs.get("dtype"))
     if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TypeError(
             f"{source} is a {whole.model_type} model, not a causal LM: give "
@@ -220,7 +222,7 @@ def load_pruned(source, removed=None, revision=None, **kwargs):
     return model
 
 
-def _kept_state(files, source, revision, kept):
+def _kept_state(files, source, revision, kept, dtype=None):
     """Lazy tensors of the kept layers, under their new names."""
     new_index = {old: new for new, old in enumerate(kept)}
     state = {}
@@ -230,7 +232,7 @@ def _kept_state(files, source, revision, kept):
         ):
             continue
         path = fetch_file(source, file, revision)
-        for tensor, value in open_weights(path):
+        for tensor, value in open_weights(path, dtype):
             name = renumber(tensor, new_index)
             if name is not None:
                 state[name] = value

@@ -20,6 +20,7 @@ from speechbrain_ext.hparams import load_hparams, merge, parse_arguments
 from speechbrain_ext.hparams_rules import speechllm_rules
 from speechbrain_ext.paths import INPUTS
 from speechbrain_ext.results import write_hypotheses
+from speechbrain_ext.results.run import RESULT_FILE
 
 ROOT = "$data_root"
 
@@ -48,10 +49,11 @@ def open_experiment(argv, prepare, dataio_prepare):
     hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
-    if if_main_process():
+    # What a started run was made with stays, whatever is asked of it later.
+    if if_main_process() and not os.path.isfile(f"{folder}/{RESULT_FILE}"):
         file = os.path.join(folder, "hyperparams.yaml")
         with open(file, "w", encoding="utf-8") as stream:
-            stream.write(merge(hparams_file, overrides))
+            stream.write(merge(hparams_file, overrides, folder))
     run_on_main(prepare, args=[hparams])
     prompt = load_prompt(hparams)
     datasets = dataio_prepare(hparams, prompt)

@@ -122,6 +122,10 @@ def earlier_result(folder, result):
             f"({'; '.join(changed[:5])}). Give another --run_name, or remove "
             "that folder."
         )
+    # --debug or --optimizer_step_limit ended it early: its scores are not
+    # those of these settings.
+    if before.trainable and (before.steps or 0) < before.configuration["steps"]:
+        before.status, before.scores, before.speed = "running", {}, {}
     # A set that was added to test_splits since is still to be scored.
     if not set(before.scores) >= set(result.configuration["test_splits"]):
         before.status = "running"

@@ -83,7 +83,7 @@ def score_translation(rows):
 
     Example
     -------
-    >>> text = "Das ist ein Haus."
+    >>> text = "Der Hund sieht das Haus."
     >>> rows = [{"id": "a", "reference": text, "hypothesis": text}]
     >>> score_translation(rows)[0].others["chrF"]["value"]
     100.0

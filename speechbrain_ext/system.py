@@ -245,7 +245,24 @@ def load_projector(model, run_folder):
     ValueError
         If a shape differs.
     """
-    path = os.path.join(run_folder, TRAINED, PROJECTOR_FILE)
+    put_projector(model, os.path.join(run_folder, TRAINED, PROJECTOR_FILE))
+
+
+def put_projector(model, path):
+    """Put a projector's file (and speech markers in it) into a model.
+
+    Arguments
+    ---------
+    model : SpeechLLM
+        Gets them, in place.
+    path : str
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If a shape differs.
+    """
     state, ours = load_file(path), _projector_state(model)
     for name in sorted(set(state) | set(ours)):
         theirs = tuple(state[name].shape) if name in state else None

@@ -15,7 +15,12 @@ from speechbrain_ext.healing import ADAPTER, load_adapter
 from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.prompt import Prompt
 from speechbrain_ext.results import load_run
-from speechbrain_ext.system import TRAINED, load_projector, read_system
+from speechbrain_ext.system import (
+    PROJECTOR_FILE,
+    TRAINED,
+    put_projector,
+    read_system,
+)
 
 
 class TrainedRun:
@@ -54,6 +59,11 @@ class TrainedRun:
         """Where its own adapter lies (str), or None."""
         name = self.system["adapter"]
         return name and os.path.join(self.folder, TRAINED, name)
+
+    @property
+    def projector_file(self):
+        """Where its projector lies (str)."""
+        return os.path.join(self.folder, TRAINED, PROJECTOR_FILE)
 
     @property
     def merged_adapter_folder(self):
@@ -137,7 +147,7 @@ class TrainedRun:
             markers,
         ).to(decoder.device)
         model.requires_grad_(False)
-        load_projector(model, self.folder)
+        put_projector(model, self.projector_file)
         if self.adapter_folder:
             load_adapter(decoder, self.adapter_folder, name=adapter)
         model.requires_grad_(False)

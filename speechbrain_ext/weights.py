@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
+from speechbrain_ext.safetensors_file import ConvertedTensor, read_head
+
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
@@ -75,10 +77,39 @@ def fetch_file(source, name, revision, missing_ok=False):
     )
 
 
-def open_weights(path):
-    """Pairs of tensor name and lazily read value of one weight file."""
-    if path.endswith(".safetensors"):
-        weights = safe_open(path, framework="pt", device="cpu")
-        return [(name, weights.get_slice(name)) for name in weights.keys()]
-    weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return list(weights.items())
+def open_weights(path, dtype=None):
+    """Pairs of tensor name and lazily read value of one weight file.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+    dtype : torch.dtype or None
+        Type that is wanted in the end. A tensor of another floating type is
+        converted as it is read, so that the file's own is never held.
+
+    Returns
+    -------
+    list of (str, object)
+        The object gives its tensor with ``[...]``.
+    """
+    if not path.endswith(".safetensors"):
+        # Mapped; converted, if need be, by who loads it.
+        weights = torch.load(
+            path, map_location="cpu", mmap=True, weights_only=True
+        )
+        return list(weights.items())
+    weights = safe_open(path, framework="pt", device="cpu")
+    places = read_head(path)
+    return [
+        (name, ConvertedTensor(places[name], dtype))
+        if _differs(places[name].dtype, dtype)
+        else (name, weights.get_slice(name))
+        for name in weights.keys()
+    ]
+
+
+def _differs(stored, wanted):
+    """Whether a tensor has to be converted."""
+    wants = isinstance(wanted, torch.dtype) and wanted.is_floating_point
+    return wants and stored.is_floating_point and stored != wanted

@@ -334,3 +334,52 @@ def make_brain(source, removed=None, strategy=None, folder=None, **changes):
 def weights_of(brain):
     """Name to value of everything that a Brain trains."""
     return {n: p.detach().clone() for n, p in brain.trainable.named()}
+
+
+def write_settings(folder, decoder, encoder, kind="wavlm"):
+    """A variant of the LibriSpeech recipe for the tiny models (str)."""
+    lines = f"""\
+    base: {RECIPE}/hparams/train.yaml
+    backbone:
+        name: tiny
+        source: {decoder}
+        revision: main
+        dtype: float32
+        family: Qwen2
+    speech_encoder:
+        name: tiny-{kind}
+        source: {encoder}
+        revision: main
+        kind: {kind}
+        dtype: float32
+    run_name: base
+    train_splits: [train-clean-100]
+    valid_splits: [dev-clean]
+    test_splits: [test-clean, test-other]
+    downsampling: 3
+    prompt: "{{speech}}\\nsay: {{target}}"
+    precision: fp32
+    num_workers: 0
+    batch_size: 4
+    test_batch_size: 4
+    steps: 8
+    warmup_steps: 1
+    warmdown_steps: 4
+    lr_projector: 0.01
+    lr_adapter: 0.01
+    valid_interval: 4
+    checkpoint_interval: 2
+    max_new_tokens: 12
+    """
+    file = Path(folder) / "tiny.yaml"
+    text = "\n".join(line[4:] for line in lines.splitlines())
+    file.write_text(text + "\n")
+    return str(file)
+
+
+@pytest.fixture
+def settings(tmp_path, decoder_folders, encoder_folders):
+    """The tiny variant's file, for a run in a folder of its own."""
+    return write_settings(
+        tmp_path, decoder_folders["qwen2"], encoder_folders["wavlm"]
+    )

@@ -161,9 +161,7 @@ def test_all_gradients_are_clipped_together(folder, monkeypatch):
     step = torch.optim.Adam.step
 
     def spy(optimizer, *args, **kwargs):
-        grads = [
-            p.grad for g in optimizer.param_groups for p in g["params"]
-        ]
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
         assert len(grads) == 10
         norms.append(torch.stack([g.norm() for g in grads]).norm().item())
         return step(optimizer, *args, **kwargs)
@@ -173,9 +171,7 @@ def test_all_gradients_are_clipped_together(folder, monkeypatch):
     assert norms == pytest.approx([1e-3] * 8, rel=1e-3)
 
 
-def test_a_loss_that_is_no_number_does_not_spoil_the_weights(
-    folder, tmp_path
-):
+def test_a_loss_that_is_no_number_does_not_spoil_the_weights(folder, tmp_path):
     brain = make_brain(folder, BLOCK, "both", tmp_path)
     objectives = brain.compute_objectives
     bad = {3}
@@ -202,9 +198,7 @@ def test_a_loss_that_is_no_number_does_not_spoil_the_weights(
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4, 5, 7])
-def test_a_stopped_training_goes_on_to_the_same_weights(
-    folder, tmp_path, stop
-):
+def test_a_stopped_training_goes_on_to_the_same_weights(folder, tmp_path, stop):
     expected = make_brain(folder, BLOCK, "both", tmp_path / "whole")
     weights = train(expected)
     first = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
@@ -349,5 +343,3 @@ def test_workers_change_nothing(folder):
     weights = train(make_brain(folder, BLOCK, "both"))
     many = make_brain(folder, BLOCK, "both", num_workers=1)
     same(train(many), weights)
-
-

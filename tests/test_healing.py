@@ -50,7 +50,9 @@ def adapter_names(layers, modules, prefix):
 
 
 PROJECTOR = {
-    f"projector.layers.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")
+    f"projector.layers.{i}.{kind}"
+    for i in (0, 2)
+    for kind in ("weight", "bias")
 }
 
 
@@ -197,9 +199,7 @@ def test_an_adapted_baseline_is_folded_into_what_is_kept(
     with torch.no_grad():
         plain = logits_of(pruned)
         folder = str(tmp_path / "healing")
-        load_adapter(
-            pruned.decoder, folder, pruned.decoder.kept, merge=True
-        )
+        load_adapter(pruned.decoder, folder, pruned.decoder.kept, merge=True)
         pruned.eval()
         lm = whole.decoder.lm
         kept = pruned.decoder.kept
@@ -234,7 +234,5 @@ def test_adapters_train_in_full_precision(source):
 
     decoder = Decoder.from_source(source, BLOCK, dtype="bfloat16")
     add_adapter(decoder, MLP, [1])
-    types = {
-        p.dtype for n, p in decoder.named_parameters() if "lora_" in n
-    }
+    types = {p.dtype for n, p in decoder.named_parameters() if "lora_" in n}
     assert types == {torch.float32}

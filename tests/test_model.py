@@ -148,11 +148,11 @@ def test_gradient_checkpointing_changes_nothing(source, strategy):
         results.append(loss_and_gradients(model, trainable))
         # The layer really is computed again on the way back.
         assert len(calls) == 1 + checkpointing
-    (loss, grads), (again, regrads) = results
+    (loss, grads), (again, grads_again) = results
     torch.testing.assert_close(loss, again)
-    assert grads.keys() == regrads.keys()
+    assert grads.keys() == grads_again.keys()
     for name in grads:
-        torch.testing.assert_close(grads[name], regrads[name])
+        torch.testing.assert_close(grads[name], grads_again[name])
         assert grads[name].abs().max() > 0
 
 

@@ -115,9 +115,7 @@ def test_padding_and_split_do_not_change_it(model, rows, side, split):
             for i in range(0, len(rows), split)
         ]
         table = measure(model, batches, position)
-        np.testing.assert_allclose(
-            table.distances, whole.distances, atol=2e-6
-        )
+        np.testing.assert_allclose(table.distances, whole.distances, atol=2e-6)
         np.testing.assert_allclose(table.errors, whole.errors, atol=2e-6)
 
 
@@ -133,7 +131,7 @@ def test_the_last_row_reads_the_raw_stream(model, rows):
     normed = torch.stack(each).mean(0).numpy()
     raw = naive(model, rows, [n - 1 for n in LENGTHS]).mean(0)[:-1, LAYERS]
     # Blocks that end with the last layer, the longest first.
-    ours = [table.distances[LAYERS - l - 1, l] for l in range(LAYERS)]
+    ours = [table.distances[LAYERS - s - 1, s] for s in range(LAYERS)]
     np.testing.assert_allclose(ours, raw, atol=1e-6)
     assert np.abs(normed - raw).max() > 1e-3
 

@@ -121,6 +121,7 @@ def prepare_covost2(
         raise PreparationError(
             f"check_audio: {check_audio}, choose full or header"
         )
+    data_folder = str(data_folder)
     root = find_clips(data_folder, source_language, target_language)
     data_root = os.path.abspath(flac_folder) if flac_folder else root
     pair = f"{source_language}_{target_language}"

@@ -93,7 +93,7 @@ def bleu(hyps, refs):
 
     Example
     -------
-    >>> bleu(["Das ist ein Haus."], ["Das ist ein Haus."]).value
+    >>> bleu(["Der Hund sieht das Haus."], ["Der Hund sieht das Haus."]).value
     100.00000000000004
     """
     return _score("BLEU", hyps, refs)
@@ -116,7 +116,7 @@ def chrf(hyps, refs):
 
     Example
     -------
-    >>> chrf(["Das ist ein Haus."], ["Das ist ein Haus."]).value
+    >>> chrf(["Der Hund sieht das Haus."], ["Der Hund sieht das Haus."]).value
     100.0
     """
     return _score("chrF", hyps, refs)

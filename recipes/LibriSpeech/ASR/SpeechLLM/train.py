@@ -29,7 +29,7 @@ def prepare(hparams):
     ---------
     hparams : dict
         Keys used: data_folder, manifest_folder, the three lists of splits,
-        skip_prep, skip_bad.
+        skip_prep, skip_bad, check_audio.
     """
     prepare_librispeech(
         hparams["data_folder"],
@@ -37,6 +37,7 @@ def prepare(hparams):
         all_splits(hparams),
         skip_prep=hparams["skip_prep"],
         skip_bad=hparams["skip_bad"],
+        check_audio=hparams["check_audio"],
     )
 
 

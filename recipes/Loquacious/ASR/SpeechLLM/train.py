@@ -67,7 +67,7 @@ def open_split(files, root, prompt, lowercase, cache_gigabytes):
     Returns
     -------
     DynamicItemDataset
-        Its ``groups`` tell which utterances are read together.
+        Its ``group_of`` tells which utterances are read together.
     """
     audio = ParquetAudio(cache_bytes=cache_gigabytes * 1e9)
 
@@ -91,7 +91,9 @@ def open_split(files, root, prompt, lowercase, cache_gigabytes):
         [audio_pipeline, text_pipeline],
         ["id", "sig", "duration", "target", "target_ids"],
     )
-    dataset.groups = [row["wav"].rpartition(":")[0] for row in rows.values()]
+    dataset.group_of = {
+        name: row["wav"].rpartition(":")[0] for name, row in rows.items()
+    }
     return dataset
 
 

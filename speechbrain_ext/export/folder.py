@@ -1,0 +1,277 @@
+"""Open an exported folder that may have come from anywhere.
+
+Nothing is believed before it is checked: names stay inside the folder, every
+file has the size and the hash that the manifest says, no file is there that
+it does not name, nothing may carry code, and what the configurations say is
+held against the weights before a model of that size is built.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+import os
+import re
+
+from speechbrain_ext.export.layout import (
+    BACKBONE,
+    CARD,
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    TASK,
+    TASKS,
+    ExportError,
+    TaskSettings,
+    file_hash,
+    files_of,
+)
+
+NAME = re.compile(r"[A-Za-z]\w{0,63}")
+PART = re.compile(r"[\w][\w.+-]*")
+# Of these, none runs or unpickles anything.
+SUFFIXES = (".json", ".safetensors", ".md", ".txt", ".jinja")
+PLAIN_TEXTS = ("LICENSE", "NOTICE")
+# Left beside the files by git and by the hub's own client.
+IGNORED = (".gitattributes", ".gitignore", ".cache/", ".git/", ".huggingface/")
+LARGEST_JSON = 64 * 2**20
+MOST_FILES = 10_000
+# Keys with which a configuration names code, or another way of loading.
+CODE = {
+    "auto_map",
+    "custom_generate",
+    "custom_pipelines",
+    "trust_remote_code",
+    "quantization_config",
+    "compression_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "use_kernels",
+}
+AGAIN = "fetch or export it again"
+
+
+class ExportFolder:
+    """An exported folder, checked.
+
+    Arguments
+    ---------
+    path : str
+        The folder.
+    linked : bool
+        Files may be links to elsewhere: so the hub's cache keeps them.
+    verify : bool
+        Compare every file's hash.
+
+    Raises
+    ------
+    ExportError
+        Whatever is wrong, with the file's name and what to do.
+    """
+
+    def __init__(self, path, linked=False, verify=True):
+        self.path = str(path)
+        self.linked = linked
+        if not os.path.isfile(os.path.join(self.path, MANIFEST)):
+            raise ExportError(
+                f"{self.path}: holds no {MANIFEST}, so it is no exported "
+                "speech LLM: give a folder that `speechllm export` wrote"
+            )
+        self.manifest = self._manifest()
+        self._check_files(verify)
+        self.config = self.read_json(CONFIG)
+        self._check_config()
+        self.tasks = {
+            name: TaskSettings.from_json(
+                self.read_json(f"{TASKS}/{name}/{TASK}"),
+                self.file(f"{TASKS}/{name}/{TASK}"),
+            )
+            for name in self.config["tasks"]
+        }
+
+    def file(self, relative):
+        """A path inside the folder, checked to stay there (str)."""
+        return os.path.join(self.path, *_parts(relative, self.path))
+
+    def read_json(self, relative):
+        """A JSON file of the folder; refuses one that names code."""
+        path = self.file(relative)
+        content = read_json(path)
+        found = sorted(_keys(content) & CODE)
+        if found:
+            raise ExportError(
+                f"{path}: {found[0]} would have code or kernels of others "
+                "loaded, which is never done here: do not use this folder"
+            )
+        return content
+
+    @property
+    def backbone(self):
+        """Folder of the backbone (str)."""
+        return self.file(BACKBONE)
+
+    @property
+    def kept(self):
+        """Old indices of the backbone's layers (tuple of int)."""
+        return tuple(self.config["backbone"]["kept_layers"])
+
+    def size(self):
+        """Bytes of all files (int)."""
+        return sum(one["bytes"] for one in self.manifest["files"].values())
+
+    def below(self, folder):
+        """Names of the files right in a folder of the export (list)."""
+        start = folder.rstrip("/") + "/"
+        return [
+            name[len(start) :]
+            for name in self.manifest["files"]
+            if name.startswith(start) and "/" not in name[len(start) :]
+        ]
+
+    def _manifest(self):
+        path = os.path.join(self.path, MANIFEST)
+        content = read_json(path)
+        files = content.get("files") if isinstance(content, dict) else None
+        sound = isinstance(files, dict) and content.get("format") == FORMAT
+        if not sound or len(files) > MOST_FILES:
+            raise ExportError(
+                f"{path}: is not a manifest of the form {FORMAT}: {AGAIN}, "
+                "with a speechbrain_ext of the same age"
+            )
+        for name, entry in files.items():
+            size = entry.get("bytes") if isinstance(entry, dict) else None
+            if type(size) is not int or not isinstance(
+                entry.get("sha256"), str
+            ):
+                raise ExportError(f"{path}: the entry {name!r:.80} is broken")
+        return content
+
+    def _check_files(self, verify):
+        named = self.manifest["files"]
+        for name in named:
+            _check_kind(name, self.path)
+            self._check_file(name, named[name], verify)
+        for name in files_of(self.path):
+            known = name in named or name == MANIFEST
+            if not known and not name.startswith(IGNORED):
+                raise ExportError(
+                    f"{os.path.join(self.path, name)}: is not in the "
+                    "manifest: remove it, or export again"
+                )
+        for name in (CONFIG, CARD):
+            if name not in named:
+                raise ExportError(
+                    f"{os.path.join(self.path, name)}: is not in the "
+                    f"manifest: {AGAIN}"
+                )
+
+    def _check_file(self, name, entry, verify):
+        path = self.file(name)
+        if not os.path.isfile(path):
+            raise ExportError(f"{path}: is missing: {AGAIN}")
+        root = os.path.realpath(self.path) + os.sep
+        if not self.linked and not os.path.realpath(path).startswith(root):
+            raise ExportError(
+                f"{path}: leads out of its folder: do not use this folder"
+            )
+        size = os.path.getsize(path)
+        if size != entry["bytes"]:
+            raise ExportError(
+                f"{path}: has {size} bytes, not {entry['bytes']}: it was cut "
+                f"short or changed: {AGAIN}"
+            )
+        if verify and file_hash(path) != entry["sha256"]:
+            raise ExportError(
+                f"{path}: its content is not what the manifest says: it was "
+                f"changed or damaged: {AGAIN}"
+            )
+
+    def _check_config(self):
+        path, config = self.file(CONFIG), self.config
+        backbone = config.get("backbone") if isinstance(config, dict) else None
+        if not isinstance(backbone, dict) or config.get("format") != FORMAT:
+            raise ExportError(
+                f"{path}: is not of the form {FORMAT}: give a folder that "
+                "`speechllm export` wrote"
+            )
+        kept, tasks = backbone.get("kept_layers"), config.get("tasks")
+        if not isinstance(kept, list) or not all(
+            type(one) is int and 0 <= one < 10_000 for one in kept
+        ):
+            raise ExportError(f"{path}: kept_layers {kept!r:.80} cannot be")
+        names = tasks if isinstance(tasks, list) else []
+        if not names or not all(
+            isinstance(name, str) and NAME.fullmatch(name) for name in names
+        ):
+            raise ExportError(f"{path}: tasks {tasks!r:.80} cannot be")
+        if config.get("default_task") not in names:
+            raise ExportError(
+                f"{path}: default_task {config.get('default_task')!r:.80} is "
+                "none of its tasks"
+            )
+
+
+def read_json(path):
+    """A JSON file, or why it cannot be read.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ExportError
+        If it is missing, too large, or not JSON.
+    """
+    try:
+        if os.path.getsize(path) > LARGEST_JSON:
+            raise ExportError(f"{path}: is too large for a settings file")
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (ValueError, RecursionError, OSError) as error:
+        if isinstance(error, ExportError):
+            raise
+        raise ExportError(
+            f"{path}: cannot be read as JSON ({error}): {AGAIN}"
+        ) from error
+
+
+def _parts(name, folder):
+    """A relative path's parts, none of which leads out of the folder."""
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if not all(PART.fullmatch(part) for part in parts):
+        raise ExportError(
+            f"{folder}: the path {name!r:.100} is not one inside the folder: "
+            "do not use this folder"
+        )
+    return parts
+
+
+def _check_kind(name, folder):
+    """Refuse files of kinds that could carry code."""
+    parts = _parts(name, folder)
+    if not parts[-1].endswith(SUFFIXES) and parts[-1] not in PLAIN_TEXTS:
+        raise ExportError(
+            f"{os.path.join(folder, name)}: a file of this kind is not part "
+            "of an export (JSON and safetensors only): do not use this folder"
+        )
+
+
+def _keys(content):
+    """Every key at any depth of parsed JSON (set)."""
+    found, left = set(), [content]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            # Set to nothing, a key names nothing.
+            found.update(key for key, value in one.items() if value)
+            left.extend(one.values())
+        elif isinstance(one, list):
+            left.extend(one)
+    return found

@@ -1,0 +1,40 @@
+"""Libraries that are quiet while they load, and only then.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import contextlib
+import logging
+import warnings
+
+from transformers.utils import logging as hf_logging
+
+
+@contextlib.contextmanager
+def quiet_loading():
+    """No progress bars, advice or load reports of transformers inside.
+
+    What matters in a report is checked by who loads.
+    """
+    level = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def quiet_libraries():
+    """For a whole command: errors of libraries only, no bars of theirs."""
+    warnings.simplefilter("ignore")
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    for name in ("speechbrain", "peft", "huggingface_hub", "filelock"):
+        logging.getLogger(name).setLevel(logging.ERROR)

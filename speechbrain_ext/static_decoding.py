@@ -1,0 +1,246 @@
+"""Greedy decoding in buffers of a fixed size, which a GPU can record.
+
+At batch 1 a GPU reads the weights for one token in a few milliseconds, and
+the hundreds of small kernels of that token take longer to launch than to run.
+Here a token's step touches the same memory each time, so that it can be
+recorded once as a CUDA graph and replayed as a whole. Elsewhere (on the CPU)
+the same steps run unrecorded: that is no faster, but it is how their text is
+compared with the plain way's.
+
+The graph path is untried: it was written without a GPU at hand.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import torch
+from transformers import DynamicCache
+
+from speechbrain_ext.argmax import first_best
+from speechbrain_ext.pruning import base_model
+
+# Buffers are this many positions long, or a multiple of it: batches of like
+# length share one recording.
+LENGTH_STEP = 256
+
+# Runs before recording, in which libraries set themselves up.
+WARM_UP = 3
+
+
+class StaticDecoding:
+    """Keeps the latest buffers, with their recording, for the next batch."""
+
+    def __init__(self):
+        self._key = None
+        self._steps = None
+
+    def begin(self, lm, sequence, longest):
+        """Read a batch's prompts.
+
+        Arguments
+        ---------
+        lm : transformers.PreTrainedModel
+            A causal LM of the Llama or Qwen2 kind.
+        sequence : speechbrain_ext.prompt.Sequence
+            Rows up to the end of the prompt, padded on the left.
+        longest : int
+            Most tokens that any row may say.
+
+        Returns
+        -------
+        StaticSteps
+
+        Raises
+        ------
+        ValueError
+            If the decoder has layers with a sliding window.
+        """
+        check_static(lm)
+        rows, width = sequence.mask_BQ.shape
+        length = -(-(width + longest) // LENGTH_STEP) * LENGTH_STEP
+        key = (rows, length, _state_of(lm))
+        if key != self._key:
+            # The old buffers go first: both need not fit.
+            self._key = self._steps = None
+            self._steps = StaticSteps(lm, rows, length)
+            self._key = key
+        self._steps.read(sequence)
+        return self._steps
+
+
+class StaticSteps:
+    """Buffers for one token's step of a batch, and how to take it.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        The causal LM.
+    rows : int
+        Size of the batch.
+    length : int
+        Most positions of a row, prompt and answer together.
+    """
+
+    may_shrink = False
+
+    def __init__(self, lm, rows, length):
+        self.lm = lm
+        device = lm.lm_head.weight.device
+
+        def integers(*shape):
+            return torch.zeros(*shape, dtype=torch.long, device=device)
+
+        self.token_B1 = integers(rows, 1)
+        self.positions_B1 = integers(rows, 1)
+        self.mask_B11Q = integers(rows, 1, 1, length).bool()
+        self.cache = _Slots(integers(1), length)
+        self.graph = None
+        self._first = None
+
+    def read(self, sequence):
+        """Run the prompts and put their keys and values into the buffers."""
+        cache = DynamicCache()
+        h_BQD = base_model(self.lm)(
+            **sequence.as_inputs(), past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        self._first = first_best(self.lm.lm_head(h_BQD[:, -1]))
+        if not self.cache.keys:
+            self.cache.make_room(cache)
+            if self.token_B1.device.type == "cuda":
+                self.graph = self._record()
+        width = self.cache.fill(cache)
+        self.mask_B11Q.fill_(False)
+        self.mask_B11Q[..., :width] = sequence.mask_BQ[:, None, None].bool()
+        self.positions_B1.copy_(sequence.positions_BQ[:, -1:] + 1)
+
+    def next_token(self):
+        """The next token of each row, shape ``[B]``."""
+        if self._first is not None:
+            token_B, self._first = self._first, None
+            return token_B
+        if self.graph is None:
+            self._step()
+        else:
+            self.graph.replay()
+        # A copy: the next step writes over the buffer.
+        return self.token_B1[:, 0].clone()
+
+    def feed(self, token_B):
+        """Read one more token in each row."""
+        self.token_B1.copy_(token_B[:, None])
+
+    def _step(self):
+        """Read the buffered token, write the next one in its stead."""
+        self.mask_B11Q.index_fill_(3, self.cache.place, True)
+        h_B1D = base_model(self.lm)(
+            input_ids=self.token_B1,
+            attention_mask=self.mask_B11Q,
+            position_ids=self.positions_B1,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        token_B = first_best(self.lm.lm_head(h_B1D[:, -1]))
+        self.token_B1.copy_(token_B[:, None])
+        self.positions_B1.add_(1)
+        self.cache.place.add_(1)
+
+    def _record(self):
+        """Record a step as a CUDA graph; what the buffers hold is lost."""
+        # Weights that autocast has cast may not be kept: they would lie in
+        # memory that the graph does not know of.
+        autocast = torch.autocast(
+            "cuda",
+            enabled=torch.is_autocast_enabled("cuda"),
+            dtype=torch.get_autocast_dtype("cuda"),
+            cache_enabled=False,
+        )
+        with autocast:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    self._step()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._step()
+        return graph
+
+
+class _Slots:
+    """Keys and values of all layers, as a cache that models write into.
+
+    Arguments
+    ---------
+    place : torch.Tensor
+        Where the next token's keys go, shape ``[1]``.
+    length : int
+        Positions that there is room for.
+    """
+
+    def __init__(self, place, length):
+        self.place = place
+        self.length = length
+        self.keys, self.values = [], []
+
+    def make_room(self, cache):
+        """Buffers of the shapes of a filled cache's layers."""
+        for layer in cache.layers:
+            rows, heads, _, width = layer.keys.shape
+            for buffers, like in (
+                (self.keys, layer.keys),
+                (self.values, layer.values),
+            ):
+                buffers.append(like.new_zeros(rows, heads, self.length, width))
+
+    def fill(self, cache):
+        """Take over a cache's contents; gives their width (int)."""
+        for index, layer in enumerate(cache.layers):
+            width = layer.keys.shape[2]
+            self.keys[index][:, :, :width] = layer.keys
+            self.values[index][:, :, :width] = layer.values
+        self.place.fill_(width)
+        return width
+
+    def update(self, keys, values, layer_idx, *args, **kwargs):
+        """Write one position; gives all, as attention asks for."""
+        self.keys[layer_idx].index_copy_(2, self.place, keys)
+        self.values[layer_idx].index_copy_(2, self.place, values)
+        return self.keys[layer_idx], self.values[layer_idx]
+
+
+def check_static(lm):
+    """Refuse a decoder that fixed buffers do not serve.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        The causal LM.
+
+    Raises
+    ------
+    ValueError
+        If one of its layers looks back over a window only.
+    """
+    kinds = getattr(lm.config, "layer_types", None) or ()
+    if any(kind != "full_attention" for kind in kinds):
+        raise ValueError(
+            "decode_static: True, but this decoder has layers of the kinds "
+            f"{sorted(set(kinds))}, and only full attention can be decoded "
+            "in fixed buffers: set decode_static: False."
+        )
+
+
+def _state_of(lm):
+    """What a recording depends on: where weights lie, adapters, autocast."""
+    weights = hash(tuple(p.data_ptr() for p in lm.parameters()))
+    adapters = tuple(
+        (str(module.active_adapters), module.disable_adapters)
+        for module in lm.modules()
+        if hasattr(module, "active_adapters")
+        and hasattr(module, "disable_adapters")
+    )
+    device = lm.lm_head.weight.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else None
+    return id(lm), lm.training, weights, adapters, dtype

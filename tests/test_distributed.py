@@ -1,0 +1,126 @@
+"""Two processes do what one does with accumulation.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RECIPE
+from safetensors.torch import load_file
+
+from speechbrain_ext.distance_table import RedundancyTable
+from speechbrain_ext.results import load_run
+
+SETTINGS = {
+    "device": "cpu",
+    # Without its dropout's own random numbers on each process.
+    "lora_dropout": 0,
+    "lora_rank": 2,
+    # Neither the sets nor the batches divide evenly.
+    "batch_size": 3,
+    "test_batch_size": 2,
+}
+# A study in one start of two processes: baseline, tables, pruned and healed.
+SCRIPT = """
+import sys
+from torch.distributed import destroy_process_group
+from train import prepare_experiment
+
+words = sys.argv[1:]
+
+def each(what, *more):
+    what(prepare_experiment(words + list(more)))
+    destroy_process_group()
+
+each(lambda experiment: experiment.run())
+each(lambda experiment: experiment.measure("speech"))
+each(lambda experiment: experiment.measure("text"))
+base = words[words.index("--results_folder") + 1] + "/base"
+more = ["--run_name", "pruned", "--prune_layers", "2", "--baseline", base]
+each(lambda experiment: experiment.run(), *more)
+"""
+
+
+def arguments(settings, corpus, results, **changes):
+    words = [settings, "--results_folder", str(results)]
+    words += ["--data_folder", corpus, "--noprogressbar"]
+    for name, value in {**SETTINGS, **changes}.items():
+        words += [f"--{name}", str(value)]
+    return words
+
+
+@pytest.fixture
+def pair(recipe, settings, corpus, tmp_path):
+    """Folders of the same study, by one process and by two."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = arguments(settings, corpus, one, grad_accumulation_factor=2)
+    recipe.prepare_experiment(words).run()
+    for kind in ("speech", "text"):
+        recipe.prepare_experiment(words).measure(kind)
+    words += ["--run_name", "pruned", "--prune_layers", "2"]
+    words += ["--baseline", str(one / "base")]
+    recipe.prepare_experiment(words).run()
+    script = tmp_path / "study.py"
+    script.write_text(SCRIPT)
+    words = arguments(settings, corpus, two, distributed_backend="gloo")
+    torchrun = ["-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, "--nproc_per_node=2", str(script), *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(RECIPE)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return one, two
+
+
+def trained(folder):
+    files = sorted((Path(folder) / "trained").rglob("*.safetensors"))
+    return {
+        f"{file.name}.{name}": value
+        for file in files
+        for name, value in load_file(file).items()
+    }
+
+
+def test_two_processes_are_one_with_accumulation(pair):
+    for run in ("base", "pruned"):
+        one, two = (trained(folder / run) for folder in pair)
+        assert one.keys() == two.keys()
+        for name in one:
+            torch.testing.assert_close(
+                two[name], one[name], atol=1e-5, rtol=0, msg=f"{run} {name}"
+            )
+        ours, theirs = (load_run(folder / run) for folder in pair)
+        assert ours.kept_layers == theirs.kept_layers
+        # Evaluation was shared out, and every utterance scored once.
+        for name, score in ours.scores.items():
+            other = theirs.scores[name]
+            assert (other.value, other.utterances) == (
+                score.value,
+                score.utterances,
+            )
+        assert theirs.validation["final_loss"] == pytest.approx(
+            ours.validation["final_loss"], abs=1e-5
+        )
+    for kind in ("speech", "text"):
+        one, two = (
+            RedundancyTable.load(folder / "base" / f"redundancy-{kind}.json")
+            for folder in pair
+        )
+        assert one.count == two.count == 5
+        torch.testing.assert_close(
+            torch.tensor(two.distances),
+            torch.tensor(one.distances),
+            atol=1e-5,
+            rtol=0,
+            equal_nan=True,
+        )

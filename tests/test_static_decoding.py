@@ -1,0 +1,99 @@
+"""Decoding in fixed buffers: the same text as in a growing cache.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import pytest
+import torch
+from conftest import make_decoder, make_features, make_model
+
+from speechbrain_ext.argmax import STRETCH, first_best
+from speechbrain_ext.decoder import Decoder
+from speechbrain_ext.healing import Lora, heal
+from speechbrain_ext.pruning import Block
+from speechbrain_ext.static_decoding import StaticDecoding
+
+SPEECH = [4, 9, 1, 6, 2, 7, 3, 5]
+LIMITS = torch.tensor([25, 3, 18, 0, 25, 1, 14, 6])
+
+
+def left(model, sizes=SPEECH, seed=3):
+    """Rows of mixed lengths, to decode."""
+    x_BSF, tokens_B = make_features(sizes, seed=seed)
+    with torch.no_grad():
+        return model.sequence(x_BSF, tokens_B, side="left")
+
+
+def both(model, static, *args, limits=LIMITS, **kwargs):
+    """Answers of the plain way and in fixed buffers."""
+    sequence = left(model, *args, **kwargs)
+    model.decoder.static = None
+    plain = model.decoder.greedy(sequence, limits)
+    model.decoder.static = static
+    return plain, model.decoder.greedy(sequence, limits)
+
+
+def test_the_same_text_again_and_again(source):
+    model = make_model(source, Block(1, 2)).eval()
+    static = StaticDecoding()
+    plain, fixed = both(model, static)
+    assert plain == fixed and max(map(len, plain)) > 10
+    buffers = static._steps
+    # What the first batch left in the buffers is not seen by the second.
+    other, fixed = both(model, static, sizes=[1, 2, 1, 3, 2, 1, 4, 2], seed=9)
+    assert other == fixed != plain
+    assert static._steps is buffers
+    plain, fixed = both(model, static, sizes=[5, 2], limits=LIMITS[:2])
+    assert plain == fixed
+    assert static._steps is not buffers
+
+
+def test_stops_end_the_batch(source):
+    model = make_model(source).eval()
+    free, _ = both(model, StaticDecoding())
+    model.decoder.lm.generation_config.eos_token_id = [free[0][7], free[4][2]]
+    plain, fixed = both(model, StaticDecoding())
+    assert plain == fixed and sum(map(len, plain)) < sum(map(len, free))
+
+
+def test_an_adapter_needs_new_buffers(source):
+    removed = Block(1, 2)
+    model = make_model(source, removed).eval()
+    static = StaticDecoding()
+    both(model, static)
+    buffers = static._steps
+    heal(model, removed, "decoder", Lora(rank=2, dropout=0.0), verbose=False)
+    for name, parameter in model.decoder.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.5
+    plain, fixed = both(model.eval(), static)
+    assert plain == fixed
+    assert static._steps is not buffers
+
+
+def test_sliding_windows_are_refused(tmp_path):
+    source = make_decoder(
+        "qwen2",
+        tmp_path / "m",
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=2,
+    )
+    with pytest.raises(ValueError, match="set decode_static: False"):
+        Decoder.from_source(source, decode_static=True)
+
+
+def test_the_option_reaches_the_decoder(source):
+    assert Decoder.from_source(source).static is None
+    assert Decoder.from_source(source, decode_static=True).static is not None
+
+
+@pytest.mark.parametrize("size", [3, STRETCH, STRETCH + 1, 5 * STRETCH])
+def test_first_best_across_stretches(size):
+    logits = torch.randn(4, size)
+    for place in {0, size // 2, size - 1}:
+        twins = logits.clone()
+        twins[:, place:] = twins.max() + 1
+        assert first_best(twins).tolist() == [place] * 4
+    assert first_best(logits).tolist() == logits.argmax(dim=1).tolist()
