@@ -34,7 +34,15 @@ import torchaudio
 
 
 class AudioError(ValueError):
-    """An utterance that cannot be used; the message names file and mend."""
+    """An utterance that cannot be used; the message names file and mend.
+
+    Example
+    -------
+    >>> raise AudioError("a.flac: empty")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.audio.AudioError: a.flac: empty
+    """
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,13 @@ def audio_info(path, name=None):
     ------
     AudioError
         The file is absent, empty or not audio.
+
+    Example
+    -------
+    >>> file = str(getfixture("tmpdir").join("a.wav"))
+    >>> soundfile.write(file, [0.0] * 1600, 16000)
+    >>> audio_info(file).frames
+    1600
     """
     with open_sound(path, name or _name_of(path)) as sound:
         return AudioInfo(sound.frames, sound.samplerate, sound.channels)
@@ -122,6 +137,13 @@ def read_utterance(
     AudioError
         The file is absent, unreadable, cut short, empty, has NaN or
         infinite samples, or another rate or more channels than allowed.
+
+    Example
+    -------
+    >>> file = str(getfixture("tmpdir").join("a.wav"))
+    >>> soundfile.write(file, [0.5] * 1600, 16000)
+    >>> read_utterance(file, start=100).shape
+    torch.Size([1500])
     """
     name = name or _name_of(path)
     with open_sound(path, name) as sound:
@@ -159,6 +181,10 @@ def check_format(
     ------
     AudioError
         No samples, another rate, or more channels than allowed.
+
+    Example
+    -------
+    >>> check_format(AudioInfo(1600, 8000, 1), "a.wav", resample=True)
     """
     if info.frames == 0:
         raise AudioError(

@@ -181,13 +181,45 @@ def true_lengths(padded):
     """Lengths in items of a SpeechBrain `PaddedData` (int64, shape ``[B]``).
 
     PaddedBatch keeps them as fractions of the longest.
+
+    Arguments
+    ---------
+    padded : speechbrain.dataio.batch.PaddedData
+        Padded rows and their lengths as fractions.
+
+    Returns
+    -------
+    torch.Tensor
+
+    Example
+    -------
+    >>> from speechbrain.dataio.batch import PaddedData
+    >>> true_lengths(PaddedData(torch.zeros(2, 3), torch.tensor([1.0, 2 / 3])))
+    tensor([3, 2])
     """
     longest = padded.data.shape[1]
     return (padded.lengths.double() * longest).round().long()
 
 
 def targets_of(batch):
-    """A batch's target ids, a tensor for each utterance, without padding."""
+    """A batch's target ids, a tensor for each utterance, without padding.
+
+    Arguments
+    ---------
+    batch : speechbrain.dataio.batch.PaddedBatch
+        With target_ids.
+
+    Returns
+    -------
+    list of torch.Tensor
+
+    Example
+    -------
+    >>> from speechbrain.dataio.batch import PaddedBatch
+    >>> rows = [torch.tensor([1, 2]), torch.tensor([3])]
+    >>> targets_of(PaddedBatch([{"target_ids": row} for row in rows]))
+    [tensor([1, 2]), tensor([3])]
+    """
     ids = batch.target_ids
     return [
         row[:length]

@@ -73,6 +73,17 @@ class SpeechLLMBrain(EvaluationBrain):
         SpeechBrain's run options from the command line.
     checkpointer : speechbrain_ext.checkpoints.AtomicCheckpointer or None
         Where training goes on from.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> from speechbrain_ext.healing import train_parts
+    >>> model = tiny_speech_llm()
+    >>> trainable = train_parts(model, projector=True, verbose=False)
+    >>> hparams = {"steps": 3, "warmup_steps": 1, "warmdown_steps": 1,
+    ...     "lr_projector": 0.1, "lr_adapter": 0.1, "adam_betas": [0.9, 0.999]}
+    >>> SpeechLLMBrain(model, trainable, hparams).steps_to_take()
+    3
     """
 
     def __init__(

@@ -31,6 +31,16 @@ class AtomicCheckpointer(Checkpointer):
     final folder: a process killed in between leaves a folder that looks like
     a checkpoint and cannot be loaded. This one gives the folder its name when
     everything in it is on the disk.
+
+    Example
+    -------
+    >>> saved = torch.nn.Linear(1, 1)
+    >>> checkpointer = AtomicCheckpointer(
+    ...     getfixture("tmpdir"), {"saved": saved}
+    ... )
+    >>> checkpoint = checkpointer.save_checkpoint()
+    >>> checkpointer.find_checkpoint().path == checkpoint.path
+    True
     """
 
     def _new_checkpoint_dirpath(self):
@@ -88,6 +98,14 @@ class TrainableState:
     ---------
     trainable : speechbrain_ext.healing.TrainableSet
         What is trained.
+
+    Example
+    -------
+    >>> from speechbrain_ext.healing import TrainableSet
+    >>> layer = torch.nn.Linear(1, 1)
+    >>> parts = {"projector": list(layer.named_parameters())}
+    >>> sorted(TrainableState(TrainableSet(parts)).state_dict())
+    ['bias', 'weight']
     """
 
     def __init__(self, trainable):
@@ -148,7 +166,17 @@ def load_trained(trainable, state, path):
 
 
 def random_state():
-    """The state of every random generator in use (dict)."""
+    """The state of every random generator in use (dict).
+
+    Returns
+    -------
+    dict
+
+    Example
+    -------
+    >>> sorted(random_state())[-2:]
+    ['python', 'torch']
+    """
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
@@ -160,7 +188,21 @@ def random_state():
 
 
 def set_random_state(state):
-    """Put the random generators back where `random_state` saw them."""
+    """Put the random generators back where `random_state` saw them.
+
+    Arguments
+    ---------
+    state : dict
+        From `random_state`.
+
+    Example
+    -------
+    >>> state = random_state()
+    >>> first = torch.rand(1)
+    >>> set_random_state(state)
+    >>> torch.equal(torch.rand(1), first)
+    True
+    """
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])

@@ -38,6 +38,15 @@ def about_sets(datasets):
     Returns
     -------
     dict
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"a": {"duration": 1.5, "target": "hi"}},
+    ...     output_keys=["id", "target"])
+    >>> sets = {"train": dataset, "valid": dataset, "test": {}}
+    >>> about_sets(sets)["train"]["utterances"]
+    1
     """
     return {
         name: {
@@ -69,6 +78,16 @@ def refuse_too_long(datasets, encoder, skip=False):
     ------
     ValueError
         Naming them, if there are some.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"a": {"duration": 1.5, "target": "hi"}},
+    ...     output_keys=["id", "target"])
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> sets = {"train": dataset, "valid": dataset, "test": {}}
+    >>> refuse_too_long(sets, model.encoder)
     """
     if encoder.max_samples is None or encoder.long_audio == "chunk":
         return
@@ -91,7 +110,25 @@ def refuse_too_long(datasets, encoder, skip=False):
 
 
 def texts(dataset):
-    """Target texts of a set, as the decoder is to say them (list of str)."""
+    """Target texts of a set, as the decoder is to say them (list of str).
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        With the key target.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"a": {"duration": 1.5, "target": "hi"}},
+    ...     output_keys=["id", "target"])
+    >>> texts(dataset)
+    ['hi']
+    """
     with dataset.output_keys_as(["target"]):
         return [row["target"] for row in dataset]
 
@@ -108,6 +145,15 @@ def groups_of(dataset):
     -------
     list or None
         The group of each utterance, in the set's order.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"a": {"duration": 1.5, "target": "hi"}},
+    ...     output_keys=["id", "target"])
+    >>> dataset.group_of = {"a": "file 1"}
+    >>> groups_of(dataset)
+    ['file 1']
     """
     group_of = getattr(dataset, "group_of", None)
     return group_of and [group_of[i] for i in dataset.data_ids]
@@ -130,6 +176,20 @@ def use_cached_features(
         k, frames of one speech token.
     resample : bool
         Convert audio of another rate instead of refusing it.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> folder = getfixture("tmpdir")
+    >>> soundfile.write(str(folder.join("a.wav")), [0.1] * 8000, 16000)
+    >>> rows = {"a": {"wav": str(folder.join("a.wav"))}}
+    >>> dataset = DynamicItemDataset(rows, output_keys=["id", "wav"])
+    >>> sets = {"train": dataset, "valid": dataset, "test": {}}
+    >>> use_cached_features(sets, str(folder), tiny_speech_llm().encoder, 3)
+    >>> dataset[0]["features"].shape
+    torch.Size([8, 48])
     """
     for name, dataset in all_sets(datasets).items():
         build = dict(

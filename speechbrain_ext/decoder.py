@@ -41,6 +41,13 @@ class Decoder(torch.nn.Module):
         Which of the source's layers `lm` has; None: all.
     decode_static : bool
         Decode in buffers of a fixed size, as one recorded graph on a GPU.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> decoder = Decoder.from_source(tiny_decoder(), removed=[1, 2])
+    >>> decoder.num_layers, decoder.whole_layers, decoder.kept
+    (2, 4, (0, 3))
     """
 
     def __init__(
@@ -266,6 +273,12 @@ def decoder_config(source, revision=None):
     Returns
     -------
     transformers.PretrainedConfig
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> decoder_config(tiny_decoder()).num_hidden_layers
+    4
     """
     check_source(source)
     return AutoConfig.from_pretrained(source, revision=revision)

@@ -30,6 +30,14 @@ class RedundancyTable:
         Sequences averaged.
     provenance : dict
         Where it comes from: model, encoder, task, input, position.
+
+    Example
+    -------
+    >>> distances = np.array([[0.3, 0.1, 0.2], [0.4, 0.5, np.nan],
+    ...     [0.6, np.nan, np.nan]])
+    >>> table = RedundancyTable(distances, np.zeros((3, 3)), count=1)
+    >>> table.best(1)
+    Block(start=1, size=1)
     """
 
     distances: np.ndarray

@@ -69,6 +69,14 @@ class SpeechEncoder(torch.nn.Module):
         Bring each utterance's waveform to mean 0 and variance 1.
     output_norm : bool
         Layer-normalise each utterance's features over its own time and width.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_encoder
+    >>> encoder = SpeechEncoder.from_source(tiny_encoder(), "wavlm")
+    >>> x_BTE, frames_B = encoder(torch.rand(1, 16000), [16000])
+    >>> x_BTE.shape, frames_B
+    (torch.Size([1, 48, 16]), tensor([48]))
     """
 
     def __init__(
@@ -386,6 +394,13 @@ def concatenate_frames(x_BTE, frames_B, k):
         Tokens of width k times E; S is T / k, rounded up.
     tokens_B : torch.Tensor
         True lengths in tokens: frames / k, rounded up.
+
+    Example
+    -------
+    >>> x_BTE, frames_B = torch.rand(1, 5, 2), torch.tensor([4])
+    >>> x_BSE, tokens_B = concatenate_frames(x_BTE, frames_B, 2)
+    >>> x_BSE.shape, tokens_B
+    (torch.Size([1, 3, 4]), tensor([2]))
     """
     if k < 1:
         raise ValueError(f"k: {k}: choose 1 or more frames a token")

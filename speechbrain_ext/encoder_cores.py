@@ -15,7 +15,14 @@ import torch.nn.functional as F
 
 
 class WaveformCore(torch.nn.Module):
-    """WavLM, wav2vec 2.0, HuBERT: convolutions over the waveform itself."""
+    """WavLM, wav2vec 2.0, HuBERT: convolutions over the waveform itself.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> tiny_speech_llm().encoder.core.frames(16000)
+    48
+    """
 
     max_samples = None
     preprocessing = None
@@ -94,6 +101,14 @@ class WhisperCore(torch.nn.Module):
     As it was trained: the waveform is padded with silence to the full window
     (30 s) and the encoder attends to all of it. Only the frames that cover
     the utterance are kept.
+
+    Example
+    -------
+    >>> from speechbrain_ext.encoder import SpeechEncoder
+    >>> from speechbrain_ext.tiny_models import tiny_encoder
+    >>> source = tiny_encoder(kind="whisper")
+    >>> SpeechEncoder.from_source(source, "whisper").core.frames(16000)
+    50
     """
 
     min_samples = 1

@@ -26,7 +26,27 @@ KINDS = (*WAVEFORM_KINDS, "whisper")
 
 
 def load_config(source, revision, kind):
-    """The source's configuration, or what is wrong with the source."""
+    """The source's configuration, or what is wrong with the source.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+    kind : str or None
+        What it is said to be.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_encoder
+    >>> load_config(tiny_encoder(), None, "wavlm").hidden_size
+    16
+    """
     source = str(source)
     folder = Path(source).expanduser()
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
@@ -69,7 +89,31 @@ def load_config(source, revision, kind):
 
 
 def load_model(source, config, dtype, revision):
-    """Weights of the encoder alone, straight in the wanted type."""
+    """Weights of the encoder alone, straight in the wanted type.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    config : transformers.PretrainedConfig
+        From `load_config`.
+    dtype : str or torch.dtype
+        The wanted type.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_encoder
+    >>> source = tiny_encoder()
+    >>> config = load_config(source, None, "wavlm")
+    >>> load_model(source, config, torch.float32, None).dtype
+    torch.float32
+    """
     loader = AutoModel
     if config.model_type == "whisper":
         # Without layers the decoder's weights are not read.
@@ -123,7 +167,29 @@ def _quiet_loading():
 
 
 def load_extractor(source, config, revision):
-    """The source's own preprocessing; None where a waveform kind has none."""
+    """The source's own preprocessing; None where a waveform kind has none.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    config : transformers.PretrainedConfig
+        From `load_config`.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.FeatureExtractionMixin or None
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_encoder
+    >>> source = tiny_encoder()
+    >>> config = load_config(source, None, "wavlm")
+    >>> load_extractor(source, config, None).sampling_rate
+    16000
+    """
     try:
         return AutoFeatureExtractor.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -135,7 +201,29 @@ def load_extractor(source, config, revision):
 
 
 def normalises(source, config, extractor):
-    """Whether this encoder's waveforms are normalised, told or guessed."""
+    """Whether this encoder's waveforms are normalised, told or guessed.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    config : transformers.PretrainedConfig
+        From `load_config`.
+    extractor : transformers.FeatureExtractionMixin or None
+        From `load_extractor`.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_encoder
+    >>> source = tiny_encoder()
+    >>> config = load_config(source, None, "wavlm")
+    >>> normalises(source, config, load_extractor(source, config, None))
+    True
+    """
     if extractor is not None:
         return bool(extractor.do_normalize)
     guess = config.feat_extract_norm == "layer"
@@ -150,7 +238,22 @@ def normalises(source, config, extractor):
 
 
 def dtype_of(dtype):
-    """A torch dtype from its name, or what is wrong with it."""
+    """A torch dtype from its name, or what is wrong with it.
+
+    Arguments
+    ---------
+    dtype : str or torch.dtype
+        Such as "bfloat16".
+
+    Returns
+    -------
+    torch.dtype
+
+    Example
+    -------
+    >>> dtype_of("bfloat16")
+    torch.bfloat16
+    """
     found = dtype
     if isinstance(dtype, str):
         found = getattr(torch, dtype.removeprefix("torch."), None)

@@ -27,6 +27,16 @@ class EvaluationBrain(sb.Brain):
         SpeechBrain's run options from the command line.
     checkpointer : speechbrain_ext.checkpoints.AtomicCheckpointer or None
         Where training goes on from.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> hparams = {"test_batch_size": 2, "num_workers": 0,
+    ...     "max_new_tokens": 4, "max_tokens_per_second": 12}
+    >>> brain = EvaluationBrain(model, hparams)
+    >>> next(brain.modules.parameters()).requires_grad in (True, False)
+    True
     """
 
     def __init__(self, model, hparams, run_opts=None, checkpointer=None):

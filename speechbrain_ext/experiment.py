@@ -64,6 +64,14 @@ def load_prompt(hparams):
     Returns
     -------
     speechbrain_ext.prompt.Prompt
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> hparams = {"backbone": {"source": tiny_decoder()},
+    ...     "prompt": "{speech} say: {target}", "chat_template": False}
+    >>> load_prompt(hparams).decode([5])
+    '%'
     """
     backbone = hparams["backbone"]
     tokenizer = AutoTokenizer.from_pretrained(
@@ -90,6 +98,16 @@ class Experiment:
         What stands around the speech.
     score : callable
         Rows of id, reference, hypothesis, duration to (SetScore, rows).
+
+    Example
+    -------
+    >>> from speechbrain.utils.run_opts import RunOptions
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> hparams = {"backbone": {"source": tiny_decoder()}, "prune_layers": 0,
+    ...     "output_folder": "results/base"}
+    >>> experiment = Experiment(hparams, RunOptions(device="cpu"), {}, None, None)
+    >>> experiment.layers, experiment.choose_block()
+    (4, (None, None))
     """
 
     def __init__(self, hparams, run_opts, datasets, prompt, score):

@@ -90,6 +90,20 @@ class FeatureCache:
         First line of the index.
     entries : dict
         Lines of the index by id.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> folder = getfixture("tmpdir")
+    >>> file = str(folder.join("a.wav"))
+    >>> soundfile.write(file, [0.1] * 8000, 16000)
+    >>> encoder = tiny_speech_llm().encoder
+    >>> cache = FeatureCache.build(
+    ...     str(folder.join("cache")), encoder, 3, [("a", file)], progress=False
+    ... )
+    >>> cache["a"].shape
+    torch.Size([8, 48])
     """
 
     def __init__(self, folder, header, entries):

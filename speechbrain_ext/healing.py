@@ -36,6 +36,11 @@ class Lora:
         The update is scaled by alpha / rank.
     dropout : float
         On the adapter's input, in training.
+
+    Example
+    -------
+    >>> Lora(rank=8).rank
+    8
     """
 
     rank: int = 16
@@ -51,6 +56,14 @@ class TrainableSet:
     ---------
     parts : dict
         Part to a list of (name, parameter).
+
+    Example
+    -------
+    >>> from torch import nn
+    >>> layer = nn.Linear(2, 3)
+    >>> parts = {"projector": list(layer.named_parameters())}
+    >>> TrainableSet(parts).counts()
+    {'projector': 9}
     """
 
     parts: dict = field(default_factory=dict)
@@ -135,6 +148,15 @@ def heal(model, block, strategy="both", lora=None, verbose=True):
     ------
     ValueError
         If the strategy is unknown, or there is no receiving layer to adapt.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> from speechbrain_ext.pruning import Block
+    >>> block = Block(1, 2)
+    >>> model = tiny_speech_llm(removed=block)
+    >>> sorted(heal(model, block, "both", verbose=False).counts())
+    ['adapter', 'projector']
     """
     if strategy not in STRATEGIES:
         raise ValueError(
@@ -179,6 +201,14 @@ def train_parts(model, projector, adapter=None, lora=None, verbose=True):
     Returns
     -------
     TrainableSet
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> trainable = train_parts(model, projector=True, verbose=False)
+    >>> sorted(trainable.counts())
+    ['projector']
     """
     model.requires_grad_(False)
     trainable = TrainableSet()
@@ -276,6 +306,16 @@ def save_adapter(decoder, folder):
         With an adapter.
     folder : str
         Where to.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> folder = str(getfixture("tmpdir"))
+    >>> add_adapter(model.decoder, MLP, [1])
+    >>> save_adapter(model.decoder, folder)
+    >>> os.path.isdir(os.path.join(folder, ADAPTER))
+    True
     """
     decoder.adapter.save_pretrained(folder, safe_serialization=True)
 
@@ -303,6 +343,18 @@ def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
         If there is no adapter.
     ValueError
         If it does not fit this decoder.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> folder = str(getfixture("tmpdir"))
+    >>> add_adapter(model.decoder, MLP, [1])
+    >>> save_adapter(model.decoder, folder)
+    >>> other = tiny_speech_llm().decoder
+    >>> load_adapter(other, os.path.join(folder, ADAPTER), merge=True)
+    >>> other.num_layers
+    4
     """
     path = os.path.join(folder, "adapter_model.safetensors")
     if not os.path.isfile(path):

@@ -57,6 +57,11 @@ class SpeechMarkers(torch.nn.Module):
     ---------
     width : int
         D, the decoder's width.
+
+    Example
+    -------
+    >>> SpeechMarkers(4)(torch.zeros(3, 4)).shape
+    torch.Size([5, 4])
     """
 
     def __init__(self, width):
@@ -86,6 +91,17 @@ class SpeechLLM(torch.nn.Module):
         k, frames that are joined to one speech token.
     markers : SpeechMarkers or None
         Trained embeddings around the speech.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> x_BSF, tokens_B = model.features(
+    ...     torch.rand(1, 16000), torch.tensor([16000])
+    ... )
+    >>> logits_NV, labels_N = model(x_BSF, tokens_B, [torch.tensor([5, 6])])
+    >>> labels_N
+    tensor([5, 6])
     """
 
     def __init__(

@@ -63,6 +63,13 @@ def open_parquet(path):
         If it is not there or damaged.
     ImportError
         If pyarrow is not installed.
+
+    Example
+    -------
+    >>> open_parquet("nowhere.parquet")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.audio.AudioError: nowhere.parquet...
     """
     try:
         # Wanted only by corpora that come so.
@@ -91,6 +98,12 @@ class ParquetAudio:
         Name of the column with the audio files (a struct with ``bytes``).
     cache_bytes : float
         Most memory for row groups, in each process; one is always kept.
+
+    Example
+    -------
+    >>> audio = ParquetAudio(cache_bytes=1e9)
+    >>> audio.read("small/0.parquet:0:3", "utterance 3")  # doctest: +SKIP
+    tensor([...])
     """
 
     def __init__(self, column="wav", cache_bytes=2e9):

@@ -31,6 +31,11 @@ def table_file(run_folder, kind, position="target"):
     Returns
     -------
     str
+
+    Example
+    -------
+    >>> table_file("results/base", "text", "prompt")
+    'results/base/redundancy-text-prompt.json'
     """
     mark = "" if position == "target" else f"-{position}"
     return os.path.join(run_folder, f"redundancy-{kind}{mark}.json")
@@ -121,6 +126,23 @@ def measure_speech(brain, dataset, provenance, position="target"):
     Returns
     -------
     RedundancyTable
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> from speechbrain_ext.evaluation import EvaluationBrain
+    >>> hparams = {"test_batch_size": 2, "num_workers": 0,
+    ...     "max_new_tokens": 4, "max_tokens_per_second": 12}
+    >>> import torch
+    >>> row = {"duration": 1.0, "sig": torch.rand(16000),
+    ...     "target_ids": torch.tensor([5, 0])}
+    >>> dataset = DynamicItemDataset({"a": row},
+    ...     output_keys=["id", "sig", "target_ids", "duration"])
+    >>> brain = EvaluationBrain(model, hparams, {"noprogressbar": True})
+    >>> measure_speech(brain, dataset, {}).count
+    1
     """
     return measure(
         brain.model.decoder,
@@ -157,6 +179,14 @@ def measure_text(decoder, prompt, texts, provenance, batch_size=16, **options):
     ------
     ValueError
         If the prompt's last token is asked for and there is no prompt.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> table = measure_text(model.decoder, model.prompt, ["hi", "you"], {})
+    >>> table.distances.shape
+    (4, 4)
     """
     position = options.get("position", "target")
     prompted = options.get("prompted", False)
@@ -192,6 +222,16 @@ def read_path(file, size, num_layers, name):
     block : speechbrain_ext.pruning.Block
     about : dict
         Where the path came from, for the run's result.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> file = str(getfixture("tmpdir").join("table.json"))
+    >>> about = {"model": "tiny"}
+    >>> measure_text(model.decoder, model.prompt, ["hi"], about).save(file)
+    >>> read_path(file, 2, 4, "tiny")[0].size
+    2
     """
     table = RedundancyTable.load(file)
     table.check_model(num_layers, name, file)

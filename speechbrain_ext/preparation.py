@@ -25,6 +25,13 @@ class PreparationError(ValueError):
     ---------
     message : str
         The faults and their mends.
+
+    Example
+    -------
+    >>> raise PreparationError("2 bad utterances")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.preparation.PreparationError: 2 bad utterances
     """
 
 
@@ -47,6 +54,13 @@ class Utterance:
         clip"); empty when it can.
     detail : str
         What the fault is in this utterance.
+
+    Example
+    -------
+    >>> utterance = Utterance("a-1", "line 3", {})
+    >>> utterance.refuse("absent clip", "a-1.mp3")
+    >>> utterance.fault
+    'absent clip'
     """
 
     name: str
@@ -74,6 +88,12 @@ class Split:
         In order.
     fingerprint : str
         Changes with the settings and with the files.
+
+    Example
+    -------
+    >>> split = Split("dev", [Utterance("a-1", "line 3", {})], "")
+    >>> len(split.good)
+    1
     """
 
     name: str
@@ -98,6 +118,13 @@ def mark_repeated(splits):
     ---------
     splits : list of Split
         Changed in place.
+
+    Example
+    -------
+    >>> split = Split("dev", [Utterance("a", "1", {}) for _ in range(2)], "")
+    >>> mark_repeated([split])
+    >>> split.bad[0].fault
+    'duplicate id'
     """
     counts = Counter(u.name for split in splits for u in split.utterances)
     for split in splits:
@@ -120,6 +147,13 @@ def in_parallel(work, items, threads, what):
         How many at a time.
     what : str
         Shown at the bar.
+
+    Example
+    -------
+    >>> done = []
+    >>> in_parallel(done.append, [1, 2], 1, "counting")
+    >>> done
+    [1, 2]
     """
     pool = ThreadPoolExecutor(max(1, threads))
     try:
@@ -146,6 +180,10 @@ def refuse(splits, save_folder, mend):
     ------
     PreparationError
         If there is a bad utterance.
+
+    Example
+    -------
+    >>> refuse([Split("dev", [], "")], ".", "Mend them")
     """
     bad = [(split, u) for split in splits for u in split.bad]
     if not bad:
@@ -201,6 +239,14 @@ def write_split(split, save_folder, columns):
     ------
     PreparationError
         If no utterance is good.
+
+    Example
+    -------
+    >>> folder = getfixture("tmpdir")
+    >>> split = Split("dev", [Utterance("a", "1", {"wav": "b"}, 2.0)], "")
+    >>> write_split(split, str(folder), ["wav"])
+    >>> folder.join("dev.csv").read().split()
+    ['ID,duration,wav', 'a,2.0,b']
     """
     write_left_out(split, save_folder)
     if not split.good:
@@ -226,10 +272,21 @@ def write_csv(path, header, rows):
 def require_manifests(save_folder, names):
     """Refuse to skip what was never prepared.
 
+    Arguments
+    ---------
+    save_folder : str
+        Where they stand.
+    names : list of str
+        The manifests, without ``.csv``.
+
     Raises
     ------
     PreparationError
         If a manifest is missing.
+
+    Example
+    -------
+    >>> require_manifests("nowhere", [])
     """
     files = [f"{name}.csv" for name in names]
     lacking = [
@@ -249,6 +306,13 @@ class Fingerprints:
     ---------
     file : str
         Where that is noted.
+
+    Example
+    -------
+    >>> folder = getfixture("tmpdir")
+    >>> done = Fingerprints(str(folder.join("done.json")))
+    >>> done.fits(Split("dev", [], "x"))
+    False
     """
 
     def __init__(self, file):
@@ -274,7 +338,22 @@ class Fingerprints:
 
 
 def file_state(path):
-    """Bytes that change with a file's name, size or time."""
+    """Bytes that change with a file's name, size or time.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+
+    Returns
+    -------
+    bytes
+
+    Example
+    -------
+    >>> file_state("nowhere")
+    b'nowhere|-1|-1\\n'
+    """
     try:
         stat = os.stat(path)
         size, time = stat.st_size, stat.st_mtime_ns
@@ -296,6 +375,11 @@ def report(split, logger, speakers, notes=""):
         How many speakers it has.
     notes : str
         Anything to add.
+
+    Example
+    -------
+    >>> import logging
+    >>> report(Split("dev", [], ""), logging.getLogger("prepare"), 0)
     """
     hours = sum(u.duration for u in split.good) / 3600
     left = f", {len(split.bad)} left out" if split.bad else ""

@@ -35,6 +35,14 @@ class Prompt:
         The decoder's tokenizer.
     target_prefix : str
         Written directly before each target (" ", or nothing).
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_tokenizer
+    >>> tokenizer = tiny_tokenizer()
+    >>> prompt = Prompt.from_template(tokenizer, "{speech} say: {target}")
+    >>> prompt.decode(prompt.encode_target("hi")).strip()
+    'hi'
     """
 
     before: torch.Tensor
@@ -197,6 +205,15 @@ def assemble(prompts, speech, embed, targets=None, side="right"):
     Returns
     -------
     Sequence
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> speech = [torch.zeros(2, 32), torch.zeros(3, 32)]
+    >>> rows = assemble(model.prompt, speech, model.decoder.embed)
+    >>> rows.mask_BQ.sum(1)
+    tensor([7, 8])
     """
     if isinstance(prompts, Prompt):
         prompts = [prompts] * len(speech)

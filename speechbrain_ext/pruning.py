@@ -62,7 +62,24 @@ def causal_lm(model):
 
 
 def base_model(model):
-    """The decoder without its LM head, from whatever wraps it."""
+    """The decoder without its LM head, from whatever wraps it.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        As in `decoder_layers`.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> type(base_model(model.decoder)).__name__
+    'Qwen2Model'
+    """
     inner = getattr(causal_lm(model), "model", None)
     if not isinstance(getattr(inner, "layers", None), torch.nn.ModuleList):
         raise TypeError(
@@ -187,6 +204,13 @@ def load_pruned(source, removed=None, revision=None, **kwargs):
         If the source holds no weights.
     ValueError
         If there is no such layer, or weights are missing.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> lm = load_pruned(tiny_decoder(), Block(1, 2))
+    >>> lm.config.num_hidden_layers
+    2
     """
     whole = AutoConfig.from_pretrained(
         source, revision=revision, trust_remote_code=False

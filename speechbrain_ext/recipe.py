@@ -61,7 +61,23 @@ def open_experiment(argv, prepare, dataio_prepare):
 
 
 def all_splits(hparams):
-    """The splits for training, validation and test (list of str)."""
+    """The splits for training, validation and test (list of str).
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: train_splits, valid_splits, test_splits.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> all_splits({"train_splits": ["a"], "valid_splits": ["b"],
+    ...     "test_splits": ["c", "d"]})
+    ['a', 'b', 'c', 'd']
+    """
     kinds = ("train_splits", "valid_splits", "test_splits")
     return [split for kind in kinds for split in hparams[kind]]
 
@@ -111,6 +127,13 @@ def measure_command(argv, prepare_experiment):
         ``--input text``, and what ``train.py`` takes.
     prepare_experiment : callable
         The recipe's; the rest of the command line to an `Experiment`.
+
+    Example
+    -------
+    >>> measure_command(["--input", "noise"], None)
+    Traceback (most recent call last):
+    ...
+    SystemExit: 2
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--input", choices=INPUTS, required=True)
@@ -145,6 +168,12 @@ def score_set(run, brain, dataset, name, score):
     Returns
     -------
     speechbrain_ext.results.SetScore
+
+    Example
+    -------
+    >>> from speechbrain_ext.set_scores import score_recognition
+    >>> score_set(run, brain, dataset, "dev", score_recognition)  # doctest: +SKIP
+    SetScore(metric='WER', value=2.0)
     """
     rows = brain.decode(dataset, name)
     value, rows = score(rows)

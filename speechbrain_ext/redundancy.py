@@ -171,6 +171,14 @@ def measure(
     ------
     ValueError
         If there are no sequences.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> lm = tiny_speech_llm().decoder.lm
+    >>> table = measure(lm, [{"input_ids": torch.tensor([[5, 6, 7]])}])
+    >>> table.best(2).size, table.count
+    (2, 1)
     """
     model = base_model(decoder)
     was_training = model.training

@@ -58,6 +58,18 @@ def new_result(hparams, datasets, layers):
     Returns
     -------
     speechbrain_ext.results.RunResult
+
+    Example
+    -------
+    >>> hparams = {"run_name": "base", "prune_layers": 0, "healing": "both",
+    ...     "backbone": {"name": "tiny", "family": "Qwen2"}, "task": "ASR",
+    ...     "speech_encoder": {"name": "small"}, "baseline": None,
+    ...     "adapt_attention": False, "seed": 1}
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"a": {"duration": 1.5}})
+    >>> datasets = {"train": dataset, "valid": dataset, "test": {}}
+    >>> new_result(hparams, datasets, 4).data["train"]["utterances"]
+    1
     """
     configuration = plain_settings(hparams)
     pruned = hparams["prune_layers"] > 0
@@ -105,6 +117,12 @@ def earlier_result(folder, result):
     ------
     ValueError
         If the folder holds another run, whose work must not be mixed in.
+
+    Example
+    -------
+    >>> from speechbrain_ext.results import RunResult
+    >>> result = RunResult("base", "tiny", layers=4)
+    >>> earlier_result(str(getfixture("tmpdir")), result)
     """
     if not os.path.isfile(os.path.join(folder, "result.json")):
         return None
@@ -143,6 +161,13 @@ def add_speed(speed, seconds, audio_seconds):
         Wall-clock of the decoding.
     audio_seconds : float
         Length of the set.
+
+    Example
+    -------
+    >>> speed = {}
+    >>> add_speed(speed, 1.0, 4.0)
+    >>> speed["real_time_factor"]
+    0.25
     """
     for key, more in (
         ("decode_seconds", seconds),
@@ -178,7 +203,22 @@ def plain_settings(hparams):
 
 
 def peak_memory(device):
-    """Most memory held so far, in bytes: the card's, or the process's."""
+    """Most memory held so far, in bytes: the card's, or the process's.
+
+    Arguments
+    ---------
+    device : str or torch.device
+        Whose.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> peak_memory("cpu") > 0
+    True
+    """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB.
@@ -186,5 +226,15 @@ def peak_memory(device):
 
 
 def now():
-    """The time, as ISO 8601 in UTC (str)."""
+    """The time, as ISO 8601 in UTC (str).
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> now().endswith("+00:00")
+    True
+    """
     return datetime.datetime.now(datetime.timezone.utc).isoformat()

@@ -92,6 +92,14 @@ class ConvertedTensor:
         Where it lies.
     dtype : torch.dtype
         Wanted type.
+
+    Example
+    -------
+    >>> from safetensors.torch import save_file
+    >>> file = str(getfixture("tmpdir").join("a.safetensors"))
+    >>> save_file({"w": torch.ones(2)}, file)
+    >>> ConvertedTensor(read_head(file)["w"], torch.float16)[...].dtype
+    torch.float16
     """
 
     place: TensorPlace
@@ -119,6 +127,14 @@ def read_head(path):
     ------
     ValueError
         If it is no whole safetensors file: names it and says what to do.
+
+    Example
+    -------
+    >>> from safetensors.torch import save_file
+    >>> file = str(getfixture("tmpdir").join("a.safetensors"))
+    >>> save_file({"w": torch.ones(2, 3)}, file)
+    >>> tuple(read_head(file)["w"].shape)
+    (2, 3)
     """
     try:
         return _read_head(path, os.path.getsize(path))

@@ -28,7 +28,21 @@ WARM_UP = 3
 
 
 class StaticDecoding:
-    """Keeps the latest buffers, with their recording, for the next batch."""
+    """Keeps the latest buffers, with their recording, for the next batch.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> from speechbrain_ext.greedy import greedy
+    >>> sequence = model.sequence(
+    ...     torch.rand(1, 2, 48), torch.tensor([2]), side="left"
+    ... )
+    >>> limits_B, static = torch.tensor([3]), StaticDecoding()
+    >>> said = greedy(model.decoder.lm, sequence, limits_B, [], static=static)
+    >>> said == greedy(model.decoder.lm, sequence, limits_B, [])
+    True
+    """
 
     def __init__(self):
         self._key = None
@@ -221,6 +235,12 @@ def check_static(lm):
     ------
     ValueError
         If one of its layers looks back over a window only.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> check_static(model.decoder.lm)
     """
     kinds = getattr(lm.config, "layer_types", None) or ()
     if any(kind != "full_attention" for kind in kinds):

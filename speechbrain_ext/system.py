@@ -43,6 +43,15 @@ def describe(hparams):
     Returns
     -------
     dict
+
+    Example
+    -------
+    >>> parts = {"name": "tiny", "source": "here"}
+    >>> about = describe({"backbone": parts, "speech_encoder": parts,
+    ...     "prompt": "{speech}{target}", "chat_template": False,
+    ...     "downsampling": 3})
+    >>> about["backbone"]
+    'tiny'
     """
     backbone, encoder = hparams["backbone"], hparams["speech_encoder"]
     return {
@@ -76,6 +85,21 @@ def build_model(hparams, prompt, removed=None, device="cpu", encoder=None):
     Returns
     -------
     SpeechLLM
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> from speechbrain_ext.decoder import Decoder
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> def load_decoder(removed, device):
+    ...     return Decoder.from_source(tiny_decoder(), removed, device=device)
+    >>> hparams = {"load_decoder": load_decoder, "downsampling": 3,
+    ...     "projector_hidden": None, "speech_markers": False, "baseline": None}
+    >>> build_model(
+    ...     hparams, model.prompt, [1], encoder=model.encoder
+    ... ).decoder.num_layers
+    3
     """
     if encoder is None:
         encoder = hparams["load_encoder"](device=device)
@@ -113,6 +137,15 @@ def choose_trained(model, hparams, removed):
     Returns
     -------
     speechbrain_ext.healing.TrainableSet
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> hparams = {"adapt_attention": False, "lora": None}
+    >>> sorted(choose_trained(model, hparams, None).counts())
+    Trained: ...
+    ['projector']
     """
     if removed:
         return heal(model, removed, hparams["healing"], hparams["lora"])
@@ -135,6 +168,15 @@ def save_trained(model, run_folder, about):
         The run's output folder.
     about : dict
         This system, as `describe` tells it.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> folder = str(getfixture("tmpdir"))
+    >>> save_trained(model, folder, {"prompt": "{speech}{target}"})
+    >>> read_system(folder)["kept_layers"]
+    [0, 1, 2, 3]
     """
     folder = os.path.join(run_folder, TRAINED)
     os.makedirs(folder, exist_ok=True)
@@ -171,6 +213,15 @@ def read_system(run_folder, key="baseline"):
     ------
     FileNotFoundError
         If the run is not finished, or there is none.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> folder = str(getfixture("tmpdir"))
+    >>> save_trained(model, folder, {"encoder": "small"})
+    >>> read_system(folder)["encoder"]
+    'small'
     """
     path = os.path.join(run_folder, TRAINED, SYSTEM_FILE)
     if not os.path.isfile(path):
@@ -262,6 +313,14 @@ def put_projector(model, path):
     ------
     ValueError
         If a shape differs.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> folder = str(getfixture("tmpdir"))
+    >>> save_trained(model, folder, {})
+    >>> put_projector(model, os.path.join(folder, TRAINED, PROJECTOR_FILE))
     """
     state, ours = load_file(path), _projector_state(model)
     for name in sorted(set(state) | set(ours)):

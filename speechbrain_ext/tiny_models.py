@@ -118,6 +118,8 @@ def tiny_decoder(folder=None, kind="qwen2", layers=4):
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
+        # Large enough that a projector can steer what is said.
+        initializer_range=0.2,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         pad_token_id=None,

@@ -35,6 +35,13 @@ class TrainedRun:
     ------
     FileNotFoundError
         If the run is not there or not finished.
+
+    Example
+    -------
+    >>> TrainedRun("nowhere")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: ...
     """
 
     def __init__(self, folder):

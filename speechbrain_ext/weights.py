@@ -39,6 +39,12 @@ def weight_files(source, revision=None):
     ------
     FileNotFoundError
         If no weight file is found.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> weight_files(tiny_decoder())
+    {'model.safetensors': None}
     """
     for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (BIN, BIN_INDEX)):
         if fetch_file(source, single, revision, missing_ok=True):
@@ -58,7 +64,28 @@ def weight_files(source, revision=None):
 
 
 def fetch_file(source, name, revision, missing_ok=False):
-    """Local path of one file of a model, downloaded where need be."""
+    """Local path of one file of a model, downloaded where need be.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    name : str
+        The file's.
+    revision : str or None
+        Branch, tag or commit on the hub.
+    missing_ok : bool
+        Give None for a file that is not there.
+
+    Returns
+    -------
+    str or None
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> fetch_file(tiny_decoder(), "other.json", None, missing_ok=True)
+    """
     if os.path.isdir(source):
         path = os.path.join(source, name)
         if os.path.isfile(path):
@@ -92,6 +119,13 @@ def open_weights(path, dtype=None):
     -------
     list of (str, object)
         The object gives its tensor with ``[...]``.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> file = os.path.join(tiny_decoder(), "model.safetensors")
+    >>> dict(open_weights(file))["model.norm.weight"][...].shape
+    torch.Size([32])
     """
     if not path.endswith(".safetensors"):
         # Mapped; converted, if need be, by who loads it.

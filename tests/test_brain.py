@@ -251,6 +251,31 @@ def test_a_checkpoint_holds_only_what_is_trained(folder, tmp_path):
     assert size < 3 * 4 * trained + 60_000
 
 
+@pytest.mark.parametrize("part", ["brain", "trained", "optimizer"])
+def test_stopped_in_the_middle_of_saving(folder, tmp_path, monkeypatch, part):
+    """A checkpoint is there whole or not at all."""
+    weights = train(make_brain(folder, BLOCK, "both", tmp_path / "whole"))
+    save = torch.save
+    saved = []
+
+    def stopping(value, path, *args, **kwargs):
+        if part in str(path):
+            saved.append(path)
+            if len(saved) == 3:
+                raise KeyboardInterrupt
+        return save(value, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_brain(folder, BLOCK, "both", tmp_path / "stopped"))
+    monkeypatch.undo()
+    again = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
+    again.on_fit_start()
+    assert again.optimizer_step == 4
+    again = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
+    same(train(again), weights)
+
+
 def test_what_a_kill_left_behind_is_no_checkpoint(folder, tmp_path):
     brain = make_brain(folder, BLOCK, "both", tmp_path)
     weights = train(brain)

@@ -69,14 +69,15 @@ def pair(recipe, settings, corpus, tmp_path):
     script = tmp_path / "study.py"
     script.write_text(SCRIPT)
     words = arguments(settings, corpus, two, distributed_backend="gloo")
+    path = [str(RECIPE), os.environ.get("PYTHONPATH", "")]
     torchrun = ["-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [sys.executable, *torchrun, "--nproc_per_node=2", str(script), *words],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(RECIPE)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return one, two

@@ -47,7 +47,6 @@ def start(words):
     return subprocess.Popen(
         [sys.executable, "train.py", *words],
         cwd=RECIPE,
-        env={**os.environ, "PYTHONPATH": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -80,7 +80,7 @@ def test_same_seed_gives_same_sentences():
     assert first != draw_sentences("train", 50, seed=2)
 
 
-def test_unseen_shapes_are_a_fifth():
+def test_the_share_of_unseen_shapes_is_exact():
     # Only the shapes kept for this set start or go on like this.
     def unseen(text):
         starts = ("We ", "Tomorrow ", "At ", "From ")

@@ -51,11 +51,9 @@ class Study:
 
     def command(self, script, *words, **changes):
         """The real command line; gives the finished process."""
-        environment = {**os.environ, "PYTHONPATH": ""}
         return subprocess.run(
             [sys.executable, script, *words, *self.arguments(**changes)],
             cwd=RECIPE,
-            env=environment,
             capture_output=True,
             text=True,
             timeout=300,

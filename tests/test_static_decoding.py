@@ -10,6 +10,7 @@ from conftest import make_decoder, make_features, make_model
 
 from speechbrain_ext.argmax import STRETCH, first_best
 from speechbrain_ext.decoder import Decoder
+from speechbrain_ext.greedy import FEW_ROWS, head
 from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.pruning import Block
 from speechbrain_ext.static_decoding import StaticDecoding
@@ -97,3 +98,18 @@ def test_first_best_across_stretches(size):
         twins[:, place:] = twins.max() + 1
         assert first_best(twins).tolist() == [place] * 4
     assert first_best(logits).tolist() == logits.argmax(dim=1).tolist()
+
+
+def test_the_head_of_few_rows_is_the_head():
+    layer = torch.nn.Linear(6, 50, bias=False)
+    with_bias = torch.nn.Linear(6, 50)
+    calls = []
+    hooked = torch.nn.Linear(6, 50, bias=False)
+    hooked.register_forward_hook(lambda *args: calls.append(1))
+    for rows in (1, 2, FEW_ROWS, FEW_ROWS + 1):
+        h_BD = torch.randn(rows, 6)
+        for lm_head in (layer, with_bias, hooked):
+            logits_BV = head(lm_head, h_BD)
+            torch.testing.assert_close(logits_BV, lm_head(h_BD))
+            assert logits_BV.is_contiguous()
+    assert len(calls) == 8

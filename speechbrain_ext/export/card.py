@@ -162,8 +162,7 @@ def _healing(about, merged):
 def _task(name, task):
     lines = [
         f"## Task `{name}`: {task.task}\n",
-        f"Prompt `{task.prompt!r}`, {task.downsampling} frames a speech "
-        "token.",
+        f"Prompt `{task.prompt!r}`, {task.downsampling} frames a speech token.",
     ]
     train = task.about.get("train")
     if train:

@@ -20,13 +20,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechbrain_ext.encoder_source import KINDS
 from speechbrain_ext.export.layout import (
-    ADAPTER,
     BACKBONE,
-    PROJECTOR,
-    TASKS,
     ExportError,
 )
-from speechbrain_ext.healing import ATTENTION, MLP
 from speechbrain_ext.safetensors_file import read_head
 from speechbrain_ext.weights import SAFETENSORS, SAFETENSORS_INDEX
 
@@ -41,28 +37,6 @@ LARGEST = {
     "n_samples": 10_000_000,
     "nb_max_frames": 100_000,
 }
-# What a LoRA configuration may say; the rest must be empty or false.
-LORA_KEYS = {
-    "peft_type": lambda v: v == "LORA",
-    "task_type": lambda v: v == "CAUSAL_LM",
-    "r": lambda v: type(v) is int and 0 < v <= 100_000,
-    "lora_alpha": lambda v: type(v) in (int, float),
-    "lora_dropout": lambda v: type(v) in (int, float) and 0 <= v < 1,
-    "target_modules": lambda v: isinstance(v, list)
-    and set(v) <= set(MLP + ATTENTION),
-    "layers_to_transform": lambda v: isinstance(v, list)
-    and all(type(one) is int and one >= 0 for one in v)
-    and len(v) > 0,
-    "layers_pattern": lambda v: v in (None, "layers"),
-    "base_model_name_or_path": lambda v: v is None or isinstance(v, str),
-    "revision": lambda v: v is None or isinstance(v, str),
-    "bias": lambda v: v == "none",
-    "inference_mode": lambda v: isinstance(v, bool),
-    "init_lora_weights": lambda v: isinstance(v, bool),
-    "peft_version": lambda v: isinstance(v, str),
-}
-# None does anything for a linear layer's adapter that is only read.
-HARMLESS = {"ensure_weight_tying", "qalora_group_size", "megatron_core"}
 
 
 def check_backbone(folder):
@@ -148,71 +122,6 @@ def check_encoder(folder, inside):
                 )
 
 
-def check_task(folder, name, features, width):
-    """Refuse a projector or an adapter of other shapes than are needed.
-
-    Arguments
-    ---------
-    folder : speechbrain_ext.export.folder.ExportFolder
-        The export.
-    name : str
-        The task.
-    features : int
-        F, k times the encoder's width.
-    width : int
-        D, the backbone's width.
-
-    Raises
-    ------
-    ExportError
-        Naming the file and the first disagreement.
-    """
-    settings = folder.tasks[name]
-    file = folder.file(f"{TASKS}/{name}/{PROJECTOR}")
-    hidden = settings.projector_hidden or width
-    wanted = {
-        "projector.layers.0.weight": (hidden, features),
-        "projector.layers.0.bias": (hidden,),
-        "projector.layers.2.weight": (width, hidden),
-        "projector.layers.2.bias": (width,),
-    }
-    if settings.speech_markers:
-        wanted |= {"markers.start": (width,), "markers.end": (width,)}
-    _compare_file(file, wanted, _head(file))
-    if settings.adapter:
-        _check_adapter(folder, f"{TASKS}/{name}/{ADAPTER}")
-
-
-def _check_adapter(folder, inside):
-    """LoRA and nothing else, its rank as in the weights."""
-    path = f"{inside}/adapter_config.json"
-    config = folder.read_json(path)
-    content = config if isinstance(config, dict) else {}
-    for key, value in content.items():
-        test = LORA_KEYS.get(key)
-        if key in HARMLESS or (test is None and not value):
-            continue
-        if test is None or not test(value):
-            raise ExportError(
-                f"{folder.file(path)}: {key} {value!r:.80} is not part of "
-                f"a healing adapter: {MADE_FOR}"
-            )
-    needed = {"peft_type", "r", "target_modules", "layers_to_transform"}
-    missing = sorted(needed - set(content))
-    if missing:
-        raise ExportError(
-            f"{folder.file(path)}: {missing[0]} is missing: {MADE_FOR}"
-        )
-    file = folder.file(f"{inside}/adapter_model.safetensors")
-    for name, place in _head(file).items():
-        rank = place.shape[0 if ".lora_A." in name else -1 :][:1]
-        if len(place.shape) != 2 or rank != (content["r"],):
-            raise ExportError(
-                f"{file}: {name} has shape {place.shape}, but the adapter's "
-                f"rank is {content['r']}: {MADE_FOR}"
-            )
-
-
 def _config(folder, inside, mapping):
     """A configuration of a known kind, from checked JSON."""
     path = folder.file(f"{inside}/config.json")
@@ -250,7 +159,7 @@ def _shapes(folder, inside):
         )
     shapes = {}
     for name in files:
-        head = _head(folder.file(f"{inside}/{name}"))
+        head = head_of(folder.file(f"{inside}/{name}"))
         shapes.update((key, place.shape) for key, place in head.items())
     return shapes
 
@@ -271,15 +180,10 @@ def _without_memory(folder, inside, config, maker, shapes):
 
 
 def _compare(folder, inside, wanted, shapes, extra):
-    _compare_shapes(folder.file(inside), wanted, shapes, extra)
+    compare_shapes(folder.file(inside), wanted, shapes, extra)
 
 
-def _compare_file(path, wanted, head):
-    shapes = {name: place.shape for name, place in head.items()}
-    _compare_shapes(path, wanted, shapes, extra=False)
-
-
-def _compare_shapes(path, wanted, shapes, extra):
+def compare_shapes(path, wanted, shapes, extra):
     """Each parameter's shape, and (unless allowed) nothing else."""
     names = set(wanted) | (set() if extra else set(shapes))
     for name in sorted(names):
@@ -290,7 +194,8 @@ def _compare_shapes(path, wanted, shapes, extra):
             )
 
 
-def _head(path):
+def head_of(path):
+    """Names and places of a weight file's tensors (dict)."""
     try:
         return read_head(path)
     except (ValueError, OSError) as error:

@@ -9,10 +9,17 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import json
 import os
 import re
 
+from speechbrain_ext.export.content import (
+    AGAIN,
+    CODE,
+    check_kind,
+    keys_of,
+    path_parts,
+    read_json,
+)
 from speechbrain_ext.export.layout import (
     BACKBONE,
     CARD,
@@ -28,28 +35,9 @@ from speechbrain_ext.export.layout import (
 )
 
 NAME = re.compile(r"[A-Za-z]\w{0,63}")
-PART = re.compile(r"[\w][\w.+-]*")
-# Of these, none runs or unpickles anything.
-SUFFIXES = (".json", ".safetensors", ".md", ".txt", ".jinja")
-PLAIN_TEXTS = ("LICENSE", "NOTICE")
 # Left beside the files by git and by the hub's own client.
 IGNORED = (".gitattributes", ".gitignore", ".cache/", ".git/", ".huggingface/")
-LARGEST_JSON = 64 * 2**20
 MOST_FILES = 10_000
-# Keys with which a configuration names code, or another way of loading.
-CODE = {
-    "auto_map",
-    "custom_generate",
-    "custom_pipelines",
-    "trust_remote_code",
-    "quantization_config",
-    "compression_config",
-    "attn_implementation",
-    "_attn_implementation",
-    "experts_implementation",
-    "use_kernels",
-}
-AGAIN = "fetch or export it again"
 
 
 class ExportFolder:
@@ -92,13 +80,13 @@ class ExportFolder:
 
     def file(self, relative):
         """A path inside the folder, checked to stay there (str)."""
-        return os.path.join(self.path, *_parts(relative, self.path))
+        return os.path.join(self.path, *path_parts(relative, self.path))
 
     def read_json(self, relative):
         """A JSON file of the folder; refuses one that names code."""
         path = self.file(relative)
         content = read_json(path)
-        found = sorted(_keys(content) & CODE)
+        found = sorted(keys_of(content) & CODE)
         if found:
             raise ExportError(
                 f"{path}: {found[0]} would have code or kernels of others "
@@ -150,7 +138,7 @@ class ExportFolder:
     def _check_files(self, verify):
         named = self.manifest["files"]
         for name in named:
-            _check_kind(name, self.path)
+            check_kind(name, self.path)
             self._check_file(name, named[name], verify)
         for name in files_of(self.path):
             known = name in named or name == MANIFEST
@@ -210,68 +198,3 @@ class ExportFolder:
                 f"{path}: default_task {config.get('default_task')!r:.80} is "
                 "none of its tasks"
             )
-
-
-def read_json(path):
-    """A JSON file, or why it cannot be read.
-
-    Arguments
-    ---------
-    path : str
-        The file.
-
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    ExportError
-        If it is missing, too large, or not JSON.
-    """
-    try:
-        if os.path.getsize(path) > LARGEST_JSON:
-            raise ExportError(f"{path}: is too large for a settings file")
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
-    except (ValueError, RecursionError, OSError) as error:
-        if isinstance(error, ExportError):
-            raise
-        raise ExportError(
-            f"{path}: cannot be read as JSON ({error}): {AGAIN}"
-        ) from error
-
-
-def _parts(name, folder):
-    """A relative path's parts, none of which leads out of the folder."""
-    parts = name.split("/") if isinstance(name, str) else [""]
-    if not all(PART.fullmatch(part) for part in parts):
-        raise ExportError(
-            f"{folder}: the path {name!r:.100} is not one inside the folder: "
-            "do not use this folder"
-        )
-    return parts
-
-
-def _check_kind(name, folder):
-    """Refuse files of kinds that could carry code."""
-    parts = _parts(name, folder)
-    if not parts[-1].endswith(SUFFIXES) and parts[-1] not in PLAIN_TEXTS:
-        raise ExportError(
-            f"{os.path.join(folder, name)}: a file of this kind is not part "
-            "of an export (JSON and safetensors only): do not use this folder"
-        )
-
-
-def _keys(content):
-    """Every key at any depth of parsed JSON (set)."""
-    found, left = set(), [content]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            # Set to nothing, a key names nothing.
-            found.update(key for key, value in one.items() if value)
-            left.extend(one.values())
-        elif isinstance(one, list):
-            left.extend(one)
-    return found

@@ -155,9 +155,7 @@ def about_run(run):
         "backbone": {
             "name": backbone["name"],
             "source": public_source(backbone["source"], backbone["name"]),
-            "revision": commit_of(
-                backbone["source"], backbone.get("revision")
-            ),
+            "revision": commit_of(backbone["source"], backbone.get("revision")),
         },
         "encoder": public_source(encoder["source"], encoder["name"]),
         "layers": result.layers,

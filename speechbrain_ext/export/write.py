@@ -8,42 +8,33 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import json
 import os
 import re
 import shutil
 import uuid
 
-from safetensors.torch import save_file
-
-from speechbrain_ext.encoder_source import load_config, load_extractor
 from speechbrain_ext.export.card import model_card
-from speechbrain_ext.export.checks import LORA_KEYS
 from speechbrain_ext.export.layout import (
-    ADAPTER,
     BACKBONE,
     CARD,
     CONFIG,
-    ENCODERS,
     FORMAT,
     MANIFEST,
-    PROJECTOR,
-    TASK,
-    TASKS,
     ExportError,
-    TaskSettings,
     file_hash,
     files_of,
 )
 from speechbrain_ext.export.lineage import (
-    about_run,
-    commit_of,
-    licence_files,
     licence_of,
-    longest_seconds,
+)
+from speechbrain_ext.export.parts import (
+    backbone_source,
+    save_backbone,
+    write_task,
 )
 from speechbrain_ext.export.verify import compare_probes, probe, reload_probes
 from speechbrain_ext.multitask import MultiTask
+from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.results import write_json
 from speechbrain_ext.results.files import write_text
 from speechbrain_ext.trained_run import TrainedRun
@@ -105,12 +96,21 @@ def export_runs(
     unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
     os.makedirs(unfinished)
     try:
-        probes, report = _write(
-            named, unfinished, folder, merge, licence, shard_size, device, tell
-        )
+        with quiet_loading():
+            probes, report = _write(
+                named,
+                unfinished,
+                folder,
+                merge,
+                licence,
+                shard_size,
+                device,
+                tell,
+            )
         tell("Reading it back and comparing")
         found = reload_probes(unfinished, device)
         report["differences"] = compare_probes(probes, found, merge)
+        _usual_rights(unfinished)
         if os.path.isdir(folder):
             shutil.rmtree(folder)
         os.rename(unfinished, folder)
@@ -123,6 +123,14 @@ def export_runs(
 def task_name(task):
     """A task's name in an export: "AST en-de" is "ast_en_de" (str)."""
     return re.sub(r"\W+", "_", task.lower()).strip("_") or "task"
+
+
+def _usual_rights(folder):
+    """safetensors leaves files that only their owner may read; undo that."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for name in files_of(folder):
+        os.chmod(os.path.join(folder, name), 0o666 & ~mask)
 
 
 def _check_target(folder, overwrite):
@@ -170,24 +178,22 @@ def _write(named, out, final, merge, licence, shard_size, device, tell):
     tasks.decoder = first.load_decoder(device)
     backbone = os.path.join(out, BACKBONE)
     if not merge:
-        _save_backbone(tasks.decoder, first, backbone, shard_size, tell)
+        save_backbone(tasks.decoder, first, backbone, shard_size, tell)
     for name, run in named.items():
         tasks.add_run(name, run)
     settings = {
-        name: _write_task(out, name, run, tasks.models[name], merge)
+        name: write_task(out, name, run, tasks.models[name], merge)
         for name, run in named.items()
     }
     tell("Trying the model")
-    probes = {
-        name: probe(tasks.use(name), settings[name]) for name in named
-    }
+    probes = {name: probe(tasks.use(name), settings[name]) for name in named}
     if merge:
         decoder = tasks.decoder
         if decoder.adapter is not None:
             decoder.lm = decoder.adapter.merge_and_unload()
             decoder.use_adapter(None)
-        _save_backbone(decoder, first, backbone, shard_size, tell)
-    found = dict(licence_of(*_source(first)))
+        save_backbone(decoder, first, backbone, shard_size, tell)
+    found = dict(licence_of(*backbone_source(first)))
     if licence:
         found = {"license": licence}
     _write_heads(out, final, first, settings, found, merge)
@@ -200,129 +206,6 @@ def _write(named, out, final, merge, licence, shard_size, device, tell):
         "bytes": sum(os.path.getsize(f"{out}/{n}") for n in files_of(out)),
     }
     return probes, report
-
-
-def _source(run):
-    backbone = run.settings["backbone"]
-    return backbone["source"], backbone.get("revision")
-
-
-def _save_backbone(decoder, run, folder, shard_size, tell):
-    """A plain causal LM with its tokenizer and licence texts."""
-    tell("Writing the backbone")
-    decoder.lm.save_pretrained(folder, max_shard_size=shard_size)
-    decoder.tokenizer.save_pretrained(folder)
-    # tokenizer.json says the same, and is JSON.
-    for name in ("tokenizer.model", "spiece.model"):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            os.remove(path)
-    for name, path in licence_files(*_source(run)).items():
-        shutil.copyfile(path, os.path.join(folder, name))
-    _forget_paths(folder)
-
-
-def _forget_paths(folder):
-    """Take this machine's folders out of the settings that were saved."""
-    for name in files_of(folder):
-        path = os.path.join(folder, name)
-        if not name.endswith(".json") or name == "tokenizer.json":
-            continue
-        with open(path, encoding="utf-8") as stream:
-            content = json.load(stream)
-        kept = {
-            key: value
-            for key, value in content.items()
-            if not (isinstance(value, str) and os.path.isabs(value))
-            and key != "_name_or_path"
-        }
-        if kept != content:
-            write_json(path, kept)
-
-
-def _write_task(out, name, run, model, merge):
-    """A task's folder and, where the hub lacks it, its encoder's."""
-    folder = os.path.join(out, TASKS, name)
-    os.makedirs(folder)
-    shutil.copyfile(run.projector_file, os.path.join(folder, PROJECTOR))
-    adapter = bool(run.adapter_folder) and not merge
-    if adapter:
-        _write_adapter(run.adapter_folder, os.path.join(folder, ADAPTER))
-    config = run.settings
-    cached = config.get("cache_features")
-    settings = TaskSettings(
-        task=run.result.task,
-        prompt=config["prompt"],
-        encoder=_write_encoder(out, config["speech_encoder"], model.encoder),
-        downsampling=config["downsampling"],
-        chat_template=config["chat_template"],
-        projector_hidden=config["projector_hidden"],
-        speech_markers=config["speech_markers"],
-        adapter=adapter,
-        precision=config.get("eval_precision") or "fp32",
-        features_dtype="float16" if cached else None,
-        long_audio=config.get("long_audio", "error"),
-        max_new_tokens=config["max_new_tokens"],
-        max_tokens_per_second=config["max_tokens_per_second"],
-        piece_seconds=longest_seconds(run.folder),
-        about=about_run(run),
-    )
-    faults = settings.faults()
-    if faults:
-        raise ExportError(f"{run.folder}: {'; '.join(faults)}")
-    write_json(os.path.join(folder, TASK), settings.to_json())
-    return settings
-
-
-def _write_adapter(source, folder):
-    """PEFT's own two files; of its settings only those that say something."""
-    os.makedirs(folder)
-    with open(os.path.join(source, "adapter_config.json")) as stream:
-        config = json.load(stream)
-    odd = [k for k in ("rank_pattern", "alpha_pattern") if config.get(k)]
-    if odd:
-        raise ExportError(
-            f"{source}: its adapter has a {odd[0]}, which an export does not "
-            "keep: use --merge"
-        )
-    config = {key: config[key] for key in LORA_KEYS if key in config}
-    # Not the whole model's hub id: there, the layers have other numbers.
-    config["base_model_name_or_path"] = BACKBONE
-    config["inference_mode"] = True
-    write_json(os.path.join(folder, "adapter_config.json"), config)
-    shutil.copyfile(
-        os.path.join(source, "adapter_model.safetensors"),
-        os.path.join(folder, "adapter_model.safetensors"),
-    )
-
-
-def _write_encoder(out, about, encoder):
-    """How a task names its encoder; one that is a folder is written too."""
-    told = {key: about[key] for key in ("name", "kind", "dtype")}
-    source, revision = about["source"], about.get("revision")
-    if not os.path.isdir(source):
-        commit = commit_of(source, revision)
-        return {**told, "source": source, "revision": commit}
-    inside = f"{ENCODERS}/{re.sub(r'[^A-Za-z0-9_-]', '_', about['name'])}"
-    folder = os.path.join(out, inside)
-    if not os.path.isdir(folder):
-        model = encoder.core.model
-        model.config.save_pretrained(folder)
-        state = {
-            key: value.detach().cpu().contiguous()
-            for key, value in model.state_dict().items()
-        }
-        save_file(
-            state,
-            os.path.join(folder, "model.safetensors"),
-            metadata={"format": "pt"},
-        )
-        config = load_config(source, revision, about["kind"])
-        extractor = load_extractor(source, config, revision)
-        if extractor is not None:
-            extractor.save_pretrained(folder)
-        _forget_paths(folder)
-    return {**told, "folder": inside}
 
 
 def _write_heads(out, final, run, settings, licence, merge):

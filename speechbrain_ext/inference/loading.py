@@ -13,18 +13,16 @@ from transformers import AutoConfig
 from speechbrain_ext.decoder import DTYPES, Decoder
 from speechbrain_ext.encoder import SpeechEncoder
 from speechbrain_ext.encoder_source import load_config
-from speechbrain_ext.export.checks import (
-    check_backbone,
-    check_encoder,
-    check_task,
-)
-from speechbrain_ext.export.folder import SUFFIXES, ExportFolder
+from speechbrain_ext.export.checks import check_backbone, check_encoder
+from speechbrain_ext.export.content import SUFFIXES
+from speechbrain_ext.export.folder import ExportFolder
 from speechbrain_ext.export.layout import (
     ADAPTER,
     PROJECTOR,
     TASKS,
     ExportError,
 )
+from speechbrain_ext.export.task_checks import check_task
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.trained_run import TrainedRun
 
@@ -154,9 +152,6 @@ class ExportedTask(TrainedRun):
     def load_encoder(self, device="cpu"):
         """Its frozen encoder (SpeechEncoder)."""
         encoder = self.task.encoder
-        limit = {}
-        if self.task.long_audio == "chunk":
-            limit["max_seconds"] = None
         return SpeechEncoder.from_source(
             self.encoder_source,
             kind=encoder["kind"],
@@ -164,7 +159,6 @@ class ExportedTask(TrainedRun):
             revision=encoder.get("revision"),
             device=device,
             long_audio=self.task.long_audio,
-            **limit,
         )
 
     def load_decoder(self, device="cpu"):

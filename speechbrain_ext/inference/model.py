@@ -4,30 +4,18 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import os
-import time
 from dataclasses import replace
 
 import torch
-from tqdm import tqdm
 
 from speechbrain_ext.export.layout import ExportError
-from speechbrain_ext.greedy import Steps
+from speechbrain_ext.inference.batching import Batching, pieces_of
 from speechbrain_ext.inference.loading import find_export, load_tasks
-from speechbrain_ext.inference.results import Piece, Transcript
-from speechbrain_ext.inference.running import (
-    decoding,
-    features_of,
-    limits_of,
-)
 from speechbrain_ext.inference.sound import as_sounds
-from speechbrain_ext.inference.splitting import pieces
+from speechbrain_ext.inference.streaming import stream_text, stream_tokens
 from speechbrain_ext.multitask import MultiTask
 
 PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-# Batches that are sorted by length together: little padding, and the pieces
-# of many hours are never in memory at once.
-BATCHES_TOGETHER = 8
 
 
 class SpeechLLM:
@@ -147,39 +135,17 @@ class SpeechLLM:
         """
         sounds, single = as_sounds(audio)
         task = self._task(task)
-        rate = self.tasks.models[task].encoder.sample_rate
-        found = [Transcript(sound.name, task) for sound in sounds]
-        faults = {}
-        for index, sound in enumerate(sounds):
-            try:
-                sound.check(rate)
-            except ValueError as error:
-                if on_error != "return":
-                    raise
-                faults[index] = error
-        waiting = []
-        bar = tqdm(
-            total=len(sounds), disable=not progress, unit="file", leave=False
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error: {on_error!r}: choose raise or return")
+        work = Batching(
+            self.use(task),
+            self.settings[task],
+            task,
+            sounds,
+            batch_size,
+            on_error == "raise",
         )
-        with bar:
-            for index, sound in enumerate(sounds):
-                try:
-                    if index not in faults:
-                        for piece in self._pieces(sound, task, piece_seconds):
-                            waiting.append((index, *piece))
-                            if len(waiting) == batch_size * BATCHES_TOGETHER:
-                                self._decode(waiting, found, task, batch_size)
-                                waiting = []
-                except ValueError as error:
-                    if on_error != "return":
-                        raise
-                    faults[index] = error
-                    waiting = [one for one in waiting if one[0] != index]
-                bar.update()
-            self._decode(waiting, found, task, batch_size)
-        for one in found:
-            one.pieces.sort(key=lambda piece: piece.start)
-        found = [faults.get(i, one) for i, one in enumerate(found)]
+        found = work.run(piece_seconds, progress)
         return found[0] if single else found
 
     def translate(self, audio, task=None, **options):
@@ -214,7 +180,6 @@ class SpeechLLM:
             task = able[0]
         return self.transcribe(audio, task=task, **options)
 
-    @torch.no_grad()
     def stream(self, audio, task=None, piece_seconds=None):
         """Text of one audio, bit by bit, as its tokens are decoded.
 
@@ -234,44 +199,15 @@ class SpeechLLM:
         """
         (sound,), _ = as_sounds([audio])
         task = self._task(task)
-        sound.check(self.tasks.models[task].encoder.sample_rate)
-        begun = False
-        for _, wav_N in self._pieces(sound, task, piece_seconds):
-            for text in self._stream_piece(wav_N, task):
-                # A space between two pieces, if the second says anything.
-                yield f" {text}" if begun == "piece" else text
-                begun = True
-            begun = begun and "piece"
-
-    def _stream_piece(self, wav_N, task):
-        """The text of one piece, as it grows."""
-        settings = self.settings[task]
-        model = self.use(task)
-        prompt, stops = model.prompt, set(self.decoder.stop_ids)
-        with decoding(model, settings):
-            x_BSF, tokens_B = features_of(model, settings, [wav_N])
-            sequence = model.sequence(x_BSF, tokens_B, side="left")
-            seconds = len(wav_N) / model.encoder.sample_rate
-            limit = int(limits_of(settings, [seconds])[0])
-            steps, ids, told = Steps(self.decoder.lm, sequence), [], ""
-        for _ in range(limit):
-            # Not around the yield: the caller's code is not to be decoded in
-            # this precision.
-            with decoding(self.use(task), settings):
-                token_B = steps.next_token()
-                steps.feed(token_B)
-            if int(token_B) in stops:
-                break
-            ids.append(int(token_B))
-            text = prompt.decode(ids)
-            # Half of a letter, or a change of heart about a space.
-            if text.startswith(told) and not text.endswith("\ufffd"):
-                if text != told:
-                    yield text[len(told) :]
-                told = text
-        text = prompt.decode(ids)
-        if text != told:
-            yield text[len(os.path.commonprefix([text, told])) :]
+        model, settings = self.use(task), self.settings[task]
+        sound.check(model.encoder.sample_rate)
+        said = False
+        for _, wav_N in pieces_of(sound, model, settings, piece_seconds):
+            tokens = stream_tokens(lambda: self.use(task), settings, wav_N)
+            space = " " if said else ""
+            for text in stream_text(tokens, model.prompt.decode):
+                yield space + text
+                space, said = "", True
 
     def _task(self, task):
         """A task's name, checked."""
@@ -282,48 +218,3 @@ class SpeechLLM:
                 f"{', '.join(self.settings)}"
             )
         return task
-
-    def _pieces(self, sound, task, piece_seconds):
-        """Start (samples) and waveform of each piece of an audio."""
-        encoder = self.tasks.models[task].encoder
-        settings = self.settings[task]
-        rate = encoder.sample_rate
-        longest = int((piece_seconds or settings.piece_seconds) * rate)
-        if encoder.max_samples and encoder.long_audio == "error":
-            longest = min(longest, encoder.max_samples)
-        if longest < 2 * encoder.core.min_samples:
-            raise ValueError(
-                f"piece_seconds: {piece_seconds}: too short for the encoder"
-            )
-        for start, wav_N in pieces(sound.blocks(rate), rate, longest):
-            encoder.check_length(len(wav_N), sound.name)
-            yield start, wav_N
-
-    def _decode(self, waiting, found, task, batch_size):
-        """Decode pieces, similar lengths together, into their transcripts."""
-        model, settings = self.use(task), self.settings[task]
-        rate = model.encoder.sample_rate
-        order = sorted(waiting, key=lambda one: -len(one[2]))
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
-            began = time.monotonic()
-            wavs = [wav_N for _, _, wav_N in batch]
-            lengths = [len(wav_N) / rate for wav_N in wavs]
-            with decoding(model, settings):
-                x_BSF, tokens_B = features_of(model, settings, wavs)
-                sequence = model.sequence(x_BSF, tokens_B, side="left")
-                limits_B = limits_of(settings, lengths)
-                answers = self.decoder.greedy(sequence, limits_B)
-            spent = time.monotonic() - began
-            for (index, start, _), length, ids in zip(
-                batch, lengths, answers, strict=True
-            ):
-                found[index].pieces.append(
-                    Piece(
-                        start / rate,
-                        start / rate + length,
-                        model.prompt.decode(ids),
-                        len(ids),
-                        spent * length / sum(lengths),
-                    )
-                )

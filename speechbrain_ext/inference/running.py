@@ -52,9 +52,7 @@ def features_of(model, settings, wavs):
     """
     wav_BN = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
     lengths_B = torch.tensor([len(wav) for wav in wavs])
-    x_BSF, tokens_B = model.features(
-        wav_BN.to(model.decoder.device), lengths_B
-    )
+    x_BSF, tokens_B = model.features(wav_BN.to(model.decoder.device), lengths_B)
     if settings.features_dtype:
         # A training that kept its features on disk kept them in this type.
         half = getattr(torch, settings.features_dtype)

@@ -15,18 +15,23 @@ import json
 import os
 import random
 import shutil
+import tempfile
 
 from speechbrain_ext.mini_world.speech import speak
-from speechbrain_ext.mini_world.text import draw_sentences, spoken_form
+from speechbrain_ext.mini_world.text import (
+    draw_sentences,
+    draw_word_list,
+    spoken_form,
+)
 from speechbrain_ext.mini_world.voices import CONDITIONS, speakers, utter
 
 # Utterances of each split.
 SIZES = {
-    "train-clean-100": 1800,
+    "train-clean-100": 2000,
     "dev-clean": 150,
     "dev-other": 150,
-    "test-clean": 200,
-    "test-other": 200,
+    "test-clean": 400,
+    "test-other": 400,
     "ood": 200,
 }
 # How the mini world calls the splits that LibriSpeech calls otherwise.
@@ -35,7 +40,7 @@ TRAIN_SPEAKERS = 40
 SHARD = 120
 MARK = "mini_world.json"
 # Raise when the same settings would give another corpus.
-VERSION = 2
+VERSION = 3
 
 
 def build_librispeech(folder, sizes=None, seed=0, processes=2):
@@ -70,21 +75,23 @@ def build_librispeech(folder, sizes=None, seed=0, processes=2):
     settings = {"version": VERSION, "sizes": sizes, "seed": seed}
     if _finished(root) == settings:
         return root
-    new, scratch = f"{root}.new", f"{root}.shards"
-    for rest in (new, scratch):
-        shutil.rmtree(rest, ignore_errors=True)
-    os.makedirs(new)
-    utterances, people = _plan(new, sizes, seed)
-    _write_speakers(new, people)
-    shards = [
-        utterances[i : i + SHARD] for i in range(0, len(utterances), SHARD)
-    ]
-    speak(shards, scratch, processes, title="LibriSpeech (mini)")
-    with open(os.path.join(new, MARK), "w", encoding="utf-8") as file:
-        json.dump(settings, file)
-    shutil.rmtree(root, ignore_errors=True)
-    os.replace(new, root)
-    shutil.rmtree(scratch)
+    os.makedirs(folder, exist_ok=True)
+    # A folder of its own: two builds at a time must not spoil each other.
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as work:
+        new = os.path.join(work, "LibriSpeech")
+        os.makedirs(new)
+        utterances, people = _plan(new, sizes, seed)
+        _write_speakers(new, people)
+        shards = [
+            utterances[i : i + SHARD] for i in range(0, len(utterances), SHARD)
+        ]
+        scratch = os.path.join(work, "shards")
+        speak(shards, scratch, processes, title="LibriSpeech (mini)")
+        with open(os.path.join(new, MARK), "w", encoding="utf-8") as file:
+            json.dump(settings, file)
+        if _finished(root) != settings:
+            shutil.rmtree(root, ignore_errors=True)
+            os.replace(new, root)
     return root
 
 
@@ -107,12 +114,11 @@ def _plan(root, sizes, seed):
     utterances, people, reader = [], [], 100
     for split, size in sizes.items():
         own = SPLIT_NAMES.get(split, split)
-        conditions = CONDITIONS[own]
         rng = random.Random(f"corpus {split} {seed}")
-        sentences = draw_sentences(own, size, seed, conditions.unseen_shapes)
+        texts = _texts(own, size, seed)
         many = TRAIN_SPEAKERS if own == "train" else None
         for index, speaker in enumerate(speakers(own, "en", many)):
-            read = sentences[index :: many or len(speakers(own))]
+            read = texts[index :: many or len(speakers(own))]
             if not read:
                 continue
             reader += rng.randint(1, 40)
@@ -120,6 +126,19 @@ def _plan(root, sizes, seed):
             utterances += _read(read, speaker, own, chapter, rng)
             people.append((reader, split, speaker.voice))
     return utterances, people
+
+
+def _texts(split, size, seed):
+    """What is read in a split: sentences, and some word lists in training."""
+    conditions = CONDITIONS[split]
+    sentences = draw_sentences(split, size, seed, conditions.unseen_shapes)
+    rng = random.Random(f"word lists {split} {seed}")
+    return [
+        draw_word_list("en", rng)
+        if rng.random() < conditions.word_lists
+        else sentence.en
+        for sentence in sentences
+    ]
 
 
 def _chapter(root, split, reader, rng):
@@ -130,15 +149,15 @@ def _chapter(root, split, reader, rng):
     return folder, f"{reader}-{number}"
 
 
-def _read(sentences, speaker, split, chapter, rng):
+def _read(texts, speaker, split, chapter, rng):
     """One chapter: its utterances; its transcripts are written."""
     folder, name = chapter
     utterances, lines = [], []
-    for index, sentence in enumerate(sentences):
+    for index, text in enumerate(texts):
         key = f"{name}-{index:04d}"
         path = os.path.join(folder, f"{key}.flac")
-        utterances.append(utter(sentence.en, speaker, split, path, rng))
-        lines.append(f"{key} {spoken_form(sentence.en).upper()}\n")
+        utterances.append(utter(text, speaker, split, path, rng))
+        lines.append(f"{key} {spoken_form(text).upper()}\n")
     path = os.path.join(folder, f"{name}.trans.txt")
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(lines)

@@ -9,15 +9,18 @@ Authors
 """
 
 import argparse
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from speechbrain_ext.distance_table import RedundancyTable, compare
 from speechbrain_ext.healing import STRATEGIES
 from speechbrain_ext.mini_world.corpus import build_librispeech
+from speechbrain_ext.paths import INPUTS, table_file
 from speechbrain_ext.report import main as report
 
 RECIPE = Path(__file__).parents[2] / "recipes/LibriSpeech/ASR/SpeechLLM"
@@ -48,7 +51,7 @@ def recipe_command(script, yaml, results, **options):
         "data_folder": results / "data" / "LibriSpeech",
         "results_folder": results,
     }
-    words = [sys.executable, script, f"hparams/{yaml}"]
+    words = [script, f"hparams/{yaml}"]
     for name, value in options.items():
         words += [f"--{name}", str(value)]
     return words
@@ -80,17 +83,45 @@ def healed_runs(results):
             )
             for healing in STRATEGIES
         ]
-        runs.append(
-            dict(
-                run_name=f"{BASELINE}-prune{size}-both-text",
-                prune_layers=size,
-                path_from="text",
-            )
+    runs += [
+        dict(
+            run_name=f"{BASELINE}-prune{size}-both-text",
+            prune_layers=size,
+            path_from="text",
         )
+        for size in text_depths(results)
+    ]
     return [
         recipe_command("train.py", "mini_prune.yaml", results, **options)
         for options in runs
     ]
+
+
+def text_depths(results):
+    """Depths at which the text's path is run too.
+
+    Where both paths name the same block the run is the same; one of these
+    is run to show it.
+
+    Arguments
+    ---------
+    results : Path
+        Where the baseline's tables are.
+
+    Returns
+    -------
+    list of int
+    """
+    speech, text = (
+        RedundancyTable.load(table_file(results / BASELINE, kind))
+        for kind in INPUTS
+    )
+    print(
+        "Tables on speech and text: "
+        + ", ".join(f"{k} {v:.3f}" for k, v in compare(speech, text).items())
+    )
+    other = [n for n in DEPTHS if speech.best(n) != text.best(n)]
+    return other or [DEPTHS[len(DEPTHS) // 2]]
 
 
 def run_all(commands, logs, workers=2):
@@ -111,32 +142,53 @@ def run_all(commands, logs, workers=2):
         What failed, a line each.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    # Models this small are slower on two threads than on one.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = []
+    # A process that has imported everything once is copied for each run: the
+    # imports take longer than some of the runs.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["speechbrain_ext.recipe"])
+    failed, done = [], 0
 
     def run(numbered):
+        nonlocal done
         number, words = numbered
-        said = " ".join(["python", *words[1:]])
+        said = " ".join(["python", *words])
         log = logs / f"{number:02d}.log"
         began = time.monotonic()
-        with open(log, "w", encoding="utf-8") as stream:
-            status = subprocess.run(
-                words,
-                cwd=RECIPE,
-                env=environment,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-            ).returncode
-        done.append(said)
-        mark = "done" if status == 0 else f"FAILED, see {log}"
+        process = processes.Process(target=run_script, args=(words, log))
+        process.start()
+        process.join()
+        done += 1
+        mark = "done" if process.exitcode == 0 else f"FAILED, see {log}"
         took = time.monotonic() - began
-        print(f"[{len(done)}/{len(commands)}] {mark} in {took:.0f} s: {said}")
-        return None if status == 0 else said
+        print(
+            f"[{done}/{len(commands)}] {mark} in {took:.0f} s: {said}",
+            flush=True,
+        )
+        if process.exitcode != 0:
+            failed.append(said)
 
     with ThreadPoolExecutor(workers) as pool:
-        outcomes = pool.map(run, enumerate(commands, start=1))
-    return [said for said in outcomes if said]
+        list(pool.map(run, enumerate(commands, start=1)))
+    return failed
+
+
+def run_script(words, log):
+    """In a process of its own: a script, as if typed in the recipe's folder.
+
+    Arguments
+    ---------
+    words : list of str
+        The script's name and its options.
+    log : Path
+        Gets everything that it prints.
+    """
+    with open(log, "wb", buffering=0) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    os.chdir(RECIPE)
+    sys.path.insert(0, str(RECIPE))
+    sys.argv = list(words)
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def main(argv=None):
@@ -161,23 +213,26 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if not RECIPE.is_dir():
         parser.error(f"{RECIPE} is not there: run from a clone of the project")
+    # Models this small are slower on two threads than on one. What is set
+    # here holds in every process that is started below.
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     results = options.output.resolve()
     began = time.monotonic()
     print(f"Building the spoken world in {results / 'data'}")
     build_librispeech(results / "data")
-    stages = (
-        [recipe_command("train.py", "mini.yaml", results)],
-        [
+    stages = {
+        "baseline": lambda: [recipe_command("train.py", "mini.yaml", results)],
+        "tables": lambda: [
             recipe_command("measure.py", "mini.yaml", results, input=kind)
-            for kind in ("speech", "text")
+            for kind in INPUTS
         ],
-        healed_runs(results),
-    )
+        "pruned": lambda: healed_runs(results),
+    }
     failed = []
-    for number, commands in enumerate(stages, start=1):
-        failed += run_all(commands, results / f"logs/{number}", options.workers)
-        if failed and number < len(stages):
+    for stage, commands in stages.items():
+        if failed:
             break
+        failed = run_all(commands(), results / "logs" / stage, options.workers)
     report([str(results), "--output", str(results)])
     print(f"{results}: {time.monotonic() - began:.0f} s in all")
     for said in failed:

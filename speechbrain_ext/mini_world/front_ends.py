@@ -127,26 +127,27 @@ class WhisperFrontEnd(torch.nn.Module):
 
     def forward(self, wavs):
         """Features of a batch; see ``WavLMFrontEnd.forward``."""
+        longest = -(-max(map(len, wavs)) // 320)
         inputs = self.extractor(
             list(wavs),
             sampling_rate=SAMPLE_RATE,
             padding="max_length",
+            max_length=320 * self._kept(longest),
             return_attention_mask=True,
             return_tensors="pt",
         )
         frames = (inputs.attention_mask.sum(1) + 1) // 2
-        mels = inputs.input_features
-        if self.training:
-            mels = mels[:, :, : 2 * self._kept(frames.max().item())]
-        return self.encode(mels), frames
+        return self.encode(inputs.input_features), frames
 
     def _kept(self, longest):
-        """Frames to keep in training: seldom much silence, never none.
+        """Frames to encode: all of them, but in training seldom so many.
 
         The silence up to the full length costs seven times the speech, and
         teaches nothing but to pass over it.
         """
         total = self.model.config.max_source_positions
+        if not self.training:
+            return total
         share = torch.rand(()).item() ** 8
         return longest + round(share * (total - longest))
 

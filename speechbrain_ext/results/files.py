@@ -80,6 +80,13 @@ def write_json(path, obj):
     OSError
         If it cannot be written (no space left, no permission): names the
         file. A file that stood there before is untouched.
+
+    Example
+    -------
+    >>> file = getfixture("tmpdir").join("a.json")
+    >>> write_json(str(file), {"b": 1})
+    >>> json.loads(file.read())
+    {'b': 1}
     """
     text = json.dumps(plain(obj), indent=2, ensure_ascii=False)
     write_text(path, text + "\n")
@@ -99,6 +106,13 @@ def write_text(path, text):
     ------
     OSError
         If it cannot be written: names the file and what to do.
+
+    Example
+    -------
+    >>> file = getfixture("tmpdir").join("a.txt")
+    >>> write_text(str(file), "b")
+    >>> file.read()
+    'b'
     """
     write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
 

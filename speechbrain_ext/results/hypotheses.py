@@ -26,6 +26,12 @@ def write_hypotheses(folder, set_name, rows):
     -------
     Path
         The file.
+
+    Example
+    -------
+    >>> rows = [{"id": "a", "reference": "b", "hypothesis": "c"}]
+    >>> write_hypotheses(str(getfixture("tmpdir")), "dev", rows).name
+    'hypotheses-dev.jsonl'
     """
     if not set_name or "/" in set_name or "\\" in set_name:
         raise ValueError(
@@ -56,6 +62,13 @@ def read_hypotheses(path):
     ------
     ValueError
         If a line is not JSON: names file and line.
+
+    Example
+    -------
+    >>> rows = [{"id": "a", "reference": "b", "hypothesis": "c"}]
+    >>> file = write_hypotheses(str(getfixture("tmpdir")), "dev", rows)
+    >>> read_hypotheses(file) == rows
+    True
     """
     rows = []
     # Split at newlines only: a text may hold other line separators.

@@ -34,6 +34,13 @@ def load_run(folder):
         If there is no result.
     ValueError
         If it is not a whole result: names file and fault.
+
+    Example
+    -------
+    >>> folder = str(getfixture("tmpdir"))
+    >>> _ = RunResult("base", "tiny", layers=4).save(folder)
+    >>> load_run(folder).layers
+    4
     """
     path = Path(folder)
     path = path / RESULT_FILE if path.suffix != ".json" else path
@@ -80,6 +87,11 @@ class LoadedRuns:
         Runs whose status is failed or running.
     broken : list of (str, str)
         File (from the searched folder) and fault of what cannot be read.
+
+    Example
+    -------
+    >>> LoadedRuns([], [], [("a/result.json", "not whole JSON")]).done
+    []
     """
 
     done: list = field(default_factory=list)
@@ -109,6 +121,13 @@ def load_runs(folder):
     ------
     FileNotFoundError
         If the folder does not exist.
+
+    Example
+    -------
+    >>> folder = getfixture("tmpdir")
+    >>> _ = RunResult("base", "tiny", layers=4).save(str(folder.join("base")))
+    >>> [run.name for run in load_runs(str(folder)).unfinished]
+    ['base']
     """
     folder = Path(folder)
     if not folder.is_dir():

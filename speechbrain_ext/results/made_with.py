@@ -54,6 +54,11 @@ def versions():
     -------
     dict of str to str
         Names to versions; "not installed" where a package is absent.
+
+    Example
+    -------
+    >>> versions()["python"] == platform.python_version()
+    True
     """
     found = {"python": platform.python_version()}
     for name in PACKAGES:

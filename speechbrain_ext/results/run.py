@@ -37,6 +37,11 @@ class SetScore:
         SacreBLEU's signature; None for WER.
     others : dict of str to dict
         Further metrics of the same set: name to value, interval, signature.
+
+    Example
+    -------
+    >>> SetScore("WER", 2.5, [2.0, 3.0]).value
+    2.5
     """
 
     metric: str

@@ -35,6 +35,12 @@ def wer_counts(errors):
     -------
     numpy.ndarray
         ``[U, 2]``: errors, reference words.
+
+    Example
+    -------
+    >>> from speechbrain_ext.scoring.words import WordErrors
+    >>> wer_counts([]).shape
+    (0, 2)
     """
     counts = [(one.errors, one.words) for one in errors]
     return np.asarray(counts, dtype=np.float64).reshape(-1, 2)
@@ -193,6 +199,11 @@ class Difference:
     p_value : float
         Two-sided: twice the share of drawn sets on which the difference is
         zero or has the other sign.
+
+    Example
+    -------
+    >>> Difference(value=-1.0, low=-2.0, high=-0.5, p_value=0.01).value
+    -1.0
     """
 
     value: float

@@ -26,6 +26,11 @@ class TextScore:
         The score of the corpus, 0 to 100, higher is better.
     signature : str
         SacreBLEU's signature.
+
+    Example
+    -------
+    >>> bleu(["Der Hund sieht das Haus."], ["Der Hund sieht das Haus."]).metric
+    'BLEU'
     """
 
     metric: str
@@ -137,6 +142,11 @@ def bleu_counts(hyps, refs):
     numpy.ndarray
         ``[U, 10]``: lengths of hypothesis and reference, matching n-grams
         for n = 1..4, all n-grams of the hypothesis for n = 1..4.
+
+    Example
+    -------
+    >>> bleu_counts(["a b"], ["a c"])[0, :3].tolist()
+    [2.0, 2.0, 1.0]
     """
     return _counts("BLEU", hyps, refs)
 
@@ -153,6 +163,12 @@ def bleu_from_sums(sums_RK):
     -------
     numpy.ndarray
         ``[R]`` scores, 0 to 100.
+
+    Example
+    -------
+    >>> text = ["Der Hund sieht das Haus."]
+    >>> round(float(bleu_from_sums(bleu_counts(text, text))[0]), 3)
+    100.0
     """
     return _from_sums("BLEU", sums_RK)
 
@@ -172,6 +188,11 @@ def chrf_counts(hyps, refs):
     numpy.ndarray
         ``[U, 18]``: n-grams of the hypothesis, of the reference, and in
         both, for each order 1..6.
+
+    Example
+    -------
+    >>> chrf_counts(["abc"], ["abd"]).shape
+    (1, 18)
     """
     return _counts("chrF", hyps, refs)
 
@@ -188,5 +209,11 @@ def chrf_from_sums(sums_RK):
     -------
     numpy.ndarray
         ``[R]`` scores, 0 to 100.
+
+    Example
+    -------
+    >>> text = ["Der Hund sieht das Haus."]
+    >>> round(float(chrf_from_sums(chrf_counts(text, text))[0]), 3)
+    100.0
     """
     return _from_sums("chrF", sums_RK)

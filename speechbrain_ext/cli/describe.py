@@ -1,0 +1,144 @@
+"""What a path holds, for ``speechllm info``.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+
+from speechbrain_ext.export import ExportError, ExportFolder
+from speechbrain_ext.export.card import removed_of
+from speechbrain_ext.export.content import read_json
+from speechbrain_ext.export.layout import MANIFEST
+from speechbrain_ext.results import load_run
+from speechbrain_ext.safetensors_file import read_head
+
+
+def describe(path):
+    """What a path holds.
+
+    Arguments
+    ---------
+    path : str
+        A folder, or a table's JSON.
+
+    Returns
+    -------
+    dict
+        Plain values, "kind" first.
+
+    Raises
+    ------
+    ExportError, ValueError, OSError
+        If it is nothing known, or not sound.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: is not there")
+    if os.path.isfile(path):
+        return _table(path)
+    if os.path.isfile(os.path.join(path, MANIFEST)):
+        return _export(path)
+    if os.path.isfile(os.path.join(path, "result.json")):
+        return _run(path)
+    if os.path.isfile(os.path.join(path, "config.json")):
+        return _model(path)
+    raise ExportError(
+        f"{path}: neither an export, nor a run, nor a model: give the folder "
+        "that holds its manifest.json, result.json or config.json"
+    )
+
+
+def _export(path):
+    export = ExportFolder(path)
+    about = {"kind": "exported speech LLM, every hash as in its manifest"}
+    first = next(iter(export.tasks.values())).about
+    about["backbone"] = export.config["backbone"]["source"]
+    about["layers"] = len(export.kept)
+    if "layers" in first and "kept_layers" in first:
+        about["removed"] = removed_of(first)
+    about["merged"] = bool(export.config.get("merged"))
+    about["bytes"] = export.size()
+    about["tasks"] = {
+        name: {
+            "task": one.task,
+            "encoder": one.encoder.get("source") or one.encoder["name"],
+            "prompt": one.prompt,
+            "healing": one.about.get("healing"),
+            "scores": {
+                where: f"{score['metric']} {score['value']:.2f}"
+                for where, score in one.about.get("scores", {}).items()
+                if score["value"] is not None
+            },
+        }
+        for name, one in export.tasks.items()
+    }
+    return about
+
+
+def _run(path):
+    run = load_run(path)
+    return {
+        "kind": "run",
+        "name": run.name,
+        "status": run.status,
+        "task": run.task,
+        "backbone": run.backbone,
+        "encoder": run.encoder,
+        "layers": run.layers,
+        "removed": run.removed,
+        "start": run.start,
+        "healing": run.healing,
+        "steps": run.steps,
+        "scores": {name: str(one) for name, one in run.scores.items()},
+    }
+
+
+def _table(path):
+    from speechbrain_ext.distance_table import RedundancyTable
+
+    table = RedundancyTable.load(path)
+    return {
+        "kind": "redundancy table",
+        "layers": table.num_layers,
+        "sequences": table.count,
+        "provenance": table.provenance,
+        "path": {
+            f"{b.size} layers": f"from {b.start}, distance "
+            f"{table.distances[b.size - 1, b.start]:.4f}"
+            for b in table.path()
+        },
+    }
+
+
+def _model(path):
+    config = read_json(os.path.join(path, "config.json"))
+    files = sorted(n for n in os.listdir(path) if n.endswith(".safetensors"))
+    places = [
+        place
+        for name in files
+        for place in read_head(os.path.join(path, name)).values()
+    ]
+    values = sum(_count(place.shape) for place in places)
+    names = (
+        "model_type num_hidden_layers hidden_size vocab_size "
+        "tie_word_embeddings"
+    )
+    about = {"kind": "Hugging Face model"}
+    about |= {n: config[n] for n in names.split() if n in config}
+    about["values"] = values
+    about["bytes"] = sum(
+        _count(place.shape) * place.dtype.itemsize for place in places
+    )
+    types = {str(place.dtype).removeprefix("torch.") for place in places}
+    about["types"] = sorted(types)
+    pruning = os.path.join(path, "pruning.json")
+    if os.path.isfile(pruning):
+        about["pruning"] = read_json(pruning)
+    return about
+
+
+def _count(shape):
+    total = 1
+    for size in shape:
+        total *= size
+    return total

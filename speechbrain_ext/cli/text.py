@@ -1,0 +1,214 @@
+"""``speechllm measure`` and ``speechllm prune``: a causal LM and a text file.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+import shutil
+import sys
+
+import click
+
+from speechbrain_ext.cli.common import (
+    examples,
+    json_option,
+    model_options,
+    pick_device,
+    print_json,
+    quiet,
+    show_progress,
+)
+
+
+def text_options(command):
+    """``--text``, ``--batch-size`` and ``--context``."""
+    for option in (
+        click.option(
+            "--context",
+            type=click.IntRange(2),
+            default=512,
+            show_default=True,
+            help="Most tokens of a row; longer lines are cut.",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=8,
+            show_default=True,
+        ),
+        click.option(
+            "--text",
+            required=True,
+            type=click.Path(dir_okay=False),
+            help="Text file, a sentence or a paragraph on each line.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm measure Qwen/Qwen2.5-1.5B --text lines.txt
+        speechllm measure ./llama --text lines.txt --output table.json
+        speechllm measure ./llama --text lines.txt --picture map.png
+        """
+    )
+)
+@click.argument("model")
+@text_options
+@click.option(
+    "--output", type=click.Path(dir_okay=False), help="Save the table (JSON)."
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False),
+    help="Draw the heat map into a file (needs matplotlib).",
+)
+@json_option
+@model_options
+def measure(model, text, output, picture, as_json, **options):
+    """Which layers of a causal LM are redundant, from text alone.
+
+    Prints the pruning path and the heat map of angular distances. MODEL is a
+    folder or a hub id, of the Llama or Qwen2 kind.
+    """
+    quiet()
+    from speechbrain_ext.text_lm import load_text_model, measure_rows, read_rows
+
+    decoder, rows = _load(model, text, options, load_text_model, read_rows)
+    table = measure_rows(
+        decoder, rows, options["batch_size"], show_progress(as_json)
+    )
+    if output:
+        table.save(output)
+    if picture:
+        _draw(table, picture)
+    if as_json:
+        print_json(_about(table))
+        return
+    _print(table)
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm prune Qwen/Qwen2.5-1.5B --layers 4 --text lines.txt \
+--output smaller
+        speechllm prune ./llama --layers 1 --text lines.txt --output s --json
+        """
+    )
+)
+@click.argument("model")
+@click.option(
+    "--layers",
+    required=True,
+    type=click.IntRange(1),
+    help="How many layers to remove.",
+)
+@text_options
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder for the smaller model.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier pruned model."
+)
+@json_option
+@model_options
+def prune(model, layers, text, output, overwrite, as_json, **options):
+    """Remove a causal LM's most redundant layers; save a plain smaller LM.
+
+    Four fifths of the text are measured on; the perplexity before and after
+    is that of the rest. MODEL is a folder or a hub id.
+    """
+    quiet()
+    from speechbrain_ext.text_lm import load_text_model, read_rows
+    from speechbrain_ext.text_pruning import prune_with_text
+
+    decoder, rows = _load(model, text, options, load_text_model, read_rows)
+    report, table = prune_with_text(
+        decoder,
+        rows,
+        layers,
+        output,
+        options["batch_size"],
+        overwrite,
+        show_progress(as_json),
+    )
+    report["output"] = output
+    if as_json:
+        print_json({**report, "path": _about(table)["path"]})
+        return
+    _print(table)
+    click.echo(
+        f"\nRemoved layers {report['removed'][0]} to {report['removed'][-1]} "
+        f"of {report['layers']} (angular distance {report['distance']:.4f})."
+    )
+    click.echo(
+        f"Perplexity on {report['held_out_rows']} rows not measured on: "
+        f"{report['perplexity_before']:.2f} before, "
+        f"{report['perplexity_after']:.2f} after."
+    )
+    click.echo(
+        f"Wrote {output}: AutoModelForCausalLM.from_pretrained({output!r})"
+    )
+
+
+def _load(model, text, options, load, read):
+    """The model and the file's rows; a missing file is told first."""
+    if not os.path.isfile(text):
+        raise FileNotFoundError(f"{text}: no such text file")
+    decoder = load(model, options["dtype"], pick_device(options["device"]))
+    return decoder, read(text, decoder.tokenizer, options["context"])
+
+
+def _about(table):
+    """What a machine wants to know of a table (dict)."""
+    return {
+        "provenance": table.provenance,
+        "rows": table.count,
+        "layers": table.num_layers,
+        "path": [
+            {
+                "size": block.size,
+                "start": block.start,
+                "distance": table.distances[block.size - 1, block.start],
+            }
+            for block in table.path()
+        ],
+        "distances": table.distances,
+    }
+
+
+def _print(table):
+    """Path and heat map, for a person."""
+    from speechbrain_ext.terminal import heatmap_lines
+
+    about = table.provenance
+    click.echo(f"{about['model']}: {table.count} rows of text\n")
+    click.echo("size  layers      distance")
+    for block in table.path():
+        layers = f"{block.start}-{block.start + block.size - 1}"
+        distance = table.distances[block.size - 1, block.start]
+        click.echo(f"{block.size:4d}  {layers:10s}  {distance:.4f}")
+    click.echo()
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    width = shutil.get_terminal_size().columns
+    for line in heatmap_lines(table, colour, width):
+        click.echo(line)
+
+
+def _draw(table, picture):
+    from speechbrain_ext.report.heatmaps import draw_heatmaps
+
+    content = {
+        "distances": table.distances,
+        "path": [[block.start, block.size] for block in table.path()],
+        "provenance": table.provenance,
+    }
+    draw_heatmaps([content], picture)

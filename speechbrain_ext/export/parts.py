@@ -1,0 +1,162 @@
+"""The parts of an export: backbone, encoders, tasks.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import copy
+import json
+import os
+import re
+import shutil
+
+from safetensors.torch import save_file
+
+from speechbrain_ext.encoder_source import load_config, load_extractor
+from speechbrain_ext.export.layout import (
+    ADAPTER,
+    BACKBONE,
+    ENCODERS,
+    PROJECTOR,
+    TASK,
+    TASKS,
+    ExportError,
+    TaskSettings,
+    files_of,
+)
+from speechbrain_ext.export.lineage import (
+    about_run,
+    commit_of,
+    licence_files,
+    longest_seconds,
+)
+from speechbrain_ext.export.task_checks import LORA_KEYS
+from speechbrain_ext.results import write_json
+
+
+def backbone_source(run):
+    """Hub id or folder of a run's backbone, and its revision."""
+    backbone = run.settings["backbone"]
+    return backbone["source"], backbone.get("revision")
+
+
+def save_backbone(decoder, run, folder, shard_size, tell):
+    """A plain causal LM with its tokenizer and licence texts."""
+    tell("Writing the backbone")
+    decoder.lm.save_pretrained(folder, max_shard_size=shard_size)
+    # A chat template goes into the JSON, not into a file of its own.
+    decoder.tokenizer.save_pretrained(folder, save_jinja_files=False)
+    # tokenizer.json says the same, and is JSON.
+    for name in ("tokenizer.model", "spiece.model"):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            os.remove(path)
+    for name, path in licence_files(*backbone_source(run)).items():
+        shutil.copyfile(path, os.path.join(folder, name))
+    _forget_paths(folder)
+
+
+def _forget_paths(folder):
+    """Take this machine's folders out of the settings that were saved."""
+    for name in files_of(folder):
+        path = os.path.join(folder, name)
+        if not name.endswith(".json") or name == "tokenizer.json":
+            continue
+        with open(path, encoding="utf-8") as stream:
+            content = json.load(stream)
+        kept = {
+            key: value
+            for key, value in content.items()
+            if not (isinstance(value, str) and os.path.isabs(value))
+            and key != "_name_or_path"
+        }
+        if kept != content:
+            write_json(path, kept)
+
+
+def write_task(out, name, run, model, merge):
+    """A task's folder and, where the hub lacks it, its encoder's."""
+    folder = os.path.join(out, TASKS, name)
+    os.makedirs(folder)
+    shutil.copyfile(run.projector_file, os.path.join(folder, PROJECTOR))
+    adapter = bool(run.adapter_folder) and not merge
+    if adapter:
+        _write_adapter(run.adapter_folder, os.path.join(folder, ADAPTER))
+    config = run.settings
+    cached = config.get("cache_features")
+    settings = TaskSettings(
+        task=run.result.task,
+        prompt=config["prompt"],
+        encoder=_write_encoder(out, config["speech_encoder"], model.encoder),
+        downsampling=config["downsampling"],
+        chat_template=config["chat_template"],
+        projector_hidden=config["projector_hidden"],
+        speech_markers=config["speech_markers"],
+        adapter=adapter,
+        precision=config.get("eval_precision") or "fp32",
+        features_dtype="float16" if cached else None,
+        long_audio=config.get("long_audio", "error"),
+        max_new_tokens=config["max_new_tokens"],
+        max_tokens_per_second=config["max_tokens_per_second"],
+        piece_seconds=longest_seconds(run.folder),
+        about=about_run(run),
+    )
+    faults = settings.faults()
+    if faults:
+        raise ExportError(f"{run.folder}: {'; '.join(faults)}")
+    write_json(os.path.join(folder, TASK), settings.to_json())
+    return settings
+
+
+def _write_adapter(source, folder):
+    """PEFT's own two files; of its settings only those that say something."""
+    os.makedirs(folder)
+    with open(os.path.join(source, "adapter_config.json")) as stream:
+        config = json.load(stream)
+    odd = [k for k in ("rank_pattern", "alpha_pattern") if config.get(k)]
+    if odd:
+        raise ExportError(
+            f"{source}: its adapter has a {odd[0]}, which an export does not "
+            "keep: use --merge"
+        )
+    config = {key: config[key] for key in LORA_KEYS if key in config}
+    # Not the whole model's hub id: there, the layers have other numbers.
+    config["base_model_name_or_path"] = BACKBONE
+    config["inference_mode"] = True
+    write_json(os.path.join(folder, "adapter_config.json"), config)
+    shutil.copyfile(
+        os.path.join(source, "adapter_model.safetensors"),
+        os.path.join(folder, "adapter_model.safetensors"),
+    )
+
+
+def _write_encoder(out, about, encoder):
+    """How a task names its encoder; one that is a folder is written too."""
+    told = {key: about[key] for key in ("name", "kind", "dtype")}
+    source, revision = about["source"], about.get("revision")
+    if not os.path.isdir(source):
+        commit = commit_of(source, revision)
+        return {**told, "source": source, "revision": commit}
+    inside = f"{ENCODERS}/{re.sub(r'[^A-Za-z0-9_-]', '_', about['name'])}"
+    folder = os.path.join(out, inside)
+    if not os.path.isdir(folder):
+        model = encoder.core.model
+        config = copy.deepcopy(model.config)
+        # Of Whisper only the encoder is there, under its own names.
+        config.architectures = [type(model).__name__]
+        config.save_pretrained(folder)
+        state = {
+            key: value.detach().cpu().contiguous()
+            for key, value in model.state_dict().items()
+        }
+        save_file(
+            state,
+            os.path.join(folder, "model.safetensors"),
+            metadata={"format": "pt"},
+        )
+        config = load_config(source, revision, about["kind"])
+        extractor = load_extractor(source, config, revision)
+        if extractor is not None:
+            extractor.save_pretrained(folder)
+        _forget_paths(folder)
+    return {**told, "folder": inside}

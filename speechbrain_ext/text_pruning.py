@@ -1,0 +1,150 @@
+"""Prune a causal LM with nothing but a text file, and save a plain smaller LM.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+import shutil
+import uuid
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from speechbrain_ext.pruning import drop_layers, removed_layers
+from speechbrain_ext.quiet import quiet_loading
+from speechbrain_ext.results import write_json
+from speechbrain_ext.text_lm import measure_rows, perplexity, split_rows
+
+PRUNING = "pruning.json"
+
+
+def prune_with_text(
+    decoder, rows, size, folder, batch_size=8, overwrite=False, progress=False
+):
+    """Remove the most redundant block and save what is left as a plain LM.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        The whole causal LM.
+    rows : list of torch.Tensor
+        Token ids; every fifth row is not measured on, and judged by.
+    size : int
+        Layers to remove.
+    folder : str
+        Where the smaller LM goes.
+    batch_size : int
+        Rows of a batch.
+    overwrite : bool
+        Replace an LM that was pruned there before.
+    progress : bool
+        Show bars.
+
+    Returns
+    -------
+    report : dict
+        layers, removed, kept_layers, distance, perplexity_before and
+        perplexity_after on the held-out rows, and how many rows there were.
+    table : RedundancyTable
+
+    Raises
+    ------
+    ValueError
+        If so many layers cannot go, or the folder is in use.
+    """
+    removed_layers(range(size), decoder.num_layers)
+    _check_target(folder, overwrite)
+    measured, held_out = split_rows(rows)
+    before = perplexity(decoder.lm, held_out, batch_size, progress)
+    table = measure_rows(decoder, measured, batch_size, progress)
+    block = table.best(size)
+    lm = drop_layers(decoder.lm, block)
+    gone = set(block.removed)
+    report = {
+        "model": table.provenance["model"],
+        "layers": decoder.num_layers,
+        "removed": list(block.removed),
+        "kept_layers": [i for i in range(decoder.num_layers) if i not in gone],
+        "distance": float(table.distances[size - 1, block.start]),
+        "perplexity_before": before,
+        "perplexity_after": perplexity(lm, held_out, batch_size, progress),
+        "measured_rows": len(measured),
+        "held_out_rows": len(held_out),
+    }
+    _save_checked(lm, decoder.tokenizer, report, folder)
+    return report, table
+
+
+def _check_target(folder, overwrite):
+    if not os.path.exists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise ValueError(f"{folder}: is a file: give another name")
+    ours = os.path.isfile(os.path.join(folder, PRUNING))
+    if os.listdir(folder) and not (overwrite and ours):
+        raise ValueError(
+            f"{folder}: is there already and not empty: give another folder"
+            + (", or --overwrite" if ours else "")
+        )
+
+
+def _save_checked(lm, tokenizer, report, folder):
+    """Write beside the place, load with transformers, compare, rename."""
+    folder = os.path.normpath(folder)
+    os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
+    unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
+    try:
+        with quiet_loading():
+            lm.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            write_json(os.path.join(unfinished, PRUNING), report)
+            check_saved(lm, unfinished)
+        if os.path.isdir(folder):
+            shutil.rmtree(folder)
+        os.rename(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+@torch.no_grad()
+def check_saved(lm, folder):
+    """Refuse a saved causal LM that is not the one in memory.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        The one in memory.
+    folder : str
+        Where it was saved.
+
+    Raises
+    ------
+    ValueError
+        Saying what differs.
+    """
+    saved, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=lm.dtype,
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
+    if wrong:
+        raise ValueError(f"{folder}: {wrong[0]} is missing or too much")
+    saved = saved.to(lm.device).eval()
+    ids = torch.arange(8, device=lm.device)[None] % lm.config.vocab_size
+    a, b = (one(input_ids=ids).logits for one in (lm, saved))
+    options = dict(
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=8,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    said = [one.generate(input_ids=ids, **options) for one in (lm, saved)]
+    if not torch.equal(a, b) or not torch.equal(*said):
+        raise ValueError(
+            f"{folder}: what was saved differs from what was pruned: nothing "
+            "was kept"
+        )
