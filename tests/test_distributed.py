@@ -27,23 +27,24 @@ SETTINGS = {
     "test_batch_size": 2,
 }
 # A study in one start of two processes: baseline, tables, pruned and healed.
+# The group is made once: made anew, gloo may meet the old one's sockets.
 SCRIPT = """
 import sys
-from torch.distributed import destroy_process_group
+from speechbrain.utils import distributed
+from torch.distributed import is_initialized
 from train import prepare_experiment
 
+make_group = distributed.ddp_init_group
+distributed.ddp_init_group = (
+    lambda options: is_initialized() or make_group(options)
+)
 words = sys.argv[1:]
-
-def each(what, *more):
-    what(prepare_experiment(words + list(more)))
-    destroy_process_group()
-
-each(lambda experiment: experiment.run())
-each(lambda experiment: experiment.measure("speech"))
-each(lambda experiment: experiment.measure("text"))
+prepare_experiment(words).run()
+prepare_experiment(words).measure("speech")
+prepare_experiment(words).measure("text")
 base = words[words.index("--results_folder") + 1] + "/base"
 more = ["--run_name", "pruned", "--prune_layers", "2", "--baseline", base]
-each(lambda experiment: experiment.run(), *more)
+prepare_experiment(words + more).run()
 """
 
 

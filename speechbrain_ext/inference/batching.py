@@ -154,7 +154,7 @@ class Batching:
         ):
             piece = Piece(
                 start / rate,
-                start / rate + length,
+                (start + round(length * rate)) / rate,
                 model.prompt.decode(ids),
                 len(ids),
                 spent * length / sum(lengths),

@@ -26,7 +26,7 @@ from speechbrain_ext.export.task_checks import check_task
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.trained_run import TrainedRun
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def find_export(source, revision=None, verify=True):
@@ -53,7 +53,7 @@ def find_export(source, revision=None, verify=True):
     source = os.path.expanduser(str(source))
     if os.path.isdir(source):
         return ExportFolder(source, verify=verify)
-    if not HUB_ID.fullmatch(source) or source.startswith("."):
+    if not HUB_ID.fullmatch(source):
         raise ExportError(
             f"{source}: no such folder: give one that `speechllm export` "
             "wrote, or a hub id such as someone/speech-llm"
@@ -165,7 +165,8 @@ class ExportedTask(TrainedRun):
         """The backbone, without any task's adapter (Decoder)."""
         if self.dtype not in DTYPES:
             raise ExportError(
-                f"dtype: {self.dtype!r:.80}: choose {', '.join(DTYPES)}"
+                f"{self.export.path}: dtype {self.dtype!r:.80}: choose "
+                f"{', '.join(DTYPES)}"
             )
         decoder = Decoder.from_source(
             self.export.backbone, dtype=self.dtype, device=device

@@ -21,19 +21,20 @@ from speechbrain_ext.mini_world.encoders import EncoderTraining
 
 MODELS_FOLDER = os.path.join(os.path.dirname(__file__), "models")
 DECODERS = {
-    "mini-qwen2": {"family": "Qwen2", "steps": 5000, "seed": 0},
-    "mini-llama": {"family": "Llama", "steps": 5000, "seed": 1},
+    "mini-qwen2": {"family": "Qwen2", "steps": 3200, "seed": 0},
+    "mini-llama": {"family": "Llama", "steps": 3000, "seed": 1},
 }
 ENCODERS = {
     "mini-wavlm": {
         "kind": "wavlm",
-        "languages": {"en": 8000},
+        "languages": {"en": 12000},
         "steps": 5000,
         "seed": 0,
     },
     "mini-whisper": {
         "kind": "whisper",
-        "languages": {"fr": 6000, "en": 2000},
+        "languages": {"fr": 8000, "en": 2500},
+        "seconds": 36,
         "steps": 5000,
         "seed": 0,
     },

@@ -51,7 +51,7 @@ COMMON = {
 }
 HARDER = dict(COMMON, en=COMMON["en"] + ("en-gb-scotland",))
 FOREIGN = {
-    "en": ("en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd"),
+    "en": ("en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029"),
     "de": ("de",),
     "fr": ("fr-ch",),
 }
