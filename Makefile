@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini test check report
+.PHONY: mini test check report bench upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.demo --output results/mini
@@ -21,6 +21,13 @@ check: .venv/ready
 
 report: .venv/ready
 	$(BIN)/python -m speechbrain_ext.report results/mini
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.run
+
+upstream: .venv/ready
+	@test -n "$(SPEECHBRAIN)" || { echo "make upstream SPEECHBRAIN=DIR: a checkout of SpeechBrain's develop branch"; exit 2; }
+	$(BIN)/python -m upstream $(SPEECHBRAIN) $(ARGS)
 
 .venv/ready: setup.py
 	$(PYTHON) -m venv .venv

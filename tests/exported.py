@@ -91,7 +91,9 @@ def make_run(
         path={"from": "speech", "distance": 0.1, "count": 5, "input": "speech"},
         steps=7,
         trainable=trainable.counts(),
-        scores={"test-clean": SetScore("WER", 12.5, [10.0, 15.0], utterances=2)},
+        scores={
+            "test-clean": SetScore("WER", 12.5, [10.0, 15.0], utterances=2)
+        },
         data={"train": {"utterances": 10, "hours": 0.1}},
         configuration=settings,
         status="done",

@@ -18,8 +18,7 @@ from exported import make_run, speech_like
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from speechbrain_ext.export import ExportError, export_runs, push
-from speechbrain_ext.export import hub, write
+from speechbrain_ext.export import ExportError, export_runs, hub, push, write
 from speechbrain_ext.export.verify import MERGED
 from speechbrain_ext.inference import SpeechLLM
 from speechbrain_ext.results import load_run

@@ -16,7 +16,15 @@ import click
 FAILED, PARTLY, OURS, STOPPED = 1, 3, 70, 130
 DTYPES = ("float32", "bfloat16", "float16")
 # What a user can mend; anything else is a fault of ours.
-MENDABLE = (ValueError, OSError, TypeError, MemoryError, ImportError)
+MENDABLE = (
+    ValueError,
+    OSError,
+    TypeError,
+    MemoryError,
+    ImportError,
+    # torch's word for too little memory on a GPU.
+    RuntimeError,
+)
 
 
 def quiet():

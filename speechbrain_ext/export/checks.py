@@ -110,16 +110,34 @@ def check_encoder(folder, inside):
         if not name.startswith("decoder.") and name != "masked_spec_embed"
     }
     _compare(folder, inside, wanted, shapes, extra=True)
-    name = "preprocessor_config.json"
-    if name in folder.below(inside):
-        settings = folder.read_json(f"{inside}/{name}")
-        for key, largest in LARGEST.items():
-            value = settings.get(key, 1)
-            if type(value) is not int or not 0 < value <= largest:
-                raise ExportError(
-                    f"{folder.file(f'{inside}/{name}')}: {key} "
-                    f"{value!r:.80} cannot be: {MADE_FOR}"
-                )
+    _check_preprocessing(folder, f"{inside}/preprocessor_config.json", config)
+
+
+def _check_preprocessing(folder, name, config):
+    """Refuse tables of absurd sizes, and a window that is not the model's."""
+    if name not in folder.manifest["files"]:
+        return
+    settings = folder.read_json(name)
+    settings = settings if isinstance(settings, dict) else {}
+    for key, largest in LARGEST.items():
+        value = settings.get(key, 1)
+        if type(value) is not int or not 0 < value <= largest:
+            raise ExportError(
+                f"{folder.file(name)}: {key} {value!r:.80} cannot be: "
+                f"{MADE_FOR}"
+            )
+    if config.model_type != "whisper":
+        return
+    rate, hop = settings.get("sampling_rate", 16000), settings.get("hop_length")
+    window = 2 * (hop or 160) * config.max_source_positions
+    seconds = settings.get("chunk_length", 30)
+    bins = settings.get("feature_size", config.num_mel_bins)
+    if window != seconds * rate or bins != config.num_mel_bins:
+        raise ExportError(
+            f"{folder.file(name)}: {seconds} s at {rate} Hz in {bins} bins, "
+            f"but the model takes {window} samples in {config.num_mel_bins} "
+            f"bins: {MADE_FOR}"
+        )
 
 
 def _config(folder, inside, mapping):

@@ -17,6 +17,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tqdm import tqdm
+
 from speechbrain_ext.distance_table import RedundancyTable, compare
 from speechbrain_ext.healing import STRATEGIES
 from speechbrain_ext.mini_world.corpus import build_librispeech
@@ -132,7 +134,7 @@ def run_all(commands, logs, workers=2):
     commands : list of list of str
         What to run, in the recipe's folder.
     logs : Path
-        Folder for the outputs.
+        Folder for the outputs. A single command prints on the terminal.
     workers : int
         How many at a time.
 
@@ -146,29 +148,30 @@ def run_all(commands, logs, workers=2):
     # imports take longer than some of the runs.
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["speechbrain_ext.recipe"])
-    failed, done = [], 0
+    failed = []
+    bar = tqdm(total=len(commands), desc=logs.name, disable=len(commands) < 2)
 
     def run(numbered):
-        nonlocal done
         number, words = numbered
         said = " ".join(["python", *words])
-        log = logs / f"{number:02d}.log"
+        log = logs / f"{number:02d}.log" if len(commands) > 1 else None
+        if log is None:
+            print(said, flush=True)
         began = time.monotonic()
         process = processes.Process(target=run_script, args=(words, log))
         process.start()
         process.join()
-        done += 1
-        mark = "done" if process.exitcode == 0 else f"FAILED, see {log}"
-        took = time.monotonic() - began
-        print(
-            f"[{done}/{len(commands)}] {mark} in {took:.0f} s: {said}",
-            flush=True,
-        )
-        if process.exitcode != 0:
+        bar.update()
+        took = f"{time.monotonic() - began:.0f} s"
+        if process.exitcode == 0:
+            tqdm.write(f"done in {took}: {said}")
+        else:
+            tqdm.write(f"FAILED after {took}, see {log or 'above'}: {said}")
             failed.append(said)
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(run, enumerate(commands, start=1)))
+    bar.close()
     return failed
 
 
@@ -179,12 +182,13 @@ def run_script(words, log):
     ---------
     words : list of str
         The script's name and its options.
-    log : Path
-        Gets everything that it prints.
+    log : Path or None
+        Gets everything that it prints; None leaves it on the terminal.
     """
-    with open(log, "wb", buffering=0) as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
+    if log is not None:
+        with open(log, "wb", buffering=0) as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
     os.chdir(RECIPE)
     sys.path.insert(0, str(RECIPE))
     sys.argv = list(words)
