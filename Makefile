@@ -11,7 +11,7 @@ mini: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.demo --output results/mini
 
 test: .venv/ready
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 check: .venv/ready
 	$(BIN)/ruff check .

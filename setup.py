@@ -29,6 +29,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff==0.12.4",
         "yamllint==1.35.1",
         "codespell>=2.3",
