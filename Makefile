@@ -17,7 +17,7 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint -c .yamllint.yaml hparams recipes
-	$(BIN)/codespell
+	$(BIN)/codespell benchmarks docs hparams recipes speechbrain_ext tests upstream *.md *.py
 
 report: .venv/ready
 	$(BIN)/python -m speechbrain_ext.report results/mini

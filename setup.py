@@ -51,7 +51,5 @@ setup(
     },
     install_requires=INSTALL,
     extras_require=EXTRAS,
-    entry_points={
-        "console_scripts": ["speechllm = speechbrain_ext.cli:main"]
-    },
+    entry_points={"console_scripts": ["speechllm = speechbrain_ext.cli:main"]},
 )

@@ -241,7 +241,9 @@ def test_features_are_rounded_as_in_a_trainings_cache(model):
 
 def test_in_the_manner_of_speechbrain(model, folders, tmp_path):
     asr = SpeechLLMInterface.from_hparams(
-        source=folders["wavlm"][1], run_opts={"device": "cpu"}
+        source=folders["wavlm"][1],
+        savedir="unused",
+        run_opts={"device": "cpu"},
     )
     paths = [write_wav(tmp_path / f"{i}.wav", 0.5 + i, i) for i in (0, 1)]
     texts = [one.text for one in model.transcribe(paths)]

@@ -35,7 +35,6 @@ PUBLISHED = ROOT / "tests/published_configs"
 sys.path.insert(0, str(TOP))
 import loquacious_prepare  # noqa: E402
 from loquacious_prepare import prepare_loquacious  # noqa: E402
-
 from speechbrain_ext.audio import AudioError  # noqa: E402
 from speechbrain_ext.multitask import MultiTask  # noqa: E402
 from speechbrain_ext.parquet_audio import ParquetAudio  # noqa: E402

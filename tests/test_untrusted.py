@@ -182,6 +182,7 @@ CLAIMS = [
     ("backbone/config.json", ["intermediate_size"], HUGE),
     ("backbone/config.json", ["num_attention_heads"], 0),
     ("backbone/config.json", ["model_type"], "evil"),
+    ("backbone/generation_config.json", ["eos_token_id"], [[1]]),
     ("backbone/config.json", ["model_type"], "wavlm"),
     ("encoders/tiny-encoder/config.json", ["num_hidden_layers"], HUGE),
     ("encoders/tiny-encoder/config.json", ["hidden_size"], HUGE),

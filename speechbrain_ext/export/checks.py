@@ -69,11 +69,26 @@ def check_backbone(folder):
     _compare(folder, BACKBONE, wanted, shapes, extra=False)
     for name in ("tokenizer_config.json", "generation_config.json"):
         if name in folder.below(BACKBONE):
-            folder.read_json(f"{BACKBONE}/{name}")
+            _check_stops(folder, f"{BACKBONE}/{name}", config.vocab_size)
     if "tokenizer.json" not in folder.below(BACKBONE):
         raise ExportError(
             f"{folder.file(BACKBONE)}: holds no tokenizer.json: {MADE_FOR}"
         )
+
+
+def _check_stops(folder, name, vocabulary):
+    """Refuse settings without a meaning for the tokens that end a text."""
+    settings = folder.read_json(name)
+    if not isinstance(settings, dict):
+        raise ExportError(f"{folder.file(name)}: holds no settings")
+    stops = settings.get("eos_token_id")
+    for stop in stops if isinstance(stops, list) else [stops]:
+        sound = type(stop) is int and 0 <= stop < vocabulary
+        if not sound and stop is not None:
+            raise ExportError(
+                f"{folder.file(name)}: eos_token_id {stops!r:.80} cannot be: "
+                f"{MADE_FOR}"
+            )
 
 
 def check_encoder(folder, inside):

@@ -38,13 +38,17 @@ class SpeechLLMInterface(Pretrained):
     HPARAMS_NEEDED = ["speech_llm"]
 
     @classmethod
-    def from_hparams(cls, source, run_opts=None, task=None, **options):
+    def from_hparams(
+        cls, source, savedir=None, run_opts=None, task=None, **options
+    ):
         """Load an export.
 
         Arguments
         ---------
         source : str
             A folder that `speechllm export` wrote, or a hub id.
+        savedir : str or None
+            Not needed: the hub's own cache keeps what is fetched.
         run_opts : dict or None
             SpeechBrain's; ``device`` is used.
         task : str or None
@@ -56,6 +60,7 @@ class SpeechLLMInterface(Pretrained):
         -------
         SpeechLLMInterface
         """
+        del savedir
         device = dict(run_opts or {}).get("device")
         loaded = SpeechLLM.from_pretrained(source, device=device, **options)
         task = task or loaded.default_task

@@ -14,7 +14,7 @@ from speechbrain_ext.decoder import DTYPES, Decoder
 from speechbrain_ext.encoder import SpeechEncoder
 from speechbrain_ext.encoder_source import load_config
 from speechbrain_ext.export.checks import check_backbone, check_encoder
-from speechbrain_ext.export.content import SUFFIXES
+from speechbrain_ext.export.content import PLAIN_TEXTS, SUFFIXES
 from speechbrain_ext.export.folder import ExportFolder
 from speechbrain_ext.export.layout import (
     ADAPTER,
@@ -62,7 +62,7 @@ def find_export(source, revision=None, verify=True):
         path = snapshot_download(
             source,
             revision=revision,
-            allow_patterns=[f"*{s}" for s in SUFFIXES] + ["*LICENSE"],
+            allow_patterns=[f"*{end}" for end in (*SUFFIXES, *PLAIN_TEXTS)],
         )
     except Exception as error:
         line = str(error).strip().splitlines()[0]

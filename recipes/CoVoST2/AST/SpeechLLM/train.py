@@ -17,8 +17,8 @@ import os
 import sys
 
 import speechbrain as sb
-from covost2_prepare import find_clips, prepare_covost2
 
+from covost2_prepare import find_clips, prepare_covost2
 from speechbrain_ext.audio import read_utterance
 from speechbrain_ext.recipe import all_splits, open_experiment, read_manifest
 

@@ -17,10 +17,10 @@ import os
 import sys
 
 import speechbrain as sb
-from loquacious_prepare import CHECKS, find_root, prepare_loquacious
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
+from loquacious_prepare import CHECKS, find_root, prepare_loquacious
 from speechbrain_ext.evaluation import EvaluationBrain
 from speechbrain_ext.recipe import score_set
 from speechbrain_ext.set_scores import score_recognition

@@ -16,8 +16,8 @@ import os
 import sys
 
 import speechbrain as sb
-from loquacious_prepare import find_root, prepare_loquacious
 
+from loquacious_prepare import find_root, prepare_loquacious
 from speechbrain_ext.parquet_audio import ParquetAudio
 from speechbrain_ext.recipe import all_splits, open_experiment, read_manifest
 
