@@ -60,7 +60,7 @@ def checkpoints(results):
 
 def kill_in_training(process, results, before, delay):
     """Kill -9 a while after it has written a checkpoint of its own."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not checkpoints(results) - before:
         assert process.poll() is None, process.stdout.read().decode()
         assert time.monotonic() < until

@@ -74,8 +74,28 @@ def _forget_paths(folder):
             write_json(path, kept)
 
 
-def write_task(out, name, run, model, merge):
-    """A task's folder and, where the hub lacks it, its encoder's."""
+def write_task(out, name, run, model, merge, encoders):
+    """Write a task's folder and, where the hub lacks it, its encoder's.
+
+    Arguments
+    ---------
+    out : str
+        The export's folder.
+    name : str
+        The task.
+    run : speechbrain_ext.trained_run.TrainedRun
+        What it was trained as.
+    model : speechbrain_ext.model.SpeechLLM
+        The run, loaded.
+    merge : bool
+        Its adapter is folded into the backbone.
+    encoders : dict
+        Folders of encoders that are written already, with these; grows.
+
+    Returns
+    -------
+    TaskSettings
+    """
     folder = os.path.join(out, TASKS, name)
     os.makedirs(folder)
     shutil.copyfile(run.projector_file, os.path.join(folder, PROJECTOR))
@@ -87,7 +107,9 @@ def write_task(out, name, run, model, merge):
     settings = TaskSettings(
         task=run.result.task,
         prompt=config["prompt"],
-        encoder=_write_encoder(out, config["speech_encoder"], model.encoder),
+        encoder=_write_encoder(
+            out, config["speech_encoder"], model.encoder, encoders
+        ),
         downsampling=config["downsampling"],
         chat_template=config["chat_template"],
         projector_hidden=config["projector_hidden"],
@@ -130,16 +152,22 @@ def _write_adapter(source, folder):
     )
 
 
-def _write_encoder(out, about, encoder):
+def _write_encoder(out, about, encoder, encoders):
     """How a task names its encoder; one that is a folder is written too."""
-    told = {key: about[key] for key in ("name", "kind", "dtype")}
+    told = {"name": about["name"], "kind": encoder.kind}
+    told["dtype"] = about["dtype"]
     source, revision = about["source"], about.get("revision")
     if not os.path.isdir(source):
         commit = commit_of(source, revision)
         return {**told, "source": source, "revision": commit}
-    inside = f"{ENCODERS}/{re.sub(r'[^A-Za-z0-9_-]', '_', about['name'])}"
+    base = f"{ENCODERS}/{re.sub(r'[^A-Za-z0-9_-]', '_', about['name'])}"
+    inside, number = base, 2
+    # Two tasks may have one encoder, or two that are called alike.
+    while encoders.get(inside, encoder) is not encoder:
+        inside, number = f"{base}-{number}", number + 1
     folder = os.path.join(out, inside)
-    if not os.path.isdir(folder):
+    if inside not in encoders:
+        encoders[inside] = encoder
         model = encoder.core.model
         config = copy.deepcopy(model.config)
         # Of Whisper only the encoder is there, under its own names.

@@ -181,8 +181,9 @@ def _write(named, out, final, merge, licence, shard_size, device, tell):
         save_backbone(tasks.decoder, first, backbone, shard_size, tell)
     for name, run in named.items():
         tasks.add_run(name, run)
+    encoders = {}
     settings = {
-        name: write_task(out, name, run, tasks.models[name], merge)
+        name: write_task(out, name, run, tasks.models[name], merge, encoders)
         for name, run in named.items()
     }
     tell("Trying the model")

@@ -51,9 +51,12 @@ def pieces(blocks, sample_rate, longest):
             yield start, waiting[:cut]
             waiting, start = waiting[cut:], start + cut
     while len(waiting) > longest:
-        least = max(longest * LEAST, len(waiting) - longest)
         most = min(longest, len(waiting) - longest * LEAST / 2)
-        cut = quietest(waiting, sample_rate, min(least, most), most)
+        # Two pieces, unless that leaves no choice where to cut.
+        least = max(longest * LEAST, len(waiting) - longest)
+        if most - least < longest * LEAST / 2:
+            least = min(longest * LEAST, most)
+        cut = quietest(waiting, sample_rate, least, most)
         yield start, waiting[:cut]
         waiting, start = waiting[cut:], start + cut
     if len(waiting):

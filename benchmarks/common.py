@@ -1,0 +1,292 @@
+"""Rows of results, paired timing and peak memory, for every script here.
+
+A script has ``SIZES`` (a dict for each tier: "full" and "tiny"), ``check``
+(raises unless both sides compute the same) and ``rows`` (measures). Its last
+line hands them to `script`.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Before torch is imported: most scripts import this module first.
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+# "cpu" counts this process's own time, which on one thread is the wall clock's
+# on a quiet machine, and on a busy one leaves the others' work out.
+CLOCK = os.environ.get("BENCHMARK_CLOCK", "wall")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+# Fewer pairs than a script would take, for a quick look.
+MOST_PAIRS = int(os.environ.get("BENCHMARK_PAIRS", "1000"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(THREADS)
+
+
+@dataclasses.dataclass
+class Row:
+    """One claim, measured.
+
+    Arguments
+    ---------
+    name : str
+        What was measured, ours against the peer.
+    ours, peer : float
+        Medians, in `unit`.
+    ratio : float
+        Median of the pairs' ratios: peer / ours where the target is "at
+        least", ours / peer where it is "at most".
+    spread : list of float
+        Smallest and largest ratio of a pair.
+    target : str
+        "at least N" or "at most N"; "" for a row that only informs.
+    unit : str
+        "s" or "MB".
+    sizes : str
+        What was run, in words.
+    note : str
+        What was learned; shown where the target is missed.
+    """
+
+    name: str
+    ours: float
+    peer: float
+    ratio: float
+    spread: list
+    target: str
+    unit: str = "s"
+    sizes: str = ""
+    dtype: str = "float32"
+    threads: int = THREADS
+    clock: str = CLOCK
+    repeats: int = 1
+    note: str = ""
+    command: str = ""
+    met: object = None
+
+    def __post_init__(self):
+        self.met = meets(self.ratio, self.target)
+
+    def __str__(self):
+        low, high = self.spread
+        verdict = {True: "met", False: "MISSED", None: ""}[self.met]
+        return (
+            f"{self.name}: {self.ratio:.3g}x ({low:.3g} to {high:.3g}; ours "
+            f"{self.ours:.4g} {self.unit}, peer {self.peer:.4g} {self.unit}; "
+            f"target {self.target or 'none'}) {verdict}"
+        )
+
+
+def meets(ratio, target):
+    """Whether a ratio reaches a target (None where there is none).
+
+    Example
+    -------
+    >>> meets(8.5, "at least 8"), meets(1.05, "at most 1.03"), meets(2, "")
+    (True, False, None)
+    """
+    if not target:
+        return None
+    kind, limit = target.rsplit(" ", 1)
+    if kind == "at least":
+        return ratio >= float(limit)
+    if kind == "at most":
+        return ratio <= float(limit)
+    raise ValueError(f"target: {target!r}: say at least N or at most N.")
+
+
+def row_of(name, ours, peer, target, **more):
+    """A row from paired measurements.
+
+    Arguments
+    ---------
+    name : str
+        What was measured.
+    ours, peer : list of float
+        One value for each pair.
+    target : str
+        See `Row`.
+    **more : dict
+        The row's other fields.
+
+    Returns
+    -------
+    Row
+    """
+    at_most = target.startswith("at most")
+    ratios = [o / p if at_most else p / o for o, p in zip(ours, peer)]
+    return Row(
+        name,
+        statistics.median(ours),
+        statistics.median(peer),
+        statistics.median(ratios),
+        [min(ratios), max(ratios)],
+        target,
+        repeats=len(ratios),
+        **more,
+    )
+
+
+def paired(ours, peer, repeats, warm_up=True):
+    """Seconds of both sides, measured in turns.
+
+    What else the machine does falls on both alike; who goes first changes
+    from pair to pair.
+
+    Arguments
+    ---------
+    ours, peer : callable
+        The two sides.
+    repeats : int
+        How many pairs.
+    warm_up : bool
+        Run each once before.
+
+    Returns
+    -------
+    ours, peer : list of float
+    """
+    times = {ours: [], peer: []}
+    if warm_up:
+        ours()
+        peer()
+    for repeat in range(min(repeats, MOST_PAIRS)):
+        for side in (ours, peer) if repeat % 2 == 0 else (peer, ours):
+            times[side].append(seconds(side))
+    return times[ours], times[peer]
+
+
+def seconds(work):
+    """Seconds of a call by the chosen clock (float)."""
+    clock = CLOCKS[CLOCK]
+    began = clock()
+    work()
+    return clock() - began
+
+
+def memory_now(field):
+    """A field of this process's memory, "VmRSS" or "VmHWM", in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def peak_of(prepare, work):
+    """Peak memory of some work and of what it works on.
+
+    Arguments
+    ---------
+    prepare : callable
+        Builds what `work` takes; its own peak does not count, what it leaves
+        behind does.
+    work : callable
+        What is measured.
+
+    Returns
+    -------
+    float
+        MB above what the process held before `prepare`.
+    """
+    before = memory_now("VmRSS")
+    prepared = prepare()
+    # 5: begin anew with the highest value (proc(5)).
+    Path("/proc/self/clear_refs").write_text("5")
+    work(prepared)
+    return memory_now("VmHWM") - before
+
+
+def peak_in_fresh_process(module, side, tier):
+    """Peak memory in MB of one side, in a process that does nothing else.
+
+    Arguments
+    ---------
+    module : str
+        A script of this package with a function ``peak(side, sizes)``.
+    side : str
+        "ours" or "peer", or what the script calls it.
+    tier : str
+        Which sizes.
+
+    Returns
+    -------
+    float
+    """
+    code = (
+        f"from benchmarks import {module} as m; "
+        f"print('MB', m.peak({side!r}, m.SIZES[{tier!r}]))"
+    )
+    # Freed memory goes back at once, so that the peak is the work's own.
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "1048576",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise RuntimeError(f"{module}, {side}: {result.stderr[-2000:]}")
+    return float(result.stdout.rsplit("MB", 1)[1])
+
+
+def peaks(module, sides, tier, repeats=1):
+    """Peaks of two sides in fresh processes (two lists of MB)."""
+    found = [
+        [peak_in_fresh_process(module, side, tier) for side in sides]
+        for _ in range(repeats)
+    ]
+    return [list(values) for values in zip(*found)]
+
+
+def script(module, sizes, check, rows, argv=None):
+    """The command line that all scripts have.
+
+    Arguments
+    ---------
+    module : str
+        The script's name in this package.
+    sizes : dict
+        Tier to the sizes that `check` and `rows` take.
+    check : callable
+        Sizes to nothing; raises unless both sides compute the same.
+    rows : callable
+        Sizes and tier to an iterable of `Row`.
+    argv : list of str or None
+        The command line after the name.
+
+    Returns
+    -------
+    list of Row
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
+    parser.add_argument("--tier", choices=sizes, default="full")
+    parser.add_argument("--json", help="write the rows there")
+    args = parser.parse_args(argv)
+    torch.manual_seed(0)
+    check(sizes[args.tier])
+    found = []
+    for row in rows(sizes[args.tier], args.tier):
+        row.command = f"OMP_NUM_THREADS={THREADS} python -m benchmarks.{module}"
+        print(row, flush=True)
+        found.append(row)
+    if args.json:
+        values = [dataclasses.asdict(row) for row in found]
+        Path(args.json).write_text(json.dumps(values, indent=1) + "\n")
+    return found

@@ -1,0 +1,151 @@
+"""The models that `benchmarks.gpu` measures, random, in the paper's sizes.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Qwen2Config,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+    WavLMModel,
+)
+
+from speechbrain_ext.decoder import Decoder
+from speechbrain_ext.encoder import SpeechEncoder
+from speechbrain_ext.encoder_cores import WaveformCore
+from speechbrain_ext.model import Projector, SpeechLLM
+from speechbrain_ext.prompt import Prompt
+from speechbrain_ext.pruning import Block, pruned_config
+
+JOINED, SAMPLE_RATE = 5, 16_000
+DECODERS = {
+    "Llama-3.1-8B": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+    ),
+    "Qwen2.5-7B": Qwen2Config(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=8192,
+    ),
+}
+TINY = {
+    "tiny": LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+}
+WAVLM_LARGE = dict(
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    feat_extract_norm="layer",
+    do_stable_layer_norm=True,
+    conv_bias=False,
+)
+TINY_WAVLM = dict(
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=24,
+    conv_dim=(8, 8),
+    conv_kernel=(400, 3),
+    conv_stride=(160, 2),
+    num_conv_pos_embeddings=8,
+    num_conv_pos_embedding_groups=2,
+    feat_extract_norm="layer",
+    do_stable_layer_norm=True,
+)
+TIERS = {
+    "full": dict(
+        decoders=DECODERS,
+        encoder=WAVLM_LARGE,
+        removed=(0, 13, 14),
+        batches=(1, 8, 32),
+        seconds=15,
+        tokens=50,
+        prompt=8,
+        training_batch=16,
+        copy_bytes=2**31,
+        repeats=3,
+    ),
+    "cpu": dict(
+        decoders=TINY,
+        encoder=TINY_WAVLM,
+        removed=(0, 2),
+        batches=(1, 3),
+        seconds=1,
+        tokens=5,
+        prompt=3,
+        training_batch=2,
+        copy_bytes=2**20,
+        repeats=1,
+    ),
+}
+
+
+class _NoText:
+    """Stands for a tokenizer where no text is made."""
+
+    eos_token_id = None
+
+
+def build(name, removed, tier, device):
+    """A random speech LLM with some of its decoder's layers removed.
+
+    Arguments
+    ---------
+    name : str
+        Which decoder.
+    removed : int
+        How many layers; those before the last few, as measured paths have it.
+    tier : dict
+        One of `TIERS`.
+    device : torch.device
+        Where to build it; nothing is built elsewhere first.
+
+    Returns
+    -------
+    SpeechLLM
+    """
+    config = tier["decoders"][name]
+    start = config.num_hidden_layers - 2 - removed
+    block = Block(start, removed) if removed else None
+    dtype = torch.bfloat16
+    torch.manual_seed(0)
+    with torch.device(device):
+        lm = AutoModelForCausalLM.from_config(
+            pruned_config(config, block), dtype=dtype
+        )
+        wavlm = WavLMModel(WavLMConfig(**tier["encoder"])).to(dtype)
+        projector = Projector(
+            wavlm.config.hidden_size * JOINED, lm.config.hidden_size
+        )
+    lm.generation_config.eos_token_id = None
+    encoder = SpeechEncoder(
+        WaveformCore(wavlm.eval(), Wav2Vec2FeatureExtractor()),
+        "random",
+        "wavlm",
+    )
+    prompt_ids = torch.arange(2, 2 + tier["prompt"])
+    prompt = Prompt(prompt_ids[:0], prompt_ids, None)
+    decoder = Decoder(lm.eval(), _NoText(), name)
+    return SpeechLLM(encoder, projector, decoder, prompt, JOINED).eval()

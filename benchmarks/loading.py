@@ -1,0 +1,142 @@
+"""Loading a pruned decoder beside loading the whole one, then dropping.
+
+The file is in bfloat16 and the model in float32, as on a CPU: every layer that
+is loaded is converted. (Where both are of one type a CPU maps the file, and
+neither side reads what nobody looks at.)
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+
+from benchmarks.common import paired, peak_of, peaks, row_of, script
+
+import torch  # isort: skip
+from transformers import AutoModelForCausalLM
+
+from benchmarks.models import random_lm
+from speechbrain_ext.pruning import Block, drop_layers, load_pruned
+
+SIZES = {
+    "full": dict(
+        layers=28, width=512, vocabulary=32_000, block=Block(10, 14), repeats=7
+    ),
+    "tiny": dict(
+        layers=6, width=32, vocabulary=300, block=Block(2, 3), repeats=1
+    ),
+}
+# A model folder that another process has written.
+FOLDER = "BENCHMARK_MODEL_FOLDER"
+
+
+@functools.cache
+def _made(layers, width, vocabulary):
+    """Folder of a whole random model, for as long as the process lives."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    random_lm(layers, width, vocabulary).bfloat16().save_pretrained(folder)
+    return folder
+
+
+def folder_of(sizes):
+    """Where the whole model lies (str)."""
+    if FOLDER in os.environ:
+        return os.environ[FOLDER]
+    return _made(sizes["layers"], sizes["width"], sizes["vocabulary"])
+
+
+def ours(folder, block):
+    """Kept layers only."""
+    return load_pruned(folder, block, dtype=torch.float32)
+
+
+def peer(folder, block):
+    """All layers, then the block is dropped."""
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return drop_layers(whole, block)
+
+
+WAYS = {"ours": ours, "peer": peer}
+
+
+def check(sizes):
+    """The same weights under the same names."""
+    folder, block = folder_of(sizes), sizes["block"]
+    one, other = ours(folder, block), peer(folder, block)
+    assert one.config.num_hidden_layers == sizes["layers"] - block.size
+    torch.testing.assert_close(
+        one.state_dict(), other.state_dict(), rtol=0, atol=0
+    )
+
+
+def peak(side, sizes):
+    """Peak memory of loading and of touching every weight once, in MB."""
+
+    def load_and_read(folder):
+        model = WAYS[side](folder, sizes["block"])
+        return sum(p.sum().item() for p in model.parameters())
+
+    return peak_of(lambda: folder_of(sizes), load_and_read)
+
+
+def megabytes(sizes):
+    """MB of the kept weights (float)."""
+    model = ours(folder_of(sizes), sizes["block"])
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
+
+
+def rows(sizes, tier):
+    """Time, memory, and memory against the weights themselves."""
+    folder, block = folder_of(sizes), sizes["block"]
+    os.environ[FOLDER] = folder
+    goal = tier == "full"
+    told = dict(
+        sizes=f"{sizes['layers'] - block.size} of {sizes['layers']} layers "
+        f"kept, {sizes['width']} wide, vocabulary {sizes['vocabulary']:,}, "
+        "one safetensors file in bfloat16"
+    )
+    yield row_of(
+        "loading a pruned decoder; peer: load whole, then drop",
+        *paired(
+            lambda: ours(folder, block),
+            lambda: peer(folder, block),
+            sizes["repeats"],
+        ),
+        "at least 1" if goal else "",
+        **told,
+    )
+    our_peaks, peer_peaks = peaks("loading", ("ours", "peer"), tier)
+    yield row_of(
+        "loading a pruned decoder, peak memory; peer: load whole, then drop",
+        our_peaks,
+        peer_peaks,
+        f"at most {share_kept(sizes) + 0.05:.2f}" if goal else "",
+        unit="MB",
+        note="The target is the share of the weights that is kept, and 0.05.",
+        **told,
+    )
+    yield row_of(
+        "loading a pruned decoder, peak memory; peer: the kept weights' bytes",
+        our_peaks,
+        [megabytes(sizes)],
+        "at most 1.1" if goal else "",
+        unit="MB",
+        **told,
+    )
+    os.environ.pop(FOLDER)
+
+
+def share_kept(sizes):
+    """Share of the whole model's weights that is kept (float)."""
+    whole = AutoModelForCausalLM.from_pretrained(folder_of(sizes))
+    values = sum(p.numel() for p in whole.parameters())
+    return megabytes(sizes) * 2**20 / 4 / values
+
+
+if __name__ == "__main__":
+    script("loading", SIZES, check, rows)

@@ -1,0 +1,161 @@
+"""Random models of real architectures, and inputs for them.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from speechbrain_ext.decoder import Decoder
+from speechbrain_ext.prompt import IGNORE, Sequence, positions_from_mask
+
+VOCABULARY = 151_936  # Qwen2.5's
+
+
+def qwen2_config(layers, width, vocabulary=VOCABULARY, tied=True):
+    """A configuration in Qwen2.5's proportions.
+
+    Arguments
+    ---------
+    layers, width, vocabulary : int
+        L, D and V; heads are 64 wide, keys and values share them by four
+        where the width allows.
+    tied : bool
+        Embeddings and LM head are one.
+
+    Returns
+    -------
+    transformers.Qwen2Config
+    """
+    heads = max(width // 64, 1)
+    return Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=int(width * 5.25) // 16 * 16,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(heads // 4, 1),
+        tie_word_embeddings=tied,
+        max_position_embeddings=2048,
+        # Large enough that random answers do not just repeat one token.
+        initializer_range=0.06,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+
+
+def random_lm(layers, width, vocabulary=VOCABULARY, seed=0, **more):
+    """A frozen random causal LM of the Qwen2 kind, in eval mode."""
+    torch.manual_seed(seed)
+    lm = Qwen2ForCausalLM(qwen2_config(layers, width, vocabulary, **more))
+    lm.generation_config.pad_token_id = 2
+    return lm.eval().requires_grad_(False)
+
+
+def words_tokenizer(vocabulary):
+    """A tokenizer whose every id is a word of its own, w0, w1 and so on."""
+    words = {f"w{index}": index for index in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="w0", eos_token="w1"
+    )
+
+
+def random_decoder(layers, width, vocabulary=VOCABULARY, words=None, **more):
+    """The same as `random_lm`, in our wrapper (Decoder)."""
+    lm = random_lm(layers, width, vocabulary, **more)
+    return Decoder(lm, words_tokenizer(words or min(vocabulary, 1000)))
+
+
+def prompts(lm, lengths, seed=1):
+    """Rows to decode, random embeddings of given lengths, padded left.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        Says the width, the type and the size of embeddings.
+    lengths : list of int
+        Of each row.
+    seed : int
+        Of the random numbers.
+
+    Returns
+    -------
+    speechbrain_ext.prompt.Sequence
+    """
+    weight = lm.get_input_embeddings().weight
+    torch.manual_seed(seed)
+    rows = [torch.randn(n, weight.shape[1]) * 0.06 for n in lengths]
+    embeds_BQD = torch.nn.utils.rnn.pad_sequence(
+        rows, batch_first=True, padding_side="left"
+    ).to(weight)
+    width = embeds_BQD.shape[1]
+    places_Q = torch.arange(width - 1, -1, -1, device=weight.device)
+    lengths_B = torch.tensor(lengths, device=weight.device)
+    mask_BQ = (places_Q < lengths_B[:, None]).long()
+    return Sequence(
+        embeds_BQD, mask_BQ, positions_from_mask(mask_BQ), lengths_B
+    )
+
+
+def training_batch(width, rows, speech, target, vocabulary, seed=2):
+    """Features and targets of one training step.
+
+    Arguments
+    ---------
+    width : int
+        F, of the features.
+    rows, speech, target : int
+        Utterances, speech tokens and target tokens of the longest; the
+        others are shorter by up to a fifth.
+    vocabulary : int
+        V.
+    seed : int
+        Of the random numbers.
+
+    Returns
+    -------
+    x_BSF : torch.Tensor
+    tokens_B : torch.Tensor
+    targets : list of torch.Tensor
+    """
+    torch.manual_seed(seed)
+
+    def lengths(longest):
+        shorter = torch.randint(max(longest // 5, 1), (rows,))
+        return [longest] + (longest - shorter).tolist()[1:]
+
+    x_BSF = torch.randn(rows, speech, width)
+    targets = [torch.randint(vocabulary, (n,)) for n in lengths(target)]
+    return x_BSF, torch.tensor(lengths(speech)), targets
+
+
+def all_logits_loss(lm, sequence):
+    """The loss from logits at all positions: what ours is held against.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        The causal LM.
+    sequence : speechbrain_ext.prompt.Sequence
+        Rows with labels.
+
+    Returns
+    -------
+    torch.Tensor
+        Summed negative log-likelihood.
+    """
+    logits_BQV = lm(**sequence.as_inputs(), use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits_BQV.flatten(0, 1).float(),
+        sequence.labels_BQ.flatten(),
+        ignore_index=IGNORE,
+        reduction="sum",
+    )

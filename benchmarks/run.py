@@ -1,0 +1,142 @@
+"""Run every benchmark that fits this machine, and write what came out.
+
+    python -m benchmarks.run                 all, a few minutes each
+    python -m benchmarks.run --only sweep    some; the other rows are kept
+
+Writes ``benchmarks/results/<machine>.json`` and makes the README anew. Each
+script runs in a process of its own, one after the other.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.readme import write_readme
+
+SCRIPTS = (
+    "decoding_speechbrain",
+    "decoding_generate",
+    "training_projector",
+    "training_healing",
+    "redundancy_table",
+    "pruned_speed",
+    "loading",
+    "evaluation",
+    "sweep",
+)
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "transformers", "speechbrain", "peft")
+
+
+def machine_name():
+    """Cores and processor in words, without anything that names the host."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{os.cpu_count()}-core {platform.machine()} machine"
+    facts = dict(
+        map(str.strip, line.split(":", 1)) for line in lines if ":" in line
+    )
+    model = facts.get("model name", platform.machine())
+    virtual = "hypervisor" in facts.get("flags", "").split()
+    kind = "virtual machine" if virtual else "machine"
+    return f"{os.cpu_count()}-core {model} {kind}"
+
+
+def file_of(machine):
+    """A machine's file name (str)."""
+    letters = [c.lower() if c.isalnum() else "-" for c in machine]
+    return "-".join(part for part in "".join(letters).split("-") if part)
+
+
+def run_script(name, tier):
+    """Rows of one script (list of dict).
+
+    Raises
+    ------
+    RuntimeError
+        If it fails, as it does where the two sides do not agree.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "rows.json")
+        command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}"]
+        command += ["--tier", tier, "--json", file]
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code:
+            raise RuntimeError(f"benchmarks.{name} failed with {code}")
+        return json.loads(Path(file).read_text())
+
+
+def main(argv=None):
+    """Run, write, and say what was missed.
+
+    Arguments
+    ---------
+    argv : list of str or None
+        The command line.
+
+    Returns
+    -------
+    int
+        How many scripts failed.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
+    parser.add_argument("--tier", choices=("full", "tiny"), default="full")
+    parser.add_argument("--machine", default=machine_name())
+    parser.add_argument("--output", default=str(RESULTS))
+    args = parser.parse_args(argv)
+    file = Path(args.output) / f"{file_of(args.machine)}.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    failed = []
+    for name in args.only:
+        print(f"-- {name}", flush=True)
+        began = time.monotonic()
+        try:
+            found = run_script(name, args.tier)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            failed.append(name)
+            continue
+        minutes = round((time.monotonic() - began) / 60, 2)
+        rows[name] = {"minutes": minutes, "rows": found}
+        _write(file, args.machine, rows)
+    write_readme(Path(args.output), Path(args.output).parent / "README.md")
+    missed = [
+        row["name"]
+        for script in rows.values()
+        for row in script["rows"]
+        if row["met"] is False
+    ]
+    print(f"{file.name}: {len(missed)} targets missed", *missed, sep="\n  ")
+    return len(failed)
+
+
+def _write(file, machine, rows):
+    """The machine's file, after each script."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    whole = {
+        "machine": machine,
+        "python": platform.python_version(),
+        **versions,
+        "date": time.strftime("%Y-%m-%d"),
+        # In the scripts' own order, whichever ran last.
+        "rows": {name: rows[name] for name in SCRIPTS if name in rows},
+    }
+    file.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""``python -m upstream CHECKOUT``: plan, write, check.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from upstream.checkout import Checkout, CheckoutError
+from upstream.checks import Checks, outcome_table, scores_of
+from upstream.layout import ROOT
+from upstream.plan import AUTHOR, Plan
+
+WORK = ROOT / "results" / "upstream"
+
+
+def parse(argv):
+    """The command line.
+
+    Arguments
+    ---------
+    argv : list of str or None
+        Its words.
+
+    Returns
+    -------
+    argparse.Namespace
+
+    Example
+    -------
+    >>> parse(["DIR", "--dry-run"]).dry_run
+    True
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m upstream",
+        description="Lay recipes and library over a checkout of SpeechBrain "
+        "and run its checks there.",
+    )
+    parser.add_argument("checkout", type=Path, help="SpeechBrain's sources")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list what would be written"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="folder of runs for the results tables"
+    )
+    parser.add_argument(
+        "--author", default=AUTHOR, help='such as "Your Name, 2026"'
+    )
+    parser.add_argument(
+        "--only", nargs="+", help="names of checks, or how they begin; or none"
+    )
+    parser.add_argument("--work", type=Path, default=WORK)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Plan, write and check.
+
+    Arguments
+    ---------
+    argv : list of str or None
+        The command line.
+
+    Returns
+    -------
+    int
+        0 if every check passed.
+    """
+    options = parse(argv)
+    try:
+        checkout = Checkout(options.checkout)
+        checkout.refuse_dirty()
+        plan = Plan(
+            checkout.committed, scores_of(options.results), options.author
+        )
+        plan.format(checkout.committed("pyproject.toml"))
+    except (CheckoutError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    news = checkout.news(plan.files)
+    for path in sorted(news):
+        if options.dry_run or news[path] != "same":
+            print(f"{news[path]:8s}{path}")
+    counts = [
+        f"{list(news.values()).count(k)} {k}" for k in sorted({*news.values()})
+    ]
+    print(f"{checkout.folder} ({checkout.version()}): {', '.join(counts)}")
+    if options.dry_run:
+        return 0
+    checkout.write(plan.files)
+    work = Path(os.path.abspath(options.work))
+    outcomes = Checks(checkout, plan, work).run(options.only)
+    print(outcome_table(outcomes))
+    return 0 if all(one.passed for one in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""SpeechBrain's own checks, run in the checkout, and their table.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from upstream.layout import LIBRARY, RECIPES, ROOT, SCRATCH, SETUP, TESTS
+from upstream.mini_world import mini_world_commands
+from upstream.rows import COLUMNS
+
+
+@dataclass
+class Outcome:
+    """How a check ended.
+
+    Arguments
+    ---------
+    name : str
+        The check's.
+    passed : bool
+        Whether it did.
+    seconds : float
+        How long it took.
+    log : Path
+        What it printed.
+    """
+
+    name: str
+    passed: bool
+    seconds: float
+    log: Path
+
+
+class Checks:
+    """The checks of what a plan brought.
+
+    Arguments
+    ---------
+    checkout : upstream.checkout.Checkout
+        With the plan written.
+    plan : upstream.plan.Plan
+        What was written.
+    work : Path
+        Folder for the interpreter, the logs and the spoken world.
+    """
+
+    def __init__(self, checkout, plan, work):
+        self.checkout = checkout
+        self.plan = plan
+        self.work = Path(work)
+        self.logs = self.work / "logs"
+        self.python = str(self.work / "venv/bin/python")
+
+    def commands(self):
+        """Each check as commands to run in the checkout's root.
+
+        Returns
+        -------
+        dict
+            Name to a list of commands.
+        """
+        tools = os.path.dirname(sys.executable)
+        python = [n for n in self._files(".py")]
+        yamls = self._files(".yaml")
+        texts = python + yamls + self._files(".md") + self._files(".txt")
+        pytest = [self.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        checks = {
+            "consistency": [[*pytest, "tests/consistency"]],
+            "ruff": [
+                [f"{tools}/ruff", "check", "--no-cache", *python],
+                [f"{tools}/ruff", "format", "--no-cache", "--check", *python],
+            ],
+            "yamllint": [[f"{tools}/yamllint", "--no-warnings", *yamls]],
+            "codespell": [
+                [
+                    f"{tools}/codespell",
+                    "--ignore-words=.dict-speechbrain.txt",
+                    *texts,
+                ]
+            ],
+            "docstrings": [
+                [
+                    self.python,
+                    "-c",
+                    "from tests.utils.check_docstrings import check_docstrings"
+                    f"\nok = [check_docstrings(f, ['']) for f in "
+                    f"{[LIBRARY, TESTS]}]\nassert all(ok)",
+                ]
+            ],
+            "doctests": [[*pytest, "--doctest-modules", LIBRARY]],
+            "unit tests": [[*pytest, TESTS]],
+        }
+        for recipe in RECIPES:
+            name = f"recipe tests, {recipe.dataset}"
+            checks[name] = [self._recipe_tests(recipe)]
+        checks["two processes"] = self._two_processes()
+        checks["mini world"] = mini_world_commands(self.python, self.work)
+        return checks
+
+    def _files(self, ending):
+        """Planned files of a kind, links left out (list of str)."""
+        return sorted(
+            path
+            for path, planned in self.plan.files.items()
+            if path.endswith(ending) and planned.kind != "link"
+        )
+
+    def _recipe_tests(self, recipe):
+        """SpeechBrain's recipe tests of one recipe's rows."""
+        files = [row["Hparam_file"] for row in self.plan.rows(recipe)]
+        said = (
+            "from tests.utils.recipe_tests import run_recipe_tests\n"
+            f"ok = run_recipe_tests(filters_fields=['Hparam_file'], "
+            f"filters=[{files}], run_opts='--device=cpu', "
+            f"output_folder='{SCRATCH}/rows/')\n"
+            "assert ok"
+        )
+        return [self.python, "-c", said]
+
+    def _two_processes(self):
+        """One run of two processes, by the flags of its recipe test.
+
+        What a recipe test runs beforehand makes the models and the baseline.
+        """
+        row = next(
+            r for r in self.plan.rows(RECIPES[0]) if "prune" in r["Hparam_file"]
+        )
+        script, hparams, flags = (row[COLUMNS[i]] for i in (2, 3, 8))
+        folder = script[: -len(".py")].replace("/", "_")
+        name = f"hparams_{os.path.basename(hparams)[: -len('.yaml')]}"
+        command = [
+            "env",
+            f"PYTHONPATH={os.path.dirname(script)}",
+            self.python,
+            *"-m torch.distributed.run --standalone --nproc_per_node=2".split(),
+            script,
+            hparams,
+            *shlex.split(flags),
+            f"--output_folder={SCRATCH}/two_processes",
+            "--device=cpu",
+            "--distributed_backend=gloo",
+        ]
+        return [["sh", f"{SETUP}/{folder}/{name}"], command]
+
+    def prepare(self):
+        """An interpreter that sees the checkout, and nothing of this project.
+
+        Its packages are this one's, so that the checks need no download.
+        """
+        # A run that is finished already would be left as it is.
+        shutil.rmtree(self.checkout.folder / SCRATCH, ignore_errors=True)
+        venv.create(self.work / "venv", symlinks=True)
+        place = next((self.work / "venv/lib").glob("python3*/site-packages"))
+        packages = next(
+            path for path in sys.path if path.endswith("site-packages")
+        )
+        text = f"{self.checkout.folder}\n{packages}\n"
+        (place / "checkout.pth").write_text(text, "utf-8")
+        self.logs.mkdir(parents=True, exist_ok=True)
+
+    def run(self, only=None):
+        """Run the checks one after the other, each told as it ends.
+
+        Arguments
+        ---------
+        only : list of str or None
+            Beginnings of the names of those to run; None: all.
+
+        Returns
+        -------
+        list of Outcome
+        """
+        self.prepare()
+        outcomes = []
+        for name, commands in self.commands().items():
+            if only and not any(name.startswith(word) for word in only):
+                continue
+            outcomes.append(self._run_one(name, commands))
+            one = outcomes[-1]
+            mark = "passed" if one.passed else f"FAILED, see {one.log}"
+            print(f"{name}: {mark} ({one.seconds:.0f} s)", flush=True)
+        return outcomes
+
+    def _run_one(self, name, commands):
+        """Run one check's commands up to the first that fails."""
+        log = self.logs / f"{name.replace(', ', '-').replace(' ', '_')}.log"
+        binaries = os.path.dirname(self.python)
+        environment = {
+            **os.environ,
+            "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        environment.pop("PYTHONPATH", None)
+        began, passed = time.monotonic(), True
+        with open(log, "w", encoding="utf-8") as stream:
+            for words in commands:
+                here = words[0] == sys.executable
+                done = subprocess.run(
+                    words,
+                    cwd=ROOT if here else self.checkout.folder,
+                    env=environment,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                )
+                passed = passed and done.returncode == 0
+                if not passed:
+                    break
+        return Outcome(name, passed, time.monotonic() - began, log)
+
+
+def outcome_table(outcomes):
+    """The checks as a Markdown table.
+
+    Arguments
+    ---------
+    outcomes : list of Outcome
+        In order.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(outcome_table([Outcome("ruff", True, 1.2, Path("a"))]))
+    | check | result | seconds |
+    | --- | --- | --- |
+    | ruff | passed | 1 |
+    """
+    lines = ["| check | result | seconds |", "| --- | --- | --- |"]
+    for one in outcomes:
+        result = "passed" if one.passed else "FAILED"
+        lines.append(f"| {one.name} | {result} | {one.seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def scores_of(folder):
+    """Finished runs' scores, for the READMEs' tables.
+
+    Arguments
+    ---------
+    folder : str or None
+        A folder of runs, each with its ``result.json``.
+
+    Returns
+    -------
+    dict
+        Run name to its date, its scores by set, and its GPUs.
+
+    Example
+    -------
+    >>> scores_of(None)
+    {}
+    """
+    found = {}
+    for file in sorted(Path(folder).glob("*/result.json")) if folder else []:
+        run = json.loads(file.read_text("utf-8"))
+        if run.get("status") != "done":
+            continue
+        found[run["name"]] = {
+            "date": str(run.get("finished") or "-")[:10],
+            "scores": {k: v["value"] for k, v in run["scores"].items()},
+        }
+    return found

@@ -1,0 +1,185 @@
+"""Where things stand here, and where SpeechBrain's reviewers look for them.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = "speechbrain_ext"
+# It stands on transformers and peft, which SpeechBrain itself does not need:
+# such code belongs to its integrations.
+PACKAGE = "speechbrain.integrations.huggingface.speech_llm"
+LIBRARY = PACKAGE.replace(".", "/")
+TESTS = "speechbrain/integrations/tests/speech_llm"
+SETUP = "tests/recipes/setup"
+# Outputs of recipe tests; SpeechBrain's .gitignore names tests/tmp.
+SCRATCH = "tests/tmp/speech_llm"
+
+# Modules that stand elsewhere there. A full YAML needs no layers of variants:
+# of that package only the wording of faults travels.
+MOVED = {"hparams/faults.py": "faults.py"}
+# Functions that stay here, by file.
+LEFT_OUT = {
+    "speechbrain_ext/recipe.py": {"open_experiment"},
+    "tests/conftest.py": {"recipe", "write_settings", "settings", "RECIPE"},
+}
+# Beside the recipes' own needs: tiny models for examples and recipe tests.
+ALSO = ["speechbrain_ext/tiny_models.py"]
+DATA_FILES = [
+    "whisper_english_spelling.json",
+    "whisper_english_spelling.LICENSE",
+]
+UNIT_TESTS = [
+    "test_audio.py",
+    "test_batches.py",
+    "test_brain.py",
+    "test_decoder.py",
+    "test_healing.py",
+    "test_model.py",
+    "test_prompt.py",
+    "test_pruning.py",
+    "test_redundancy.py",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe, here and there.
+
+    Arguments
+    ---------
+    dataset : str
+        Its folder's name there, under ``recipes/``.
+    ours, theirs : str
+        Its folder, relative to either root.
+    csv : str
+        The file of SpeechBrain's recipe tests that gets its rows.
+    task : str
+        As in the first column of that file.
+    prepare : str or None
+        Our prepare script; None: SpeechBrain's own serves.
+    their_prepare : str
+        The prepare script there, beside ``theirs``' dataset.
+    template : str or None
+        File of functions that replace the script's own.
+    exchanged : dict
+        Text of train.py to what stands there instead.
+    dropped : tuple of str
+        Settings that only our prepare script has.
+    data : str
+        Flags that name the tiny data of a recipe test.
+    """
+
+    dataset: str
+    ours: str
+    theirs: str
+    csv: str
+    task: str
+    prepare: str
+    their_prepare: str
+    template: str = None
+    exchanged: dict = field(default_factory=dict)
+    dropped: tuple = ()
+    data: str = ""
+
+
+RECIPES = [
+    Recipe(
+        dataset="LibriSpeech",
+        ours="recipes/LibriSpeech/ASR/SpeechLLM",
+        theirs="recipes/LibriSpeech/ASR/SpeechLLM",
+        csv="LibriSpeech",
+        task="ASR-SpeechLLM",
+        # SpeechBrain's writes the same columns: no second script beside it.
+        prepare=None,
+        their_prepare="librispeech_prepare.py",
+        template="librispeech.py",
+        exchanged={
+            "find_root, prepare_librispeech": "prepare_librispeech",
+            'root = find_root(hparams["data_folder"], all_splits(hparams))': (
+                'root = hparams["data_folder"]'
+            ),
+        },
+        dropped=("check_audio",),
+        data="--train_splits=[train-clean-100] --valid_splits=[dev-clean]"
+        " --test_splits=[test-clean]",
+    ),
+    Recipe(
+        # Its folder there is CoVoST; the data are CoVoST 2.
+        dataset="CoVoST",
+        ours="recipes/CoVoST2/AST/SpeechLLM",
+        theirs="recipes/CoVoST/AST/SpeechLLM",
+        csv="CoVoST",
+        task="ST-SpeechLLM",
+        # SpeechBrain's lowers the case, strips the punctuation and leaves out
+        # short sentences, of the test set too: BLEU would not compare.
+        prepare="recipes/CoVoST2/covost2_prepare.py",
+        their_prepare="covost2_prepare.py",
+    ),
+    Recipe(
+        dataset="Loquacious",
+        ours="recipes/Loquacious/ASR/SpeechLLM",
+        theirs="recipes/Loquacious/ASR/SpeechLLM",
+        # A file of that name would open SpeechBrain's own YAMLs of that
+        # folder to a check that they do not pass; LibriSpeech's has other
+        # folders' rows already.
+        csv="LibriSpeech",
+        task="ASR-SpeechLLM",
+        # SpeechBrain's unpacks the whole set through another package.
+        prepare="recipes/Loquacious/loquacious_prepare.py",
+        their_prepare="loquacious_prepare.py",
+    ),
+]
+
+
+def their_module(file):
+    """Where a file of the library stands there.
+
+    Arguments
+    ---------
+    file : str
+        Relative to this project, such as ``speechbrain_ext/prompt.py``.
+
+    Returns
+    -------
+    str
+        Relative to the checkout.
+
+    Example
+    -------
+    >>> their_module("speechbrain_ext/hparams/faults.py")
+    'speechbrain/integrations/huggingface/speech_llm/faults.py'
+    """
+    inner = file.removeprefix(f"{OURS}/")
+    return f"{LIBRARY}/{MOVED.get(inner, inner)}"
+
+
+def renamed(text):
+    """A text with our names exchanged for the names there.
+
+    Arguments
+    ---------
+    text : str
+        Source, YAML or Markdown.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> renamed("from speechbrain_ext.hparams.faults import Fault")
+    'from speechbrain.integrations.huggingface.speech_llm.faults import Fault'
+    """
+    for ours, theirs in MOVED.items():
+        ours = f"{OURS}.{ours[:-3].replace('/', '.')}"
+        text = text.replace(ours, f"{PACKAGE}.{theirs[:-3].replace('/', '.')}")
+    # The name of the authors is no module's.
+    author = f"The {OURS} authors"
+    parts = text.split(author)
+    for recipe in RECIPES:
+        parts = [part.replace(recipe.ours, recipe.theirs) for part in parts]
+    return author.join(part.replace(OURS, PACKAGE) for part in parts)

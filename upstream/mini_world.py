@@ -1,0 +1,90 @@
+"""The mini world, trained from inside the checkout by its own recipe.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import sys
+
+from speechbrain_ext.hparams.faults import as_yaml
+from upstream.full_yaml import full_yaml
+from upstream.layout import RECIPES, ROOT
+from upstream.rows import plain_values
+
+STEPS = 400
+# Blind guessing scores above 90; 400 steps bring the mini world to about 5.
+WER = 20.0
+SETTINGS = [
+    "backbone",
+    "speech_encoder",
+    "train_splits",
+    "downsampling",
+    "projector_hidden",
+    "prompt",
+    "precision",
+    "num_workers",
+    "lr_projector",
+    "lr_adapter",
+    "test_batch_size",
+    "max_new_tokens",
+    "max_tokens_per_second",
+]
+
+
+def mini_world_commands(python, work):
+    """Build the world here, train there, look at the score.
+
+    Arguments
+    ---------
+    python : str
+        The interpreter that sees the checkout.
+    work : Path
+        Folder for the corpus and the run.
+
+    Returns
+    -------
+    list of list of str
+        Commands.
+
+    Example
+    -------
+    >>> commands = mini_world_commands("python", ROOT)
+    >>> commands[1][1]
+    'recipes/LibriSpeech/ASR/SpeechLLM/train.py'
+    """
+    recipe = RECIPES[0]
+    mini = ROOT / recipe.ours / "hparams/mini.yaml"
+    plain = plain_values(full_yaml(str(mini), set()))
+    options = {
+        **{key: plain[key] for key in SETTINGS},
+        "data_folder": str(work / "mini/LibriSpeech"),
+        "results_folder": str(work / "mini"),
+        "cache_features": str(work / "mini/features"),
+        "run_name": "run",
+        "output_folder": str(work / "mini/run"),
+        "eval_precision": plain["precision"],
+        "test_splits": ["test-clean"],
+        "steps": STEPS,
+        "warmup_steps": 50,
+        "warmdown_steps": STEPS - 50,
+        "valid_interval": STEPS,
+    }
+    flags = [f"--{key}={as_yaml(value)}" for key, value in options.items()]
+    looking = (
+        "import json, sys\n"
+        "run = json.load(open(sys.argv[1]))\n"
+        "value = run['scores']['test-clean']['value']\n"
+        f"print('WER', value)\nassert value < {WER}"
+    )
+    corpus = ["-m", "speechbrain_ext.mini_world.corpus", str(work / "mini")]
+    return [
+        [sys.executable, *corpus],
+        [
+            python,
+            f"{recipe.theirs}/train.py",
+            f"{recipe.theirs}/hparams/qwen7b.yaml",
+            *flags,
+            "--device=cpu",
+        ],
+        [python, "-c", looking, str(work / "mini/run/result.json")],
+    ]

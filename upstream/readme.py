@@ -1,0 +1,211 @@
+"""A recipe's README as SpeechBrain's readers know them.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import re
+
+from upstream.rows import plain_values
+from upstream.scripts import TEMPLATES
+
+# Per dataset: title, what it does, how data are got, the scores of a row.
+ABOUT = {
+    "LibriSpeech": (
+        "Speech LLMs with redundant decoder layers removed, on LibriSpeech",
+        "/path/to/LibriSpeech",
+        "Training data: LibriSpeech, 960 hours. Metric: WER in per cent after "
+        "Whisper's English normaliser.",
+        ["test-clean", "test-other"],
+    ),
+    "CoVoST": (
+        "Speech translation by LLMs with redundant decoder layers removed, on "
+        "CoVoST 2",
+        "/path/to/cv-corpus-4/en",
+        "Training data: CoVoST 2. Metric: SacreBLEU on cased text with "
+        "punctuation; its signature stands in each run's `result.json`. The "
+        "data are prepared by `covost2_prepare.py`, which keeps case, "
+        "punctuation and every sentence, as SacreBLEU wants them.",
+        ["test"],
+    ),
+    "Loquacious": (
+        "Speech LLMs with redundant decoder layers removed, on the Loquacious "
+        "set",
+        "/path/to/LoquaciousSet",
+        "Training data: a subset of the Loquacious set (`small`: 250 hours). "
+        "Metric: WER in per cent after Whisper's English normaliser. The audio "
+        "is read from the Parquet files themselves. `evaluate.py` scores a run "
+        "of any ASR recipe of this kind on this set.",
+        ["dev", "test"],
+    ),
+}
+HEADER = ["Release", "hyperparams file", "Removed layers"]
+FOOTER = ["HuggingFace link", "Model link", "GPUs"]
+
+
+def readme(recipe, yamls, scores, tail):
+    """The README's text.
+
+    Arguments
+    ---------
+    recipe : upstream.layout.Recipe
+        Whose.
+    yamls : dict
+        Name to full YAML.
+    scores : dict
+        Run name to the date, scores by set and GPUs of a finished run.
+    tail : str
+        SpeechBrain's own closing blocks, About and Citing.
+
+    Returns
+    -------
+    str
+    """
+    title, data, about, sets = ABOUT[recipe.dataset]
+    first = next(name for name in yamls if not name.endswith("_prune"))
+    text = (TEMPLATES / "README.md").read_text("utf-8")
+    fields = {
+        "title": title,
+        "about": about,
+        "data": data,
+        "first": first,
+        "variants": table(
+            ["hyperparams file", "Backbone", "Speech encoder", "Removed"],
+            [variant(name, text) for name, text in yamls.items()],
+        ),
+        "results": table(
+            HEADER + sets + FOOTER,
+            [result(name, text, scores, sets) for name, text in yamls.items()],
+        ),
+    }
+    for name, value in fields.items():
+        text = text.replace(f"@{name}@", value)
+    return text.rstrip() + "\n\n\n" + tail.strip() + "\n"
+
+
+def table(header, rows):
+    """A Markdown table.
+
+    Arguments
+    ---------
+    header : list of str
+        Names of the columns.
+    rows : list of list of str
+        Their cells.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def variant(name, text):
+    """A row of the table of YAMLs.
+
+    Arguments
+    ---------
+    name : str
+        The YAML without its ending.
+    text : str
+        The full YAML.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> part = "name: A, source: b/a"
+    >>> variant("x", f"backbone: {{{part}}}\\nspeech_encoder: {{{part}}}\\n"
+    ...     "prune_layers: 0\\nadapt_attention: True")
+    ['`x.yaml`', 'A, LoRA on q, k, v, o', 'A', '-']
+    """
+    plain = plain_values(text)
+    backbone = plain["backbone"]["name"]
+    if plain["adapt_attention"]:
+        backbone += ", LoRA on q, k, v, o"
+    removed = str(plain["prune_layers"] or "-")
+    return [
+        f"`{name}.yaml`",
+        backbone,
+        plain["speech_encoder"]["name"],
+        removed,
+    ]
+
+
+def result(name, text, scores, sets):
+    """A row of the table of results: what was measured, or dashes.
+
+    Arguments
+    ---------
+    name : str
+        The YAML without its ending.
+    text : str
+        The full YAML.
+    scores : dict
+        As in ``readme``.
+    sets : list of str
+        Test sets.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> result("x", "run_name: x\\nprune_layers: 2", {}, ["test"])
+    ['-', 'x.yaml', '2', '-', '-', '-', '-']
+    """
+    plain = plain_values(text)
+    run = scores.get(plain["run_name"], {})
+    found = [run.get("scores", {}).get(name) for name in sets]
+    return [
+        run.get("date", "-"),
+        f"{name}.yaml",
+        str(plain["prune_layers"]),
+        *("-" if value is None else f"{value:.2f}" for value in found),
+        "-",
+        "-",
+        run.get("gpus", "-"),
+    ]
+
+
+def closing_blocks(their_readme):
+    """SpeechBrain's About and Citing blocks, from one of its own READMEs.
+
+    Arguments
+    ---------
+    their_readme : str
+        The text of a README there.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+
+    Example
+    -------
+    >>> closing_blocks("# A\\n# **About SpeechBrain**\\nx\\n# **Citing")
+    '# **About SpeechBrain**\\nx\\n# **Citing'
+    """
+    found = re.search(
+        r"^# \*\*About SpeechBrain\*\*.*", their_readme, re.S | re.M
+    )
+    if not found or "# **Citing" not in found.group():
+        raise ValueError(
+            "that README has no About and Citing blocks at its end"
+        )
+    return found.group()
