@@ -16,6 +16,7 @@ INSTALL = [
     "soundfile>=0.12",
     "numpy>=1.26",
     "tqdm>=4.60",
+    "click>=8.1",
 ]
 
 EXTRAS = {
