@@ -16,7 +16,9 @@ INSTALL = [
     "soundfile>=0.12",
     "numpy>=1.26",
     "tqdm>=4.60",
-    "click>=8.1",
+    "click>=8.1,<9",
+    "huggingface_hub>=1,<3",
+    "pyyaml>=6",
 ]
 
 EXTRAS = {
