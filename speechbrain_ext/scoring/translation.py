@@ -191,7 +191,7 @@ def chrf_counts(hyps, refs):
 
     Example
     -------
-    >>> chrf_counts(["abc"], ["abd"]).shape
+    >>> chrf_counts(["abc"], ["ab"]).shape
     (1, 18)
     """
     return _counts("chrF", hyps, refs)
