@@ -37,9 +37,9 @@ SIZES = {
 }
 NOTE = (
     "The peer computes some 200 positions for a token and is bound by "
-    "arithmetic; ours reads the weights once and is bound by memory. One row "
-    "times a head this narrow reads 7 GB/s on one core, at 384 wide and above "
-    "more than twice as much: wider models, and batches, gain more."
+    "arithmetic; ours reads the weights once and is bound by memory. At batch "
+    "1 the ratio is that of the machine's arithmetic to its memory, and grows "
+    "with the batch."
 )
 BEGIN, NEVER = 0, -1
 

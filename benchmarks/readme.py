@@ -45,12 +45,12 @@ LEARNED = """\
 - Choosing the next token took as long as several layers: `argmax` over a
   mask of 151,936 entries, eight rows, 3.8 ms. Looking through the vocabulary
   in stretches of 128 takes 0.2 ms, ties settled as before.
-- Rows that leave a batch save less than their share. With a vocabulary this
-  large and a narrow model, reading the head is most of a token's work, and it is
-  read for two rows as for eight. Worse, on a CPU the usual order of the
-  product is slow for a few rows: 151,936 x 256 took 19 ms for one row, 59 ms
-  for three, 32 ms for four (one core, fp32). Up to seven rows ours now
-  multiplies the other way round: 12 ms for three rows, 13 ms for four.
+- With a vocabulary this large and a narrow model, reading the head is most of
+  a token's work, and a CPU's usual products read it slowly for a few rows:
+  151,936 x 256 took 19 ms for one row, 59 ms for three, 32 ms for four (one
+  core, fp32), so that rows which left the batch even cost time. Up to seven rows
+  ours now multiplies the other way round, and a single narrow row as two of
+  it: 9 ms, 12 ms and 13 ms.
 - A projector's training step saves the head at speech and prompt positions
   and nothing else. With a deep and narrow stand-in the head is half the work
   and the saving twofold; the count stands beside the row.

@@ -10,7 +10,12 @@ from conftest import make_decoder, make_features, make_model
 
 from speechbrain_ext.argmax import STRETCH, first_best
 from speechbrain_ext.decoder import Decoder
-from speechbrain_ext.greedy import FEW_ROWS, head
+from speechbrain_ext.greedy import (
+    FEW_ROWS,
+    LARGE_VOCABULARY,
+    NARROW,
+    head,
+)
 from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.pruning import Block
 from speechbrain_ext.static_decoding import StaticDecoding
@@ -100,16 +105,38 @@ def test_first_best_across_stretches(size):
     assert first_best(logits).tolist() == logits.argmax(dim=1).tolist()
 
 
-def test_the_head_of_few_rows_is_the_head():
-    layer = torch.nn.Linear(6, 50, bias=False)
-    with_bias = torch.nn.Linear(6, 50)
+@pytest.mark.parametrize("vocabulary", [50, LARGE_VOCABULARY])
+@pytest.mark.parametrize("width", [6, NARROW + 1])
+def test_the_head_of_few_rows_is_the_head(vocabulary, width):
+    layer = torch.nn.Linear(width, vocabulary, bias=False)
+    with_bias = torch.nn.Linear(width, vocabulary)
     calls = []
-    hooked = torch.nn.Linear(6, 50, bias=False)
+    hooked = torch.nn.Linear(width, vocabulary, bias=False)
     hooked.register_forward_hook(lambda *args: calls.append(1))
     for rows in (1, 2, FEW_ROWS, FEW_ROWS + 1):
-        h_BD = torch.randn(rows, 6)
+        h_BD = torch.randn(rows, width)
         for lm_head in (layer, with_bias, hooked):
             logits_BV = head(lm_head, h_BD)
-            torch.testing.assert_close(logits_BV, lm_head(h_BD))
+            expected_BV = lm_head(h_BD)
+            torch.testing.assert_close(
+                logits_BV, expected_BV, rtol=1e-4, atol=1e-5
+            )
             assert logits_BV.is_contiguous()
     assert len(calls) == 8
+
+
+def test_answers_do_not_depend_on_the_order_of_products(source, monkeypatch):
+    model = make_model(source).eval()
+    sequence = left(model)
+    said = model.decoder.greedy(sequence, LIMITS)
+    monkeypatch.setattr("speechbrain_ext.greedy.LARGE_VOCABULARY", 1)
+    products = []
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor,
+        "__matmul__",
+        lambda a, b: products.append(len(b.T)) or product(a, b),
+    )
+    assert model.decoder.greedy(sequence, LIMITS) == said
+    # Rows leave the batch of eight; the last one is multiplied as two.
+    assert {2, 3} & set(products) and max(products) <= FEW_ROWS
