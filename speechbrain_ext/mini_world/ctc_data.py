@@ -129,7 +129,7 @@ def speak_once(plan, scratch, processes=2):
         file.write(wanted)
 
 
-def disguise(wav_N, rng):
+def disguise(wav_N, rng, strength=1.0):
     """Give an utterance another throat and another microphone.
 
     espeak has too few voices to learn from: played faster or slower, and with
@@ -141,19 +141,21 @@ def disguise(wav_N, rng):
         Samples [N].
     rng : random.Random
         Source of chance.
+    strength : float
+        0 leaves it as it is, 1 is the most.
 
     Returns
     -------
     np.ndarray
         Samples, up to a quarter more or fewer.
     """
-    speed = rng.uniform(0.8, 1.25)
+    speed = rng.uniform(0.8, 1.25) ** strength
     times = np.arange(0, len(wav_N) - 1, speed)
     wav_N = np.interp(times, np.arange(len(wav_N)), wav_N)
     # Lengths that divide well: the transform is many times quicker.
     size = -(-len(wav_N) // 1024) * 1024
     spectrum = np.fft.rfft(wav_N, size)
-    decibels = [rng.uniform(-8, 8) for _ in range(7)]
+    decibels = [strength * rng.uniform(-8, 8) for _ in range(7)]
     places = np.linspace(0, 6, len(spectrum))
     gain = np.interp(places, np.arange(7), decibels)
     return np.fft.irfft(spectrum * 10 ** (gain / 20), size)[: len(wav_N)]
@@ -176,7 +178,7 @@ class SpeechBatches:
         index = {c: i + 1 for i, c in enumerate(characters)}
         self.labels = [[index[c] for c in text] for text in self.texts]
 
-    def endless(self, seconds, seed):
+    def endless(self, seconds, seed, ramp=0):
         """Batches for training, without end.
 
         Arguments
@@ -185,6 +187,10 @@ class SpeechBatches:
             Audio in a batch, padding included, at most.
         seed : int
             Source of chance.
+        ramp : int
+            Batches over which disguise and noise grow to their full strength:
+            an encoder that meets all of it at once takes many times longer
+            to say its first words.
 
         Yields
         ------
@@ -193,6 +199,7 @@ class SpeechBatches:
         """
         rng = random.Random(seed)
         order = list(range(len(self.wavs)))
+        given = 0
         while True:
             rng.shuffle(order)
             # Like lengths together, but not always the same ones.
@@ -207,12 +214,15 @@ class SpeechBatches:
             batches.append(batch)
             rng.shuffle(batches)
             for batch in batches:
-                wavs = [self._noisy(i, rng) for i in batch]
+                strength = min(1.0, given / ramp) if ramp else 1.0
+                wavs = [self._noisy(i, rng, strength) for i in batch]
                 yield wavs, [self.labels[i] for i in batch]
+                given += 1
 
-    def _noisy(self, index, rng):
-        wav = disguise(self.wavs[index] / 32768.0, rng)
-        return add_noise(wav, rng.uniform(*SNR), rng.randrange(2**31))
+    def _noisy(self, index, rng, strength):
+        wav = disguise(self.wavs[index] / 32768.0, rng, strength)
+        lowest = SNR[1] + strength * (SNR[0] - SNR[1])
+        return add_noise(wav, rng.uniform(lowest, SNR[1]), rng.randrange(2**31))
 
     def clean(self, index):
         """One utterance as it was spoken.

@@ -23,6 +23,9 @@ from speechbrain_ext.mini_world.front_ends import FRONT_ENDS, WIDTH
 from speechbrain_ext.mini_world.measures import word_error_rate
 from speechbrain_ext.mini_world.tokens import all_words
 
+# Share of the steps over which augmentation grows to its full strength.
+RAMP = 0.3
+
 
 def alphabet():
     """Every character of the three languages' spoken forms.
@@ -89,7 +92,8 @@ class EncoderTraining:
         self.batches, self.held_out = self._speech(
             languages, scratch, seed, held_out
         )
-        self.stream = self.batches.endless(seconds, seed)
+        ramp = 0 if start_from else int(RAMP * steps)
+        self.stream = self.batches.endless(seconds, seed, ramp)
         parameters = [*self.net.parameters(), *self.head.parameters()]
         self.parameters = [p for p in parameters if p.requires_grad]
         self.optimizer = torch.optim.AdamW(

@@ -33,9 +33,9 @@ ENCODERS = {
     },
     "mini-whisper": {
         "kind": "whisper",
-        "languages": {"fr": 8000, "en": 2500},
+        "languages": {"fr": 10000},
         "seconds": 36,
-        "steps": 5000,
+        "steps": 6000,
         "seed": 0,
     },
 }
