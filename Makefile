@@ -5,10 +5,13 @@ export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini test check report bench upstream
+.PHONY: mini mini-full test check report bench upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.demo --output results/mini
+
+mini-full: .venv/ready
+	$(BIN)/python -m speechbrain_ext.mini_world.full --output results/mini-full
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests

@@ -21,8 +21,8 @@ from speechbrain_ext.mini_world import (
     front_ends,
     noisy_text,
 )
-from speechbrain_ext.mini_world.corpus import build_librispeech
 from speechbrain_ext.mini_world.espeak import check_voice, variants
+from speechbrain_ext.mini_world.librispeech import build_librispeech
 from speechbrain_ext.mini_world.pretrain import (
     DECODERS,
     ENCODERS,

@@ -62,9 +62,10 @@ def test_pairs_of_table_1(
 
 def test_no_yaml_is_left_out(tmp_path, monkeypatch):
     named = {name + end for name, *_ in TABLE_1 for end in ("", "_prune")}
-    named |= {"train", "mini", "mini_prune"}
+    minis = {"mini", "mini_prune", "mini_lora", "mini_lora_prune"}
+    named |= {"train", *minis}
     assert named == {path.stem for path in HPARAMS.glob("*.yaml")}
-    for name in ("train", "mini"):
+    for name in ("train", "mini", "mini_lora"):
         load(name, "qwen2.5-7b", tmp_path, monkeypatch)
 
 

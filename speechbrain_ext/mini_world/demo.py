@@ -9,23 +9,22 @@ Authors
 """
 
 import argparse
-import multiprocessing
-import os
-import runpy
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from tqdm import tqdm
 
 from speechbrain_ext.distance_table import RedundancyTable, compare
 from speechbrain_ext.healing import STRATEGIES
-from speechbrain_ext.mini_world.corpus import build_librispeech
+from speechbrain_ext.mini_world.librispeech import build_librispeech
+from speechbrain_ext.mini_world.running import (
+    LIBRISPEECH,
+    command,
+    prepare_process,
+    run_all,
+)
 from speechbrain_ext.paths import INPUTS, table_file
 from speechbrain_ext.report import main as report
 
-RECIPE = Path(__file__).parents[2] / "recipes/LibriSpeech/ASR/SpeechLLM"
 BASELINE = "mini"
 DEPTHS = (2, 4, 6)
 
@@ -46,17 +45,16 @@ def recipe_command(script, yaml, results, **options):
 
     Returns
     -------
-    list of str
+    speechbrain_ext.mini_world.running.Command
     """
-    options = {
+    return command(
+        LIBRISPEECH,
+        script,
+        f"hparams/{yaml}",
         **options,
-        "data_folder": results / "data" / "LibriSpeech",
-        "results_folder": results,
-    }
-    words = [script, f"hparams/{yaml}"]
-    for name, value in options.items():
-        words += [f"--{name}", str(value)]
-    return words
+        data_folder=results / "data" / "LibriSpeech",
+        results_folder=results,
+    )
 
 
 def healed_runs(results):
@@ -69,7 +67,7 @@ def healed_runs(results):
 
     Returns
     -------
-    list of list of str
+    list of Command
     """
     runs = [
         # As many further steps for the whole model as healing takes: what
@@ -126,75 +124,6 @@ def text_depths(results):
     return other or [DEPTHS[len(DEPTHS) // 2]]
 
 
-def run_all(commands, logs, workers=2):
-    """Run commands side by side, each with its output in a file.
-
-    Arguments
-    ---------
-    commands : list of list of str
-        What to run, in the recipe's folder.
-    logs : Path
-        Folder for the outputs. A single command prints on the terminal.
-    workers : int
-        How many at a time.
-
-    Returns
-    -------
-    list of str
-        What failed, a line each.
-    """
-    logs.mkdir(parents=True, exist_ok=True)
-    # A process that has imported everything once is copied for each run: the
-    # imports take longer than some of the runs.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["speechbrain_ext.recipe"])
-    failed = []
-    bar = tqdm(total=len(commands), desc=logs.name, disable=len(commands) < 2)
-
-    def run(numbered):
-        number, words = numbered
-        said = " ".join(["python", *words])
-        log = logs / f"{number:02d}.log" if len(commands) > 1 else None
-        if log is None:
-            print(said, flush=True)
-        began = time.monotonic()
-        process = processes.Process(target=run_script, args=(words, log))
-        process.start()
-        process.join()
-        bar.update()
-        took = f"{time.monotonic() - began:.0f} s"
-        if process.exitcode == 0:
-            tqdm.write(f"done in {took}: {said}")
-        else:
-            tqdm.write(f"FAILED after {took}, see {log or 'above'}: {said}")
-            failed.append(said)
-
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(run, enumerate(commands, start=1)))
-    bar.close()
-    return failed
-
-
-def run_script(words, log):
-    """In a process of its own: a script, as if typed in the recipe's folder.
-
-    Arguments
-    ---------
-    words : list of str
-        The script's name and its options.
-    log : Path or None
-        Gets everything that it prints; None leaves it on the terminal.
-    """
-    if log is not None:
-        with open(log, "wb", buffering=0) as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
-    os.chdir(RECIPE)
-    sys.path.insert(0, str(RECIPE))
-    sys.argv = list(words)
-    runpy.run_path(words[0], run_name="__main__")
-
-
 def main(argv=None):
     """Build the world, run everything, report.
 
@@ -215,11 +144,7 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, default=Path("results/mini"))
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(argv)
-    if not RECIPE.is_dir():
-        parser.error(f"{RECIPE} is not there: run from a clone of the project")
-    # Models this small are slower on two threads than on one. What is set
-    # here holds in every process that is started below.
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    prepare_process(parser)
     results = options.output.resolve()
     began = time.monotonic()
     print(f"Building the spoken world in {results / 'data'}")
