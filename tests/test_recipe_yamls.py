@@ -96,3 +96,13 @@ def test_swapping_the_backbone_is_one_line(tmp_path, monkeypatch):
         "qwen7b", "llama3.2-3b", tmp_path, monkeypatch, backbone=str(file)
     )
     assert hparams["backbone"]["name"] == "Llama-3.2-3B"
+
+
+def test_static_decoding_is_one_setting(tmp_path, monkeypatch):
+    told = [
+        load("qwen7b", "qwen2.5-7b", tmp_path, monkeypatch, **changes)[
+            "load_decoder"
+        ].keywords["decode_static"]
+        for changes in ({}, {"decode_static": True})
+    ]
+    assert told == [False, True]
