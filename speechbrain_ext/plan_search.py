@@ -26,10 +26,8 @@ from speechbrain_ext.rules import (
     choose_plans,
     find_rule,
 )
+from speechbrain_ext.rules.data import UTTERANCES
 from speechbrain_ext.rules.interface import check_size
-
-# A search is linear in them, and what it chooses settles early.
-UTTERANCES = 200
 
 
 def plan_file(run_folder, rule, kind="speech", position="target"):

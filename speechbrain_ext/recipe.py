@@ -19,11 +19,12 @@ from speechbrain_ext.experiment import Experiment, load_prompt
 from speechbrain_ext.hparams import load_hparams, merge, parse_arguments
 from speechbrain_ext.hparams_rules import speechllm_rules
 from speechbrain_ext.paths import INPUTS
-from speechbrain_ext.plan_search import UTTERANCES, plan_lines, search_plans
+from speechbrain_ext.plan_search import plan_lines, search_plans
 from speechbrain_ext.plans import load_plans
 from speechbrain_ext.results import write_hypotheses
 from speechbrain_ext.results.run import RESULT_FILE
 from speechbrain_ext.rules import RULES
+from speechbrain_ext.rules.data import UTTERANCES
 
 ROOT = "$data_root"
 

@@ -187,7 +187,8 @@ class RunResult:
     def removed_layers(self):
         """Old indices of the removed layers; None before they are chosen."""
         if self.kept_layers is None:
-            return None
+            row = range(self.removed)
+            return None if self.start is None else [self.start + i for i in row]
         kept = set(self.kept_layers)
         return [i for i in range(self.layers) if i not in kept]
 

@@ -15,6 +15,8 @@ from speechbrain_ext.pruning import base_model
 
 # Fewer say more of themselves than of the model.
 LEAST_SEQUENCES = 4
+# A search is linear in them, and what it chooses settles early.
+UTTERANCES = 200
 
 
 @dataclass(frozen=True)
