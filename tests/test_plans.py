@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import recipe_scripts
 import torch
-from conftest import LAYERS, RECIPE, make_brain, make_model, write_settings
+from conftest import (
+    LAYERS,
+    RECIPE,
+    make_brain,
+    make_features,
+    make_model,
+    write_settings,
+)
 
 from speechbrain_ext.blocks import Block, gaps, ranges, receiving_layers
 from speechbrain_ext.cli.describe import describe
@@ -210,7 +217,8 @@ def test_info_tells_of_plans(tmp_path):
 
 
 def test_a_plan_with_holes_heals_at_each_gap(source):
-    """At step 0 healed = pruned, whatever the batch; then it learns."""
+    """LoRA on both receivers; before a step it changes nothing, and a batch
+    is its utterances one by one."""
     plan = make_plan([1, 3], num_layers=LAYERS)
     brain = make_brain(source, plan, "both")
     adapted = {
@@ -219,6 +227,19 @@ def test_a_plan_with_holes_heals_at_each_gap(source):
         if "lora_" in name
     }
     assert adapted == set(plan.receiving) == {1, 2}
+    model, pruned = brain.model.eval(), make_model(source, {1, 3}).eval()
+    x_BSF, tokens_B = make_features([3, 1, 5])
+    targets = [torch.tensor(t) for t in ([9, 8, 7], [5], [6, 6])]
+    with torch.no_grad():
+        logits_NV, _ = model(x_BSF, tokens_B, targets)
+        alone = [
+            pruned(
+                x_BSF[i : i + 1, :n], tokens_B[i : i + 1], targets[i : i + 1]
+            )
+            for i, n in enumerate(tokens_B.tolist())
+        ]
+    expected_NV = torch.cat([logits for logits, _ in alone])
+    torch.testing.assert_close(logits_NV, expected_NV, rtol=0, atol=1e-5)
 
 
 # -- the recipe, from the command line on --------------------------------------
