@@ -99,7 +99,7 @@ def text_batches(decoder, prompt, texts, batch_size, prompted=False):
     >>> model = tiny_speech_llm()
     >>> [batch] = text_batches(model.decoder, model.prompt, ["hi", "you"], 2)
     >>> batch["attention_mask"].sum(dim=1)
-    tensor([3, 2])
+    tensor([4, 3])
     """
     texts = sorted(texts, key=len, reverse=True)
     for first in range(0, len(texts), batch_size):

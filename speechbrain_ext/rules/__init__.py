@@ -19,12 +19,11 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-from speechbrain_ext.rules.data import (  # noqa: F401 (the package's face)
+from speechbrain_ext.rules.cost import (  # noqa: F401 (the package's face)
     Budget,
     Cost,
-    RuleData,
-    text_labels,
 )
+from speechbrain_ext.rules.data import RuleData, text_labels  # noqa: F401
 from speechbrain_ext.rules.greedy import greedy_layers, greedy_runs
 from speechbrain_ext.rules.interface import rule  # noqa: F401
 from speechbrain_ext.rules.likeness import (

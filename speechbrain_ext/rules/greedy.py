@@ -9,7 +9,7 @@ Authors
 """
 
 from speechbrain_ext.pruning import base_model
-from speechbrain_ext.rules.data import Cost
+from speechbrain_ext.rules.cost import Cost
 from speechbrain_ext.rules.interface import rule
 from speechbrain_ext.rules.search import candidate_losses, identity
 

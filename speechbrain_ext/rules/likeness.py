@@ -8,7 +8,7 @@ import torch
 
 from speechbrain_ext.pruning import base_model
 from speechbrain_ext.redundancy import measure
-from speechbrain_ext.rules.data import Cost, clock
+from speechbrain_ext.rules.cost import Cost, clock
 from speechbrain_ext.rules.interface import rule
 from speechbrain_ext.rules.streams import model_inputs, recorded
 
@@ -80,7 +80,7 @@ def stream_cosines(model, data):
     -------
     cosine_LL : torch.Tensor
         Row and column are layers; the stream behind the last is not in it.
-    cost : speechbrain_ext.rules.data.Cost
+    cost : speechbrain_ext.rules.cost.Cost
         What this took.
 
     Example

@@ -12,7 +12,7 @@ import torch
 
 from speechbrain_ext.blocks import gaps, kept_layers, removed_layers
 from speechbrain_ext.pruning import base_model, causal_lm, drop_layers
-from speechbrain_ext.rules.data import Cost, clock
+from speechbrain_ext.rules.cost import Cost, clock
 from speechbrain_ext.rules.streams import model_inputs, recorded, target_loss
 
 
