@@ -1,0 +1,34 @@
+"""What prepare scripts share: bad utterances told at once, files kept whole.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+from speechbrain_ext.preparation.manifests import (
+    Fingerprints,
+    file_state,
+    require_manifests,
+    write_split,
+)
+from speechbrain_ext.preparation.telling import refuse, report
+from speechbrain_ext.preparation.utterances import (
+    PreparationError,
+    Split,
+    Utterance,
+    in_parallel,
+    mark_repeated,
+)
+
+__all__ = [
+    "Fingerprints",
+    "PreparationError",
+    "Split",
+    "Utterance",
+    "file_state",
+    "in_parallel",
+    "mark_repeated",
+    "refuse",
+    "report",
+    "require_manifests",
+    "write_split",
+]
