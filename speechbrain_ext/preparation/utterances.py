@@ -104,13 +104,16 @@ class Split:
         return [u for u in self.utterances if u.fault]
 
 
-def mark_repeated(splits):
+def mark_repeated(splits, noted=False):
     """Mark every utterance whose ID stands more than once, in all splits.
 
     Arguments
     ---------
     splits : list of Split
         Changed in place.
+    noted : bool
+        Change the fingerprints of splits with such utterances too: what is
+        left out of a split then depends on the others.
 
     Example
     -------
@@ -125,6 +128,7 @@ def mark_repeated(splits):
             if counts[utterance.name] > 1:
                 times = f"{counts[utterance.name]} times"
                 utterance.refuse("duplicate id", times)
+                split.fingerprint += f" {utterance.name}" * noted
 
 
 def in_parallel(work, items, threads, what):
