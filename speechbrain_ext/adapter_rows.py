@@ -23,8 +23,8 @@ def adapter_of_each_row(decoder, names):
     ---------
     decoder : speechbrain_ext.decoder.Decoder
         With the adapters, or without any.
-    names : list of str or None
-        An adapter's name for each row; None: no adapter.
+    names : list
+        Of an adapter's name (str) for each row, or None for no adapter.
 
     Yields
     ------

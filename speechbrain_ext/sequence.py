@@ -35,6 +35,14 @@ class Sequence:
         Real positions up to the end of the prompt.
     labels_BQ : torch.Tensor or None
         The id each position has to predict, `IGNORE` where it predicts none.
+
+    Example
+    -------
+    >>> mask_BQ = torch.ones(1, 2).long()
+    >>> rows = Sequence(torch.zeros(1, 2, 3), mask_BQ,
+    ...     positions_from_mask(mask_BQ), torch.tensor([2]))
+    >>> sorted(rows.as_inputs())
+    ['attention_mask', 'inputs_embeds', 'position_ids']
     """
 
     embeds_BQD: torch.Tensor

@@ -4,12 +4,14 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+from speechbrain_ext.preparation.clips import clip_of, read_clips
 from speechbrain_ext.preparation.manifests import (
     Fingerprints,
     file_state,
     require_manifests,
     write_split,
 )
+from speechbrain_ext.preparation.tables import read_tsv
 from speechbrain_ext.preparation.telling import refuse, report
 from speechbrain_ext.preparation.utterances import (
     PreparationError,
@@ -24,9 +26,12 @@ __all__ = [
     "PreparationError",
     "Split",
     "Utterance",
+    "clip_of",
     "file_state",
     "in_parallel",
     "mark_repeated",
+    "read_clips",
+    "read_tsv",
     "refuse",
     "report",
     "require_manifests",

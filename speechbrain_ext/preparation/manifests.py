@@ -53,7 +53,20 @@ def write_split(split, save_folder, columns):
 
 
 def write_left_out(split, save_folder):
-    """List a split's bad utterances; no file where there are none."""
+    """List a split's bad utterances; no file where there are none.
+
+    Arguments
+    ---------
+    split : Split
+        Looked through.
+    save_folder : str
+        Where the list goes.
+
+    Example
+    -------
+    >>> from speechbrain_ext.preparation import Split
+    >>> write_left_out(Split("dev", []), str(getfixture("tmpdir")))
+    """
     file = left_out_file(split, save_folder)
     if split.bad:
         rows = [[u.name, u.fault, u.detail, u.place] for u in split.bad]
@@ -63,7 +76,25 @@ def write_left_out(split, save_folder):
 
 
 def left_out_file(split, save_folder):
-    """Where the bad utterances of a split are listed (str)."""
+    """Where the bad utterances of a split are listed.
+
+    Arguments
+    ---------
+    split : Split
+        Whose.
+    save_folder : str
+        Where the lists stand.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> from speechbrain_ext.preparation import Split
+    >>> left_out_file(Split("dev", []), "out")
+    'out/dev-left-out.csv'
+    """
     return os.path.join(save_folder, f"{split.name}-left-out.csv")
 
 
