@@ -151,6 +151,61 @@ def receiving_layers(removed, num_layers):
     )
 
 
+def gaps(removed, num_layers):
+    """The removed layers as runs, each of which leaves one gap.
+
+    Arguments
+    ---------
+    removed : Block, iterable of int or None
+        What is removed.
+    num_layers : int
+        Layers of the whole decoder.
+
+    Returns
+    -------
+    tuple of Block
+        Ascending, old indices; each one's `receiving` layer stays.
+
+    Example
+    -------
+    >>> gaps({1, 2, 4}, num_layers=6)
+    (Block(start=1, size=2), Block(start=4, size=1))
+    """
+    found = []
+    for layer in removed_layers(removed, num_layers):
+        if found and found[-1].receiving == layer:
+            found[-1] = Block(found[-1].start, found[-1].size + 1)
+        else:
+            found.append(Block(layer, 1))
+    return tuple(found)
+
+
+def ranges(layers):
+    """Layer indices as a person writes them.
+
+    Arguments
+    ---------
+    layers : iterable of int
+        Indices, ascending.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> ranges([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    runs = []
+    for layer in layers:
+        if runs and runs[-1][1] == layer - 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in runs)
+
+
 def renumber(name, new_index):
     """A tensor's name once layers have new numbers.
 

@@ -19,6 +19,7 @@ from speechbrain.utils.distributed import (
 )
 from transformers import AutoTokenizer
 
+from speechbrain_ext.blocks import kept_layers, ranges
 from speechbrain_ext.brain import SpeechLLMBrain
 from speechbrain_ext.data_sets import (
     about_sets,
@@ -156,6 +157,7 @@ class Experiment:
         if before is not None:
             # Sets are scored after training: what has a score is final.
             result.scores, result.speed = before.scores, before.speed
+            result.kept_layers = before.kept_layers
         try:
             self.train_and_evaluate(result)
         except BaseException as error:
@@ -170,6 +172,7 @@ class Experiment:
         self._save(result)
         hparams = self.hparams
         block, result.path = self.choose_block()
+        self._check_resumed(block, result.kept_layers)
         model = build_model(
             hparams, self.prompt, block, self.device, self.encoder
         )
@@ -178,8 +181,10 @@ class Experiment:
         trainable = choose_trained(model, hparams, block)
         brain = self.make_brain(model, trainable, hparams["checkpointer"])
         result.kept_layers = list(model.decoder.kept)
-        result.start = block.start if block else None
+        result.start = block.start if block else None  # None with holes too
         result.trainable = trainable.counts()
+        # What goes on later must be this model.
+        self._save(result)
         brain.fit(self.datasets["train"], self.datasets["valid"])
         if not brain.history:
             brain.history = [
@@ -224,11 +229,11 @@ class Experiment:
         )
 
     def choose_block(self):
-        """The block this run removes, and whose path chose it.
+        """The layers this run removes, and whose path chose them.
 
         Returns
         -------
-        block : speechbrain_ext.pruning.Block or None
+        block : Block, speechbrain_ext.plans.Plan or None
         path : dict or None
         """
         size = self.hparams["prune_layers"]
@@ -237,19 +242,53 @@ class Experiment:
         wanted = self.hparams["path_from"]
         file = wanted
         if wanted in INPUTS:
-            file = table_file(
-                self.hparams["baseline"], wanted, self.hparams["position"]
-            )
-            # The main process decides: another may look when it is written.
-            if not ddp_broadcast(os.path.isfile(file), src=0):
-                self.measure(wanted)
+            file = self.table(wanted)
         name = self.hparams["backbone"]["name"]
         block, about = read_path(file, size, self.layers, name)
         print(
-            f"Removing layers {block.start} to {block.receiving - 1} of "
-            f"{name}'s {self.layers} (path from {wanted})."
+            f"Removing layers {ranges(block.removed)} of {name}'s "
+            f"{self.layers} (path from {wanted})."
         )
         return block, {"from": whose_path(wanted, about), **about}
+
+    def _check_resumed(self, block, before):
+        """Refuse to go on where a path names other layers than it did."""
+        kept = list(kept_layers(block, self.layers))
+        if before is not None and before != kept:
+            raise ValueError(
+                f"path_from: {self.hparams['path_from']} keeps layers "
+                f"{ranges(kept)}, but {self.folder} was begun with "
+                f"{ranges(before)}. Give another --run_name, or remove that "
+                "folder."
+            )
+
+    def table(self, kind):
+        """The file of the baseline's table; measured where it is missing.
+
+        Arguments
+        ---------
+        kind : str
+            "speech" or "text".
+
+        Returns
+        -------
+        str
+        """
+        folder = self.hparams["baseline"] or self.folder
+        file = table_file(folder, kind, self.hparams["position"])
+        # The main process decides: another may look when it is written.
+        if not ddp_broadcast(os.path.isfile(file), src=0):
+            self.measure(kind)
+        return file
+
+    def whole_brain(self):
+        """The Brain of the trained, unpruned system (SpeechLLMBrain)."""
+        hparams = self.hparams
+        settings = {**hparams, "baseline": hparams["baseline"] or self.folder}
+        model = build_model(
+            settings, self.prompt, None, self.device, self.encoder
+        )
+        return self.make_brain(model, TrainableSet())
 
     def measure(self, kind):
         """Measure the baseline's redundancy table and save it.
@@ -277,13 +316,11 @@ class Experiment:
         }
         began = time.monotonic()
         if kind == "speech":
-            settings = {**hparams, "baseline": folder}
-            model = build_model(
-                settings, self.prompt, None, self.device, self.encoder
-            )
-            brain = self.make_brain(model, TrainableSet())
             table = measure_speech(
-                brain, self.datasets["valid"], about, hparams["position"]
+                self.whole_brain(),
+                self.datasets["valid"],
+                about,
+                hparams["position"],
             )
         else:
             about.pop("encoder")

@@ -184,7 +184,7 @@ def path_faults(plain):
     path = get(plain, "path_from")
     if isinstance(path, str) and path not in ("speech", "text"):
         if path and not os.path.isfile(path):
-            mend = "choose speech, text, or a table's file that exists"
+            mend = "choose speech, text, or a table's or plan's file"
             yield Fault("path_from", path, mend)
     for key in ("baseline", "cache_features"):
         value = get(plain, key)

@@ -10,6 +10,7 @@ import torch
 
 from speechbrain_ext.batches import targets_of
 from speechbrain_ext.distance_table import RedundancyTable
+from speechbrain_ext.plans import is_plans, plan_of_size
 from speechbrain_ext.prompt import assemble
 from speechbrain_ext.redundancy import measure
 
@@ -54,16 +55,20 @@ def speech_batches(brain, dataset):
     Yields
     ------
     dict
+        Inputs of the decoder, prompt_lengths and labels.
+
+    Example
+    -------
+    >>> for batch in speech_batches(brain, dataset):  # doctest: +SKIP
+    ...     print(batch["inputs_embeds"].shape)
+    torch.Size([2, 40, 32])
     """
     for batch in brain.shard(dataset):
         batch = batch.to(brain.device)
         with brain.evaluation_ctx:
             x_BSF, tokens_B = brain.speech_of(batch)
             sequence = brain.model.sequence(x_BSF, tokens_B, targets_of(batch))
-        yield {
-            **sequence.as_inputs(),
-            "prompt_lengths": sequence.prompt_lengths_B,
-        }
+        yield _as_batch(sequence)
 
 
 def text_batches(decoder, prompt, texts, batch_size, prompted=False):
@@ -86,6 +91,15 @@ def text_batches(decoder, prompt, texts, batch_size, prompted=False):
     Yields
     ------
     dict
+        Inputs of the decoder, prompt_lengths and labels.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> [batch] = text_batches(model.decoder, model.prompt, ["hi", "you"], 2)
+    >>> batch["attention_mask"].sum(dim=1)
+    tensor([4, 3])
     """
     texts = sorted(texts, key=len, reverse=True)
     for first in range(0, len(texts), batch_size):
@@ -103,10 +117,16 @@ def text_batches(decoder, prompt, texts, batch_size, prompted=False):
             sequence = assemble(
                 prompt.plain(), [nothing] * len(part), decoder.embed, targets
             )
-        yield {
-            **sequence.as_inputs(),
-            "prompt_lengths": sequence.prompt_lengths_B,
-        }
+        yield _as_batch(sequence)
+
+
+def _as_batch(sequence):
+    """Rows as `measure` and the rules of removal plans take them (dict)."""
+    return {
+        **sequence.as_inputs(),
+        "prompt_lengths": sequence.prompt_lengths_B,
+        "labels": sequence.labels_BQ,
+    }
 
 
 def measure_speech(brain, dataset, provenance, position="target"):
@@ -204,12 +224,12 @@ def measure_text(decoder, prompt, texts, provenance, batch_size=16, **options):
 
 
 def read_path(file, size, num_layers, name):
-    """The block of a size on the path of a saved table.
+    """The layers of a size on the path of a saved table, or of a plan.
 
     Arguments
     ---------
     file : str
-        A table's JSON.
+        A table's or a plan's JSON.
     size : int
         Layers to remove.
     num_layers : int
@@ -219,9 +239,12 @@ def read_path(file, size, num_layers, name):
 
     Returns
     -------
-    block : speechbrain_ext.pruning.Block
+    removed : speechbrain_ext.pruning.Block or speechbrain_ext.plans.Plan
+        A table gives a block, a plan itself; `size`, `removed` and `start`
+        are told by both.
     about : dict
-        Where the path came from, for the run's result.
+        Where the path came from, for the run's result: rule, layers, what
+        they were chosen on.
 
     Example
     -------
@@ -233,15 +256,32 @@ def read_path(file, size, num_layers, name):
     >>> read_path(file, 2, 4, "tiny")[0].size
     2
     """
+    if is_plans(file):
+        plan = plan_of_size(file, size, num_layers, name)
+        return plan, {"file": os.path.basename(file), **_of_plan(plan)}
     table = RedundancyTable.load(file)
     table.check_model(num_layers, name, file)
     block = table.best(size)
     distance = float(table.distances[size - 1, block.start])
     return block, {
         "file": os.path.basename(file),
+        "rule": "angular",
+        "layers": list(block.removed),
         "distance": distance,
         "count": table.count,
         **table.provenance,
+    }
+
+
+def _of_plan(plan):
+    """What a run's result tells of its plan (dict)."""
+    return {
+        **plan.about,
+        **plan.data,
+        "model": plan.model,
+        "rule": plan.rule,
+        "layers": list(plan.layers),
+        "value": plan.value,
     }
 
 
@@ -251,7 +291,8 @@ def whose_path(wanted, about):
     Arguments
     ---------
     wanted : str
-        What the settings ask for: "speech", "text", or a table's file.
+        What the settings ask for: "speech", "text", or the file of a table
+        or a plan.
     about : dict
         As `read_path` gives it.
 
@@ -259,15 +300,21 @@ def whose_path(wanted, about):
     -------
     str
         "speech" or "text" for the system's own; for a table's file its task
-        and input, such as "ASR speech", or the file's name where it does not
-        tell them.
+        and input, such as "ASR speech"; for a plan's its rule too, such as
+        "ASR speech greedy-layers"; or the file's name where it does not tell
+        them.
 
     Example
     -------
-    >>> whose_path("a/b.json", {"task": "ASR", "input": "speech"})
+    >>> about = {"task": "ASR", "input": "speech"}
+    >>> whose_path("a/b.json", about)
     'ASR speech'
+    >>> whose_path("a/b.json", {**about, "rule": "even"})
+    'ASR speech even'
     """
     if wanted in INPUTS:
         return wanted
     told = [str(about[key]) for key in ("task", "input") if about.get(key)]
+    if "distance" not in about and about.get("rule"):
+        return " ".join([*told, about["rule"]])
     return " ".join(told) if len(told) == 2 else os.path.basename(wanted)

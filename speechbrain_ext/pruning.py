@@ -54,7 +54,24 @@ def decoder_layers(model):
 
 
 def causal_lm(model):
-    """The plain Hugging Face causal LM inside a wrapper (ours or PEFT's)."""
+    """The plain Hugging Face causal LM inside a wrapper (ours or PEFT's).
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        As in `decoder_layers`.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> causal_lm(model.decoder) is model.decoder.lm
+    True
+    """
     model = getattr(model, "lm", model)
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()

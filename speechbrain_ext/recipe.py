@@ -19,8 +19,12 @@ from speechbrain_ext.experiment import Experiment, load_prompt
 from speechbrain_ext.hparams import load_hparams, merge, parse_arguments
 from speechbrain_ext.hparams_rules import speechllm_rules
 from speechbrain_ext.paths import INPUTS
+from speechbrain_ext.plan_search import plan_lines, search_plans
+from speechbrain_ext.plans import load_plans
 from speechbrain_ext.results import write_hypotheses
 from speechbrain_ext.results.run import RESULT_FILE
+from speechbrain_ext.rules import RULES
+from speechbrain_ext.rules.data import UTTERANCES
 
 ROOT = "$data_root"
 
@@ -118,13 +122,15 @@ def read_manifest(file, root=""):
 
 
 def measure_command(argv, prepare_experiment):
-    """A recipe's ``measure.py``: measure, save and print a table.
+    """A recipe's ``measure.py``: measure and save a table, or choose plans.
 
     Arguments
     ---------
     argv : list of str
         The command line after the script's name: ``--input speech`` or
-        ``--input text``, and what ``train.py`` takes.
+        ``--input text``, and what ``train.py`` takes. With ``--rule`` and
+        ``--sizes`` (and ``--utterances``, ``--seconds``), removal plans
+        instead of a table.
     prepare_experiment : callable
         The recipe's; the rest of the command line to an `Experiment`.
 
@@ -135,10 +141,22 @@ def measure_command(argv, prepare_experiment):
     ...
     SystemExit: 2
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--input", choices=INPUTS, required=True)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--input", choices=INPUTS)
+    parser.add_argument("--rule", choices=RULES)
+    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--utterances", type=int, default=UTTERANCES)
+    parser.add_argument("--seconds", type=float)
     own, rest = parser.parse_known_args(argv)
-    file = prepare_experiment(rest).measure(own.input)
+    if own.rule is None and own.input is None:
+        parser.error("give --input speech, --input text, or --rule NAME")
+    if (own.rule is None) != (own.sizes is None):
+        parser.error("--rule NAME and --sizes N [N ...] belong together")
+    experiment = prepare_experiment(rest)
+    if own.rule is not None:
+        _choose(experiment, own)
+        return
+    file = experiment.measure(own.input)
     if not if_main_process():
         return
     table = RedundancyTable.load(file)
@@ -147,6 +165,22 @@ def measure_command(argv, prepare_experiment):
     for block in table.path():
         distance = table.distances[block.size - 1, block.start]
         print(f"{block.size:4d}  {block.start:5d}  {distance:.4f}")
+
+
+def _choose(experiment, own):
+    """Choose, save and print plans."""
+    file = search_plans(
+        experiment,
+        own.rule,
+        own.sizes,
+        own.input or "speech",
+        own.utterances,
+        own.seconds,
+    )
+    if if_main_process():
+        plans = load_plans(file)
+        print(f"{file}: {plans[0].data}")
+        print(*plan_lines(plans), sep="\n")
 
 
 def score_set(run, brain, dataset, name, score):

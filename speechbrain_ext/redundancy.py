@@ -231,7 +231,8 @@ def _batch_distances(model, batch, position):
     if lengths is not None:
         inputs["prompt_lengths"] = torch.as_tensor(lengths, device=device)
     last_B = last_positions(inputs, position)
-    inputs.pop("prompt_lengths", None)
+    for not_the_models in ("prompt_lengths", "labels"):
+        inputs.pop(not_the_models, None)
     if "position_ids" not in inputs:
         mask_BQ = inputs["attention_mask"].long()
         inputs["position_ids"] = (mask_BQ.cumsum(dim=1) - 1).clamp(min=0)

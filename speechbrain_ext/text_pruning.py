@@ -14,15 +14,29 @@ from transformers import AutoModelForCausalLM
 from speechbrain_ext.pruning import drop_layers, removed_layers
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.results import write_json
-from speechbrain_ext.text_lm import measure_rows, perplexity, split_rows
+from speechbrain_ext.rules import DEFAULT, RuleData, find_rule, text_labels
+from speechbrain_ext.rules.data import UTTERANCES
+from speechbrain_ext.text_lm import (
+    batches_of,
+    measure_rows,
+    perplexity,
+    split_rows,
+)
 
 PRUNING = "pruning.json"
 
 
 def prune_with_text(
-    decoder, rows, size, folder, batch_size=8, overwrite=False, progress=False
+    decoder,
+    rows,
+    size,
+    folder,
+    batch_size=8,
+    overwrite=False,
+    progress=False,
+    rule=DEFAULT,
 ):
-    """Remove the most redundant block and save what is left as a plain LM.
+    """Remove the most redundant layers and save what is left as a plain LM.
 
     Arguments
     ---------
@@ -40,13 +54,18 @@ def prune_with_text(
         Replace an LM that was pruned there before.
     progress : bool
         Show bars.
+    rule : str
+        One of `speechbrain_ext.rules.RULES`. All but the angular one look at
+        no more than 200 of the rows.
 
     Returns
     -------
     report : dict
-        layers, removed, kept_layers, distance, perplexity_before and
-        perplexity_after on the held-out rows, and how many rows there were.
-    table : RedundancyTable
+        rule, layers, removed, kept_layers, distance (the angular rule's) or
+        value, perplexity_before and perplexity_after on the held-out rows,
+        and how many rows there were.
+    table : RedundancyTable or None
+        The angular rule's.
 
     Raises
     ------
@@ -57,16 +76,22 @@ def prune_with_text(
     _check_target(folder, overwrite)
     measured, held_out = split_rows(rows)
     before = perplexity(decoder.lm, held_out, batch_size, progress)
-    table = measure_rows(decoder, measured, batch_size, progress)
-    block = table.best(size)
-    lm = drop_layers(decoder.lm, block)
-    gone = set(block.removed)
+    table = None
+    if rule == DEFAULT:
+        table = measure_rows(decoder, measured, batch_size, progress)
+    else:
+        measured = measured[:: -(-len(measured) // UTTERANCES)]
+    plan = find_rule(rule)(
+        decoder, rows_data(decoder, measured, batch_size, table), size
+    )
+    lm = drop_layers(decoder.lm, plan)
     report = {
-        "model": table.provenance["model"],
+        "model": plan.model,
+        "rule": rule,
         "layers": decoder.num_layers,
-        "removed": list(block.removed),
-        "kept_layers": [i for i in range(decoder.num_layers) if i not in gone],
-        "distance": float(table.distances[size - 1, block.start]),
+        "removed": list(plan.layers),
+        "kept_layers": list(plan.kept),
+        "distance" if table else "value": plan.value,
         "perplexity_before": before,
         "perplexity_after": perplexity(lm, held_out, batch_size, progress),
         "measured_rows": len(measured),
@@ -74,6 +99,43 @@ def prune_with_text(
     }
     _save_checked(lm, decoder.tokenizer, report, folder)
     return report, table
+
+
+def rows_data(decoder, rows, batch_size=8, table=None):
+    """Rows of text as the rules of removal plans take them.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        The causal LM.
+    rows : list of torch.Tensor
+        Token ids.
+    batch_size : int
+        Rows of a batch.
+    table : RedundancyTable or None
+        One that was measured on them already.
+
+    Returns
+    -------
+    speechbrain_ext.rules.RuleData
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> rows = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
+    >>> rows_data(tiny_speech_llm().decoder, rows).targets
+    3
+    """
+    about = {"input": "text", "prompted": False}
+    about["model"] = os.path.basename(os.path.normpath(decoder.source))
+    batches = [
+        {
+            **batch,
+            "labels": text_labels(batch["input_ids"], batch["attention_mask"]),
+        }
+        for batch in batches_of(rows, batch_size)
+    ]
+    return RuleData(batches, about, table)
 
 
 def _check_target(folder, overwrite):

@@ -5,6 +5,7 @@ Authors
 """
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -225,6 +226,26 @@ def test_prune_gives_a_plain_smaller_model(
     code, _, err = speechllm(capsys, *words, "--overwrite")
     assert code == 1 and "Cannot remove layers" in err
     assert sorted(os.listdir(tmp_path)) == ["lines.txt", "smaller"]
+
+
+def test_prune_by_a_rule_leaves_holes(capsys, tmp_path, source, text):
+    out = tmp_path / "spread"
+    words = ["prune", source, "--layers", 2, "--text", text, "--output", out]
+    code, said, _ = speechllm(capsys, *words, "--rule", "even")
+    assert code == 0 and "Removed layers 1, 3 of 5 (rule even)." in said
+    words += ["--overwrite", "--json", "--rule"]
+    code, said, _ = speechllm(capsys, *words, "greedy-layers")
+    report = json.loads(said)
+    assert code == 0 and report["rule"] == "greedy-layers"
+    # It was chosen by the loss on the very rows that were not held out.
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    measured, _ = split_rows(read_rows(text, tokenizer))
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert perplexity(model, measured) == pytest.approx(
+        math.exp(report["value"]), rel=1e-5
+    )
+    code, _, err = speechllm(capsys, *words, "best")
+    assert code == 1 and "'best' is none of angular" in err
 
 
 def test_perplexity_is_that_of_the_loss(source):

@@ -15,6 +15,8 @@ from conftest import RECIPE
 from safetensors.torch import load_file
 
 from speechbrain_ext.distance_table import RedundancyTable
+from speechbrain_ext.plan_search import search_plans
+from speechbrain_ext.plans import load_plans
 from speechbrain_ext.results import load_run
 
 SETTINGS = {
@@ -32,6 +34,7 @@ SCRIPT = """
 import sys
 from speechbrain.utils import distributed
 from torch.distributed import is_initialized
+from speechbrain_ext.plan_search import search_plans
 from train import prepare_experiment
 
 make_group = distributed.ddp_init_group
@@ -42,6 +45,7 @@ words = sys.argv[1:]
 prepare_experiment(words).run()
 prepare_experiment(words).measure("speech")
 prepare_experiment(words).measure("text")
+search_plans(prepare_experiment(words), "greedy-layers", [1, 2])
 base = words[words.index("--results_folder") + 1] + "/base"
 more = ["--run_name", "pruned", "--prune_layers", "2", "--baseline", base]
 prepare_experiment(words + more).run()
@@ -64,6 +68,7 @@ def pair(recipe, settings, corpus, tmp_path):
     recipe.prepare_experiment(words).run()
     for kind in ("speech", "text"):
         recipe.prepare_experiment(words).measure(kind)
+    search_plans(recipe.prepare_experiment(words), "greedy-layers", [1, 2])
     words += ["--run_name", "pruned", "--prune_layers", "2"]
     words += ["--baseline", str(one / "base")]
     recipe.prepare_experiment(words).run()
@@ -113,6 +118,12 @@ def test_two_processes_are_one_with_accumulation(pair):
         assert theirs.validation["final_loss"] == pytest.approx(
             ours.validation["final_loss"], abs=1e-5
         )
+    plans = [load_plans(f / "base/plan-greedy-layers.json") for f in pair]
+    for one, two in zip(*plans):
+        assert (two.layers, two.size) == (one.layers, one.size)
+        assert two.value == pytest.approx(one.value, abs=1e-4)
+        # Each process searches over all utterances by itself.
+        assert two.about["layer_passes"] == one.about["layer_passes"]
     for kind in ("speech", "text"):
         one, two = (
             RedundancyTable.load(folder / "base" / f"redundancy-{kind}.json")

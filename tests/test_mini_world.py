@@ -47,8 +47,6 @@ from speechbrain_ext.mini_world.tokens import (
 from speechbrain_ext.mini_world.voices import variants_of
 
 SIZES = {"train-clean-100": 12, "dev-clean": 3, "test-other": 3, "ood": 5}
-# The encoder for French is made by hand until it is good enough to ship.
-SHIPPED = [name for name in MODELS if name != "mini-whisper"]
 HPARAMS = os.path.join(os.path.dirname(__file__), "..", "hparams")
 
 
@@ -330,7 +328,7 @@ def test_shipped_models_are_small():
     assert sum(sizes) <= 12e6
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MODELS)
 def test_shipped_models_record_their_training(name):
     with open(os.path.join(MODELS_FOLDER, name, "training.json")) as file:
         record = json.load(file)
@@ -364,7 +362,7 @@ def test_shipped_decoder_copies_clean_text(name):
     assert right >= 0.95 * len(sentences)
 
 
-@pytest.mark.parametrize("name", [n for n in SHIPPED if n in ENCODERS])
+@pytest.mark.parametrize("name", [n for n in MODELS if n in ENCODERS])
 def test_shipped_encoder_loads_and_sees_speech(name):
     folder = os.path.join(MODELS_FOLDER, name)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
@@ -376,7 +374,7 @@ def test_shipped_encoder_loads_and_sees_speech(name):
 @pytest.mark.parametrize(
     "file",
     [f"backbones/{n}.yaml" for n in DECODERS]
-    + [f"encoders/{n}.yaml" for n in ENCODERS if n in SHIPPED],
+    + [f"encoders/{n}.yaml" for n in ENCODERS if n in MODELS],
 )
 def test_yaml_names_a_shipped_model(file):
     path = os.path.join(HPARAMS, file)

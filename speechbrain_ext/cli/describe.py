@@ -6,10 +6,12 @@ Authors
 
 import os
 
+from speechbrain_ext.blocks import ranges
 from speechbrain_ext.export import ExportError, ExportFolder
 from speechbrain_ext.export.card import removed_of
 from speechbrain_ext.export.content import read_json
 from speechbrain_ext.export.layout import MANIFEST
+from speechbrain_ext.plans import is_plans
 from speechbrain_ext.results import load_run
 from speechbrain_ext.safetensors_file import read_head
 
@@ -20,7 +22,7 @@ def describe(path):
     Arguments
     ---------
     path : str
-        A folder, or a table's JSON.
+        A folder, or the JSON of a table or of plans.
 
     Returns
     -------
@@ -35,7 +37,7 @@ def describe(path):
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: is not there")
     if os.path.isfile(path):
-        return _table(path)
+        return _plans(path) if is_plans(path) else _table(path)
     if os.path.isfile(os.path.join(path, MANIFEST)):
         return _export(path)
     if os.path.isfile(os.path.join(path, "result.json")):
@@ -86,11 +88,30 @@ def _run(path):
         "encoder": run.encoder,
         "layers": run.layers,
         "removed": run.removed,
+        "removed_layers": run.removed_layers,
         "start": run.start,
         "healing": run.healing,
         "steps": run.steps,
         "scores": {name: str(one) for name, one in run.scores.items()},
     }
+
+
+def _plans(path):
+    from speechbrain_ext.plans import load_plans
+
+    plans = load_plans(path)
+    about = {"kind": "removal plans"}
+    for one in plans[:1]:
+        about["rule"] = one.rule
+        about["model"] = one.model
+        about["layers"] = one.num_layers
+        about["data"] = one.data
+    about["plans"] = {
+        f"{one.size} layers": ranges(one.layers)
+        + ("" if one.value is None else f", score {one.value:.4f}")
+        for one in plans
+    }
+    return about
 
 
 def _table(path):

@@ -98,6 +98,8 @@ def measure(model, text, output, picture, as_json, **options):
         speechllm prune Qwen/Qwen2.5-1.5B --layers 4 --text lines.txt \
 --output smaller
         speechllm prune ./llama --layers 1 --text lines.txt --output s --json
+        speechllm prune ./llama --layers 4 --rule greedy-layers \
+--text lines.txt --output spread
         """
     )
 )
@@ -107,6 +109,13 @@ def measure(model, text, output, picture, as_json, **options):
     required=True,
     type=click.IntRange(1),
     help="How many layers to remove.",
+)
+@click.option(
+    "--rule",
+    default="angular",
+    show_default=True,
+    help="Which layers: angular, block-influence, block-influence-run, "
+    "greedy-runs, greedy-layers, even, deepest or random.",
 )
 @text_options
 @click.option(
@@ -120,16 +129,19 @@ def measure(model, text, output, picture, as_json, **options):
 )
 @json_option
 @model_options
-def prune(model, layers, text, output, overwrite, as_json, **options):
+def prune(model, layers, rule, text, output, overwrite, as_json, **options):
     """Remove a causal LM's most redundant layers; save a plain smaller LM.
 
-    Four fifths of the text are measured on; the perplexity before and after
+    The layers are chosen by a rule on four fifths of the text; the perplexity before and after
     is that of the rest. MODEL is a folder or a hub id.
     """
     quiet()
+    from speechbrain_ext.blocks import ranges
+    from speechbrain_ext.rules import find_rule
     from speechbrain_ext.text_lm import load_text_model, read_rows
     from speechbrain_ext.text_pruning import prune_with_text
 
+    find_rule(rule)
     decoder, rows = _load(model, text, options, load_text_model, read_rows)
     report, table = prune_with_text(
         decoder,
@@ -139,15 +151,20 @@ def prune(model, layers, text, output, overwrite, as_json, **options):
         options["batch_size"],
         overwrite,
         show_progress(as_json),
+        rule,
     )
     report["output"] = output
     if as_json:
-        print_json({**report, "path": _about(table)["path"]})
+        path = {"path": _about(table)["path"]} if table else {}
+        print_json({**report, **path})
         return
-    _print(table)
+    why = f"rule {rule}"
+    if table:
+        _print(table)
+        why = f"angular distance {report['distance']:.4f}"
     click.echo(
-        f"\nRemoved layers {report['removed'][0]} to {report['removed'][-1]} "
-        f"of {report['layers']} (angular distance {report['distance']:.4f})."
+        f"\nRemoved layers {ranges(report['removed'])} of "
+        f"{report['layers']} ({why})."
     )
     click.echo(
         f"Perplexity on {report['held_out_rows']} rows not measured on: "

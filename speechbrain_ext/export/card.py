@@ -6,6 +6,8 @@ Authors
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from speechbrain_ext.blocks import ranges
+
 KINDS = {
     "WER": "automatic-speech-recognition",
     "BLEU": "translation",
@@ -126,12 +128,12 @@ def _lineage(about, merged):
         lines.append("- LoRA of the unpruned system is part of the weights.")
     if removed:
         lines.append(
-            f"- Removed: layers {_ranges(removed)} (counted from 0), "
+            f"- Removed: layers {ranges(removed)} (counted from 0), "
             f"{100 * len(removed) / about['layers']:.1f} % of the layers."
         )
         lines.append(_why(about["path"] or {}))
         lines.append(f"- Healed: {_healing(about, merged)}.")
-    kept = _ranges(about["kept_layers"])
+    kept = ranges(about["kept_layers"])
     lines.append(f"- Kept, in this order: layers {kept}.")
     return "\n".join(lines) + "\n"
 
@@ -139,6 +141,8 @@ def _lineage(about, merged):
 def _why(path):
     """Why these layers, in a line."""
     told = "- Why these: "
+    if "distance" not in path and "rule" in path:
+        return told + _rule(path)
     if "distance" not in path:
         return told + "chosen by hand."
     return (
@@ -147,6 +151,17 @@ def _why(path):
         f"{path.get('count')} sequences of {path.get('input', 'given')} "
         f"({path.get('task', 'text')}); see arXiv 2603.05121."
     )
+
+
+def _rule(path):
+    """What a plan's rule saw in them."""
+    text = f"chosen by the rule `{path['rule']}`"
+    if path.get("utterances"):
+        text += f" on {path['utterances']} sequences of "
+        text += f"{path.get('input', 'given')} ({path.get('task', 'text')})"
+    if path.get("value") is not None:
+        text += f"; {path.get('value_is', 'its score')}: {path['value']:.4f}"
+    return text + "."
 
 
 def _healing(about, merged):
@@ -198,14 +213,3 @@ def _licence(about, licence):
             "it; its texts, where it has some, lie in `backbone/`."
         )
     return f"## Licence\n\n{text}\n"
-
-
-def _ranges(numbers):
-    """Numbers as ranges, such as "0-4, 7" (str)."""
-    runs = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in runs)

@@ -94,7 +94,7 @@ class WhisperFrontEnd(torch.nn.Module):
     the format has no place for an encoder alone.
     """
 
-    SECONDS = 16
+    SECONDS = 8
 
     def __init__(self):
         super().__init__()

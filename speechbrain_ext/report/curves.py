@@ -26,6 +26,8 @@ from speechbrain_ext.report.summary import (
 )
 
 MARKERS = {"none": "x", "projector": "s", "decoder": "^", "both": "o"}
+LINES = {"speech": "-", None: "-", "text": "--"}
+OTHER_LINES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (9, 2)))
 # Linear up to here, then logarithmic: unhealed models are off by a hundred
 # times the threshold, and both ends have to be read from one picture.
 LINEAR_UP_TO = 0.5
@@ -38,7 +40,7 @@ def draw_curves(runs, path, width=FULL_WIDTH):
     A column for each evaluation set and a row for each system; in a column
     of a page (under 5 inches) all below each other. A colour for each
     healing strategy; solid along the speech path, dashed along the text
-    path, dotted along others. Several seeds are averaged. The band (bars for
+    path, other patterns along others. Several seeds are averaged. The band (bars for
     paths other than speech) is the 95 % interval of the pruned score. A
     failed run leaves a gap.
 
@@ -174,6 +176,14 @@ def _colour(healing, keys):
     return SPARE_COLOURS[others.index(healing) % len(SPARE_COLOURS)]
 
 
+def _line(path, keys):
+    """Solid for speech, dashed for text, a pattern for each other path."""
+    if path in LINES:
+        return LINES[path]
+    others = sorted({str(p) for _, p in keys if p not in LINES})
+    return OTHER_LINES[others.index(str(path)) % len(OTHER_LINES)]
+
+
 def _draw_panel(axes, panel, keys):
     axes.axhline(0, color="0.8", linewidth=0.8)
     threshold = THRESHOLDS.get(panel["metric"], 0.25)
@@ -225,7 +235,7 @@ def _draw_curve(axes, panel, key, keys):
         share,
         values[:, 0],
         color=colour,
-        linestyle="-" if speech else "--" if path == "text" else ":",
+        linestyle=_line(path, keys),
         marker=MARKERS.get(healing, "D"),
         markersize=4,
         markerfacecolor=colour if speech else "white",

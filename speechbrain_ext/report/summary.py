@@ -123,7 +123,8 @@ def summarise(runs):
     Returns
     -------
     list of dict
-        With name, backbone, layers (before pruning), removed, start,
+        With name, backbone, layers (before pruning), removed, start (None
+        where the removed_layers are not in a row), rule,
         healing, path, scores by set with interval, seconds (training and
         decoding), status, and more. A run that is not done has no scores.
     """
@@ -140,6 +141,8 @@ def _record(run, runs):
     )
     record = {name: getattr(run, name) for name in fields.split()}
     record["path"] = run.path_from
+    record["removed_layers"] = run.removed_layers
+    record["rule"] = (run.path or {}).get("rule")
     record["scores"] = (
         {name: dataclasses.asdict(one) for name, one in run.scores.items()}
         if done

@@ -6,6 +6,7 @@ Authors
 
 import itertools
 
+from speechbrain_ext.blocks import ranges
 from speechbrain_ext.report.summary import (
     healing_rank,
     order,
@@ -204,20 +205,20 @@ def _paths_table(runs, sets):
         if len({run.path_from for run in alike}) < 2:
             continue
         for run in alike:
-            start = MISSING if run.start is None else str(run.start)
+            removed = ranges(run.removed_layers or []) or MISSING
             rows.append(
                 [
                     _system_name(system(run)),
                     f"{run.removed} of {run.layers}",
                     run.healing,
                     run.path_from or "given",
-                    start,
+                    removed,
                     *_score_cells(run, sets, {}),
                 ]
             )
     if not rows:
         return ""
-    header = ["Model", "Layers", "Healing", "Path", "First removed", *sets]
+    header = ["Model", "Layers", "Healing", "Path", "Removed", *sets]
     return "The same along different paths:\n\n" + _aligned(header, rows)
 
 

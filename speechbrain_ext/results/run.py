@@ -89,7 +89,8 @@ class RunResult:
     removed : int
         How many of them were removed; 0 for a baseline.
     start : int or None
-        First removed layer; None if none was, or if they are not in a row.
+        First removed layer; None if none was, or if they are not in a row
+        (`removed_layers` names them all).
     kept_layers : list of int
         Old indices of the kept layers.
     healing : str
@@ -98,7 +99,8 @@ class RunResult:
         "lora" where the unpruned system had its decoder adapted.
     path : dict or None
         Whose pruning path chose the layers: key "from" ("speech", "text" or
-        a file's name), and where that table came from.
+        a file's name), "rule", "layers" (the removed ones), and where that
+        table or plan came from.
     seed, steps : int or None
         Random seed; optimiser steps taken.
     trainable : dict of str to int
@@ -180,6 +182,15 @@ class RunResult:
             for name, one in self.scores.items()
         }
         self.made_by = self.made_by or configuration_hash(self.configuration)
+
+    @property
+    def removed_layers(self):
+        """Old indices of the removed layers; None before they are chosen."""
+        if self.kept_layers is None:
+            row = range(self.removed)
+            return None if self.start is None else [self.start + i for i in row]
+        kept = set(self.kept_layers)
+        return [i for i in range(self.layers) if i not in kept]
 
     @property
     def path_from(self):

@@ -7,6 +7,11 @@
 Writes the table of angular distances beside the baseline and prints the
 pruning path. Text needs no trained speech model.
 
+    python measure.py hparams/small.yaml --rule greedy-layers --sizes 2 4 6 ...
+
+Chooses layers by a rule, on some of the validation sets' utterances, and
+writes the plans beside the baseline, for train.py's --path_from.
+
 Authors
  * The speechbrain_ext authors, 2026
 """
