@@ -25,16 +25,21 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import hashlib
-import json
 import logging
 import warnings
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from speechbrain_ext.encoder_cores import WaveformCore, WhisperCore
+from speechbrain_ext.encoder_identity import config_hash, weights_hash
+from speechbrain_ext.encoder_limits import check_length, check_limits
+from speechbrain_ext.encoder_pieces import (
+    concatenate_frames,
+    cut_into_pieces,
+    join_pieces,
+    piece_lengths,
+)
 from speechbrain_ext.encoder_source import (
     dtype_of,
     load_config,
@@ -42,6 +47,8 @@ from speechbrain_ext.encoder_source import (
     load_model,
     normalises,
 )
+
+__all__ = ["SpeechEncoder", "concatenate_frames"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +113,7 @@ class SpeechEncoder(torch.nn.Module):
         limits = [limit for limit in limits if limit is not None]
         self.max_samples = min(limits) if limits else None
         self._weights = None
-        self._check_limits()
+        check_limits(self)
 
     @classmethod
     def from_source(
@@ -230,33 +237,13 @@ class SpeechEncoder(torch.nn.Module):
             return self._encode(wav_BN.to(self.device).float(), lengths)
 
     def _encode(self, wav_BN, lengths):
+        """Cut into pieces, encode these, join their features."""
         pieces = [self._pieces(length) for length in lengths]
-        sizes = [size for row in pieces for size in row]
-        # Rows are copied into fresh zeros, so that nothing that stood in the
-        # padding can be seen.
-        wav_PN = wav_BN.new_zeros(len(sizes), max(sizes))
-        index = 0
-        for wav_N, length, row in zip(wav_BN, lengths, pieces, strict=True):
-            wav_N = wav_N[:length]
-            if self.normalise_input:
-                variance, mean = torch.var_mean(wav_N, correction=0)
-                wav_N = (wav_N - mean) * torch.rsqrt(variance + 1e-7)
-            for size, piece_N in zip(row, wav_N.split(row[0]), strict=False):
-                wav_PN[index, :size] = piece_N
-                index += 1
-        x_PTE = self.core(wav_PN, sizes)
-
-        frames = [self.frames(length) for length in lengths]
-        x_BTE = x_PTE.new_zeros(len(lengths), max(frames), self.width)
-        index = 0
-        for x_TE, total, row in zip(x_BTE, frames, pieces, strict=True):
-            counts = [self.core.frames(size) for size in row]
-            parts = [x_PTE[index + i, :n] for i, n in enumerate(counts)]
-            x_TE[:total] = torch.cat(parts)
-            if self.output_norm:
-                own = x_TE[:total].float()
-                x_TE[:total] = F.layer_norm(own, own.shape).to(x_TE.dtype)
-            index += len(row)
+        wav_PN = cut_into_pieces(wav_BN, lengths, pieces, self.normalise_input)
+        x_PTE = self.core(wav_PN, [size for row in pieces for size in row])
+        counts = [[self.core.frames(size) for size in row] for row in pieces]
+        x_BTE = join_pieces(x_PTE, counts, self.output_norm)
+        frames = [sum(row) for row in counts]
         return x_BTE, torch.tensor(frames, device=x_BTE.device)
 
     def frames(self, num_samples):
@@ -283,20 +270,7 @@ class SpeechEncoder(torch.nn.Module):
             Shorter than one frame, or over the limit with
             ``long_audio="error"``.
         """
-        seconds = num_samples / self.sample_rate
-        if num_samples < self.core.min_samples:
-            raise ValueError(
-                f"{name}: {num_samples} samples, shorter than the "
-                f"{self.core.min_samples} that one frame of {self.name} "
-                "needs: leave the utterance out"
-            )
-        too_long = self.max_samples and num_samples > self.max_samples
-        if too_long and self.long_audio == "error":
-            raise ValueError(
-                f"{name}: {seconds:.2f} s, but {self.name} takes at most "
-                f"{self.max_samples / self.sample_rate:.2f} s: leave the "
-                "utterance out or set long_audio: chunk"
-            )
+        check_length(self, num_samples, name)
 
     @property
     def device(self):
@@ -317,12 +291,7 @@ class SpeechEncoder(torch.nn.Module):
             32 hexadecimal digits; computed once.
         """
         if self._weights is None:
-            digest = hashlib.blake2b(digest_size=16)
-            for name, tensor in sorted(self.core.state_dict().items()):
-                digest.update(f"{name} {tuple(tensor.shape)}".encode())
-                flat = tensor.detach().cpu().contiguous().flatten()
-                digest.update(flat.view(torch.uint8).numpy())
-            self._weights = digest.hexdigest()
+            self._weights = weights_hash(self.core)
         return self._weights
 
     def identity(self):
@@ -334,14 +303,10 @@ class SpeechEncoder(torch.nn.Module):
             Weights, configuration and options. Not the source's name: the
             same encoder in another folder gives the same features.
         """
-        config = self.core.model.config.to_diff_dict()
-        for key in ("transformers_version", "_name_or_path", "dtype"):
-            config.pop(key, None)
-        config = json.dumps(config, sort_keys=True, default=str)
         return {
             "kind": self.kind,
             "weights": self.fingerprint(),
-            "config": hashlib.sha256(config.encode()).hexdigest()[:16],
+            "config": config_hash(self.core.model.config),
             "dtype": str(self.dtype).removeprefix("torch."),
             "preprocessing": self.core.preprocessing,
             "normalise_input": self.normalise_input,
@@ -352,64 +317,4 @@ class SpeechEncoder(torch.nn.Module):
 
     def _pieces(self, length):
         """Lengths of the pieces that an utterance is encoded in."""
-        if self.max_samples is None or length <= self.max_samples:
-            return [length]
-        whole, rest = divmod(length, self.max_samples)
-        # A rest shorter than one frame has no features.
-        tail = [rest] if rest >= self.core.min_samples else []
-        return [self.max_samples] * whole + tail
-
-    def _check_limits(self):
-        if self.long_audio not in ("error", "chunk"):
-            raise ValueError(
-                f"long_audio: {self.long_audio!r}: choose error or chunk"
-            )
-        if self.long_audio == "chunk" and self.max_samples is None:
-            raise ValueError(
-                f"long_audio: chunk, but {self.name} ({self.kind}) has no "
-                "limit of its own: set max_seconds"
-            )
-        limit, least = self.max_samples, self.core.min_samples
-        if limit is not None and limit < least:
-            raise ValueError(
-                f"max_seconds: {limit / self.sample_rate}, shorter than one "
-                f"frame: choose at least {least / self.sample_rate}"
-            )
-
-
-def concatenate_frames(x_BTE, frames_B, k):
-    """Join every k frames into one speech token (FACTS: 50 Hz to 10 Hz).
-
-    Arguments
-    ---------
-    x_BTE : torch.Tensor
-        Features.
-    frames_B : torch.Tensor
-        True lengths in frames. What stands past them is not looked at.
-    k : int
-        Frames a token. A tail shorter than k is padded with zeros.
-
-    Returns
-    -------
-    x_BSE : torch.Tensor
-        Tokens of width k times E; S is T / k, rounded up.
-    tokens_B : torch.Tensor
-        True lengths in tokens: frames / k, rounded up.
-
-    Example
-    -------
-    >>> x_BTE, frames_B = torch.rand(1, 5, 2), torch.tensor([4])
-    >>> x_BSE, tokens_B = concatenate_frames(x_BTE, frames_B, 2)
-    >>> x_BSE.shape, tokens_B
-    (torch.Size([1, 3, 4]), tensor([2]))
-    """
-    if k < 1:
-        raise ValueError(f"k: {k}: choose 1 or more frames a token")
-    batch, total, width = x_BTE.shape
-    tokens = -(-total // k)
-    frames_B = frames_B.to(x_BTE.device)
-    x_BTE = F.pad(x_BTE, (0, 0, 0, tokens * k - total))
-    time_T = torch.arange(tokens * k, device=x_BTE.device)
-    past_BT = time_T >= frames_B[:, None]
-    x_BTE = x_BTE.masked_fill(past_BT[..., None], 0)
-    return x_BTE.view(batch, tokens, k * width), (frames_B + k - 1) // k
+        return piece_lengths(length, self.max_samples, self.core.min_samples)

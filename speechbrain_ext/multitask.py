@@ -10,17 +10,17 @@ Authors
 """
 
 import re
-from contextlib import contextmanager
 
 import torch
-from peft.tuners.lora import LoraLayer
 
+from speechbrain_ext.adapter_rows import adapter_of_each_row
+from speechbrain_ext.multitask_memory import memory_of, told_memory
 from speechbrain_ext.prompt import assemble
 from speechbrain_ext.trained_run import TrainedRun
 
+__all__ = ["MultiTask", "told_memory"]
+
 NAME = re.compile(r"[A-Za-z]\w*")
-# PEFT's word for rows that go through no adapter.
-NO_ADAPTER = "__base__"
 
 
 class MultiTask(torch.nn.Module):
@@ -115,14 +115,7 @@ class MultiTask(torch.nn.Module):
                 "on a frozen backbone"
             )
         first_name, first = next(iter(self.runs.items()))
-
-        def about(one):
-            backbone = one.settings["backbone"]
-            keys = ("source", "revision", "dtype")
-            told = {key: backbone.get(key) for key in keys}
-            return {**told, "kept layers": list(one.kept)}
-
-        ours, theirs = about(run), about(first)
+        ours, theirs = _about_backbone(run), _about_backbone(first)
         for key, value in ours.items():
             if value != theirs[key]:
                 raise ValueError(
@@ -263,98 +256,25 @@ class MultiTask(torch.nn.Module):
             for name, answer in zip(names, answers)
         ]
 
-    @contextmanager
     def _adapter_of_each_row(self, names):
-        """Send each row of a batch through its task's adapter.
-
-        PEFT takes a name for each row; decoding drops rows on its way, so
-        the names are looked up anew each time a layer is called.
-        """
-        with_adapter = {n for n, r in self.runs.items() if r.adapter_folder}
-        all_rows = [n if n in with_adapter else NO_ADAPTER for n in names]
-        now = list(all_rows)
-
-        def name_rows(layer, inputs, options):
-            return inputs, {**options, "adapter_names": now}
-
-        def on_rows(rows):
-            now[:] = [all_rows[row] for row in rows]
-
-        layers = [m for m in self.decoder.modules() if isinstance(m, LoraLayer)]
-        if layers:
-            self.decoder.adapter.base_model.enable_adapter_layers()
-            self.decoder.requires_grad_(False)
-        hooks = [
-            layer.register_forward_pre_hook(name_rows, with_kwargs=True)
-            for layer in layers
+        """Send each row of a batch through its task's adapter."""
+        adapters = [
+            name if self.runs[name].adapter_folder else None for name in names
         ]
-        try:
-            yield on_rows
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return adapter_of_each_row(self.decoder, adapters)
+
+    def encoders(self):
+        """The encoders, each once (list of SpeechEncoder)."""
+        return list(self._encoders.values())
 
     def memory(self):
-        """Bytes of the shared backbone, and of what each task adds.
-
-        Returns
-        -------
-        dict
-            backbone; encoders (name to bytes, each once); tasks (name to
-            projector and adapter); together; separately (if every task were
-            a system of its own).
-        """
-        adapters = dict.fromkeys(self.models, 0)
-        backbone = 0
-        for name, parameter in self.decoder.named_parameters():
-            owner = [part for part in name.split(".") if part in adapters]
-            if "lora_" in name and owner:
-                adapters[owner[-1]] += _bytes(parameter)
-            else:
-                backbone += _bytes(parameter)
-        tasks, encoders, separately = {}, {}, 0
-        for name, model in self.models.items():
-            parts = [model.projector, *filter(None, [model.markers])]
-            tasks[name] = {
-                "projector": sum(map(_size, parts)),
-                "adapter": adapters[name],
-            }
-            encoders[model.encoder.name] = _size(model.encoder)
-            separately += backbone + _size(model.encoder)
-            separately += sum(tasks[name].values())
-        small = sum(sum(parts.values()) for parts in tasks.values())
-        shared = sum(_size(encoder) for encoder in self._encoders.values())
-        return {
-            "backbone": backbone,
-            "encoders": encoders,
-            "tasks": tasks,
-            "together": backbone + shared + small,
-            "separately": separately,
-        }
+        """As `speechbrain_ext.multitask_memory.memory_of` tells it (dict)."""
+        return memory_of(self)
 
 
-def _bytes(tensor):
-    """Bytes of a tensor."""
-    return tensor.numel() * tensor.element_size()
-
-
-def _size(module):
-    """Bytes of a module's parameters."""
-    return sum(_bytes(parameter) for parameter in module.parameters())
-
-
-def told_memory(memory):
-    """`MultiTask.memory` in lines to be read (str)."""
-
-    def mib(size):
-        return f"{size / 2**20:12.2f} MiB"
-
-    lines = [f"{'backbone, once':<32}{mib(memory['backbone'])}"]
-    for name, size in memory["encoders"].items():
-        lines.append(f"{'encoder ' + name:<32}{mib(size)}")
-    for name, parts in memory["tasks"].items():
-        for part, size in parts.items():
-            lines.append(f"{f'{name}: {part}':<32}{mib(size)}")
-    lines.append(f"{'all tasks together':<32}{mib(memory['together'])}")
-    lines.append(f"{'as systems of their own':<32}{mib(memory['separately'])}")
-    return "\n".join(lines)
+def _about_backbone(run):
+    """What must agree for two runs to share a backbone (dict)."""
+    backbone = run.settings["backbone"]
+    keys = ("source", "revision", "dtype")
+    told = {key: backbone.get(key) for key in keys}
+    return {**told, "kept layers": list(run.kept)}

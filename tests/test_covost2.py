@@ -13,6 +13,7 @@ from recipe_scripts import RECIPES, quick, run_command, train
 
 from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.hparams_rules import speechllm_rules
+from speechbrain_ext.preparation import clips
 from speechbrain_ext.recipe import read_manifest
 from speechbrain_ext.results import load_run, read_hypotheses
 
@@ -113,10 +114,8 @@ def test_flac_is_made_once_and_goes_on(whole, tmp_path):
 
 
 def test_unchanged_data_are_not_read_again(release, tmp_path, monkeypatch):
-    import covost2_prepare
-
     prepared(release, tmp_path)
-    monkeypatch.setattr(covost2_prepare, "read_utterance", None)
+    monkeypatch.setattr(clips, "read_utterance", None)
     prepared(release, tmp_path)
     rewrite(release, lambda lines: lines[:-1])
     with pytest.raises(TypeError):

@@ -29,7 +29,6 @@ from transformers import (
     WhisperModel,
 )
 
-from speechbrain_ext import features
 from speechbrain_ext.audio import read_utterance
 from speechbrain_ext.encoder import SpeechEncoder, concatenate_frames
 from speechbrain_ext.features import (
@@ -37,7 +36,9 @@ from speechbrain_ext.features import (
     FeatureCache,
     StaleCacheError,
     cache_key,
+    writer,
 )
+from speechbrain_ext.features.lock import locked
 
 K = 3
 
@@ -245,14 +246,15 @@ def test_stopped_build_goes_on(tmp_path, encoder, items, cut):
 SLOW_BUILD = """
 import sys, time
 from speechbrain_ext.encoder import SpeechEncoder
-from speechbrain_ext.features import FeatureCache, _Writer
+from speechbrain_ext.features import FeatureCache
+from speechbrain_ext.features.writer import Writer
 import json
 source, folder, items = json.loads(sys.argv[1])
-write = _Writer._write
+write = Writer._write
 def slow(self, *args):
     write(self, *args)
     time.sleep(0.05)
-_Writer._write = slow
+Writer._write = slow
 encoder = SpeechEncoder.from_source(source)
 print("ready", flush=True)
 FeatureCache.build(folder, encoder, 3, items, batch_seconds=0.5,
@@ -322,7 +324,7 @@ def test_waiting_builder_names_the_owner(tmp_path, encoder, items, caplog):
     folder = tmp_path / "cache"
     folder.mkdir()
     waiting = threading.Thread(target=build, args=(tmp_path, encoder, items))
-    with features._locked(folder):
+    with locked(folder):
         owner = (folder / "lock").read_text()
         assert f"process {os.getpid()} " in owner
         waiting.start()
@@ -447,7 +449,7 @@ def test_no_space_is_told_before_the_start(
     tmp_path, encoder, items, monkeypatch
 ):
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
     counting = Counting(encoder)
     with pytest.raises(OSError, match="no space left for 12 more") as caught:
         build(tmp_path, counting, items)
@@ -457,7 +459,7 @@ def test_no_space_is_told_before_the_start(
 def test_no_space_in_the_middle_keeps_what_is_there(
     tmp_path, encoder, items, monkeypatch
 ):
-    write_all, calls = features._write_all, []
+    write_all, calls = writer.write_all, []
 
     def full_after(file, content):
         calls.append(file)
@@ -466,7 +468,7 @@ def test_no_space_in_the_middle_keeps_what_is_there(
             raise OSError(errno.ENOSPC, "No space left on device")
         write_all(file, content)
 
-    monkeypatch.setattr(features, "_write_all", full_after)
+    monkeypatch.setattr(writer, "write_all", full_after)
     with pytest.raises(OSError, match="cache: no space left.*is kept"):
         build(tmp_path, encoder, items)
     monkeypatch.undo()

@@ -167,16 +167,16 @@ def dollar(folder):
 @pytest.mark.parametrize(
     "spoil, reason",
     [
-        (nothing_at_all, "unreadable audio"),
-        (no_samples, "empty audio|unreadable audio"),
-        (other_rate, "sample rate 8000"),
-        (stereo, "2 channels"),
+        (nothing_at_all, "broken audio"),
+        (no_samples, "broken audio"),
+        (other_rate, "broken audio: .*sample rate 8000"),
+        (stereo, "broken audio: .*2 channels"),
         (no_audio, "transcript without audio"),
         (no_text, "audio without transcript"),
         (empty_text, "empty transcript"),
         (two_texts, "duplicate id"),
         (two_audios, "duplicate id"),
-        (dangling, "unreadable audio"),
+        (dangling, "broken audio: .*no such"),
         (dollar, r"a \$"),
     ],
 )
@@ -190,7 +190,7 @@ def test_bad_utterance_is_told_or_left_out(tmp_path, spoil, reason):
     prepare(data, str(out), ["ood"], skip_bad=True)
     assert [row["ID"] for row in rows(out, "ood")] == ["91-7-0001"]
     (left,) = rows(out, "ood-left-out")
-    assert left["ID"] == "91-7-0000" and left["reason"]
+    assert left["ID"] == "91-7-0000" and left["fault"]
 
 
 def test_mended_data_has_no_list_of_left_out(tmp_path):
@@ -236,7 +236,7 @@ def test_an_id_in_two_splits(corpus, tmp_path):
     prepare(str(corpus), str(out), ["dev-clean"], skip_bad=True)
     assert len(rows(out, "dev-clean")) == 3
     add(corpus, "ood", 84, ["ONE", "TWO"])
-    with pytest.raises(Refused, match="4 bad(.*\n)+.*in another split too"):
+    with pytest.raises(Refused, match="4 bad(.*\n)+.*duplicate id: 2 times"):
         prepare(str(corpus), str(out), ["dev-clean", "ood"])
     prepare(str(corpus), str(out), ["dev-clean", "ood"], skip_bad=True)
     assert [row["ID"] for row in rows(out, "dev-clean")] == ["90-7-0000"]

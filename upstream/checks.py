@@ -160,6 +160,7 @@ class Checks:
         """
         # A run that is finished already would be left as it is.
         shutil.rmtree(self.checkout.folder / SCRATCH, ignore_errors=True)
+        shutil.rmtree(self.work / "mini", ignore_errors=True)
         venv.create(self.work / "venv", symlinks=True)
         place = next((self.work / "venv/lib").glob("python3*/site-packages"))
         packages = next(

@@ -28,21 +28,6 @@ LEFT_OUT = {
 }
 # Beside the recipes' own needs: tiny models for examples and recipe tests.
 ALSO = ["speechbrain_ext/tiny_models.py"]
-DATA_FILES = [
-    "whisper_english_spelling.json",
-    "whisper_english_spelling.LICENSE",
-]
-UNIT_TESTS = [
-    "test_audio.py",
-    "test_batches.py",
-    "test_brain.py",
-    "test_decoder.py",
-    "test_healing.py",
-    "test_model.py",
-    "test_prompt.py",
-    "test_pruning.py",
-    "test_redundancy.py",
-]
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,6 @@ from upstream.rows import plain_values
 STEPS = 400
 # Blind guessing scores above 90; 400 steps bring the mini world to about 5.
 WER = 20.0
-SETTINGS = [
-    "backbone",
-    "speech_encoder",
-    "train_splits",
-    "downsampling",
-    "projector_hidden",
-    "prompt",
-    "precision",
-    "num_workers",
-    "lr_projector",
-    "lr_adapter",
-    "test_batch_size",
-    "max_new_tokens",
-    "max_tokens_per_second",
-]
 
 
 def mini_world_commands(python, work):
@@ -55,8 +40,11 @@ def mini_world_commands(python, work):
     recipe = RECIPES[0]
     mini = ROOT / recipe.ours / "hparams/mini.yaml"
     plain = plain_values(full_yaml(str(mini), set()))
+    # What the mini YAML says itself; the rest is as in any YAML there.
+    own = plain_values(mini.read_text("utf-8"))
+    there = plain_values(full_yaml(str(mini.with_name("qwen7b.yaml")), set()))
     options = {
-        **{key: plain[key] for key in SETTINGS},
+        **{key: plain[key] for key in own if key in there},
         "data_folder": str(work / "mini/LibriSpeech"),
         "results_folder": str(work / "mini"),
         "cache_features": str(work / "mini/features"),

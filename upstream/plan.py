@@ -13,14 +13,12 @@ from pathlib import Path
 
 from upstream.full_yaml import full_yaml, merged
 from upstream.layout import (
-    DATA_FILES,
     LIBRARY,
     OURS,
     RECIPES,
     ROOT,
     SETUP,
     TESTS,
-    UNIT_TESTS,
     renamed,
     their_module,
 )
@@ -28,6 +26,8 @@ from upstream.readme import closing_blocks, readme
 from upstream.rows import row, setup_scripts, with_rows
 from upstream.scripts import (
     TEMPLATES,
+    data_files,
+    find_unit_tests,
     imported_modules,
     library,
     objects_in,
@@ -145,10 +145,10 @@ class Plan:
         for file, text in self.library.items():
             self.add(their_module(file), text)
         self.add(f"{LIBRARY}/__init__.py", package_head())
-        for name in DATA_FILES:
-            text = (ROOT / OURS / name).read_text("utf-8")
-            self.files[f"{LIBRARY}/{name}"] = Planned("file", text)
-        for name, text in unit_tests(UNIT_TESTS).items():
+        for file in data_files(self.library):
+            text = (ROOT / file).read_text("utf-8")
+            self.files[their_module(file)] = Planned("file", text)
+        for name, text in unit_tests(find_unit_tests(self.library)).items():
             self.add(f"{TESTS}/{name}", text)
 
     def _add_recipe(self, recipe, scripts):
@@ -202,8 +202,9 @@ class Plan:
     def _add_edits(self):
         """SpeechBrain's list of data files, with ours in it."""
         text = self.committed("pyproject.toml")
-        inner = LIBRARY.removeprefix("speechbrain/")
-        ours = "".join(f', "{inner}/{name}"' for name in DATA_FILES)
+        paths = [their_module(file) for file in data_files(self.library)]
+        paths = [path.removeprefix("speechbrain/") for path in paths]
+        ours = "".join(f', "{path}"' for path in paths)
         if text and ours not in text:
             if PACKAGE_DATA not in text:
                 raise ValueError(

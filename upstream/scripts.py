@@ -4,18 +4,21 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import os
 import re
 from pathlib import Path
 
 from upstream.layout import (
     ALSO,
     LEFT_OUT,
+    MOVED,
     OURS,
     PACKAGE,
     ROOT,
 )
 from upstream.source import (
     imported_modules,
+    names_wanted,
     settings_read,
     with_docstrings,
     with_functions,
@@ -168,7 +171,62 @@ def library(names):
         files[file] = with_docstrings(read(file))
         for name in sorted(imported_modules(files[file])):
             waiting.append(module_file(name))
+        waiting.append(package_of(file))
     return files
+
+
+def package_of(file):
+    """The ``__init__.py`` of the package that a module stands in.
+
+    Arguments
+    ---------
+    file : str
+        A module, relative to the project.
+
+    Returns
+    -------
+    str or None
+        None for the library's root, whose head is another one there, and
+        for a module that stands elsewhere there.
+
+    Example
+    -------
+    >>> package_of("speechbrain_ext/results/run.py")
+    'speechbrain_ext/results/__init__.py'
+    """
+    folder = os.path.dirname(file)
+    if folder == OURS or file.removeprefix(f"{OURS}/") in MOVED:
+        return None
+    return f"{folder}/__init__.py"
+
+
+def data_files(files):
+    """Files beside the library's modules that one of them opens by name.
+
+    A ``.LICENSE`` goes with the file whose name it has.
+
+    Arguments
+    ---------
+    files : dict
+        As ``library`` gives it.
+
+    Returns
+    -------
+    list of str
+        Relative to the project.
+
+    Example
+    -------
+    >>> data_files({"speechbrain_ext/a.py": "open('whisper_english_spelling.json')"})
+    ['speechbrain_ext/whisper_english_spelling.LICENSE', ...]
+    """
+    text = "".join(files.values())
+    found = set()
+    for folder in {os.path.dirname(file) for file in files}:
+        beside = [p for p in (ROOT / folder).glob("*.*") if p.suffix != ".py"]
+        opened = {p.stem for p in beside if p.name in text}
+        found |= {f"{folder}/{p.name}" for p in beside if p.stem in opened}
+    return sorted(found)
 
 
 def settings_of(files):
@@ -197,6 +255,63 @@ def settings_of(files):
             if not file.endswith("hparams_rules.py")
         )
     )
+
+
+def is_unit_test(text, files):
+    """Whether a file of tests stands on what goes there, and on that alone.
+
+    Arguments
+    ---------
+    text : str
+        The file's source.
+    files : dict
+        As ``library`` gives it.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> files = {"speechbrain_ext/prompt.py": ""}
+    >>> is_unit_test("from speechbrain_ext.prompt import Prompt", files)
+    True
+    >>> is_unit_test("from speechbrain_ext.cli import main", files)
+    False
+    """
+    names = imported_modules(text)
+    ours = {module_file(name) for name in names} - {None}
+    # A helper beside it, or the project's own folders.
+    beside = {path.stem for path in (ROOT / "tests").glob("*.py")}
+    beside |= {path.name for path in ROOT.iterdir()} - {OURS}
+    tops = {name.split(".")[0] for name in names} - {"conftest"}
+    looks_around = "__file__" in text or beside & tops
+    stays = names_wanted(text) & LEFT_OUT["tests/conftest.py"]
+    return bool(ours) and ours <= set(files) and not (looks_around or stays)
+
+
+def find_unit_tests(files):
+    """The files of tests that go there.
+
+    Arguments
+    ---------
+    files : dict
+        As ``library`` gives it.
+
+    Returns
+    -------
+    list of str
+        Names in ``tests/``.
+
+    Example
+    -------
+    >>> names = {"speechbrain_ext.prompt", "speechbrain_ext.tiny_models"}
+    >>> "test_prompt.py" in find_unit_tests(library(names))
+    True
+    """
+    paths = sorted((ROOT / "tests").glob("test_*.py"))
+    texts = {path.name: path.read_text("utf-8") for path in paths}
+    return [name for name, text in texts.items() if is_unit_test(text, files)]
 
 
 def unit_tests(names):

@@ -209,6 +209,33 @@ def imported_modules(text):
     return found
 
 
+def names_wanted(text):
+    """The names that a file of tests imports, or takes as fixtures.
+
+    Arguments
+    ---------
+    text : str
+        The file's source.
+
+    Returns
+    -------
+    set of str
+
+    Example
+    -------
+    >>> text = "from conftest import A\\ndef test_b(c, d): pass"
+    >>> sorted(names_wanted(text))
+    ['A', 'c', 'd']
+    """
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, FUNCTIONS):
+            found |= {one.arg for one in node.args.args}
+    return found
+
+
 def settings_read(text):
     """The settings that a source reads by name.
 

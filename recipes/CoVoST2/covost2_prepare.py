@@ -14,29 +14,23 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import csv
 import hashlib
 import json
 import os
 import re
 
-import soundfile
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_ext.audio import (
-    AudioError,
-    audio_info,
-    check_format,
-    read_utterance,
-)
 from speechbrain_ext.preparation import (
     Fingerprints,
     PreparationError,
     Split,
     Utterance,
+    clip_of,
     file_state,
-    in_parallel,
     mark_repeated,
+    read_clips,
+    read_tsv,
     refuse,
     report,
     require_manifests,
@@ -45,13 +39,13 @@ from speechbrain_ext.preparation import (
 
 logger = get_logger(__name__)
 WHERE = "https://github.com/facebookresearch/covost"
-SAMPLE_RATE = 16000
-VERSION = 1
+VERSION = 2
 TSV_COLUMNS = ["path", "sentence", "translation", "client_id"]
 COLUMNS = ["wav", "spk_id", "sentence", "translation"]
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z]{2})?")
 CLIP = re.compile(r"common_voice_(?P<language>[A-Za-z-]+)_\d+\.mp3")
 TABLE = re.compile(r"covost_v2\.(.+_.+)\.(train|dev|test)\.tsv")
+AGAIN = "make it again with get_covost_splits.py"
 MEND = f"Mend them (where to get the data: {WHERE})"
 
 
@@ -134,10 +128,11 @@ def prepare_covost2(
     found, notes = [], {}
     for split, name in zip(dict.fromkeys(splits), names):
         table = find_table(data_folder, root, covost_folder, pair, split)
-        utterances, notes[name] = read_table(table, root, source_language)
-        found.append(Split(name, utterances))
-        found[-1].fingerprint = fingerprint(found[-1], table, root, settings)
-    mark_repeated(found)
+        one, notes[name] = read_split(
+            name, table, root, source_language, settings
+        )
+        found.append(one)
+    mark_repeated(found, noted=True)
     done = Fingerprints(os.path.join(save_folder, "covost2_prepare.json"))
     todo = [split for split in found if not done.fits(split)]
     for split in found:
@@ -247,91 +242,41 @@ def find_table(data_folder, root, covost_folder, pair, split):
     )
 
 
-def read_table(table, root, language):
-    """Utterances of one TSV, and what was cleaned in it.
-
-    Backslashes escape tabs, quotes and themselves there, as CoVoST's own
-    script writes them; nothing is quoted.
+def read_split(name, table, root, language, settings):
+    """A split from its table, before any clip is opened.
 
     Arguments
     ---------
+    name : str
+        The manifest's.
     table : str
-        The file.
+        The TSV.
     root : str
         The folder with ``clips/``.
     language : str
         The source's code.
+    settings : list
+        What the manifest depends on beside the files.
 
     Returns
     -------
-    utterances : list of Utterance
+    split : Split
         Faults that show without opening a clip are marked.
     notes : str
-        For the log.
-
-    Raises
-    ------
-    PreparationError
-        If it is not such a table at all.
+        What was cleaned, for the log.
     """
-    name = os.path.basename(table)
+    rows, notes = read_tsv(table, TSV_COLUMNS, AGAIN)
     clips = set(os.listdir(os.path.join(root, "clips")))
-    utterances, tabs, quoted = [], 0, 0
-    try:
-        with open(table, newline="", encoding="utf-8") as stream:
-            lines = csv.reader(
-                stream, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"
-            )
-            header = next(lines, [])
-            lacking = [c for c in TSV_COLUMNS if c not in header]
-            if lacking:
-                raise PreparationError(
-                    f"{table}: no column {', '.join(lacking)} (there is "
-                    f"{', '.join(header) or 'nothing'}): make it again with "
-                    "get_covost_splits.py"
-                )
-            for cells in lines:
-                place = f"{name}, line {lines.line_num}"
-                tabs += any("\t" in cell for cell in cells)
-                plain = [one_line(unquoted(cell)) for cell in cells]
-                quoted += any(unquoted(cell) != cell for cell in cells)
-                utterances.append(
-                    utterance(header, plain, place, clips, language)
-                )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PreparationError(
-            f"{table}: cannot be read as a table ({error}): fetch it again"
-        ) from error
-    if not utterances:
-        raise PreparationError(f"{table}: holds no utterance: make it again")
-    notes = f", tabs inside {tabs} rows made spaces" if tabs else ""
-    if quoted:
-        notes += f", a CSV writer's quotes taken off in {quoted} rows"
-    return utterances, notes
-
-
-def unquoted(text):
-    """A cell without the quotes that a CSV writer put around it.
-
-    Some of Common Voice's sentences were quoted once on their way. Quotes
-    that the sentence itself begins and ends with stay: their inner ones, if
-    there are any, are not doubled.
-
-    Example
-    -------
-    >>> unquoted('"Ein ""Ja"" reicht."'), unquoted('"Ja."')
-    ('Ein "Ja" reicht.', '"Ja."')
-    """
-    inside = text[1:-1]
-    wrapped = len(text) > 1 and text[0] == text[-1] == '"'
-    if wrapped and '""' in inside and '"' not in inside.replace('""', ""):
-        return inside.replace('""', '"')
-    return text
-
-
-def one_line(text):
-    """Text with its tabs, line ends and runs of spaces made one space."""
-    return " ".join(text.split())
+    utterances = [
+        utterance(header, cells, place, clips, language)
+        for place, header, cells in rows
+    ]
+    state = hashlib.sha256(json.dumps(settings).encode())
+    state.update(file_state(table))
+    for one in utterances:
+        if one.row:
+            state.update(file_state(clip_of(one, root)))
+    return Split(name, utterances, state.hexdigest()), notes
 
 
 def utterance(header, cells, place, clips, language):
@@ -376,106 +321,3 @@ def utterance(header, cells, place, clips, language):
     if path not in clips:
         one.refuse("absent clip", f"clips/{path}")
     return one
-
-
-def fingerprint(split, table, root, settings):
-    """A hash that changes with table, clips or settings (str)."""
-    state = hashlib.sha256(json.dumps(settings).encode())
-    state.update(file_state(table))
-    for one in split.utterances:
-        if one.row:
-            state.update(file_state(clip_of(one, root)))
-    return state.hexdigest()
-
-
-def clip_of(one, root):
-    """The path of an utterance's clip (str)."""
-    return one.row["wav"].replace("$data_root", root, 1)
-
-
-def read_clips(splits, root, flac_folder, longest, check_audio, threads):
-    """Read or convert the clips of the splits: durations, broken ones.
-
-    Arguments
-    ---------
-    splits : list of Split
-        Changed in place.
-    root : str
-        The folder with ``clips/``.
-    flac_folder : str or None
-        Where to convert to.
-    longest : float or None
-        Most seconds of an utterance.
-    check_audio : str
-        "full" or "header".
-    threads : int
-        How many at a time.
-    """
-
-    def read(one):
-        clip = clip_of(one, root)
-        try:
-            if flac_folder:
-                one.duration = convert(clip, one, flac_folder)
-            elif check_audio == "full":
-                samples = read_utterance(clip, SAMPLE_RATE, resample=True)
-                one.duration = len(samples) / SAMPLE_RATE
-            else:
-                info = audio_info(clip)
-                check_format(info, clip, SAMPLE_RATE, resample=True)
-                one.duration = info.seconds
-        except AudioError as error:
-            one.refuse("broken clip", str(error))
-            return
-        if longest is not None and one.duration > longest:
-            why = f"{one.duration:.1f} s, longest_seconds is {longest}"
-            one.refuse("too long", why)
-
-    what = "converting clips" if flac_folder else "reading clips"
-    good = [one for split in splits for one in split.good]
-    in_parallel(read, good, threads, what)
-
-
-def convert(clip, one, flac_folder):
-    """Make one clip a FLAC file at 16 kHz, unless it is there already.
-
-    Arguments
-    ---------
-    clip : str
-        The MP3.
-    one : Utterance
-        Its ``wav`` is changed to the new file.
-    flac_folder : str
-        Where to.
-
-    Returns
-    -------
-    float
-        Seconds.
-
-    Raises
-    ------
-    speechbrain_ext.audio.AudioError
-        If the clip is broken.
-    """
-    place = f"clips/{one.name}.flac"
-    one.row["wav"] = f"$data_root/{place}"
-    file = os.path.join(flac_folder, place)
-    fresh = os.path.isfile(file)
-    if fresh and os.path.getmtime(file) >= os.path.getmtime(clip):
-        return audio_info(file).seconds
-    samples = read_utterance(clip, SAMPLE_RATE, resample=True)
-    os.makedirs(os.path.dirname(file), exist_ok=True)
-    part = f"{file}.part"
-    try:
-        soundfile.write(
-            part, samples.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16"
-        )
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise PreparationError(
-            f"flac_folder: {file} cannot be written ({error}): free space or "
-            "give another folder; what is converted is kept"
-        ) from error
-    # Under its own name only when it is whole.
-    os.replace(part, file)
-    return len(samples) / SAMPLE_RATE

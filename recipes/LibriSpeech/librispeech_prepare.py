@@ -9,91 +9,37 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import csv
 import hashlib
 import json
 import os
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-import numpy as np
-import soundfile
 from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
+
+from speechbrain_ext.audio import (
+    AudioError,
+    audio_info,
+    check_format,
+    read_utterance,
+)
+from speechbrain_ext.preparation import (
+    Fingerprints,
+    PreparationError,
+    Split,
+    Utterance,
+    file_state,
+    in_parallel,
+    mark_repeated,
+    refuse,
+    report,
+    require_manifests,
+    write_split,
+)
 
 logger = get_logger(__name__)
 WHERE = "http://www.openslr.org/12"
-SAMPLE_RATE = 16000
-VERSION = 1
-COLUMNS = ["ID", "duration", "wav", "spk_id", "wrd"]
-DATA_ROOT = "$data_root"
-FINGERPRINTS = "librispeech_prepare.json"
-SHOWN = 10  # faults named in an error; the others are counted
-
-
-class PreparationError(ValueError):
-    """What is wrong with the data, all of it at once.
-
-    Arguments
-    ---------
-    message : str
-        The faults and their mends.
-    """
-
-
-@dataclass
-class Utterance:
-    """One utterance, as found on the disk.
-
-    Arguments
-    ---------
-    name : str
-        Its ID, such as ``84-121123-0000``.
-    audio : str or None
-        Path of its FLAC file.
-    text : str or None
-        Its transcript.
-    reason : str
-        Why it cannot be used; empty when it can.
-    duration : float
-        Seconds.
-    """
-
-    name: str
-    audio: str = None
-    text: str = None
-    reason: str = ""
-    duration: float = 0.0
-
-
-@dataclass
-class Split:
-    """A split: its utterances and the state of its files.
-
-    Arguments
-    ---------
-    name : str
-        The folder's name.
-    utterances : list
-        Of ``Utterance``, in the order of their names.
-    fingerprint : str
-        Changes with settings and with any file's name, size or time.
-    """
-
-    name: str
-    utterances: list = field(default_factory=list)
-    fingerprint: str = ""
-
-    @property
-    def bad(self):
-        """The utterances that cannot be used."""
-        return [u for u in self.utterances if u.reason]
-
-    @property
-    def good(self):
-        """The utterances that can be used."""
-        return [u for u in self.utterances if not u.reason]
+VERSION = 2
+COLUMNS = ["wav", "spk_id", "wrd"]
+MEND = f"Mend them (the archives are at {WHERE})"
 
 
 def prepare_librispeech(
@@ -118,7 +64,7 @@ def prepare_librispeech(
         The LibriSpeech folder, or the folder that holds it.
     save_folder : str
         Where the manifests go.
-    splits : list
+    splits : list of str
         Names of folders, such as ``["train-clean-100", "dev-clean"]``.
     skip_prep : bool
         Take the manifests as they are.
@@ -151,58 +97,34 @@ def prepare_librispeech(
             f"check_audio: {check_audio}, choose header or full"
         )
     root = find_root(data_folder, splits)
+    splits = list(dict.fromkeys(splits))
     if skip_prep:
         require_manifests(save_folder, splits)
         return root
-    settings = [VERSION, skip_bad, check_audio, os.path.realpath(root)]
     os.makedirs(save_folder, exist_ok=True)
-    found = [scan(root, name, settings) for name in dict.fromkeys(splits)]
-    empty = [s.name for s in found if not any(u.audio for u in s.utterances)]
-    if empty:
-        raise PreparationError(
-            f"no .flac file in {', '.join(empty)} of {root}: unpack the "
-            f"archives from {WHERE} there"
-        )
-    mark_repeated(found)
-    done = read_fingerprints(save_folder)
-    todo = [s for s in found if not is_done(s, save_folder, done)]
+    settings = [VERSION, skip_bad, check_audio, os.path.realpath(root)]
+    found = [scan(root, name, settings) for name in splits]
+    mark_repeated(found, noted=True)
+    done = Fingerprints(os.path.join(save_folder, "librispeech_prepare.json"))
+    todo = [split for split in found if not done.fits(split)]
     for split in found:
         if split not in todo:
             logger.info(f"{split.name}: prepared before and unchanged")
-    read_all(todo, threads, full=False)
+    read_all(todo, root, threads, read_head, "reading headers")
     if not skip_bad:
-        refuse(todo)
+        refuse(todo, save_folder, MEND)
     if check_audio == "full":
-        read_all(todo, threads, full=True)
+        read_all(todo, root, threads, decode, "decoding")
     for split in todo:
         # A long check of one split is not lost for another's faults.
         if skip_bad or not split.bad:
-            write(split, root, save_folder)
-            done[split.name] = split.fingerprint
-            write_fingerprints(save_folder, done)
-            report(split, save_folder)
+            write_split(split, save_folder, COLUMNS)
+            done.note(split)
+            speakers = len({u.name.split("-")[0] for u in split.good})
+            report(split, logger, speakers)
     if not skip_bad:
-        refuse(todo)
+        refuse(todo, save_folder, MEND)
     return root
-
-
-def require_manifests(save_folder, splits):
-    """Refuse to skip what was never prepared.
-
-    Raises
-    ------
-    PreparationError
-        If a manifest is missing.
-    """
-    names = [f"{split}.csv" for split in splits]
-    lacking = [
-        n for n in names if not os.path.isfile(os.path.join(save_folder, n))
-    ]
-    if lacking:
-        raise PreparationError(
-            f"skip_prep: true, but {save_folder} has no {', '.join(lacking)}: "
-            "run once without skip_prep"
-        )
 
 
 def find_root(data_folder, splits):
@@ -242,7 +164,7 @@ def find_root(data_folder, splits):
         what = "no such folder"
     else:
         there = sorted(entry.name for entry in os.scandir(root))
-        there = ", ".join(there[:SHOWN]) or "nothing"
+        there = ", ".join(there[:10]) or "nothing"
         what = f"no folder {', '.join(missing)} in {root} (there is {there})"
     raise PreparationError(
         f"data_folder: {data_folder}, {what}: give the folder that holds "
@@ -266,226 +188,118 @@ def scan(root, name, settings):
     -------
     Split
         Its audio not yet read.
+
+    Raises
+    ------
+    PreparationError
+        If there is no audio at all.
     """
     state = hashlib.sha256(json.dumps(settings).encode())
-    utterances, faults = {}, {}
+    found = {}
     folder = os.path.join(root, name)
     for place, below, files in os.walk(folder, followlinks=True):
         below.sort()
         for file in sorted(files):
             path = os.path.join(place, file)
-            if not file.endswith((".flac", ".trans.txt")):
-                continue
-            state.update(file_state(path, root))
             if file.endswith(".flac"):
-                add_audio(path, utterances, faults)
+                add_audio(path, root, found)
+            elif file.endswith(".trans.txt"):
+                add_transcripts(path, found)
             else:
-                add_transcripts(path, utterances, faults)
-    for utterance in utterances.values():
-        utterance.reason = faults.get(utterance.name) or mismatch(utterance)
-    ordered = [utterances[key] for key in sorted(utterances)]
-    return Split(name, ordered, state.hexdigest())
+                continue
+            state.update(file_state(path))
+    if not any("wav" in one.row for one in found.values()):
+        raise PreparationError(
+            f"no .flac file in {name} of {root}: unpack the archives from "
+            f"{WHERE} there"
+        )
+    for one in found.values():
+        refuse_mismatch(one)
+    return Split(name, [found[key] for key in sorted(found)], state.hexdigest())
 
 
-def file_state(path, root):
-    """Bytes that change with a file's place, size or time."""
-    try:
-        stat = os.stat(path)
-        size, time = stat.st_size, stat.st_mtime_ns
-    except OSError:  # a link to nowhere: told when it is read
-        size, time = -1, -1
-    return f"{os.path.relpath(path, root)}|{size}|{time}\n".encode()
+def found_one(name, found):
+    """The utterance of a name, made where it is new (Utterance)."""
+    speaker = "-".join(name.split("-")[:2])
+    return found.setdefault(name, Utterance(name, row={"spk_id": speaker}))
 
 
-def add_audio(path, utterances, faults):
+def add_audio(path, root, found):
     """Note one audio file."""
-    name = os.path.basename(path)[: -len(".flac")]
-    utterance = utterances.setdefault(name, Utterance(name))
-    if utterance.audio is not None:
-        faults[name] = f"duplicate id: audio in {utterance.audio} and {path}"
-    utterance.audio = path
+    one = found_one(os.path.basename(path)[: -len(".flac")], found)
+    wav = f"$data_root/{os.path.relpath(path, root)}"
+    if "wav" in one.row:
+        one.refuse("duplicate id", f"audio in {one.row['wav']} and {wav}")
+    one.row["wav"] = wav
 
 
-def add_transcripts(path, utterances, faults):
+def add_transcripts(path, found):
     """Note the lines of one transcript file: ``ID WORDS``."""
     try:
         with open(path, encoding="utf-8") as stream:
             lines = stream.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         name = os.path.basename(path)
-        faults[name] = f"unreadable transcripts: {path}: {error}"
-        utterances[name] = Utterance(name)
+        found[name] = Utterance(name)
+        found[name].refuse("unreadable transcripts", f"{path}: {error}")
         return
     for line in lines:
         name, _, text = line.strip().partition(" ")
         if not name:
             continue
-        utterance = utterances.setdefault(name, Utterance(name))
-        if utterance.text is not None:
-            faults[name] = f"duplicate id: a second transcript in {path}"
-        utterance.text = " ".join(text.split())
+        one = found_one(name, found)
+        if "wrd" in one.row:
+            one.refuse("duplicate id", f"a second transcript in {path}")
+        one.row["wrd"] = " ".join(text.split())
 
 
-def mismatch(utterance):
-    """Why audio and transcript do not fit together; empty if they do."""
-    if utterance.audio is None:
-        return "transcript without audio: its .flac file is missing"
-    if utterance.text is None:
-        return f"audio without transcript: {utterance.audio}"
-    if not utterance.text:
-        return f"empty transcript: {utterance.audio}"
-    if "$" in utterance.text:
-        return f"a $, which manifests read as a variable: {utterance.text}"
-    return ""
+def refuse_mismatch(one):
+    """Mark an utterance whose audio and transcript do not fit together."""
+    text = one.row.get("wrd")
+    if "wav" not in one.row:
+        one.refuse("transcript without audio", "its .flac file is missing")
+    elif text is None:
+        one.refuse("audio without transcript", one.row["wav"])
+    elif not text:
+        one.refuse("empty transcript", one.row["wav"])
+    elif "$" in text:
+        one.refuse("a $, which manifests read as a variable", text)
 
 
-def mark_repeated(splits):
-    """Mark the ids that stand in more than one split."""
-    counts = Counter(u.name for split in splits for u in split.utterances)
-    for split in splits:
-        again = [u for u in split.utterances if counts[u.name] > 1]
-        for utterance in again:
-            repeated = "duplicate id: in another split too"
-            utterance.reason = utterance.reason or repeated
-            # The manifest depends on the other split: so must this.
-            split.fingerprint += f" {utterance.name}"
-
-
-def read_all(splits, threads, full):
-    """Read the audio of the splits, several files at a time."""
-    good = [u for split in splits for u in split.good]
-
-    def read(utterance):
-        utterance.reason, utterance.duration = read_one(utterance.audio, full)
-
-    pool = ThreadPoolExecutor(max(1, threads))
-    try:
-        what = "decoding" if full else "reading headers"
-        list(tqdm(pool.map(read, good), total=len(good), desc=what))
-    finally:
-        # Not as a context: an interruption need not wait for every file.
-        pool.shutdown(cancel_futures=True)
-
-
-def read_one(path, full):
-    """Judge one audio file.
+def read_all(splits, root, threads, read, what):
+    """Read the audio of the splits' good utterances, several at a time.
 
     Arguments
     ---------
-    path : str
-        The file.
-    full : bool
-        Whether to decode it all.
-
-    Returns
-    -------
-    reason : str
-        Why it cannot be used; empty when it can.
-    duration : float
-        Seconds.
+    splits : list of Split
+        Durations and faults are noted in them.
+    root : str
+        What ``$data_root`` stands for.
+    threads : int
+        How many at a time.
+    read : callable
+        A path to seconds: `read_head` or `decode`.
+    what : str
+        Shown at the bar.
     """
-    try:
-        info = soundfile.info(path)
-        if info.samplerate != SAMPLE_RATE:
-            return (
-                f"sample rate {info.samplerate}, {SAMPLE_RATE} is needed "
-                f"(resample it): {path}",
-                0.0,
-            )
-        if info.channels != 1:
-            return f"{info.channels} channels, mono is needed: {path}", 0.0
-        if info.frames < 1:
-            return f"empty audio: {path}", 0.0
-        frames = info.frames
-        if full:
-            samples, _ = soundfile.read(path, dtype="float32")
-            if len(samples) != frames:
-                return f"cut short, {len(samples)} of {frames}: {path}", 0.0
-            if not np.isfinite(samples).all():
-                return f"NaN or infinite samples: {path}", 0.0
-    except (OSError, RuntimeError) as error:
-        return f"unreadable audio: {path}: {error}", 0.0
-    return "", frames / SAMPLE_RATE
+
+    def read_one(one):
+        try:
+            one.duration = read(one.row["wav"].replace("$data_root", root, 1))
+        except AudioError as error:
+            one.refuse("broken audio", str(error))
+
+    good = [one for split in splits for one in split.good]
+    in_parallel(read_one, good, threads, what)
 
 
-def refuse(splits):
-    """Stop for bad utterances, the first of them named.
-
-    Raises
-    ------
-    PreparationError
-        If there is any.
-    """
-    bad = [(split.name, u) for split in splits for u in split.bad]
-    if not bad:
-        return
-    lines = [f"\n  - {s}: {u.name}: {u.reason}" for s, u in bad[:SHOWN]]
-    if len(bad) > SHOWN:
-        lines.append(f"\n  - and {len(bad) - SHOWN} more")
-    raise PreparationError(
-        f"{len(bad)} bad utterances:{''.join(lines)}\nMend them (the archives "
-        f"are at {WHERE}), or leave them out with skip_bad: true"
-    )
+def read_head(path):
+    """Seconds of a file, as its head says (float)."""
+    info = audio_info(path)
+    check_format(info, path)
+    return info.seconds
 
 
-def write(split, root, save_folder):
-    """Write a split's manifest, and the list of what was left out."""
-    rows = []
-    for u in split.good:
-        place = os.path.relpath(u.audio, root)
-        speaker = "-".join(u.name.split("-")[:2])
-        wav = f"{DATA_ROOT}/{place}"
-        rows.append([u.name, str(u.duration), wav, speaker, u.text])
-    if not rows:
-        raise PreparationError(f"{split.name}: every utterance is bad")
-    left_out = os.path.join(save_folder, f"{split.name}-left-out.csv")
-    if split.bad:
-        reasons = [[u.name, u.reason] for u in split.bad]
-        write_csv(left_out, ["ID", "reason"], reasons)
-    elif os.path.exists(left_out):
-        os.remove(left_out)
-    manifest = os.path.join(save_folder, f"{split.name}.csv")
-    write_csv(manifest, COLUMNS, rows)
-
-
-def write_csv(path, header, rows):
-    """Write a table whole or not at all."""
-    with open(f"{path}.part", "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *rows])
-    os.replace(f"{path}.part", path)
-
-
-def report(split, save_folder):
-    """Say what a split holds."""
-    hours = sum(u.duration for u in split.good) / 3600
-    speakers = len({u.name.split("-")[0] for u in split.good})
-    left = f", {len(split.bad)} left out" if split.bad else ""
-    logger.info(
-        f"{split.name}: {len(split.good)} utterances, {hours:.2f} hours, "
-        f"{speakers} speakers{left}: {save_folder}"
-    )
-
-
-def read_fingerprints(save_folder):
-    """The fingerprints of the manifests there, by split."""
-    try:
-        with open(os.path.join(save_folder, FINGERPRINTS)) as stream:
-            done = json.load(stream)
-    except (OSError, ValueError):
-        return {}
-    return done if isinstance(done, dict) else {}
-
-
-def write_fingerprints(save_folder, done):
-    """Note the fingerprints; whole or not at all."""
-    path = os.path.join(save_folder, FINGERPRINTS)
-    with open(f"{path}.part", "w", encoding="utf-8") as stream:
-        json.dump(done, stream, indent=2, sort_keys=True)
-    os.replace(f"{path}.part", path)
-
-
-def is_done(split, save_folder, done):
-    """Whether a split's manifest is there and still right."""
-    manifest = os.path.join(save_folder, f"{split.name}.csv")
-    same = done.get(split.name) == split.fingerprint
-    return same and os.path.isfile(manifest)
+def decode(path):
+    """Seconds of a file, all of it decoded (float)."""
+    return len(read_utterance(path)) / audio_info(path).sample_rate
