@@ -2,8 +2,8 @@
 
 Paper, Section 5.3: the same layers are redundant for recognition and for
 translation, so one pruned decoder serves all. It is loaded once; a task adds
-a projector, a healing adapter (a named PEFT adapter) and a speech encoder,
-unless another task has the same one.
+a projector, a healing adapter (a named PEFT adapter), bridges across the gaps
+and a speech encoder, unless another task has the same one.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from peft.tuners.lora import LoraLayer
 
+from speechbrain_ext.healing.bridge import all_bridges, use_bridges
 from speechbrain_ext.prompt import assemble
 from speechbrain_ext.trained_run import TrainedRun
 
@@ -108,6 +109,12 @@ class MultiTask(torch.nn.Module):
         """Refuse a run that was not trained on this very backbone."""
         if not self.runs:
             return
+        if any(r.folded_file for r in [run, *self.runs.values()]):
+            raise ValueError(
+                f"{name}: {run.folder} or a task before it has a map folded "
+                "into its weights, which are its own then: give runs with "
+                "the map as a bridge (healing: map)"
+            )
         if any(r.merged_adapter_folder for r in [run, *self.runs.values()]):
             raise ValueError(
                 f"{name}: {run.folder} or a task before it stands on a "
@@ -133,7 +140,7 @@ class MultiTask(torch.nn.Module):
                 )
 
     def use(self, name):
-        """Switch to a task: its adapter on, all others off.
+        """Switch to a task: its adapter and bridges on, all others off.
 
         Arguments
         ---------
@@ -146,6 +153,7 @@ class MultiTask(torch.nn.Module):
             To be used until the next switch.
         """
         model = self.models[name]
+        use_bridges(self.decoder, name)
         adapter = self.decoder.adapter
         if adapter is not None:
             layers = adapter.base_model
@@ -265,20 +273,21 @@ class MultiTask(torch.nn.Module):
 
     @contextmanager
     def _adapter_of_each_row(self, names):
-        """Send each row of a batch through its task's adapter.
+        """Send each row of a batch through its task's adapter and bridges.
 
         PEFT takes a name for each row; decoding drops rows on its way, so
         the names are looked up anew each time a layer is called.
         """
         with_adapter = {n for n, r in self.runs.items() if r.adapter_folder}
         all_rows = [n if n in with_adapter else NO_ADAPTER for n in names]
-        now = list(all_rows)
+        now, bridge_now = list(all_rows), list(names)
 
         def name_rows(layer, inputs, options):
             return inputs, {**options, "adapter_names": now}
 
         def on_rows(rows):
             now[:] = [all_rows[row] for row in rows]
+            bridge_now[:] = [names[row] for row in rows]
 
         layers = [m for m in self.decoder.modules() if isinstance(m, LoraLayer)]
         if layers:
@@ -288,9 +297,14 @@ class MultiTask(torch.nn.Module):
             layer.register_forward_pre_hook(name_rows, with_kwargs=True)
             for layer in layers
         ]
+        crossed = all_bridges(self.decoder).values()
+        for bridges in crossed:
+            bridges.name_of_row = bridge_now
         try:
             yield on_rows
         finally:
+            for bridges in crossed:
+                bridges.name_of_row = None
             for hook in hooks:
                 hook.remove()
 
@@ -301,14 +315,17 @@ class MultiTask(torch.nn.Module):
         -------
         dict
             backbone; encoders (name to bytes, each once); tasks (name to
-            projector and adapter); together; separately (if every task were
+            projector, adapter, bridge); together; separately (if every task were
             a system of its own).
         """
         adapters = dict.fromkeys(self.models, 0)
+        bridges = dict.fromkeys(self.models, 0)
         backbone = 0
         for name, parameter in self.decoder.named_parameters():
             owner = [part for part in name.split(".") if part in adapters]
-            if "lora_" in name and owner:
+            if ".bridges.named." in name:
+                bridges[owner[-1]] += _bytes(parameter)
+            elif "lora_" in name and owner:
                 adapters[owner[-1]] += _bytes(parameter)
             else:
                 backbone += _bytes(parameter)
@@ -319,6 +336,8 @@ class MultiTask(torch.nn.Module):
                 "projector": sum(map(_size, parts)),
                 "adapter": adapters[name],
             }
+            if bridges[name]:
+                tasks[name]["bridge"] = bridges[name]
             encoders[model.encoder.name] = _size(model.encoder)
             separately += backbone + _size(model.encoder)
             separately += sum(tasks[name].values())
