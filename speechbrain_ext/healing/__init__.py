@@ -23,11 +23,10 @@ from speechbrain_ext.healing.bridge import (
     Bridge,
     add_bridges,
     bridges_of,
-    load_bridges,
     remove_bridges,
-    save_bridges,
     use_bridges,
 )
+from speechbrain_ext.healing.bridge_file import load_bridges, save_bridges
 from speechbrain_ext.healing.distillation import Distillation
 from speechbrain_ext.healing.folding import fold_maps, load_folds, save_folds
 from speechbrain_ext.healing.places import receivers
