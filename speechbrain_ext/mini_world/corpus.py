@@ -180,10 +180,18 @@ def main():
     parser.add_argument("folder", help="receives the folder LibriSpeech")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--sizes",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='other numbers of utterances, such as {"ood": 100}',
+    )
     arguments = parser.parse_args()
     print(
         build_librispeech(
             arguments.folder,
+            {**SIZES, **arguments.sizes},
             seed=arguments.seed,
             processes=arguments.processes,
         )
