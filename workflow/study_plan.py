@@ -88,8 +88,11 @@ class Plan(Study):
         if not one.get("make"):
             return
         folder = self.data_folder(name)
-        command = [word.format(folder=folder) for word in one["make"]]
-        made = made_of(command)
+        command = [
+            word.format(folder=folder, parent=folder.parent)
+            for word in one["make"]
+        ]
+        made = made_of(one["make"])
         self._add(
             Run(f"data-{name}", "data", command, str(ROOT), [], made, made)
         )

@@ -188,7 +188,7 @@ def _draw_panel(axes, panel, keys):
         if key in panel["curves"]:
             _draw_curve(axes, panel, key, keys)
     axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.2)
-    _set_ticks(axes)
+    set_ticks(axes)
     title = panel["set"]
     if panel["named"]:
         title = f"{panel['system'][0]}: {title}"
@@ -236,7 +236,14 @@ def _draw_curve(axes, panel, key, keys):
     )
 
 
-def _set_ticks(axes):
+def set_ticks(axes):
+    """Numbers at an axis that is linear at first and logarithmic above.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        With its curves drawn.
+    """
     low, high = axes.get_ylim()
     # The eye needs no more below zero than what is there.
     axes.set_ylim(min(low, -0.05), high)
