@@ -28,7 +28,7 @@ KEYS = {
 }
 SYSTEM_KEYS = (
     "recipe data baseline healed set set_baseline set_healed tables control "
-    "study score"
+    "study score needs"
 ).split()
 STUDY_KEYS = ("depths", "healing", "path")
 
@@ -87,7 +87,7 @@ class Plan(Study):
         """How a data set is made, where the study makes it."""
         if not one.get("make"):
             return
-        folder = self.data_folder(name)
+        folder = self.results / one.get("folder", ".")
         command = [
             word.format(folder=folder, parent=folder.parent)
             for word in one["make"]
@@ -122,8 +122,8 @@ class Plan(Study):
         command = [script, f"hparams/{yaml_file}"]
         for key, value in {**options, **places}.items():
             command += [f"--{key}", _as_option(value)]
-        if f"data-{data}" in self.runs:
-            needs = [f"data-{data}", *needs]
+        made_first = [f"data-{one}" for one in [data, *system.get("needs", [])]]
+        needs = [one for one in made_first if one in self.runs] + needs
         before = [self.runs[one].trained for one in needs]
         file = recipe / "hparams" / yaml_file
         # Where the study's other runs lie is not part of what they are.

@@ -29,6 +29,7 @@ MARKERS = {"none": "x", "projector": "s", "decoder": "^", "both": "o"}
 # Linear up to here, then logarithmic: unhealed models are off by a hundred
 # times the threshold, and both ends have to be read from one picture.
 LINEAR_UP_TO = 0.5
+FINE_TICKS = (-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.3)
 TICKS = (-0.25, 0, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
@@ -248,6 +249,8 @@ def set_ticks(axes):
     # The eye needs no more below zero than what is there.
     axes.set_ylim(min(low, -0.05), high)
     ticks = [tick for tick in TICKS if low <= tick <= high]
+    if len(ticks) < 3:
+        ticks = [tick for tick in FINE_TICKS if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 

@@ -90,7 +90,7 @@ def draw_figure_one(cells, tables, path, width=COLUMN_WIDTH):
     low = min(np.nanmin(one) for one in every)
     high = max(np.nanmax(one) for one in every)
     down = -(-len(maps) // 2)
-    size = (width, 0.2 + down * width * 0.5)
+    size = (width, 0.35 + down * width * 0.46)
     with figure(path, size, dots=300, pdf=True, font=6.5) as drawn:
         grid = drawn.subplots(down, 2, squeeze=False)
         for axes in grid.flat[len(maps) :]:
@@ -108,5 +108,9 @@ def draw_figure_one(cells, tables, path, width=COLUMN_WIDTH):
         bar = drawn.colorbar(image, ax=grid, shrink=0.7, aspect=30, pad=0.02)
         bar.set_label("Angular distance")
         bar.outline.set_visible(False)
-        grid.flat[0].legend(loc="upper right", handlelength=1.5)
+        drawn.legend(
+            *grid.flat[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            handlelength=1.5,
+        )
     return [title for title, _ in maps]

@@ -107,22 +107,24 @@ def draw_figure_two(cells, path, width=FULL_WIDTH):
         )
     across = max(len(cells.sets(w)) for ws in rows.values() for w in ws)
     height = 0.9 + 1.75 * len(rows)
+    entries = {}
     with figure(path, (width, height), dots=300, pdf=True, font=7) as drawn:
         grid = drawn.subplots(len(rows), across, sharey="row", squeeze=False)
-        handles = {}
         for axes_row, ((task, family), systems) in zip(grid, rows.items()):
             sets = cells.sets(systems[0])
             for axes in axes_row[len(sets) :]:
                 axes.set_visible(False)
             for axes, name in zip(axes_row, sets):
-                handles |= _draw_panel(axes, cells, systems, name)
+                entries |= _draw_panel(axes, cells, systems, name)
                 axes.set_title(f"{family}, {task}: {name}")
                 axes.set_xlabel("Layers removed (%)")
             metric = cells.metric(systems[0])
             axes_row[0].set_ylabel(f"Relative {metric} degradation")
+        # Healings before models: few entries say what many curves are.
+        entries = dict(sorted(entries.items(), key=lambda e: e[1][0]))
         drawn.legend(
-            handles.values(),
-            handles.keys(),
+            [handle for _, handle in entries.values()],
+            entries.keys(),
             loc="outside upper center",
             ncols=4,
             handlelength=3,
@@ -130,21 +132,42 @@ def draw_figure_two(cells, path, width=FULL_WIDTH):
 
 
 def _draw_panel(axes, cells, systems, name):
-    """All curves of a family on a set; the legend's entries."""
+    """All curves of a family on a set; entries of the legend."""
     axes.axhline(0, color="0.8", linewidth=0.8)
     threshold = cells.threshold(systems[0])
     line = axes.axhline(threshold, color="0.35", ls=(0, (5, 3)), lw=0.9)
-    handles = {f"threshold {threshold:.2f}": line}
+    entries = {"threshold": (2, line)}
     for style, which in zip(STYLES * len(systems), systems):
         curves = degradation_curves(cells, which, name)
         for (healing, path), points in curves.items():
-            drawn = _draw_curve(axes, points, healing, path, style)
+            _draw_curve(axes, points, healing, path, style)
             own = path in ("speech", None)
             label = healing if own else f"{healing}, {path} path"
-            handles[f"{system_name(which)}: {label}"] = drawn
+            look = _look(healing, path)
+            entries[label] = (0, _key(**look, linestyle="-"))
+        look = {"color": "0.45", "linestyle": style}
+        entries[system_name(which)] = (1, _key(**look))
     axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.2)
     set_ticks(axes)
-    return handles
+    return entries
+
+
+def _key(**look):
+    """A line that stands in the legend only."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linewidth=1.1, **look)
+
+
+def _look(healing, path):
+    """Colour and mark of a curve."""
+    colour = colour_of(healing, path)
+    return {
+        "color": colour,
+        "marker": MARKERS.get(healing, "D"),
+        "markersize": 3.2,
+        "markerfacecolor": colour if path in ("speech", None) else "white",
+    }
 
 
 def colour_of(healing, path="speech"):
@@ -174,33 +197,24 @@ def colour_of(healing, path="speech"):
 
 
 def _draw_curve(axes, points, healing, path, style):
-    own = path in ("speech", None)
-    colour = colour_of(healing, path)
+    look = _look(healing, path)
     share_D = np.array([0.0, *(share for share, _ in points)])
     values_D3 = np.array(
         [[0.0] * 3, *(_ends(one) for _, one in points)], dtype=float
     )
+    value_D, low_D, high_D = values_D3.T
     axes.fill_between(
-        share_D,
-        values_D3[:, 1],
-        values_D3[:, 2],
-        color=colour,
-        alpha=0.13,
-        lw=0,
+        share_D, low_D, high_D, color=look["color"], alpha=0.13, lw=0
     )
-    (drawn,) = axes.plot(
+    axes.plot(
         share_D,
-        values_D3[:, 0],
-        color=colour,
+        value_D,
+        **look,
         linestyle=style,
-        marker=MARKERS.get(healing, "D"),
-        markersize=3.2,
-        markerfacecolor=colour if own else "white",
         linewidth=1.1,
         # The common start needs no mark: it would be that of the last curve.
         markevery=slice(1, None),
     )
-    return drawn
 
 
 def _ends(one):

@@ -49,13 +49,13 @@ class Page:
         Its redundancy tables.
     output : Path
         Where pictures and pages go.
-    planned : list of str
-        Names of the runs that the study is to have.
+    planned : dict of str to str, optional
+        The runs that the study is to have, as from `planned_runs`.
     """
 
-    def __init__(self, found, tables, output, planned=()):
+    def __init__(self, found, tables, output, planned=None):
         self.found, self.tables, self.output = found, tables, output
-        self.planned = planned
+        self.planned = planned or {}
         self.samples = (
             Samples(found.done, found.folders) if found.done else None
         )
@@ -194,7 +194,11 @@ class Page:
             f"{file}: cannot be read, {why}" for file, why in found.broken
         ]
         here = {run.name for run in found.all}
-        lines += [f"{n}: no run" for n in self.planned if n not in here]
+        lines += [
+            f"{name}: {why}"
+            for name, why in self.planned.items()
+            if name not in here
+        ]
         notes = self.samples.notes if self.samples else []
         lines += notes[:TOLD]
         if len(notes) > TOLD:
@@ -207,7 +211,7 @@ class Page:
 
 
 def planned_runs(folder):
-    """Names of the runs that a study is to have.
+    """The runs that a study is to have, and why one might not be there.
 
     Arguments
     ---------
@@ -216,18 +220,33 @@ def planned_runs(folder):
 
     Returns
     -------
-    list of str
-        None where there is no plan.
+    dict of str to str
+        Name to how it ended without a result, or "no run". Empty where there
+        is no plan.
 
     Example
     -------
     >>> planned_runs(str(getfixture("tmpdir")))
-    []
+    {}
     """
     for place in (Path(folder), Path(folder).resolve().parent):
         file = place / "plan.json"
         if file.is_file():
             runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
             kinds = ("baseline", "healed")
-            return [one["name"] for one in runs if one["kind"] in kinds]
-    return []
+            return {
+                one["name"]: _ended(place, one)
+                for one in runs
+                if one["kind"] in kinds
+            }
+    return {}
+
+
+def _ended(place, one):
+    """What the graph noted of a run."""
+    marker = f"{one['name']}.{one['made']}.json"
+    file = place / "graph" / one["kind"] / marker
+    if not file.is_file():
+        return "no run"
+    noted = json.loads(file.read_text(encoding="utf-8"))
+    return f"{noted['status']}, {noted['error']}"

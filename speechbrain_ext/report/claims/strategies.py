@@ -177,9 +177,9 @@ def savings(cells):
         ),
         above(
             None if memory_R is None else 100 * (1 - 1 / memory_R),
-            100 * share,
+            100 / 3,
             "peak memory of the run saved, per cent (training included)",
-            f"{100 * share:.0f} or more",
+            "a third or more",
             form="{:.0f}",
             paper=f"{100 * share:.0f}",
         ),
