@@ -53,7 +53,9 @@ class MiniStudy:
     def __init__(self, folder, seeds=(1, 2, 3)):
         self.folder, self.seeds = folder, seeds
 
-    def run(self, system, wer, removed=0, healing="none", path="speech", **more):
+    def run(
+        self, system, wer, removed=0, healing="none", path="speech", **more
+    ):
         """A run of each seed; `wer` is of test-clean, double on the other."""
         backbone, adapter, family, layers, task = system
         bleu = task != "ASR"
@@ -106,7 +108,9 @@ class MiniStudy:
             content = {
                 "distances": [
                     [
-                        0.1 * size ** 0.5 + 0.02 * abs(start - 5) + gap
+                        0.1 * size**0.5
+                        + 0.02 * abs(start - 5)
+                        + gap
                         + 0.0001 * seed
                         if start + size <= layers
                         else None

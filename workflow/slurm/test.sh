@@ -25,6 +25,9 @@ stop() {
         fi
     done
     sleep 1
+    # Ours alone: what was there before stays.
+    [ "$(readlink /etc/slurm/slurm.conf)" != "$FOLDER/slurm.conf" ] ||
+        rm /etc/slurm/slurm.conf
     rm -rf "$FOLDER"
 }
 trap stop EXIT
@@ -42,14 +45,18 @@ setpriv --reuid=munge --regid=munge --clear-groups munged --force \
 ln -s munge/munged.pid "$FOLDER/munged.pid"
 ln -s munge/socket "$FOLDER/munge.socket"
 
-# Slurm: controller and node, all files of both in the folder.
-export SLURM_CONF=$FOLDER/slurm.conf
+# Slurm: controller and node, all files of both in the folder but one: a job
+# does not inherit SLURM_CONF, so the settings stand where all look for them.
+SETTINGS=/etc/slurm/slurm.conf
+[ ! -e "$SETTINGS" ] || { say "$SETTINGS: a Slurm is here already"; exit 2; }
+mkdir -p "$(dirname "$SETTINGS")"
 mkdir "$FOLDER/state" "$FOLDER/spool"
 free=$(awk '/MemAvailable/ {print int($2 / 1024)}' /proc/meminfo)
 sed -e "s|@HOST@|$(hostname -s)|g" -e "s|@FOLDER@|$FOLDER|g" \
     -e "s|@CPUS@|$(nproc --all)|" -e "s|@MEMORY@|$free|" \
     -e "s|@PORT@|26817|" -e "s|@NODE_PORT@|26818|" \
-    workflow/slurm/slurm.conf.in >"$SLURM_CONF"
+    workflow/slurm/slurm.conf.in >"$FOLDER/slurm.conf"
+ln -s "$FOLDER/slurm.conf" "$SETTINGS"
 slurmctld
 slurmd
 for _ in $(seq 30); do
