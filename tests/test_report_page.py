@@ -18,7 +18,7 @@ from mini_study import (
 
 from speechbrain_ext import report
 from speechbrain_ext.report import paper, samples, threshold
-from speechbrain_ext.report.cells import Cells, crossing
+from speechbrain_ext.report.cells import Cells
 from speechbrain_ext.report.claims import all_claims
 from speechbrain_ext.report.claims.verdicts import (
     Claim,
@@ -27,11 +27,13 @@ from speechbrain_ext.report.claims.verdicts import (
     between,
     told,
 )
-from speechbrain_ext.report.costs import frontier
+from speechbrain_ext.report.estimates import estimate
 from speechbrain_ext.report.figure_one import four_maps
 from speechbrain_ext.report.figure_two import degradation_curves
+from speechbrain_ext.report.frontier import frontier
 from speechbrain_ext.report.page import planned_runs
 from speechbrain_ext.report.tables import GAP, table_one, table_two
+from speechbrain_ext.report.tolerance import crossing, largest, worst
 from speechbrain_ext.results import RunResult, SetScore, load_run, load_runs
 
 BOTH = ("both", "speech")
@@ -173,7 +175,7 @@ def test_the_interval_of_one_seed_is_that_of_its_utterances(tmp_path):
     MiniStudy(tmp_path, seeds=(1,)).run(LARGE, 10)
     cells = cells_of(tmp_path)
     run = cells.done[0]
-    ours = samples.estimate(cells.samples.score(run, "test-clean"))
+    ours = estimate(cells.samples.score(run, "test-clean"))
     theirs = run.scores["test-clean"].interval
     assert [ours.low, ours.high] == pytest.approx(theirs, abs=0.7)
 
@@ -186,7 +188,7 @@ def test_seeds_widen_the_interval(tmp_path):
 
     runs = [run(1, 2.0), run(2, 4.0), run(3, 6.0)]
     cells = Cells(runs, samples.Samples(runs, {}))
-    found = samples.estimate(cells.baseline_score(("x", "", "", "ASR"), "a"))
+    found = estimate(cells.baseline_score(("x", "", "", "ASR"), "a"))
     assert found.value == 4.0
     assert (found.low, found.high) == (2.0, 6.0)
     assert any("no hypotheses" in note for note in cells.samples.notes)
@@ -215,14 +217,14 @@ def test_the_crossing_is_where_the_line_leaves_the_threshold():
 
 
 def test_tolerance_needs_every_set(cells):
-    worst = cells.worst(which(LARGE), 2, *BOTH)
+    deepest = worst(cells, which(LARGE), 2, *BOTH)
     sets = [
         cells.degradation(which(LARGE), 2, *BOTH, name)
         for name in ("test-clean", "test-other")
     ]
-    assert (worst == np.maximum(*sets)).all()
-    assert cells.largest(which(LARGE)) == 4
-    assert cells.worst(which(LARGE), 3, *BOTH) is None
+    assert (deepest == np.maximum(*sets)).all()
+    assert largest(cells, which(LARGE)) == 4
+    assert worst(cells, which(LARGE), 3, *BOTH) is None
 
 
 def test_failed_and_missing_runs_are_gaps_and_no_zeros(whole, tmp_path):

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from speechbrain_ext.report.samples import mean
+from speechbrain_ext.report.estimates import mean
 from speechbrain_ext.report.summary import (
     THRESHOLDS,
     baseline_of,
@@ -197,67 +197,6 @@ class Cells:
             by_seed[run.seed] = np.where(np.isinf(change_R), np.nan, change_R)
         return self.samples.over_seeds(by_seed)
 
-    def worst(self, which, depth, healing, path):
-        """The degradation of a cell on the set that suffers most ``[1+R]``.
-
-        None unless every set of the system has a value: the threshold is
-        for all sets at once.
-        """
-        by_set = [
-            self.degradation(which, depth, healing, path, name)
-            for name in self.sets(which)
-        ]
-        if not by_set or any(one is None for one in by_set):
-            return None
-        return np.max(by_set, axis=0)
-
-    def tolerated(self, which, healing="both", path="speech"):
-        """The share of layers at which the threshold is crossed, in per cent.
-
-        The worst set's degradation is joined by straight lines over the
-        depths that were run, from nothing at no layer; the share is where
-        that line last leaves the threshold. A curve that never does is
-        tolerated up to its deepest run: a lower bound.
-
-        Arguments
-        ---------
-        which : tuple
-            A system.
-        healing, path : str
-            Of the curve.
-
-        Returns
-        -------
-        numpy.ndarray or None
-            ``[1 + R]``.
-        """
-        depths = self.depths(which, healing, path)
-        worst = [self.worst(which, d, healing, path) for d in depths]
-        known = [(d, one) for d, one in zip(depths, worst) if one is not None]
-        if not known:
-            return None
-        shares_D = 100 * np.array([0, *(d for d, _ in known)], dtype=float)
-        shares_D /= self.layers(which)
-        values_RD = np.stack(
-            [np.zeros_like(known[0][1]), *(one for _, one in known)], axis=1
-        )
-        return np.array(
-            [
-                crossing(shares_D, values_D, self.threshold(which))
-                for values_D in values_RD
-            ]
-        )
-
-    def largest(self, which, healing="both", path="speech"):
-        """The most layers of the depths run within the threshold (int)."""
-        within = [
-            depth
-            for depth in self.depths(which, healing, path)
-            if (one := self.worst(which, depth, healing, path)) is not None
-            and one[0] <= self.threshold(which)
-        ]
-        return max(within, default=0)
-
     def mean_ratio(self, which, places, other):
         """Geometric mean of the ratio of two kinds of cells' scores.
 
@@ -289,38 +228,6 @@ class Cells:
             logs.append(np.log(above_R / below_R))
         found = mean(logs)
         return None if found is None else np.exp(found)
-
-
-def crossing(shares_D, values_D, threshold):
-    """Where a curve last rises through a threshold.
-
-    Arguments
-    ---------
-    shares_D : numpy.ndarray
-        Where its points are, rising.
-    values_D : numpy.ndarray
-        How high; NaN makes the answer NaN.
-    threshold : float
-        The height.
-
-    Returns
-    -------
-    float
-
-    Example
-    -------
-    >>> crossing(np.array([0.0, 10.0, 20.0]), np.array([0.0, 0.2, 0.4]), 0.3)
-    15.0
-    """
-    if np.isnan(values_D).any():
-        return float("nan")
-    within = np.flatnonzero(values_D <= threshold)
-    last = within[-1]
-    if last == len(values_D) - 1:
-        return float(shares_D[last])
-    below, above = values_D[last], values_D[last + 1]
-    part = (threshold - below) / (above - below)
-    return float(shares_D[last] + part * (shares_D[last + 1] - shares_D[last]))
 
 
 def size_of(which, layers):

@@ -17,7 +17,7 @@ from speechbrain_ext.report.drawing import (
     SPARE_COLOURS,
     figure,
 )
-from speechbrain_ext.report.samples import estimate
+from speechbrain_ext.report.estimates import estimate
 from speechbrain_ext.report.tables import system_name
 
 # A model's line within its family; the largest is solid.

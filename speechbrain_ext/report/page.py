@@ -10,11 +10,7 @@ from pathlib import Path
 
 from speechbrain_ext.report.cells import Cells
 from speechbrain_ext.report.claims import all_claims, claims_table
-from speechbrain_ext.report.costs import (
-    draw_costs,
-    draw_frontier,
-    frontier_table,
-)
+from speechbrain_ext.report.costs import draw_costs
 from speechbrain_ext.report.document import (
     Heading,
     Lines,
@@ -25,6 +21,7 @@ from speechbrain_ext.report.document import (
 )
 from speechbrain_ext.report.figure_one import draw_figure_one
 from speechbrain_ext.report.figure_two import draw_figure_two
+from speechbrain_ext.report.frontier import draw_frontier, frontier_table
 from speechbrain_ext.report.samples import Samples
 from speechbrain_ext.report.tables import table_one, table_two
 from speechbrain_ext.report.threshold import (

@@ -6,7 +6,8 @@ Authors
 
 from speechbrain_ext.report import paper
 from speechbrain_ext.report.document import Table
-from speechbrain_ext.report.samples import estimate
+from speechbrain_ext.report.estimates import estimate
+from speechbrain_ext.report.tolerance import largest
 
 GAP = "—"
 
@@ -117,7 +118,7 @@ def _rows_of(cells, which, sets):
     if not depths:
         pruned = [GAP] * len(sets)
         return [*rows, ["here", "+ pruning: no run", GAP, GAP, *pruned]]
-    depth = cells.largest(which)
+    depth = largest(cells, which)
     name = "+ pruning, both"
     if not depth:
         depth = depths[0]

@@ -11,8 +11,9 @@ import numpy as np
 from speechbrain_ext.report import paper
 from speechbrain_ext.report.claims.sizes import adjacent_sizes
 from speechbrain_ext.report.document import Table
-from speechbrain_ext.report.samples import estimate, mean
+from speechbrain_ext.report.estimates import estimate, mean
 from speechbrain_ext.report.tables import GAP, said
+from speechbrain_ext.report.tolerance import largest
 
 
 def relative_gaps(cells):
@@ -146,7 +147,7 @@ def next_smaller_table(cells):
     """
     rows = []
     for large, small in adjacent_sizes(cells):
-        depth = cells.largest(large)
+        depth = largest(cells, large)
         layers = cells.layers(large)
         for name in cells.sets(large):
             start = [f"{large[0]} without {depth} of {layers}", small[0], name]

@@ -9,7 +9,7 @@ import numpy as np
 from speechbrain_ext.report import paper
 from speechbrain_ext.report.claims.maps import paired_maps
 from speechbrain_ext.report.claims.verdicts import Claim, between, told
-from speechbrain_ext.report.samples import mean
+from speechbrain_ext.report.estimates import mean
 
 
 def text_and_speech(cells, tables):

@@ -12,7 +12,8 @@ from speechbrain_ext.report import paper
 from speechbrain_ext.report.cells import size_of
 from speechbrain_ext.report.claims.maps import adapted_against_frozen
 from speechbrain_ext.report.claims.verdicts import Claim, above, told
-from speechbrain_ext.report.samples import mean
+from speechbrain_ext.report.estimates import mean
+from speechbrain_ext.report.tolerance import tolerated
 
 POINTS = "{:+.1f}"
 
@@ -62,7 +63,7 @@ def bigger_lose_more(cells):
     """
     gaps = []
     for large, small in adjacent_sizes(cells):
-        shares = [cells.tolerated(which) for which in (large, small)]
+        shares = [tolerated(cells, which) for which in (large, small)]
         if all(one is not None for one in shares):
             gaps.append((large, small, shares[0] - shares[1]))
     theirs = [
@@ -105,7 +106,7 @@ def adaptation(cells, tables):
     for which in cells.systems("ASR"):
         frozen = (which[0], "", *which[2:])
         if which[1] and frozen in cells.systems("ASR"):
-            shares = [cells.tolerated(one) for one in (which, frozen)]
+            shares = [tolerated(cells, one) for one in (which, frozen)]
             if all(one is not None for one in shares):
                 gaps.append(shares[0] - shares[1])
     moved_R, lost_R = adapted_against_frozen(cells, tables), mean(gaps)

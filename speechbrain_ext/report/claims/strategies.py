@@ -9,7 +9,7 @@ import numpy as np
 from speechbrain_ext.report import paper
 from speechbrain_ext.report.cells import size_of
 from speechbrain_ext.report.claims.verdicts import Claim, above, between
-from speechbrain_ext.report.samples import mean
+from speechbrain_ext.report.estimates import mean
 
 
 def healing_order(cells):

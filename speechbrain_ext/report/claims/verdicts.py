@@ -6,7 +6,7 @@ Authors
 
 from dataclasses import dataclass, field
 
-from speechbrain_ext.report.samples import Estimate, estimate
+from speechbrain_ext.report.estimates import Estimate, estimate
 from speechbrain_ext.report.tables import GAP
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
