@@ -47,8 +47,9 @@ from speechbrain_ext.mini_world.tokens import (
 from speechbrain_ext.mini_world.voices import variants_of
 
 SIZES = {"train-clean-100": 12, "dev-clean": 3, "test-other": 3, "ood": 5}
-# The encoder for French is made by hand until it is good enough to ship.
-SHIPPED = [name for name in MODELS if name != "mini-whisper"]
+# The others are made by `make mini-models`, or by hand until they are good
+# enough to ship; what is there is looked at.
+SHIPPED = [n for n in MODELS if os.path.isdir(os.path.join(MODELS_FOLDER, n))]
 HPARAMS = os.path.join(os.path.dirname(__file__), "..", "hparams")
 
 
@@ -321,13 +322,17 @@ def test_unknown_model_is_refused(tmp_path):
 # --- shipped models ---------------------------------------------------------
 
 
+def test_what_the_recipes_need_is_shipped():
+    assert {"mini-qwen2", "mini-llama", "mini-wavlm"} <= set(SHIPPED)
+
+
 def test_shipped_models_are_small():
     sizes = [
         os.path.getsize(os.path.join(place, file))
         for place, _, files in os.walk(MODELS_FOLDER)
         for file in files
     ]
-    assert sum(sizes) <= 12e6
+    assert sum(sizes) <= 24e6
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -341,7 +346,7 @@ def test_shipped_models_record_their_training(name):
         assert stage["figures"]["step"] == last
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n in DECODERS])
 def test_shipped_decoder_copies_clean_text(name):
     folder = os.path.join(MODELS_FOLDER, name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -375,7 +380,7 @@ def test_shipped_encoder_loads_and_sees_speech(name):
 
 @pytest.mark.parametrize(
     "file",
-    [f"backbones/{n}.yaml" for n in DECODERS]
+    [f"backbones/{n}.yaml" for n in DECODERS if n in SHIPPED]
     + [f"encoders/{n}.yaml" for n in ENCODERS if n in SHIPPED],
 )
 def test_yaml_names_a_shipped_model(file):

@@ -325,7 +325,7 @@ def snakemake(tmp_path, *words):
 
 def _finished(plan, run):
     """What a run would leave behind, made by hand."""
-    note = study_run._note(plan, run)
+    note = study_run.note_file(plan, run)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"trained": run.trained, "ended": 0}))
     if run.kind in ("baseline", "healed"):

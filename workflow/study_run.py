@@ -20,24 +20,26 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cards import held_cards  # noqa: E402
 from study import Study  # noqa: E402
+from study_state import (  # noqa: E402
+    is_done,
+    note_file,
+    put_aside,
+    result_of,
+    status_of,
+)
 
 from speechbrain_ext.results.files import write_json  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-# In a run's folder: which settings it was started with.
-STARTED = "workflow.json"
 # How a run that was told to stop ends, though Python says "failed".
 STOPPED = ("KeyboardInterrupt", "SystemExit")
 
@@ -67,7 +69,7 @@ def make(plan, run, cards=0):
         _mark(marker, run, "skipped", f"needs {', '.join(missing)}")
         return 0
     with _alone(plan, run):
-        _put_aside(plan, run)
+        put_aside(plan, run)
         if not is_done(plan, run):
             ended, said = _type_it(plan, run, cards)
             if _was_killed(ended, plan, run):
@@ -93,83 +95,6 @@ def _mark(marker, run, status, error=None):
             "command": run.typed(),
         },
     )
-
-
-def status_of(plan, name):
-    """How a run ended, by its marker: done, failed, skipped or absent."""
-    file = plan.marker(plan.runs[name])
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))["status"]
-    except FileNotFoundError:
-        return "absent"
-
-
-def is_done(plan, run):
-    """Whether the files that a run leaves say that it is done.
-
-    Arguments
-    ---------
-    plan : Study
-        The study.
-    run : Run
-        Which.
-
-    Returns
-    -------
-    bool
-    """
-    if run.kind == "data":
-        return _started(plan, run).get("ended") == 0
-    if run.kind == "table":
-        base, _, kind = run.name.rpartition("-table-")
-        if _started(plan, run).get("ended") != 0:
-            return False
-        return bool(
-            list(plan.run_folder(base).glob(f"redundancy-{kind}*.json"))
-        )
-    name = run.name.removesuffix("-score") if run.kind == "score" else run.name
-    result = _result(plan, name)
-    if result.get("status") != "done":
-        return False
-    return set(run.sets) <= set(result.get("scores", {}))
-
-
-def _result(plan, name):
-    """A run's ``result.json``; a broken or absent one is as good as none."""
-    try:
-        file = plan.run_folder(name) / "result.json"
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _note(plan, run):
-    """Where it is noted which settings a run was started with."""
-    if run.kind in ("baseline", "healed"):
-        return plan.run_folder(run.name) / STARTED
-    return plan.results / "graph" / "started" / f"{run.name}.json"
-
-
-def _started(plan, run):
-    try:
-        note = json.loads(_note(plan, run).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return note if note.get("trained") == run.trained else {}
-
-
-def _put_aside(plan, run):
-    """Move what other settings made out of the way, where it is not lost."""
-    folder, note = plan.run_folder(run.name), _note(plan, run)
-    if run.kind in ("baseline", "healed") and folder.exists():
-        if not _started(plan, run):
-            old = plan.results / "superseded" / f"{run.name}-{time.time_ns()}"
-            old.parent.mkdir(exist_ok=True)
-            shutil.move(folder, old)
-            print(f"{folder} was made with other settings: now {old}")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    if not _started(plan, run):
-        write_json(note, {"trained": run.trained})
 
 
 @contextlib.contextmanager
@@ -204,7 +129,7 @@ def _type_it(plan, run, cards):
             )
             ended = process.wait()
     said = log.read_text(encoding="utf-8", errors="replace")
-    note = _note(plan, run)
+    note = note_file(plan, run)
     write_json(note, {"trained": run.trained, "ended": ended})
     return ended, said
 
@@ -233,13 +158,13 @@ def _was_killed(ended, plan, run):
     """Whether a run was stopped from outside and may simply go on."""
     if ended < 0 or ended in (128 + signal.SIGTERM, 128 + signal.SIGKILL):
         return True
-    error = _result(plan, run.name).get("error") or ""
+    error = result_of(plan, run.name).get("error") or ""
     return bool(ended) and error.startswith(STOPPED)
 
 
 def _error(plan, run, said):
     """Why a run failed: its result's word, or the last line it printed."""
-    error = _result(plan, run.name).get("error")
+    error = result_of(plan, run.name).get("error")
     lines = [line for line in said.splitlines() if line.strip()]
     return error or (lines[-1] if lines else "it printed nothing")
 

@@ -103,7 +103,9 @@ def _split(root, split, size, seed, first):
     conditions = CONDITIONS_OF[split]
     kind = conditions.split("-")[0]
     rng = random.Random(f"translation {split} {seed}")
-    people = speakers(conditions, "en", TRAIN_SPEAKERS if kind == "train" else None)
+    people = speakers(
+        conditions, "en", TRAIN_SPEAKERS if kind == "train" else None
+    )
     # A seed of their own: not the sentences that recognition learns from.
     sentences = draw_sentences(conditions, size, f"translation {seed}")
     utterances, rows = [], []
