@@ -249,9 +249,6 @@ def test_failed_and_missing_runs_are_gaps_and_no_zeros(whole, tmp_path):
     assert 4 in depths and {o["path"] for o in joint if o["depth"] == 4} == {
         "text"
     }
-    report.main([str(folder), "--output", str(tmp_path / "out")])
-    said = (tmp_path / "out/report.md").read_text()
-    assert "mini-qwen2--ASR-s1-n4-both-speech: failed, out of memory" in said
 
 
 def test_the_frontier_is_the_best_at_each_depth_with_its_cost(cells):
@@ -307,7 +304,10 @@ def test_the_page_needs_no_other_file(whole, tmp_path):
 
 
 def test_a_planned_run_without_result_is_missing(tmp_path):
-    MiniStudy(tmp_path / "runs", seeds=(1,)).run(LARGE, 4)
+    study = MiniStudy(tmp_path / "runs", seeds=(1,))
+    study.run(LARGE, 4)
+    failed = {"status": "failed", "error": "out of memory"}
+    study.run(LARGE, 4, 2, "both", **failed)
     runs = [
         {"name": name, "kind": "healed", "made": "m"}
         for name in ("mini-qwen2--ASR-s1", "gone", "broke")
@@ -321,5 +321,6 @@ def test_a_planned_run_without_result_is_missing(tmp_path):
     report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
     text = (tmp_path / "out/report.md").read_text()
     assert "- gone: no run" in text
+    assert "- mini-qwen2--ASR-s1-n2-both-speech: failed, out of memory" in text
     assert "- broke: failed, no such key" in text
     assert "- mini-qwen2--ASR-s1:" not in text

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make test-slurm`: Debian's Slurm on this one machine, a small graph through
-# sbatch, one job killed and one pre-empted on the way, and a whole report in
+# sbatch, one job killed and one preempted on the way, and a whole report in
 # the end. Wants root and Debian's packages; leaves no daemon behind.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -95,7 +95,7 @@ say "kill -9 of the baseline's process ${victim:-(gone already)}"
 
 wait_for tiny-s1-n2-both-speech
 job=$(squeue -h -t R -o %A | head -1)
-say "pre-empting job ${job:-(none runs)}"
+say "preempting job ${job:-(none runs)}"
 [ -z "$job" ] || scontrol requeue "$job"
 
 wait "$GRAPH"
@@ -104,4 +104,4 @@ for run in tiny-s1 tiny-s1-n2-none-speech tiny-s1-n2-both-speech; do
 done
 [ -s "$RESULTS/report/report.html" ]
 [ -n "$victim" ] || { say "the baseline ended before it could be killed"; exit 1; }
-say "passed: killed, pre-empted, and every run done"
+say "passed: killed, preempted, and every run done"
