@@ -102,8 +102,8 @@ def draw_heatmaps(tables, path, width=FULL_WIDTH):
         for place, axes, table, one in zip(
             itertools.count(), grid.flat, tables, maps
         ):
-            image = _draw_map(axes, one, low, high)
-            _draw_path(axes, table["path"])
+            image = draw_map(axes, one, low, high)
+            draw_path(axes, table["path"])
             axes.set_title(_title(table, place, len(tables)))
         bar = drawn.colorbar(image, ax=grid, shrink=0.85, aspect=30)
         bar.set_label("Angular distance")
@@ -118,7 +118,24 @@ def _distances(table):
     return np.array(table["distances"], dtype=np.float64)
 
 
-def _draw_map(axes, distances, low, high):
+def draw_map(axes, distances, low, high, ticks=7):
+    """One map of block size against first layer.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        Where to.
+    distances : numpy.ndarray
+        ``[L, L]``, NaN where there is no such block.
+    low, high : float
+        Ends of the scale.
+    ticks : int
+        About so many numbers at an axis.
+
+    Returns
+    -------
+    matplotlib.image.AxesImage
+    """
     layers = len(distances)
     # Row n - 1 is block size n: the extent puts n at its own height.
     image = axes.imshow(
@@ -130,8 +147,8 @@ def _draw_map(axes, distances, low, high):
         cmap="viridis",
         aspect="equal",
     )
-    # At most some seven numbers, as more would touch at column width.
-    step = math.ceil(layers / 7)
+    # Few numbers, as more would touch at column width.
+    step = math.ceil(layers / ticks)
     axes.set_xticks(range(0, layers, step))
     axes.set_yticks(range(1, layers + 1, step))
     axes.set_xlabel("First layer of the block")
@@ -139,7 +156,18 @@ def _draw_map(axes, distances, low, high):
     return image
 
 
-def _draw_path(axes, path):
+def draw_path(axes, path, size=3):
+    """The pruning path, over a map.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        With the map.
+    path : list of (int, int)
+        Start and size of each block.
+    size : float
+        Of its marks, in points.
+    """
     from matplotlib.patheffects import Normal, Stroke
 
     starts = [start for start, _ in path]
@@ -150,7 +178,7 @@ def _draw_path(axes, path):
         color="white",
         linewidth=1.2,
         marker="o",
-        markersize=3,
+        markersize=size,
         markeredgecolor="black",
         markeredgewidth=0.5,
         # The dark rim is seen where the map, or the page, is light.
