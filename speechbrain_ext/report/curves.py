@@ -83,7 +83,7 @@ def draw_curves(runs, path, width=FULL_WIDTH):
                     axes.set_visible(False)
                     continue
                 _draw_panel(axes, panel, keys)
-            axes_row[0].set_ylabel(f"Relative {row[0]['metric']} degradation")
+            axes_row[0].set_ylabel(_label(row[0], len(panels) > 1))
         for axes in grid[-1]:
             axes.set_xlabel("Layers removed (%)")
         handles = _handles(grid)
@@ -121,9 +121,6 @@ def _panels(runs):
                 )
         if row:
             rows.append(row)
-    for panel in itertools.chain.from_iterable(rows):
-        # One system alone need not be named on every panel.
-        panel["named"] = len(rows) > 1
     return rows
 
 
@@ -200,10 +197,17 @@ def _draw_panel(axes, panel, keys):
             _draw_curve(axes, panel, key, keys)
     axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.2)
     set_ticks(axes)
-    title = panel["set"]
-    if panel["named"]:
-        title = f"{panel['system'][0]}: {title}"
-    axes.set_title(title)
+    axes.set_title(panel["set"])
+
+
+def _label(panel, named):
+    """What a row's axis shows; one system alone need not be named."""
+    what = f"Relative {panel['metric']} degradation"
+    if not named:
+        return what
+    backbone, adapter, _, task = panel["system"]
+    name = f"{backbone} + {adapter}" if adapter else backbone
+    return f"{name}, {task}\n{what}"
 
 
 def _draw_curve(axes, panel, key, keys):

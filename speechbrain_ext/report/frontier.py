@@ -36,15 +36,12 @@ def frontier(cells, which):
         over the seeds.
     """
     metric = cells.metric(which)
-    rows = []
-    for healing, path in cells.curves(which):
+    rows, sets = [], common_sets(cells, which)
+    for healing, path in cells.curves(which) if sets else ():
         for depth in cells.depths(which, healing, path):
             by_set = [
-                cells.score(which, depth, healing, path, name)
-                for name in cells.sets(which)
+                cells.score(which, depth, healing, path, name) for name in sets
             ]
-            if any(one is None for one in by_set):
-                continue
             runs = cells.members(which, depth, healing, path)
             rows.append(
                 {
@@ -59,6 +56,35 @@ def frontier(cells, which):
             )
     sign = 1 if metric == "WER" else -1
     return sorted(rows, key=lambda r: (r["depth"], sign * r["score"].value))
+
+
+def common_sets(cells, which):
+    """The sets that every pruned run of a system was scored on.
+
+    A mean over some of them for one run and others for another would
+    compare nothing.
+
+    Arguments
+    ---------
+    cells : speechbrain_ext.report.cells.Cells
+        A study.
+    which : tuple
+        A system.
+
+    Returns
+    -------
+    list of str
+    """
+    points = [
+        (depth, healing, path)
+        for healing, path in cells.curves(which)
+        for depth in cells.depths(which, healing, path)
+    ]
+    return [
+        name
+        for name in cells.sets(which)
+        if all(cells.score(which, *one, name) is not None for one in points)
+    ]
 
 
 def frontier_table(cells):
@@ -140,7 +166,7 @@ def draw_frontier(cells, path, width=COLUMN_WIDTH):
 
 def _frontier_panel(axes, cells, which):
     rows, layers = frontier(cells, which), cells.layers(which)
-    whole = [cells.baseline_score(which, n) for n in cells.sets(which)]
+    whole = [cells.baseline_score(which, n) for n in common_sets(cells, which)]
     handles = {}
     best = {}
     for one in rows:

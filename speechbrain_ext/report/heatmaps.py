@@ -99,12 +99,11 @@ def draw_heatmaps(tables, path, width=FULL_WIDTH):
         for axes in grid.flat[len(tables) :]:
             axes.set_visible(False)
         image = None
-        for place, axes, table, one in zip(
-            itertools.count(), grid.flat, tables, maps
-        ):
+        titles = _titles(tables)
+        for axes, table, one, title in zip(grid.flat, tables, maps, titles):
             image = draw_map(axes, one, low, high)
             draw_path(axes, table["path"])
-            axes.set_title(_title(table, place, len(tables)))
+            axes.set_title(title)
         bar = drawn.colorbar(image, ax=grid, shrink=0.85, aspect=30)
         bar.set_label("Angular distance")
         bar.outline.set_visible(False)
@@ -187,12 +186,23 @@ def draw_path(axes, path, size=3):
     )
 
 
-def _title(table, place, count):
-    origin = table.get("provenance") or {}
-    model = str(origin.get("model") or "decoder").rstrip("/").split("/")[-1]
-    what = [model, origin.get("input"), origin.get("task")]
-    text = ", ".join(str(part) for part in what if part)
-    return f"({chr(ord('a') + place)}) {text}" if count > 1 else text
+def _titles(tables):
+    """Model, input and task of each; the run too where these are the same."""
+    titles = []
+    for table in tables:
+        origin = table.get("provenance") or {}
+        model = str(origin.get("model") or "decoder").rstrip("/").split("/")[-1]
+        what = [model, origin.get("input"), origin.get("task")]
+        titles.append(", ".join(str(part) for part in what if part))
+    runs = [(one.get("provenance") or {}).get("run") for one in tables]
+    titles = [
+        f"{title}, {run}" if run and titles.count(title) > 1 else title
+        for title, run in zip(titles, runs)
+    ]
+    if len(titles) == 1:
+        return titles
+    letters = map(chr, itertools.count(ord("a")))
+    return [f"({letter}) {title}" for letter, title in zip(letters, titles)]
 
 
 def compare_inputs(tables):

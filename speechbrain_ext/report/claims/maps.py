@@ -6,8 +6,6 @@ Authors
 
 import numpy as np
 
-from speechbrain_ext.report.summary import system
-
 
 def table_of(tables, run, kind):
     """The table that was measured on a baseline.
@@ -129,13 +127,14 @@ def adapted_against_frozen(cells, tables):
         Adapted minus frozen ``[1 + R]``.
     """
     frozen = {
-        (system(run)[0], run.seed): table
+        (run.backbone, run.encoder, run.task, run.seed): table
         for run, table in measured(cells, tables, "speech")
         if not run.adapter
     }
     changes = {}
     for run, table in measured(cells, tables, "speech"):
-        beside = frozen.get((run.backbone, run.seed))
+        alike = run.backbone, run.encoder, run.task, run.seed
+        beside = frozen.get(alike)
         if run.adapter and beside is not None:
             change = np.nanmean(distances(table) - distances(beside))
             changes.setdefault(run.seed, []).append(change)
