@@ -15,7 +15,7 @@ from speechbrain_ext.set_scores import score_recognition, score_translation
 
 SETS = ("test-clean", "test-other")
 WORDS = "red green blue black white brown grey pink gold teal".split()
-UTTERANCES = 50
+UTTERANCES = 60
 
 
 def rows_with(wer, seed, bleu=False):
