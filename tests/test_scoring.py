@@ -104,13 +104,13 @@ def test_word_errors_are_normalised_unless_told_otherwise():
 REFS = [
     "Das Haus steht am Rand der kleinen Stadt.",
     "Heute Abend kommt Anna mit dem Zug aus Köln.",
-    "Er fragt: »Wo ist mein Buch?«",
+    "Er fragt: »Wo liegt mein Buch?«",
     "Wir haben drei Äpfel gekauft.",
 ]
 HYPS = [
     "Das Haus steht am Rand der Stadt.",
     "Anna kommt heute Abend mit dem Zug aus Köln.",
-    "Er fragt: »Wo ist das Buch?«",
+    "Er fragt: »Wo liegt das Buch?«",
     "",
 ]
 

@@ -23,6 +23,7 @@ from upstream.layout import (
 )
 from upstream.plan import AUTHOR, Plan, variants
 from upstream.rows import COLUMNS, with_rows
+from upstream.scripts import data_files, is_unit_test
 from upstream.source import settings_read, with_functions, without
 
 CLOSING = "# **About SpeechBrain**\nabout\n\n# **Citing SpeechBrain**\ncite\n"
@@ -185,6 +186,46 @@ def test_every_import_finds_its_file(plan):
                     stem = node.module.replace(".", "/")
                     found = {f"{stem}.py", f"{stem}/__init__.py"}
                     assert found & set(plan.files), f"{path}: {node.module}"
+
+
+def test_every_package_has_its_head(plan):
+    modules = [p for p in plan.files if p.startswith(f"{LIBRARY}/")]
+    folders = {str(Path(p).parent) for p in modules if p.endswith(".py")}
+    assert len(folders) > 3
+    assert {f"{folder}/__init__.py" for folder in folders} <= set(plan.files)
+
+
+def test_tests_of_what_goes_there_go_too(plan):
+    there = {Path(p).name for p in plan.files if p.startswith(TESTS)}
+    for part in ("encoder", "features", "prompt", "results", "scoring"):
+        assert f"test_{part}.py" in there
+    # The command line and the recipes' scripts stay here.
+    assert not there & {"test_cli.py", "test_recipe_librispeech.py"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os",
+        "from speechbrain_ext.cli import main",
+        "from speechbrain_ext.prompt import Prompt\nimport exported",
+        "from speechbrain_ext.prompt import Prompt\nprint(__file__)",
+        "from speechbrain_ext.prompt import Prompt\ndef test_a(settings): pass",
+    ],
+)
+def test_a_test_of_more_than_the_library_stays(plan, text):
+    assert not is_unit_test(text, plan.library)
+    fine = "from speechbrain_ext.prompt import Prompt"
+    assert is_unit_test(fine, plan.library)
+
+
+def test_data_go_with_the_module_that_opens_them():
+    opens = {f"{OURS}/a.py": "open('whisper_english_spelling.json')"}
+    assert data_files(opens) == [
+        f"{OURS}/whisper_english_spelling.LICENSE",
+        f"{OURS}/whisper_english_spelling.json",
+    ]
+    assert data_files({f"{OURS}/a.py": "open('other.json')"}) == []
 
 
 def used_elsewhere(plan):
