@@ -251,10 +251,7 @@ from speechbrain_ext.features.writer import Writer
 import json
 source, folder, items = json.loads(sys.argv[1])
 write = Writer._write
-def slow(self, *args):
-    write(self, *args)
-    time.sleep(0.05)
-Writer._write = slow
+Writer._write = lambda *args: (write(*args), time.sleep(0.05))
 encoder = SpeechEncoder.from_source(source)
 print("ready", flush=True)
 FeatureCache.build(folder, encoder, 3, items, batch_seconds=0.5,

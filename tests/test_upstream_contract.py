@@ -13,9 +13,17 @@ from speechbrain_ext.hparams import ConfigError
 from upstream import __main__ as command
 from upstream.checkout import Checkout, CheckoutError
 from upstream.full_yaml import BLOCK, RUN_OPTIONS, full_yaml, without_key
-from upstream.layout import LIBRARY, OURS, PACKAGE, RECIPES, TESTS
+from upstream.layout import (
+    LIBRARY,
+    OURS,
+    PACKAGE,
+    RECIPES,
+    TESTS,
+    renamed,
+)
 from upstream.plan import AUTHOR, Plan, variants
 from upstream.rows import COLUMNS, with_rows
+from upstream.scripts import data_files, is_unit_test
 from upstream.source import settings_read, with_functions, without
 
 CLOSING = "# **About SpeechBrain**\nabout\n\n# **Citing SpeechBrain**\ncite\n"
@@ -23,6 +31,8 @@ THEIRS = {
     "recipes/LibriSpeech/ASR/transformer/README.md": f"# Results\n{CLOSING}",
     "tests/recipes/LibriSpeech.csv": ",".join(COLUMNS) + '\nASR,"a, b",,\n',
     "pyproject.toml": 'speechbrain = ["version.txt", "log-config.yaml"]\n',
+    # Of SpeechBrain's own, what is dangerous to us.
+    ".gitignore": "**/results/\nbuild/\nlib/\nparts/\n*.log\n",
 }
 
 
@@ -147,6 +157,18 @@ def test_other_rows_stay_and_ours_are_not_doubled(plan):
 
 
 # ----------------------------------------------------------------- sources
+def test_what_is_taken_from_the_package_stands_in_it(plan):
+    text = "from speechbrain_ext import results\nresults.load_run(1)\n"
+    named = f"from {PACKAGE} import run_results as results\n"
+    assert renamed(text) == f"{named}results.load_run(1)\n"
+    for path, planned in plan.files.items():
+        for names in re.findall(rf"from {PACKAGE} import (.+)", planned.text):
+            for name in names.split(","):
+                stem = f"{LIBRARY}/{name.split(' as ')[0].strip()}"
+                found = {f"{stem}.py", f"{stem}/__init__.py"}
+                assert found & set(plan.files), f"{path}: {name}"
+
+
 def test_nothing_of_ours_is_left_behind(plan):
     for path, planned in plan.files.items():
         text = planned.text.replace(AUTHOR, "")
@@ -164,6 +186,46 @@ def test_every_import_finds_its_file(plan):
                     stem = node.module.replace(".", "/")
                     found = {f"{stem}.py", f"{stem}/__init__.py"}
                     assert found & set(plan.files), f"{path}: {node.module}"
+
+
+def test_every_package_has_its_head(plan):
+    modules = [p for p in plan.files if p.startswith(f"{LIBRARY}/")]
+    folders = {str(Path(p).parent) for p in modules if p.endswith(".py")}
+    assert len(folders) > 3
+    assert {f"{folder}/__init__.py" for folder in folders} <= set(plan.files)
+
+
+def test_tests_of_what_goes_there_go_too(plan):
+    there = {Path(p).name for p in plan.files if p.startswith(TESTS)}
+    for part in ("encoder", "features", "prompt", "results", "scoring"):
+        assert f"test_{part}.py" in there
+    # The command line and the recipes' scripts stay here.
+    assert not there & {"test_cli.py", "test_recipe_librispeech.py"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os",
+        "from speechbrain_ext.cli import main",
+        "from speechbrain_ext.prompt import Prompt\nimport exported",
+        "from speechbrain_ext.prompt import Prompt\nprint(__file__)",
+        "from speechbrain_ext.prompt import Prompt\ndef test_a(settings): pass",
+    ],
+)
+def test_a_test_of_more_than_the_library_stays(plan, text):
+    assert not is_unit_test(text, plan.library)
+    fine = "from speechbrain_ext.prompt import Prompt"
+    assert is_unit_test(fine, plan.library)
+
+
+def test_data_go_with_the_module_that_opens_them():
+    opens = {f"{OURS}/a.py": "open('whisper_english_spelling.json')"}
+    assert data_files(opens) == [
+        f"{OURS}/whisper_english_spelling.LICENSE",
+        f"{OURS}/whisper_english_spelling.json",
+    ]
+    assert data_files({f"{OURS}/a.py": "open('other.json')"}) == []
 
 
 def used_elsewhere(plan):
@@ -306,6 +368,16 @@ def test_a_persons_changes_are_not_mixed_with_ours(checkout, capsys, tmp_path):
     edited.write_text(edited.read_text() + "# mine\n")
     assert run(checkout) == 2
     assert "SpeechLLM/train.py" in capsys.readouterr().err
+
+
+def test_what_git_would_pass_over_is_refused(checkout, capsys):
+    (checkout / ".gitignore").write_text("**/features/\n")
+    subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    commit = "-c user.name=a -c user.email=a@b commit -qm y".split()
+    subprocess.run(["git", *commit], cwd=checkout, check=True)
+    assert run(checkout, "--dry-run") == 2
+    told = capsys.readouterr().err
+    assert f"passes over {LIBRARY}/features/" in told and "MOVED" in told
 
 
 def test_another_folder_is_refused(tmp_path):

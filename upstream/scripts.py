@@ -357,7 +357,7 @@ def package_head():
 
     Example
     -------
-    >>> "speech LLM" in package_head()
+    >>> "Speech LLM" in package_head()
     True
     """
     return (

@@ -34,7 +34,8 @@ from speechbrain_ext.preparation import (
     refuse,
     report,
     require_manifests,
-    write_split,
+    to_prepare,
+    write_good,
 )
 
 logger = get_logger(__name__)
@@ -134,23 +135,14 @@ def prepare_covost2(
         found.append(one)
     mark_repeated(found, noted=True)
     done = Fingerprints(os.path.join(save_folder, "covost2_prepare.json"))
-    todo = [split for split in found if not done.fits(split)]
-    for split in found:
-        if split not in todo:
-            logger.info(f"{split.name}: prepared before and unchanged")
+    todo = to_prepare(found, done, logger)
     # What the tables alone tell comes before hours of decoding.
     if not skip_bad:
         refuse(todo, save_folder, MEND)
     read_clips(todo, root, flac_folder, longest_seconds, check_audio, threads)
-    for split in todo:
-        # A long check of one split is not lost for another's faults.
-        if skip_bad or not split.bad:
-            write_split(split, save_folder, COLUMNS)
-            done.note(split)
-            speakers = len({u.row["spk_id"] for u in split.good})
-            report(split, logger, speakers, notes[split.name])
-    if not skip_bad:
-        refuse(todo, save_folder, MEND)
+    for split in write_good(todo, save_folder, COLUMNS, done, skip_bad, MEND):
+        speakers = len({u.row["spk_id"] for u in split.good})
+        report(split, logger, speakers, notes[split.name])
     return data_root
 
 

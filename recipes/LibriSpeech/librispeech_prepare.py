@@ -32,7 +32,8 @@ from speechbrain_ext.preparation import (
     refuse,
     report,
     require_manifests,
-    write_split,
+    to_prepare,
+    write_good,
 )
 
 logger = get_logger(__name__)
@@ -106,24 +107,15 @@ def prepare_librispeech(
     found = [scan(root, name, settings) for name in splits]
     mark_repeated(found, noted=True)
     done = Fingerprints(os.path.join(save_folder, "librispeech_prepare.json"))
-    todo = [split for split in found if not done.fits(split)]
-    for split in found:
-        if split not in todo:
-            logger.info(f"{split.name}: prepared before and unchanged")
+    todo = to_prepare(found, done, logger)
     read_all(todo, root, threads, read_head, "reading headers")
     if not skip_bad:
         refuse(todo, save_folder, MEND)
     if check_audio == "full":
         read_all(todo, root, threads, decode, "decoding")
-    for split in todo:
-        # A long check of one split is not lost for another's faults.
-        if skip_bad or not split.bad:
-            write_split(split, save_folder, COLUMNS)
-            done.note(split)
-            speakers = len({u.name.split("-")[0] for u in split.good})
-            report(split, logger, speakers)
-    if not skip_bad:
-        refuse(todo, save_folder, MEND)
+    for split in write_good(todo, save_folder, COLUMNS, done, skip_bad, MEND):
+        speakers = len({u.name.split("-")[0] for u in split.good})
+        report(split, logger, speakers)
     return root
 
 

@@ -37,10 +37,9 @@ from speechbrain_ext.preparation import (
     file_state,
     in_parallel,
     mark_repeated,
-    refuse,
     report,
     require_manifests,
-    write_split,
+    write_good,
 )
 
 logger = get_logger(__name__)
@@ -124,14 +123,9 @@ def prepare_loquacious(
         read_split(split, files, check_audio, threads)
         todo.append(split)
     mark_repeated(todo)
-    for split in todo:
-        if skip_bad or not split.bad:
-            write_split(split, save_folder, COLUMNS)
-            done.note(split)
-            speakers = len({u.row["spk_id"] for u in split.good})
-            report(split, logger, speakers)
-    if not skip_bad:
-        refuse(todo, save_folder, MEND)
+    for split in write_good(todo, save_folder, COLUMNS, done, skip_bad, MEND):
+        speakers = len({u.row["spk_id"] for u in split.good})
+        report(split, logger, speakers)
     return root
 
 

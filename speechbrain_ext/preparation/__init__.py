@@ -12,7 +12,12 @@ from speechbrain_ext.preparation.manifests import (
     write_split,
 )
 from speechbrain_ext.preparation.tables import read_tsv
-from speechbrain_ext.preparation.telling import refuse, report
+from speechbrain_ext.preparation.telling import (
+    refuse,
+    report,
+    to_prepare,
+    write_good,
+)
 from speechbrain_ext.preparation.utterances import (
     PreparationError,
     Split,
@@ -35,5 +40,7 @@ __all__ = [
     "refuse",
     "report",
     "require_manifests",
+    "to_prepare",
+    "write_good",
     "write_split",
 ]

@@ -1,4 +1,4 @@
-"""What is told of splits: their faults, all at once, and what they hold.
+"""The end of a prepare script: faults told at once, good splits written.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -6,7 +6,11 @@ Authors
 
 from collections import Counter
 
-from speechbrain_ext.preparation.manifests import left_out_file, write_left_out
+from speechbrain_ext.preparation.manifests import (
+    left_out_file,
+    write_left_out,
+    write_split,
+)
 from speechbrain_ext.preparation.utterances import PreparationError
 
 SHOWN = 10  # faults named in an error; the others are counted
@@ -83,3 +87,83 @@ def report(split, logger, speakers, notes=""):
         f"{split.name}: {len(split.good)} utterances, {hours:.2f} hours, "
         f"{speakers} speakers{left}{notes}"
     )
+
+
+def to_prepare(splits, done, logger):
+    """The splits whose manifests are not there, or no longer right.
+
+    Arguments
+    ---------
+    splits : list of Split
+        As found.
+    done : Fingerprints
+        Of the manifests that are there.
+    logger : logging.Logger
+        The prepare script's; told of the others.
+
+    Returns
+    -------
+    list of Split
+
+    Example
+    -------
+    >>> import logging
+    >>> from speechbrain_ext.preparation import Fingerprints, Split
+    >>> done = Fingerprints(str(getfixture("tmpdir").join("done.json")))
+    >>> split = Split("dev", [], "x")
+    >>> to_prepare([split], done, logging.getLogger("prepare")) == [split]
+    True
+    """
+    for split in splits:
+        if done.fits(split):
+            logger.info(f"{split.name}: prepared before and unchanged")
+    return [split for split in splits if not done.fits(split)]
+
+
+def write_good(splits, save_folder, columns, done, skip_bad, mend):
+    """Write what can be written, then stop for what cannot.
+
+    A long check of one split is not lost for another's faults.
+
+    Arguments
+    ---------
+    splits : list of Split
+        With durations known.
+    save_folder : str
+        Where manifests and lists of bad utterances go.
+    columns : list of str
+        Columns of the manifests after ID and duration.
+    done : Fingerprints
+        Gets the splits that are written.
+    skip_bad : bool
+        Leave bad utterances out instead of stopping.
+    mend : str
+        How to mend the data.
+
+    Yields
+    ------
+    Split
+        Each one that was written.
+
+    Raises
+    ------
+    PreparationError
+        If there is a bad utterance, at the end.
+
+    Example
+    -------
+    >>> from speechbrain_ext.preparation import Fingerprints, Split, Utterance
+    >>> folder = str(getfixture("tmpdir"))
+    >>> done = Fingerprints(f"{folder}/done.json")
+    >>> split = Split("dev", [Utterance("a", "1", {"wav": "b"}, 2.0)], "x")
+    >>> for one in write_good([split], folder, ["wav"], done, False, "Mend it"):
+    ...     print(one.name, done.fits(one))
+    dev True
+    """
+    for split in splits:
+        if skip_bad or not split.bad:
+            write_split(split, save_folder, columns)
+            done.note(split)
+            yield split
+    if not skip_bad:
+        refuse(splits, save_folder, mend)
