@@ -484,8 +484,8 @@ def break_audio(file, how):
     [
         ("missing", "transcript without audio"),
         ("no transcript", "audio without transcript"),
-        ("unreadable", "unreadable audio"),
-        ("empty", "unreadable audio"),
+        ("unreadable", "broken audio"),
+        ("empty", "broken audio"),
         ("other rate", "sample rate 8000"),
         ("stereo", "2 channels"),
     ],
