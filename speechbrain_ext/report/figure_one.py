@@ -90,7 +90,8 @@ def draw_figure_one(cells, tables, path, width=COLUMN_WIDTH):
     low = min(np.nanmin(one) for one in every)
     high = max(np.nanmax(one) for one in every)
     down = -(-len(maps) // 2)
-    size = (width, 0.35 + down * width * 0.46)
+    # Titles of two lines, and the legend below.
+    size = (width, 0.3 + down * (0.25 + width * 0.46))
     with figure(path, size, dots=300, pdf=True, font=6.5) as drawn:
         grid = drawn.subplots(down, 2, squeeze=False)
         for axes in grid.flat[len(maps) :]:
