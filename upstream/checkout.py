@@ -194,6 +194,7 @@ def planned_fingerprint(planned):
 
     Example
     -------
+    >>> from upstream.plan import Planned
     >>> planned_fingerprint(Planned("link", "a"))
     'link a'
     """
