@@ -19,7 +19,7 @@ from speechbrain_ext.batches import StepBatchSampler, true_lengths
 from speechbrain_ext.checkpoints import (
     TrainableState,
     random_state,
-    set_random_state,
+    resume_random_state,
 )
 from speechbrain_ext.data_sets import groups_of
 from speechbrain_ext.evaluation import EvaluationBrain
@@ -204,7 +204,8 @@ class SpeechLLMBrain(EvaluationBrain):
         if self.test_only or self.optimizer_step >= steps:
             return
         if self._random_states is not None:
-            set_random_state(self._random_states[self.rank])
+            moment = self.hparams.seed + self.optimizer_step
+            resume_random_state(self._random_states, self.rank, moment)
         bar = tqdm(
             total=steps,
             initial=self.optimizer_step,

@@ -208,3 +208,43 @@ def set_random_state(state):
     np.random.set_state(state["numpy"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def resume_random_state(states, rank, seed):
+    """Go on with the random numbers of a checkpoint, on any process.
+
+    A process that was not there when the checkpoint was saved has no state
+    of its own in it: it begins with numbers that nobody else draws, and that
+    are the same each time this checkpoint is gone on from.
+
+    Arguments
+    ---------
+    states : list of dict
+        From `random_state`, one for each process that was there.
+    rank : int
+        This process, from 0.
+    seed : int
+        Anything that tells this moment of the training from others.
+
+    Example
+    -------
+    >>> states = [random_state()]
+    >>> resume_random_state(states, rank=1, seed=3)  # doctest: +ELLIPSIS
+    Process 1 was not there when the checkpoint was saved (there were 1): ...
+    >>> first = torch.rand(1)
+    >>> resume_random_state(states, rank=1, seed=3)  # doctest: +ELLIPSIS
+    Process 1 was not there ...
+    >>> torch.equal(torch.rand(1), first)
+    True
+    """
+    if rank < len(states):
+        set_random_state(states[rank])
+        return
+    print(
+        f"Process {rank} was not there when the checkpoint was saved (there "
+        f"were {len(states)}): it begins with random numbers of its own."
+    )
+    words = np.random.SeedSequence([abs(seed), rank]).generate_state(3)
+    torch.manual_seed(int(words[0]))
+    random.seed(int(words[1]))
+    np.random.seed(int(words[2]))

@@ -62,7 +62,7 @@ def durations(dataset):
     return [float(dataset.data[i]["duration"]) for i in dataset.data_ids]
 
 
-def refuse_too_long(datasets, encoder, skip=False):
+def refuse_lengths(datasets, encoder, skip=False):
     """Find utterances that the encoder does not take, before long work.
 
     Arguments
@@ -70,7 +70,7 @@ def refuse_too_long(datasets, encoder, skip=False):
     datasets : dict
         As in `all_sets`; changed in place with `skip`.
     encoder : speechbrain_ext.encoder.SpeechEncoder
-        Tells how much it takes.
+        Tells how much it takes, and how much it needs.
     skip : bool
         Leave them out, and say so, instead of refusing.
 
@@ -87,26 +87,51 @@ def refuse_too_long(datasets, encoder, skip=False):
     >>> from speechbrain_ext.tiny_models import tiny_speech_llm
     >>> model = tiny_speech_llm()
     >>> sets = {"train": dataset, "valid": dataset, "test": {}}
-    >>> refuse_too_long(sets, model.encoder)
+    >>> refuse_lengths(sets, model.encoder)
     """
-    if encoder.max_samples is None or encoder.long_audio == "chunk":
-        return
-    limit = encoder.max_samples / encoder.sample_rate
-    for name, dataset in all_sets(datasets).items():
-        seconds = dict(zip(dataset.data_ids, durations(dataset)))
-        bad = [i for i, length in seconds.items() if length > limit]
-        if not bad:
-            continue
-        told = ", ".join(f"{i} ({seconds[i]:.1f} s)" for i in bad[:10])
-        if not skip:
-            raise ValueError(
-                f"{name}: {len(bad)} utterances are longer than the "
-                f"{limit:.1f} s that {encoder.name} takes: {told}. Leave them "
-                "out with --skip_bad True, cut them with long_audio: chunk "
-                "where the YAML has it, or take another encoder."
+    rate = encoder.sample_rate
+    # One frame suffices for a speech token, which is filled up with zeros.
+    # Half a sample less: a duration in seconds is rounded.
+    least = (encoder.min_samples - 0.5) / rate
+    bounds = [
+        (
+            lambda seconds: seconds < least,
+            f"shorter than the {encoder.min_samples / rate:.4f} s that one "
+            f"frame of {encoder.name} needs",
+            "",
+        )
+    ]
+    if encoder.max_samples is not None and encoder.long_audio != "chunk":
+        most = encoder.max_samples / rate
+        bounds.append(
+            (
+                lambda seconds: seconds > most,
+                f"longer than the {most:.1f} s that {encoder.name} takes",
+                ", cut them with long_audio: chunk where the YAML has it",
             )
-        print(f"{name}: left out as longer than {limit:.1f} s: {told}")
-        dataset.data_ids = [i for i in dataset.data_ids if i not in set(bad)]
+        )
+    for name, dataset in all_sets(datasets).items():
+        for is_bad, why, mend in bounds:
+            _refuse_where(is_bad, name, dataset, why, mend, skip)
+
+
+def _refuse_where(is_bad, name, dataset, why, mend, skip):
+    """Refuse a set's utterances of some lengths, or leave them out."""
+    seconds = dict(zip(dataset.data_ids, durations(dataset)))
+    bad = [i for i, length in seconds.items() if is_bad(length)]
+    if not bad:
+        return
+    told = ", ".join(f"{i} ({seconds[i]:.4g} s)" for i in bad[:10])
+    if len(bad) > 10:
+        told += f" and {len(bad) - 10} more"
+    if not skip:
+        raise ValueError(
+            f"{name}: {len(bad)} utterances are {why}: {told}. Leave them "
+            f"out with --skip_bad True{mend}, or take another encoder."
+        )
+    print(f"{name}: left out as {why}: {told}")
+    left_out = set(bad)
+    dataset.data_ids = [i for i in dataset.data_ids if i not in left_out]
 
 
 def texts(dataset):

@@ -103,6 +103,7 @@ class SpeechEncoder(torch.nn.Module):
         self.name = Path(self.source).name
         self.normalise_input, self.output_norm = normalise_input, output_norm
         self.sample_rate = core.sample_rate
+        self.min_samples = core.min_samples
         self.width = core.width
         self.frame_rate = core.sample_rate / core.hop
         self.long_audio = long_audio

@@ -23,7 +23,7 @@ from speechbrain_ext.blocks import kept_layers, ranges
 from speechbrain_ext.brain import SpeechLLMBrain
 from speechbrain_ext.data_sets import (
     about_sets,
-    refuse_too_long,
+    refuse_lengths,
     texts,
     use_cached_features,
 )
@@ -131,7 +131,7 @@ class Experiment:
         then on.
         """
         encoder = self.hparams["load_encoder"](device=self.device)
-        refuse_too_long(self.datasets, encoder, self.hparams["skip_bad"])
+        refuse_lengths(self.datasets, encoder, self.hparams["skip_bad"])
         if self.hparams["cache_features"]:
             use_cached_features(
                 self.datasets,

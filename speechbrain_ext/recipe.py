@@ -9,7 +9,10 @@ Authors
 
 import argparse
 import csv
+import inspect
 import os
+import shutil
+from pathlib import Path
 
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -53,11 +56,17 @@ def open_experiment(argv, prepare, dataio_prepare):
     hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
-    # What a started run was made with stays, whatever is asked of it later.
-    if if_main_process() and not os.path.isfile(f"{folder}/{RESULT_FILE}"):
-        file = os.path.join(folder, "hyperparams.yaml")
-        with open(file, "w", encoding="utf-8") as stream:
-            stream.write(merge(hparams_file, overrides, folder))
+    if if_main_process():
+        # SpeechBrain copies the file that asks it for the folder: this one,
+        # which tells nothing about the run.
+        copied = os.path.join(folder, os.path.basename(__file__))
+        Path(copied).unlink(missing_ok=True)
+        # What a started run was made with stays, whatever is asked of it later.
+        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
+            file = os.path.join(folder, "hyperparams.yaml")
+            with open(file, "w", encoding="utf-8") as stream:
+                stream.write(merge(hparams_file, overrides, folder))
+            shutil.copy(inspect.getfile(dataio_prepare), folder)
     run_on_main(prepare, args=[hparams])
     prompt = load_prompt(hparams)
     datasets = dataio_prepare(hparams, prompt)

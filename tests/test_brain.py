@@ -225,6 +225,26 @@ def test_a_stopped_training_goes_on_to_the_same_weights(folder, tmp_path, stop):
     )
 
 
+def test_more_processes_go_on_than_were_saved(folder, tmp_path):
+    make_brain(folder, BLOCK, "both", tmp_path, steps=4)
+    first = make_brain(folder, BLOCK, "both", tmp_path, steps=4)
+    train(first)
+    drawn = []
+    for rank in (0, 1, 2, 1):
+        again = make_brain(folder, BLOCK, "both", tmp_path)
+        again.on_fit_start()
+        again.rank, again.hparams.steps = rank, 5
+        again.checkpointer = None
+        again._steps = lambda *_: drawn.append(torch.rand(4)) or []
+        again.fit(make_dataset(again.model.prompt))
+    # The first goes on with its own numbers, the others with others'.
+    torch.set_rng_state(first._random_states[0]["torch"])
+    assert torch.equal(drawn[0], torch.rand(4))
+    assert torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
 def test_a_finished_training_is_not_trained_again(folder, tmp_path):
     first = make_brain(folder, BLOCK, "both", tmp_path)
     weights = train(first)

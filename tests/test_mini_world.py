@@ -7,13 +7,16 @@ Authors
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 import yaml
+from setuptools._distutils.core import run_setup
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from speechbrain_ext.export.lineage import licence_of
 from speechbrain_ext.mini_world import (
     decoders,
     encoders,
@@ -326,6 +329,19 @@ def test_shipped_models_are_small():
         for file in files
     ]
     assert sum(sizes) <= 12e6
+
+
+def test_shipped_models_say_their_licence_wherever_they_are(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    command = run_setup("setup.py", stop_after="init")
+    command = command.get_command_obj("build_py")
+    command.ensure_finalized()
+    packages = {name: files for name, _, _, files in command.data_files}
+    for name in MODELS:
+        folder = os.path.join(MODELS_FOLDER, name)
+        assert licence_of(folder) == {"license": "apache-2.0"}, name
+        readme = f"models/{name}/README.md"
+        assert readme in packages["speechbrain_ext.mini_world"]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -111,6 +111,14 @@ def test_the_baseline(study):
     assert "Trained: projector" in study.baseline_output
 
 
+def test_the_script_that_ran_is_kept_with_the_run(study):
+    folder = study.results / "base"
+    assert (folder / "train.py").read_text() == (
+        RECIPE / "train.py"
+    ).read_text()
+    assert [file.name for file in folder.glob("*.py")] == ["train.py"]
+
+
 def test_a_second_start_does_nothing(study):
     files = sorted((study.results / "base").rglob("*"))
     # SpeechBrain notes each start: a log, the environment, the script.
@@ -432,6 +440,20 @@ def test_an_utterance_longer_than_the_encoder_takes(
     assert "2.0 s" in str(caught.value)
     assert load_run(long.results / "base").steps is None
     result = long.run(**options, skip_bad=True, run_name="skip")
+    assert result.data["train"]["utterances"] == 9
+
+
+def test_an_utterance_shorter_than_a_frame(study, corpus, tmp_path, recipe):
+    """Told before the first step, and left out only if asked to."""
+    folder, file = broken_corpus(corpus, tmp_path / "LibriSpeech")
+    soundfile.write(file, [0.1] * 200, 16000)
+    short = Study(recipe, study.fixed[0], tmp_path, str(folder))
+    with pytest.raises(ValueError) as caught:
+        short.run()
+    assert "1 utterances are shorter than the 0.0450 s" in str(caught.value)
+    assert "1-10-0003 (0.0125 s)" in str(caught.value)
+    assert load_run(short.results / "base").steps is None
+    result = short.run(skip_bad=True, run_name="skip", steps=5)
     assert result.data["train"]["utterances"] == 9
 
 

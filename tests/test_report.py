@@ -5,6 +5,7 @@ Authors
 """
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -312,3 +313,16 @@ def test_without_matplotlib_the_table_is_there_and_the_extra_named(
     assert report.main([str(tmp_path)]) == 1
     assert "pip install 'speechbrain_ext[report]'" in capsys.readouterr().err
     assert (tmp_path / "summary.json").exists()
+
+
+def test_importing_the_parts_without_models_brings_no_torch():
+    code = (
+        "import sys\n"
+        "from speechbrain_ext import report, results, scoring\n"
+        "scoring.wer([('Mr. A', 'mister a')]); scoring.bleu(['a'], ['a'])\n"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "False", run.stderr

@@ -13,7 +13,14 @@ from speechbrain_ext.hparams import ConfigError
 from upstream import __main__ as command
 from upstream.checkout import Checkout, CheckoutError
 from upstream.full_yaml import BLOCK, RUN_OPTIONS, full_yaml, without_key
-from upstream.layout import LIBRARY, OURS, PACKAGE, RECIPES, TESTS
+from upstream.layout import (
+    LIBRARY,
+    OURS,
+    PACKAGE,
+    RECIPES,
+    TESTS,
+    renamed,
+)
 from upstream.plan import AUTHOR, Plan, variants
 from upstream.rows import COLUMNS, with_rows
 from upstream.scripts import data_files, is_unit_test
@@ -24,6 +31,8 @@ THEIRS = {
     "recipes/LibriSpeech/ASR/transformer/README.md": f"# Results\n{CLOSING}",
     "tests/recipes/LibriSpeech.csv": ",".join(COLUMNS) + '\nASR,"a, b",,\n',
     "pyproject.toml": 'speechbrain = ["version.txt", "log-config.yaml"]\n',
+    # Of SpeechBrain's own, what is dangerous to us.
+    ".gitignore": "**/results/\nbuild/\nlib/\nparts/\n*.log\n",
 }
 
 
@@ -148,6 +157,29 @@ def test_other_rows_stay_and_ours_are_not_doubled(plan):
 
 
 # ----------------------------------------------------------------- sources
+def test_what_is_taken_from_the_package_stands_in_it(plan):
+    text = "from speechbrain_ext import results\nresults.load_run(1)\n"
+    named = f"from {PACKAGE} import run_results as results\n"
+    assert renamed(text) == f"{named}results.load_run(1)\n"
+    for path, planned in plan.files.items():
+        for names in re.findall(rf"from {PACKAGE} import (.+)", planned.text):
+            for name in names.split(","):
+                stem = f"{LIBRARY}/{name.split(' as ')[0].strip()}"
+                found = {f"{stem}.py", f"{stem}/__init__.py"}
+                assert found & set(plan.files), f"{path}: {name}"
+
+
+def test_every_docstring_is_one_to_speechbrains_check(plan):
+    """It passes over lines with three dots, and then misses a docstring."""
+    for path, planned in plan.files.items():
+        if not path.endswith(".py") or planned.kind == "link":
+            continue
+        for node in ast.walk(ast.parse(planned.text)):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                said = (ast.get_docstring(node) or "").split("\n")[0]
+                assert "..." not in said, f"{path}: {node.name}"
+
+
 def test_nothing_of_ours_is_left_behind(plan):
     for path, planned in plan.files.items():
         text = planned.text.replace(AUTHOR, "")
@@ -376,6 +408,16 @@ def test_a_persons_changes_are_not_mixed_with_ours(checkout, capsys, tmp_path):
     edited.write_text(edited.read_text() + "# mine\n")
     assert run(checkout) == 2
     assert "SpeechLLM/train.py" in capsys.readouterr().err
+
+
+def test_what_git_would_pass_over_is_refused(checkout, capsys):
+    (checkout / ".gitignore").write_text("**/features/\n")
+    subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    commit = "-c user.name=a -c user.email=a@b commit -qm y".split()
+    subprocess.run(["git", *commit], cwd=checkout, check=True)
+    assert run(checkout, "--dry-run") == 2
+    told = capsys.readouterr().err
+    assert f"passes over {LIBRARY}/features/" in told and "MOVED" in told
 
 
 def test_another_folder_is_refused(tmp_path):

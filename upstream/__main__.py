@@ -76,6 +76,7 @@ def main(argv=None):
         plan = Plan(
             checkout.committed, scores_of(options.results), options.author
         )
+        checkout.refuse_ignored(plan.files)
         plan.format(checkout.committed("pyproject.toml"))
     except (CheckoutError, ValueError) as error:
         print(error, file=sys.stderr)

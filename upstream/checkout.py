@@ -126,6 +126,37 @@ class Checkout:
                 f"{more}): commit or stash them, or take a fresh checkout"
             )
 
+    def refuse_ignored(self, files):
+        """Stop where git would leave a file out of a pull request in silence.
+
+        Arguments
+        ---------
+        files : dict
+            Path to ``Planned``.
+
+        Raises
+        ------
+        CheckoutError
+            Naming them.
+        """
+        done = subprocess.run(
+            ["git", "check-ignore", "--stdin", "-z"],
+            cwd=self.folder,
+            input="\0".join(files),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        ignored = [path for path in done.stdout.split("\0") if path]
+        # 1 says that there is none.
+        if ignored or done.returncode not in (0, 1):
+            raise CheckoutError(
+                f"SPEECHBRAIN: {self.folder}'s .gitignore passes over "
+                f"{', '.join(ignored[:5])} ({len(ignored)} files"
+                f"{done.stderr.strip() and ', ' + done.stderr.strip()}): give "
+                "them another place with MOVED in upstream/layout.py"
+            )
+
     def news(self, files):
         """What writing a plan would do.
 

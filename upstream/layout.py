@@ -4,6 +4,7 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,10 @@ SETUP = "tests/recipes/setup"
 # Outputs of recipe tests; SpeechBrain's .gitignore names tests/tmp.
 SCRATCH = "tests/tmp/speech_llm"
 
-# Modules that stand elsewhere there. A full YAML needs no layers of variants:
-# of that package only the wording of faults travels.
-MOVED = {"hparams/faults.py": "faults.py"}
+# Modules and packages that stand elsewhere there. A full YAML needs no layers
+# of variants: of that package only the wording of faults travels. SpeechBrain's
+# .gitignore passes over every folder of the name results.
+MOVED = {"hparams/faults.py": "faults.py", "results/": "run_results/"}
 # Functions that stay here, by file.
 LEFT_OUT = {
     "speechbrain_ext/recipe.py": {"open_experiment"},
@@ -139,7 +141,15 @@ def their_module(file):
     'speechbrain/integrations/huggingface/speech_llm/faults.py'
     """
     inner = file.removeprefix(f"{OURS}/")
-    return f"{LIBRARY}/{MOVED.get(inner, inner)}"
+    for ours, theirs in MOVED.items():
+        if inner.startswith(ours):
+            inner = theirs + inner.removeprefix(ours)
+    return f"{LIBRARY}/{inner}"
+
+
+def _dotted(path):
+    """A module's or a package's name from its path (str)."""
+    return path.removesuffix(".py").strip("/").replace("/", ".")
 
 
 def renamed(text):
@@ -160,8 +170,16 @@ def renamed(text):
     'from speechbrain.integrations.huggingface.speech_llm.faults import Fault'
     """
     for ours, theirs in MOVED.items():
-        ours = f"{OURS}.{ours[:-3].replace('/', '.')}"
-        text = text.replace(ours, f"{PACKAGE}.{theirs[:-3].replace('/', '.')}")
+        ours, theirs = _dotted(ours), _dotted(theirs)
+        text = re.sub(
+            rf"\b{OURS}\.{re.escape(ours)}\b", f"{PACKAGE}.{theirs}", text
+        )
+        text = re.sub(
+            rf"from {OURS} import {re.escape(ours)}$",
+            f"from {PACKAGE} import {theirs} as {ours}",
+            text,
+            flags=re.MULTILINE,
+        )
     # The name of the authors is no module's.
     author = f"The {OURS} authors"
     parts = text.split(author)
