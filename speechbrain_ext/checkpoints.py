@@ -229,9 +229,11 @@ def resume_random_state(states, rank, seed):
     Example
     -------
     >>> states = [random_state()]
-    >>> resume_random_state(states, rank=1, seed=3)
+    >>> resume_random_state(states, rank=1, seed=3)  # doctest: +ELLIPSIS
+    Process 1 was not there when the checkpoint was saved (there were 1): ...
     >>> first = torch.rand(1)
-    >>> resume_random_state(states, rank=1, seed=3)
+    >>> resume_random_state(states, rank=1, seed=3)  # doctest: +ELLIPSIS
+    Process 1 was not there ...
     >>> torch.equal(torch.rand(1), first)
     True
     """
@@ -239,8 +241,8 @@ def resume_random_state(states, rank, seed):
         set_random_state(states[rank])
         return
     print(
-        f"The checkpoint is of {len(states)} processes: process {rank + 1} "
-        "begins with random numbers of its own."
+        f"Process {rank} was not there when the checkpoint was saved (there "
+        f"were {len(states)}): it begins with random numbers of its own."
     )
     words = np.random.SeedSequence([abs(seed), rank]).generate_state(3)
     torch.manual_seed(int(words[0]))

@@ -280,6 +280,35 @@ def test_every_public_function_says_what_it_takes_gives_and_does(plan):
     assert not faults, "\n".join(faults)
 
 
+def textual_faults(text):
+    """Functions and classes that SpeechBrain's textual check calls bare.
+
+    It goes by lines, texts of programs inside of strings included, and passes
+    over lines with ``>>>`` or ``...``, first lines of docstrings among them.
+    """
+    faults, waiting = [], None
+    for line in (line.strip() for line in text.split("\n")):
+        if not line or line[0] == "#" or ">>>" in line or "..." in line:
+            continue
+        if waiting and not line.startswith(('"', 'r"')):
+            faults.append(waiting)
+        found = re.match(r"def ([^_].*)\(.*\):|class (.*):", line)
+        waiting = found and line
+    return faults
+
+
+def test_docstrings_are_where_a_textual_check_looks(plan):
+    seen = 0
+    for path, planned in plan.files.items():
+        if path.startswith((LIBRARY, TESTS)) and path.endswith(".py"):
+            seen += 1
+            assert textual_faults(planned.text) == [], path
+    assert seen > 50
+    said = 'def f(a):\n    """Of shape ``[B, ...]``."""\n    return a'
+    assert textual_faults(said) == ["def f(a):"]
+    assert textual_faults(said.replace(", ...", "")) == []
+
+
 def test_wanting_sees_what_is_missing():
     bare = ast.parse('def f(a):\n    """Says.\n    """\n    return a').body[0]
     assert wanting(bare) == ["Example", "Arguments", "Returns"]

@@ -225,6 +225,7 @@ def planned_fingerprint(planned):
 
     Example
     -------
+    >>> from upstream.plan import Planned
     >>> planned_fingerprint(Planned("link", "a"))
     'link a'
     """

@@ -173,8 +173,9 @@ def with_rows(text, rows, folder):
 
     Example
     -------
-    >>> text = with_rows("", [{"Task": "ASR", "Hparam_file": "a/b"}], "a/")
-    >>> with_rows(text, [], "a/") == ",".join(COLUMNS) + "\\n"
+    >>> one = {"Task": "ASR", "Hparam_file": "a/hparams/b.yaml"}
+    >>> text = with_rows("", [one], "a")
+    >>> with_rows(text, [], "a") == ",".join(COLUMNS) + "\\n"
     True
     """
     text = text or ",".join(COLUMNS) + "\n"

@@ -17,7 +17,8 @@ PACKAGES = (
     "transformers",
     "peft",
     "speechbrain",
-    "speechbrain_ext",
+    # This one, whatever it is part of.
+    __name__.split(".")[0],
     "sacrebleu",
     "numpy",
 )

@@ -161,7 +161,7 @@ class RuleData:
 
 
 def input_of(batch):
-    """A batch's embeddings or ids (torch.Tensor, ``[B, Q, ...]``).
+    """A batch's embeddings ``[B, Q, D]`` or ids ``[B, Q]`` (torch.Tensor).
 
     Arguments
     ---------
