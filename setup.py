@@ -28,6 +28,11 @@ EXTRAS = {
     "mini": ["espeakng-loader>=0.2.4,<0.3", "num2words>=0.5.13,<0.6"],
     # Loquacious, which is read straight from its Parquet files.
     "parquet": ["pyarrow>=15"],
+    # The whole study as a graph, on one machine or on a cluster.
+    "workflow": [
+        "snakemake>=9,<10",
+        "snakemake-executor-plugin-slurm>=2,<3",
+    ],
     # What tests and checks need on top of the above.
     "dev": [
         "pytest>=8",

@@ -15,7 +15,11 @@ import speechbrain as sb
 import torch
 from tqdm import tqdm
 
-from speechbrain_ext.batches import StepBatchSampler, true_lengths
+from speechbrain_ext.batches import (
+    StepBatchSampler,
+    targets_of,
+    true_lengths,
+)
 from speechbrain_ext.checkpoints import (
     TrainableState,
     random_state,
@@ -66,13 +70,15 @@ class SpeechLLMBrain(EvaluationBrain):
         What is trained; nothing for an unhealed model.
     hparams : dict
         Keys used: seed, steps, warmup_steps, warmdown_steps, lr_projector,
-        lr_adapter, batch_size, test_batch_size, valid_interval,
+        lr_adapter, lr_bridge, batch_size, test_batch_size, valid_interval,
         checkpoint_interval, num_workers, max_new_tokens,
         max_tokens_per_second, and SpeechBrain's run options.
     run_opts : dict or None
         SpeechBrain's run options from the command line.
     checkpointer : speechbrain_ext.checkpoints.AtomicCheckpointer or None
         Where training goes on from.
+    distillation : speechbrain_ext.healing.Distillation or None
+        A teacher whose word is part of the training loss.
 
     Example
     -------
@@ -81,16 +87,24 @@ class SpeechLLMBrain(EvaluationBrain):
     >>> model = tiny_speech_llm()
     >>> trainable = train_parts(model, projector=True, verbose=False)
     >>> hparams = {"steps": 3, "warmup_steps": 1, "warmdown_steps": 1,
-    ...     "lr_projector": 0.1, "lr_adapter": 0.1, "adam_betas": [0.9, 0.999]}
+    ...     "lr_projector": 0.1, "lr_adapter": 0.1, "lr_bridge": 0.1,
+    ...     "adam_betas": [0.9, 0.999]}
     >>> SpeechLLMBrain(model, trainable, hparams).steps_to_take()
     3
     """
 
     def __init__(
-        self, model, trainable, hparams, run_opts=None, checkpointer=None
+        self,
+        model,
+        trainable,
+        hparams,
+        run_opts=None,
+        checkpointer=None,
+        distillation=None,
     ):
         super().__init__(model, hparams, run_opts, checkpointer)
         self.trainable = trainable
+        self.distillation = distillation
         self.history = []
         self.train_seconds = 0.0
         self._loss_since = [0.0, 0]
@@ -108,6 +122,7 @@ class SpeechLLMBrain(EvaluationBrain):
         rates = {
             "projector": self.hparams.lr_projector,
             "adapter": self.hparams.lr_adapter,
+            "bridge": self.hparams.lr_bridge,
         }
         groups = [
             {"params": self.trainable.parameters(part), "peak": rates[part]}
@@ -126,6 +141,21 @@ class SpeechLLMBrain(EvaluationBrain):
             )
             self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
+    def compute_forward(self, batch, stage):
+        """Logits, labels and (in distillation) the teacher's logits."""
+        if self.distillation is None or stage != sb.Stage.TRAIN:
+            return super().compute_forward(batch, stage)
+        x_BSF, tokens_B = self.speech_of(batch)
+        inputs = (x_BSF, tokens_B, targets_of(batch))
+        return *self.model(*inputs), self.distillation.logits(*inputs)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Summed loss of the target tokens, the teacher's word in it."""
+        if self.distillation is None or stage != sb.Stage.TRAIN:
+            return super().compute_objectives(predictions, batch, stage)
+        logits_NV, labels_N, teacher_NV = predictions
+        return self.distillation.loss(logits_NV, teacher_NV, labels_N)
+
     def fit_step(self, batches):
         """One optimiser step over one or more accumulated batches.
 
@@ -137,8 +167,8 @@ class SpeechLLMBrain(EvaluationBrain):
         Returns
         -------
         float
-            Mean negative log-likelihood per target token, in nats, over
-            all processes.
+            Mean loss per target token, in nats, over all processes: the
+            negative log-likelihood, unless there is a teacher.
         """
         tokens = sum(int(true_lengths(b.target_ids).sum()) for b in batches)
         tokens = self._sum_over_ranks(float(tokens))

@@ -60,6 +60,8 @@ class Decoder(torch.nn.Module):
         self.lm.requires_grad_(False)
         self.kept = kept or tuple(range(len(base_model(lm).layers)))
         self._adapter = None
+        # Maps that were folded in, by receiving layer: part of `lm`.
+        self.folded = {}
         if decode_static:
             check_static(lm)
         self.static = StaticDecoding() if decode_static else None

@@ -28,6 +28,7 @@ from speechbrain_ext.data_sets import (
     use_cached_features,
 )
 from speechbrain_ext.decoder import decoder_config
+from speechbrain_ext.healed import build_healed
 from speechbrain_ext.healing import TrainableSet
 from speechbrain_ext.paths import (
     INPUTS,
@@ -48,7 +49,6 @@ from speechbrain_ext.run_record import (
 )
 from speechbrain_ext.system import (
     build_model,
-    choose_trained,
     describe,
     save_trained,
 )
@@ -173,13 +173,11 @@ class Experiment:
         hparams = self.hparams
         block, result.path = self.choose_block()
         self._check_resumed(block, result.kept_layers)
-        model = build_model(
-            hparams, self.prompt, block, self.device, self.encoder
-        )
+        model, trainable, teacher = build_healed(self, block, result)
         # The encoder may have left out what it cannot take.
         result.data = about_sets(self.datasets)
-        trainable = choose_trained(model, hparams, block)
         brain = self.make_brain(model, trainable, hparams["checkpointer"])
+        brain.distillation = teacher
         result.kept_layers = list(model.decoder.kept)
         result.start = block.start if block else None  # None with holes too
         result.trainable = trainable.counts()
@@ -194,10 +192,10 @@ class Experiment:
                 }
             ]
         result.steps = brain.optimizer_step
-        result.validation = {
-            "history": brain.history,
-            "final_loss": brain.history[-1].get("valid_loss"),
-        }
+        result.validation.update(
+            history=brain.history,
+            final_loss=brain.history[-1].get("valid_loss"),
+        )
         run_on_main(save_trained, args=[model, self.folder, describe(hparams)])
         result.speed["train_seconds"] = brain.train_seconds
         self.evaluate(brain, result)

@@ -6,12 +6,12 @@ Authors
 
 import os
 
+from speechbrain_ext.healing_rules import healing_faults
 from speechbrain_ext.hparams.faults import Fault
+from speechbrain_ext.hparams_values import MISSING, get, is_number, is_whole
 
-MISSING = object()
 CHOICES = {
     "position": ("target", "prompt"),
-    "healing": ("none", "decoder", "projector", "both"),
     "precision": ("fp32", "bf16", "fp16"),
     "long_audio": ("error", "chunk"),
     "backbone.family": ("Qwen2", "Llama"),
@@ -34,7 +34,13 @@ WHOLE_NUMBERS = {  # from key to the least value
     "checkpoint_interval": 1,
     "max_new_tokens": 1,
 }
-POSITIVE = ("lora_alpha", "lr_projector", "lr_adapter", "max_grad_norm")
+POSITIVE = (
+    "lora_alpha",
+    "lr_projector",
+    "lr_adapter",
+    "lr_bridge",
+    "max_grad_norm",
+)
 SWITCHES = (
     "speech_markers",
     "chat_template",
@@ -74,8 +80,8 @@ def speechllm_rules(plain):
 
     Example
     -------
-    >>> print(*speechllm_rules({"lora_rank": 0, "healing": "all"}), sep="\\n")
-    healing: all, choose none, decoder, projector or both
+    >>> print(*speechllm_rules({"lora_rank": 0, "position": "end"}), sep="\\n")
+    position: end, choose target or prompt
     lora_rank: 0, choose a whole number, 1 or more
     """
     return [
@@ -85,28 +91,10 @@ def speechllm_rules(plain):
         *schedule_faults(plain),
         *path_faults(plain),
         *backbone_faults(plain),
+        *healing_faults(plain, load_config(plain, "backbone")[0]),
         *encoder_faults(plain),
         *baseline_faults(plain),
     ]
-
-
-def get(plain, key):
-    """The value of a key (nested with dots), or ``MISSING``."""
-    for part in key.split("."):
-        if not isinstance(plain, dict) or part not in plain:
-            return MISSING
-        plain = plain[part]
-    return plain
-
-
-def is_whole(value):
-    """Whether a value is a whole number (true and false are none)."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value):
-    """Whether a value is a number (true and false are none)."""
-    return is_whole(value) or isinstance(value, float)
 
 
 def choice_faults(plain):

@@ -2,8 +2,8 @@
 
 Paper, Section 5.3: the same layers are redundant for recognition and for
 translation, so one pruned decoder serves all. It is loaded once; a task adds
-a projector, a healing adapter (a named PEFT adapter) and a speech encoder,
-unless another task has the same one.
+a projector, a healing adapter (a named PEFT adapter), bridges across the gaps
+and a speech encoder, unless another task has the same one.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -14,6 +14,7 @@ import re
 import torch
 
 from speechbrain_ext.adapter_rows import adapter_of_each_row
+from speechbrain_ext.healing.bridge import use_bridges
 from speechbrain_ext.multitask_memory import memory_of, told_memory
 from speechbrain_ext.prompt import assemble
 from speechbrain_ext.trained_run import TrainedRun
@@ -108,6 +109,12 @@ class MultiTask(torch.nn.Module):
         """Refuse a run that was not trained on this very backbone."""
         if not self.runs:
             return
+        if any(r.folded_file for r in [run, *self.runs.values()]):
+            raise ValueError(
+                f"{name}: {run.folder} or a task before it has a map folded "
+                "into its weights, which are its own then: give runs with "
+                "the map as a bridge (healing: map)"
+            )
         if any(r.merged_adapter_folder for r in [run, *self.runs.values()]):
             raise ValueError(
                 f"{name}: {run.folder} or a task before it stands on a "
@@ -126,7 +133,7 @@ class MultiTask(torch.nn.Module):
                 )
 
     def use(self, name):
-        """Switch to a task: its adapter on, all others off.
+        """Switch to a task: its adapter and bridges on, all others off.
 
         Arguments
         ---------
@@ -139,6 +146,7 @@ class MultiTask(torch.nn.Module):
             To be used until the next switch.
         """
         model = self.models[name]
+        use_bridges(self.decoder, name)
         adapter = self.decoder.adapter
         if adapter is not None:
             layers = adapter.base_model
@@ -257,11 +265,11 @@ class MultiTask(torch.nn.Module):
         ]
 
     def _adapter_of_each_row(self, names):
-        """Send each row of a batch through its task's adapter."""
+        """Send each row of a batch through its task's adapter and bridges."""
         adapters = [
             name if self.runs[name].adapter_folder else None for name in names
         ]
-        return adapter_of_each_row(self.decoder, adapters)
+        return adapter_of_each_row(self.decoder, adapters, names)
 
     def encoders(self):
         """The encoders, each once (list of SpeechEncoder)."""

@@ -17,8 +17,8 @@ def memory_of(tasks):
     -------
     dict
         backbone; encoders (name to bytes, each once); tasks (name to
-        projector and adapter); together; separately (if every task were
-        a system of its own).
+        projector, adapter and, where it has one, bridge); together;
+        separately (if every task were a system of its own).
 
     Example
     -------
@@ -27,10 +27,13 @@ def memory_of(tasks):
     {'backbone': 3743744, ...}
     """
     adapters = dict.fromkeys(tasks.models, 0)
+    bridges = dict.fromkeys(tasks.models, 0)
     backbone = 0
     for name, parameter in tasks.decoder.named_parameters():
         owner = [part for part in name.split(".") if part in adapters]
-        if "lora_" in name and owner:
+        if ".bridges.named." in name:
+            bridges[owner[-1]] += _bytes(parameter)
+        elif "lora_" in name and owner:
             adapters[owner[-1]] += _bytes(parameter)
         else:
             backbone += _bytes(parameter)
@@ -41,6 +44,8 @@ def memory_of(tasks):
             "projector": sum(map(_size, parts)),
             "adapter": adapters[name],
         }
+        if bridges[name]:
+            parts_of[name]["bridge"] = bridges[name]
         encoders[model.encoder.name] = _size(model.encoder)
         separately += backbone + _size(model.encoder)
         separately += sum(parts_of[name].values())

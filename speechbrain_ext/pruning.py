@@ -49,6 +49,12 @@ def decoder_layers(model):
     ------
     TypeError
         If the model keeps its layers elsewhere than in ``model.layers``.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> len(decoder_layers(tiny_speech_llm(layers=4).decoder))
+    4
     """
     return base_model(model).layers
 

@@ -252,7 +252,7 @@ def check_static(lm):
 
 
 def _state_of(lm):
-    """What a recording depends on: where weights lie, adapters, autocast."""
+    """What a recording depends on: weights' places, what is on, autocast."""
     weights = hash(tuple(p.data_ptr() for p in lm.parameters()))
     adapters = tuple(
         (str(module.active_adapters), module.disable_adapters)
@@ -260,7 +260,12 @@ def _state_of(lm):
         if hasattr(module, "active_adapters")
         and hasattr(module, "disable_adapters")
     )
+    bridges = tuple(
+        module.active_bridge
+        for module in lm.modules()
+        if hasattr(module, "active_bridge")
+    )
     device = lm.lm_head.weight.device.type
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else None
-    return id(lm), lm.training, weights, adapters, dtype
+    return id(lm), lm.training, weights, adapters, bridges, dtype

@@ -1,7 +1,8 @@
 """From settings to a speech LLM, and a trained one to and from its folder.
 
 A finished run leaves ``trained/``: the projector (safetensors), the adapter
-(PEFT's own format) and ``system.json``, which says what they belong to.
+(PEFT's own format), bridges and folded maps (safetensors) and
+``system.json``, which says what they belong to.
 Backbone and encoder are named there, never copied.
 
 Authors
@@ -16,9 +17,13 @@ from safetensors.torch import load_file, save_file
 from speechbrain_ext.healing import (
     ADAPTER,
     ATTENTION,
+    bridges_of,
     heal,
     load_adapter,
+    parts_of,
     save_adapter,
+    save_bridges,
+    save_folds,
     train_parts,
 )
 from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
@@ -26,6 +31,8 @@ from speechbrain_ext.results import write_json
 
 TRAINED = "trained"
 PROJECTOR_FILE = "projector.safetensors"
+BRIDGE_FILE = "bridge.safetensors"
+FOLDED_FILE = "folded.safetensors"
 SYSTEM_FILE = "system.json"
 # What a projector was trained with, and is worth nothing without.
 MUST_AGREE = ("prompt", "chat_template", "encoder", "downsampling")
@@ -122,7 +129,7 @@ def build_model(hparams, prompt, removed=None, device="cpu", encoder=None):
     return model.to(device)
 
 
-def choose_trained(model, hparams, removed):
+def choose_trained(model, hparams, removed, maps=None):
     """Open what this run trains: a baseline's parts, or a healing strategy's.
 
     Arguments
@@ -130,9 +137,11 @@ def choose_trained(model, hparams, removed):
     model : SpeechLLM
         Baseline or pruned.
     hparams : dict
-        Keys used: adapt_attention, healing, lora.
+        Keys used: adapt_attention, healing, healing_parts, lora.
     removed : Block, iterable of int or None
         What was removed; nothing: a baseline.
+    maps : dict or None
+        Receiving layer to its map in closed form, where healing wants it.
 
     Returns
     -------
@@ -148,7 +157,8 @@ def choose_trained(model, hparams, removed):
     ['projector']
     """
     if removed:
-        return heal(model, removed, hparams["healing"], hparams["lora"])
+        parts = parts_of(hparams)
+        return heal(model, removed, parts, hparams["lora"], maps=maps)
     adapter = None
     if hparams["adapt_attention"]:
         adapter = (ATTENTION, range(model.decoder.num_layers))
@@ -184,6 +194,12 @@ def save_trained(model, run_folder, about):
     if model.decoder.adapter is not None:
         save_adapter(model.decoder, folder)
     decoder = model.decoder
+    bridge = BRIDGE_FILE if bridges_of(decoder) else None
+    if bridge:
+        save_bridges(decoder, os.path.join(folder, bridge))
+    folded = FOLDED_FILE if decoder.folded else None
+    if folded:
+        save_folds(decoder, os.path.join(folder, folded))
     write_json(
         os.path.join(folder, SYSTEM_FILE),
         {
@@ -191,6 +207,8 @@ def save_trained(model, run_folder, about):
             "layers": decoder.whole_layers,
             "kept_layers": list(decoder.kept),
             "adapter": ADAPTER if decoder.adapter is not None else None,
+            "bridge": bridge,
+            "folded": folded,
         },
     )
 
@@ -271,6 +289,14 @@ def load_baseline(model, run_folder, about):
             f"{system['layers']} layers; this backbone has "
             f"{decoder.whole_layers}. Give a baseline of the same backbone."
         )
+    # Both belong to gaps, and a baseline is to have none.
+    for part in ("bridge", "folded"):
+        if system.get(part):
+            raise ValueError(
+                f"baseline: {run_folder} was pruned, and its {system[part]} "
+                "belongs to the layers that it kept: give the whole model's "
+                "run."
+            )
     load_projector(model, run_folder)
     if system["adapter"]:
         load_adapter(

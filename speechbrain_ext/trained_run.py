@@ -11,7 +11,13 @@ import os
 
 from speechbrain_ext.decoder import Decoder
 from speechbrain_ext.encoder import SpeechEncoder
-from speechbrain_ext.healing import ADAPTER, load_adapter
+from speechbrain_ext.healing import (
+    ADAPTER,
+    load_adapter,
+    load_bridges,
+    load_folds,
+    use_bridges,
+)
 from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.prompt import Prompt
 from speechbrain_ext.results import load_run
@@ -68,6 +74,18 @@ class TrainedRun:
         return name and os.path.join(self.folder, TRAINED, name)
 
     @property
+    def bridge_file(self):
+        """Where its own bridges lie (str), or None."""
+        name = self.system.get("bridge")
+        return name and os.path.join(self.folder, TRAINED, name)
+
+    @property
+    def folded_file(self):
+        """Where the maps lie that are folded into its weights, or None."""
+        name = self.system.get("folded")
+        return name and os.path.join(self.folder, TRAINED, name)
+
+    @property
     def projector_file(self):
         """Where its projector lies (str)."""
         return os.path.join(self.folder, TRAINED, PROJECTOR_FILE)
@@ -103,7 +121,7 @@ class TrainedRun:
         )
 
     def load_decoder(self, device="cpu"):
-        """Its backbone, kept layers only, without its own adapter."""
+        """Its backbone, kept layers only, without its adapter and bridges."""
         backbone = self.settings["backbone"]
         decoder = Decoder.from_source(
             backbone["source"],
@@ -115,19 +133,22 @@ class TrainedRun:
         merged = self.merged_adapter_folder
         if merged:
             load_adapter(decoder, merged, kept=decoder.kept, merge=True)
+        if self.folded_file:
+            load_folds(decoder, self.folded_file)
         return decoder
 
     def build(self, encoder, decoder, adapter=ADAPTER):
-        """A speech LLM of its projector and adapter on given frozen parts.
+        """A speech LLM of its trained parts on given frozen ones.
 
         Arguments
         ---------
         encoder : SpeechEncoder
             As `load_encoder` gives it; may be shared.
         decoder : Decoder
-            As `load_decoder` gives it; may be shared. Gets the adapter.
+            As `load_decoder` gives it; may be shared. Gets the adapter and
+            the bridges.
         adapter : str
-            PEFT's name for the adapter.
+            PEFT's name for the adapter, and the bridges'.
 
         Returns
         -------
@@ -157,6 +178,9 @@ class TrainedRun:
         put_projector(model, self.projector_file)
         if self.adapter_folder:
             load_adapter(decoder, self.adapter_folder, name=adapter)
+        if self.bridge_file:
+            load_bridges(decoder, self.bridge_file, adapter)
+        use_bridges(decoder, adapter)
         model.requires_grad_(False)
         return model.eval()
 

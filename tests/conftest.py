@@ -270,6 +270,7 @@ TRAINING = dict(
     warmdown_steps=3,
     lr_projector=1e-2,
     lr_adapter=1e-2,
+    lr_bridge=1e-2,
     adam_betas=[0.9, 0.999],
     max_grad_norm=1.0,
     batch_size=4,
@@ -367,6 +368,7 @@ def write_settings(folder, decoder, encoder, kind="wavlm"):
     warmdown_steps: 4
     lr_projector: 0.01
     lr_adapter: 0.01
+    lr_bridge: 0.01
     valid_interval: 4
     checkpoint_interval: 2
     max_new_tokens: 12

@@ -75,7 +75,7 @@ def make_run(
     with torch.no_grad():
         for name, parameter in trainable.named():
             # A fresh adapter is zero and would hide that it is missing.
-            if "lora_B" in name:
+            if "lora_B" in name or ".bridges." in name:
                 parameter.normal_(std=0.3)
     save_trained(model, folder, describe(settings))
     run = RunResult(
@@ -87,7 +87,7 @@ def make_run(
         removed=2,
         start=1,
         kept_layers=[0, 3, 4],
-        healing=strategy,
+        healing=strategy if isinstance(strategy, str) else "mine",
         path={"from": "speech", "distance": 0.1, "count": 5, "input": "speech"},
         steps=7,
         trainable=trainable.counts(),

@@ -8,15 +8,25 @@ import json
 
 import pytest
 import torch
-from conftest import LAYERS, make_features, make_model
+from conftest import (
+    LAYERS,
+    make_brain,
+    make_dataset,
+    make_decoder,
+    make_features,
+    make_model,
+)
 
 from speechbrain_ext.healing import (
     ATTENTION,
     MLP,
     STRATEGIES,
+    Distillation,
     Lora,
     heal,
+    healing_parts,
     load_adapter,
+    needs_whole,
     save_adapter,
     train_parts,
 )
@@ -236,3 +246,142 @@ def test_adapters_train_in_full_precision(source):
     add_adapter(decoder, MLP, [1])
     types = {p.dtype for n, p in decoder.named_parameters() if "lora_" in n}
     assert types == {torch.float32}
+
+
+# ------------------------------------------------------------------ presets
+def parts(**own):
+    return healing_parts("mine", own)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_papers_four_are_what_they_were(name):
+    ours = healing_parts(name)
+    assert ours["projector"] == (name in ("projector", "both"))
+    assert ours["bridge"] is None and ours["distillation"] is None
+    adapters = dict(where="receivers", modules="mlp", rank=None, budget=None)
+    adapted = name in ("decoder", "both")
+    assert ours["adapters"] == (adapters if adapted else None)
+    assert not needs_whole(ours)
+
+
+@pytest.mark.parametrize("removed", [BLOCK, {0, 2}], ids=str)
+@pytest.mark.parametrize("name", ["attention", "bridge", "everywhere"])
+def test_a_preset_at_step_0_is_the_pruned_model(source, name, removed):
+    model = make_model(source, removed).eval()
+    with torch.no_grad():
+        before = logits_of(model)
+        trainable = heal(model, removed, name, Lora(rank=4), verbose=False)
+        model.eval()
+        assert torch.equal(logits_of(model), before)
+    opened = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert opened == {n for n, _ in trainable.named()}
+    assert set(trainable.parts) == {"projector", "adapter"} | (
+        {"bridge"} if name == "bridge" else set()
+    )
+
+
+def test_the_same_budget_buys_a_lower_rank_on_more(source):
+    """A step of the scale alpha / rank stays; no more values than before."""
+    paper = heal(make_model(source, BLOCK), BLOCK, "decoder", verbose=False)
+    model = make_model(source, BLOCK)
+    ours = heal(model, BLOCK, "attention", verbose=False)
+    # MLP: 3 x 80. With q, o: 64 and k, v: 48 that is 464 for a rank.
+    rank = 16 * 240 // 464
+    assert ours.counts()["adapter"] == rank * 464
+    assert ours.counts()["adapter"] <= paper.counts()["adapter"]
+    config = model.decoder.adapter.peft_config["healing"]
+    assert (config.r, config.lora_alpha / config.r) == (rank, 32 / 16)
+    expected = adapter_names([1], MLP, "mlp")
+    expected |= adapter_names([1], ATTENTION, "self_attn") | PROJECTOR
+    assert {n for n, _ in ours.named()} == expected
+    model = make_model(source, BLOCK)
+    adapters = {"where": "all", "modules": "both", "budget": 3000}
+    found = heal(model, BLOCK, parts(adapters=adapters), verbose=False)
+    assert found.counts()["adapter"] == 2 * 3 * 464
+    adapters["budget"] = 1000
+    said = r"budget: 1000, but rank 1 .*\[0, 1, 2\] takes 1392"
+    with pytest.raises(ValueError, match=said):
+        heal(make_model(source, BLOCK), BLOCK, parts(adapters=adapters))
+
+
+@pytest.mark.parametrize(
+    "where, expected",
+    [("receivers", [1, 3]), ("after", [1, 2, 3]), ("all", [0, 1, 2, 3])]
+    + [([0, 2], [0, 2])],
+)
+def test_adapters_go_where_they_are_sent(tmp_path, where, expected):
+    source = make_decoder("llama", tmp_path, num_hidden_layers=6)
+    removed = {1, 4}
+    model = make_model(source, removed)
+    adapters = {"where": where, "modules": "attention", "rank": 2}
+    trainable = heal(model, removed, parts(adapters=adapters), verbose=False)
+    names = {name for name, _ in trainable.named()}
+    assert names == adapter_names(expected, ATTENTION, "self_attn")
+
+
+def test_layers_that_are_not_kept_are_refused(source):
+    adapters = {"where": [0, 3]}
+    said = r"healing_parts.adapters.where: \[0, 3\], but 3 layers are kept"
+    with pytest.raises(ValueError, match=said):
+        heal(make_model(source, BLOCK), BLOCK, parts(adapters=adapters))
+    with pytest.raises(ValueError, match="no layer was removed: choose"):
+        heal(make_model(source), None, "bridge")
+
+
+@pytest.mark.parametrize("where", ["receivers", "after"])
+def test_adapters_after_the_gap_need_no_graph_below_it(source, where):
+    removed = Block(2, 1)
+    model = make_model(source, removed)
+    adapters = {"where": where, "modules": "both", "rank": 2}
+    heal(model, removed, parts(adapters=adapters), verbose=False)
+    model.train()
+    graphs = []
+    layers = model.decoder.lm.model.layers
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda m, i, o: graphs.append(o.grad_fn is not None)
+        )
+    logits_of(model)
+    assert graphs == [False, False, True, True]
+
+
+# -------------------------------------------------------------- distillation
+def test_the_teachers_word_is_weighed(decoder_folders):
+    """By hand: NLL and KL of distributions that are softened by t."""
+    folder = decoder_folders["qwen2"]
+    teacher = make_model(folder)
+    torch.manual_seed(1)
+    ours, theirs = torch.randn(2, 4, 9)
+    labels = torch.tensor([0, 8, 3, 3])
+    distillation = Distillation(teacher, 0.3, 2.0)
+    p, q = (theirs / 2).softmax(-1), (ours / 2).softmax(-1)
+    apart = (p * (p.log() - q.log())).sum()
+    nll = -ours.log_softmax(-1)[range(4), labels].sum()
+    found = distillation.loss(ours, theirs, labels)
+    torch.testing.assert_close(found, 0.7 * nll + 0.3 * 4 * apart)
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_a_pupil_comes_nearer_to_its_teacher(decoder_folders):
+    folder = decoder_folders["qwen2"]
+    found = {}
+    for weight in (0.0, 1.0):
+        brain = make_brain(
+            folder, BLOCK, "both", steps=30, valid_interval=30, dropout=0.0
+        )
+        whole = make_model(folder)
+        whole.projector.load_state_dict(brain.model.projector.state_dict())
+        before = [p.clone() for p in whole.parameters()]
+        brain.distillation = Distillation(whole, weight)
+        data = make_dataset(brain.model.prompt, 6)
+        brain.fit(data, data)
+        # Validation is the labels' word alone.
+        assert brain.history[-1]["valid_loss"] == brain.validate(data)
+        assert all(map(torch.equal, before, whole.parameters()))
+        assert not whole.training
+        brain.model.eval()
+        with torch.no_grad():
+            p = logits_of(whole).softmax(-1)
+            q = logits_of(brain.model).softmax(-1)
+        found[weight] = (p * (p.log() - q.log())).sum().item()
+    assert found[1.0] < 0.8 * found[0.0]

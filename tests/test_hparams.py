@@ -424,6 +424,7 @@ GOOD = {
     "position": "target",
     "baseline": None,
     "healing": "both",
+    "healing_parts": None,
     "adapt_attention": False,
     "lora_rank": 16,
     "lora_alpha": 32,
@@ -437,6 +438,7 @@ GOOD = {
     "warmdown_steps": 60,
     "lr_projector": 1e-3,
     "lr_adapter": 1e-3,
+    "lr_bridge": 1e-3,
     "max_grad_norm": 1.0,
     "valid_interval": 1,
     "checkpoint_interval": 1,
@@ -473,6 +475,8 @@ def test_the_rules_pass_what_is_good_and_what_is_missing():
         ("warmup_steps", [-1, 41]),
         ("lr_projector", [0, -1e-3, "1e-3"]),
         ("lr_adapter", [0]),
+        ("lr_bridge", [0, None]),
+        ("healing_parts", ["mine.yaml", {}, 3]),
         ("max_grad_norm", [0, -1]),
         ("valid_interval", [0]),
         ("checkpoint_interval", [0]),
@@ -485,6 +489,72 @@ def test_each_rule_refuses(key, values):
         faults = speechllm_rules({**GOOD, key: value})
         assert faults, f"{key}: {value!r} passed"
         assert all(key in str(fault) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("rank", 3),
+        ("projector", "yes"),
+        ("adapters", True),
+        ("adapters.where", "before"),
+        ("adapters.where", []),
+        ("adapters.where", [1, 1]),
+        ("adapters.modules", "norms"),
+        ("adapters.rank", 0),
+        ("adapters.budget", "all"),
+        ("adapters.layers", [1]),
+        ("bridge.rank", "half"),
+        ("bridge.start", "zero"),
+        ("bridge.form", "free"),
+        ("bridge.form", "folded"),
+        ("map.utterances", 0),
+        ("map.ridge", []),
+        ("map.ridge", [0]),
+        ("map.positions", "last"),
+        ("distillation.weight", 1.5),
+        ("distillation.temperature", 0),
+    ],
+)
+def test_each_rule_of_ones_own_healing_refuses(key, value):
+    good = {
+        "projector": True,
+        "adapters": {"where": [0, 2], "modules": "both", "budget": "paper"},
+        "bridge": {"rank": "full"},
+        "map": {"ridge": [0.1]},
+        "distillation": {"weight": 1.0},
+    }
+    mine = {**GOOD, "healing": "mine", "healing_parts": good}
+    assert speechllm_rules(mine) == []
+    part, _, word = key.partition(".")
+    bad = {**good, part: {**good.get(part, {}), word: value} if word else value}
+    faults = speechllm_rules({**mine, "healing_parts": bad})
+    assert [fault.key for fault in faults] == [f"healing_parts.{key}"]
+
+
+def test_ones_own_healing_fits_the_backbone_and_has_a_name():
+    mine = {
+        "healing": "mine",
+        "healing_parts": {"adapters": {"where": [0, 20]}},
+        "backbone": backbone("Qwen2.5-7B", PUBLISHED / "qwen2.5-7b"),
+        "prune_layers": 8,
+    }
+    (fault,) = speechllm_rules(mine)
+    assert "20 layers are kept: choose 0 to 19" in str(fault)
+    mine["healing_parts"] = {"bridge": {"rank": 3584}}
+    (fault,) = speechllm_rules(mine)
+    assert "the stream is 3584 wide" in str(fault)
+    mine["healing_parts"] = {"projector": True}
+    assert speechllm_rules(mine) == []
+    for name in ("both", "map", "a name", None):
+        (fault,) = speechllm_rules({**mine, "healing": name})
+        assert fault.key == "healing" and "another name" in fault.mend
+    idle = {"distillation": {}, "bridge": {"start": "map", "form": "fixed"}}
+    (fault,) = speechllm_rules({**mine, "healing_parts": idle})
+    assert "nothing is trained" in str(fault)
+    two = {"adapters": {"rank": 2, "budget": 900}}
+    (fault,) = speechllm_rules({**mine, "healing_parts": two})
+    assert "a rank is given too" in str(fault)
 
 
 def test_a_pruned_run_needs_its_baseline(tmp_path):

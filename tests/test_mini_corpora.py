@@ -84,13 +84,18 @@ def test_the_recipe_reads_the_mini_loquacious(tmp_path):
 
 def test_the_command_line_builds_what_is_named(tmp_path, monkeypatch, capsys):
     built = []
+
+    def build(folder, **options):
+        built.append((folder, options))
+        return "Q"
+
     monkeypatch.setattr(
         "speechbrain_ext.mini_world.corpus.CORPORA",
-        {
-            "librispeech": lambda *a, **k: built.append((a, k)) or "L",
-            "loquacious": lambda *a, **k: built.append((a, k)) or "Q",
-        },
+        {"librispeech": None, "loquacious": (build, {"small": 9, "dev": 5})},
     )
-    main([str(tmp_path), "--corpora", "loquacious", "--seed", "3"])
+    words = ["--corpora", "loquacious", "--seed", "3", "--sizes", '{"dev": 1}']
+    main([str(tmp_path), *words])
     assert capsys.readouterr().out == "Q\n"
-    assert built == [((str(tmp_path),), {"seed": 3, "processes": 2})]
+    sizes = {"small": 9, "dev": 1}
+    told = {"sizes": sizes, "seed": 3, "processes": 2}
+    assert built == [(str(tmp_path), told)]

@@ -4,6 +4,7 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import copy
 import json
 import os
 import shutil
@@ -18,9 +19,11 @@ from conftest import RECIPE, write_settings
 from safetensors.torch import load_file
 
 from speechbrain_ext.distance_table import RedundancyTable
+from speechbrain_ext.evaluation import EvaluationBrain
 from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.pruning import Block
-from speechbrain_ext.results import load_run
+from speechbrain_ext.results import load_run, read_hypotheses
+from speechbrain_ext.trained_run import TrainedRun
 
 
 class Study:
@@ -188,6 +191,88 @@ def test_pruned_and_healed(study, tables, healing):
     base = study.results / "base" / "trained" / "projector.safetensors"
     equal = [torch.equal(ours[k], v) for k, v in load_file(base).items()]
     assert any(equal) != ("projector" in parts[healing])
+
+
+PARTS = {
+    "attention": {"projector", "adapter"},
+    "bridge": {"projector", "adapter", "bridge"},
+    "map": set(),
+    "map_folded": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def block_file(study, tables):
+    """A path that leaves layer 0, for a map that is folded into it."""
+    speech = copy.deepcopy(tables["speech"])
+    speech.distances[1, :] = 0.5
+    speech.distances[1, 1] = 0.0
+    file = study.folder / "one.json"
+    speech.save(file)
+    return file
+
+
+@pytest.mark.parametrize("healing", PARTS)
+def test_presets_from_the_command_line(study, block_file, healing):
+    result = study.prune(
+        run_name=f"own-{healing}", healing=healing, path_from=block_file
+    )
+    trained = PARTS[healing]
+    assert (result.status, result.healing) == ("done", healing)
+    assert set(result.trainable) == trained and result.start == 1
+    assert result.steps == (8 if trained else 0)
+    folder = study.results / f"own-{healing}" / "trained"
+    system = json.loads((folder / "system.json").read_text())
+    files = {"bridge", "map"} & {healing}, {"map_folded"} & {healing}
+    assert (system["bridge"] is not None) == bool(files[0])
+    assert (system["folded"] is not None) == bool(files[1])
+    if healing.startswith("map"):
+        told = result.validation["map"]["1"]
+        assert told["positions"] > 64 and len(told["losses"]) == 6
+        # Scored is what was chosen: the held-out set is the whole one here.
+        final = result.validation["final_loss"]
+        assert final == pytest.approx(min(told["losses"].values()), rel=1e-4)
+        assert result.speed["fit_seconds"] > 0
+    model = TrainedRun(folder.parent).load()
+    dataset = study.open().datasets["test"]["test-clean"]
+    hparams = {**result.configuration, "eval_precision": "fp32"}
+    rows = EvaluationBrain(model, hparams).decode(dataset)
+    said = {row["id"]: row["hypothesis"] for row in rows}
+    noted = read_hypotheses(folder.parent / "hypotheses-test-clean.jsonl")
+    assert said == {row["id"]: row["hypothesis"] for row in noted}
+
+
+def test_ones_own_parts_and_a_teacher(study, block_file):
+    file = Path(study.fixed[0])
+    mine = file.with_name("mine.yaml")
+    mine.write_text(
+        f"""base: {file.name}
+healing: mine
+healing_parts:
+    adapters: {{where: after, modules: attention, rank: 2}}
+    bridge: {{rank: 4, start: map}}
+    distillation: {{weight: 0.5, temperature: 2.0}}
+"""
+    )
+    ours = Study(study.recipe, str(mine), study.folder, study.fixed[4])
+    result = ours.prune(run_name="mine", path_from=block_file)
+    assert (result.status, result.healing) == ("done", "mine")
+    # q, o: 64, k, v: 48 in two layers; a bridge of 4 with its bias.
+    assert result.trainable == {
+        "adapter": 2 * 2 * (2 * 64 + 2 * 48),
+        "bridge": 2 * 4 * 32 + 32,
+    }
+    assert result.configuration["healing_parts"]["bridge"]["start"] == "map"
+
+
+def test_a_map_has_no_layer_to_be_folded_into(study, tables):
+    speech = copy.deepcopy(tables["speech"])
+    speech.distances[1, :] = 0.5
+    speech.distances[1, 0] = 0.0
+    file = study.folder / "first.json"
+    speech.save(file)
+    with pytest.raises(ValueError, match="no layer before the gap"):
+        study.prune(run_name="first", healing="map_folded", path_from=file)
 
 
 def test_the_path_may_come_from_text_or_a_file(study, tables):
@@ -399,8 +484,8 @@ def break_audio(file, how):
     [
         ("missing", "transcript without audio"),
         ("no transcript", "audio without transcript"),
-        ("unreadable", "unreadable audio"),
-        ("empty", "unreadable audio"),
+        ("unreadable", "broken audio"),
+        ("empty", "broken audio"),
         ("other rate", "sample rate 8000"),
         ("stereo", "2 channels"),
     ],

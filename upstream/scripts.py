@@ -132,7 +132,7 @@ def module_file(name):
     Example
     -------
     >>> module_file("speechbrain_ext.healing.Lora")
-    'speechbrain_ext/healing.py'
+    'speechbrain_ext/healing/__init__.py'
     """
     parts = name.split(".")
     while parts and parts[0] == OURS and len(parts) > 1:
@@ -252,7 +252,7 @@ def settings_of(files):
         *(
             settings_read(text)
             for file, text in files.items()
-            if not file.endswith("hparams_rules.py")
+            if not file.endswith("_rules.py")
         )
     )
 

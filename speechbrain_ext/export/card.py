@@ -30,6 +30,14 @@ print(model.transcribe("some.wav").text)
 ```
 """
 
+BRIDGE = """## Bridges
+
+Where layers were removed, the stream crosses a bridge (`bridge.safetensors` of
+the tasks {tasks}). Loaded as above, the bridges are there. **Plain transformers
+does not know them**: `backbone/` alone, or with its adapter, is not the model
+that was scored.
+"""
+
 LIMITS = """## Limits
 
 - Scores are on the sets named above and say nothing of other speech, languages
@@ -72,11 +80,18 @@ def model_card(title, tasks, licence, merged):
         f"---\n{_head(tasks, licence)}\n---\n",
         HEAD.format(title=title, pruned=pruned),
         _lineage(first, merged),
+        *_bridges(tasks),
         *(_task(name, task) for name, task in tasks.items()),
         LIMITS.format(seconds=seconds),
         _licence(first, licence),
     ]
     return "\n".join(parts)
+
+
+def _bridges(tasks):
+    """What to know of the bridges, where there are some (list of str)."""
+    names = [f"`{name}`" for name, task in tasks.items() if task.bridge]
+    return [BRIDGE.format(tasks=", ".join(names))] if names else []
 
 
 def removed_of(about):

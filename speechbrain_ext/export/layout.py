@@ -7,7 +7,8 @@
     README.md            the model card
     backbone/            a plain Hugging Face causal LM with its tokenizer
     encoders/<name>/     a speech encoder, where the hub does not have it
-    tasks/<name>/        task.json, projector.safetensors, adapter/ (PEFT)
+    tasks/<name>/        task.json, projector.safetensors, adapter/ (PEFT),
+                         bridge.safetensors
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -29,6 +30,7 @@ TASKS = "tasks"
 TASK = "task.json"
 PROJECTOR = "projector.safetensors"
 ADAPTER = "adapter"
+BRIDGE = "bridge.safetensors"
 PRECISIONS = ("fp32", "bf16", "fp16")
 LONG_AUDIO = ("error", "chunk")
 # Bytes read at once while hashing.
@@ -83,6 +85,8 @@ class TaskSettings:
         Trained embeddings stand around the speech.
     adapter : bool
         There is a PEFT adapter.
+    bridge : bool
+        There are bridges across gaps, which plain transformers lacks.
     precision : str
         "fp32", "bf16" or "fp16": autocast while decoding.
     features_dtype : str or None
@@ -107,6 +111,7 @@ class TaskSettings:
     projector_hidden: int | None = None
     speech_markers: bool = False
     adapter: bool = False
+    bridge: bool = False
     precision: str = "fp32"
     features_dtype: str | None = None
     long_audio: str = "error"
@@ -169,6 +174,7 @@ class TaskSettings:
             or _number(self.projector_hidden, 1, 1_000_000, int),
             "speech_markers": isinstance(self.speech_markers, bool),
             "adapter": isinstance(self.adapter, bool),
+            "bridge": isinstance(self.bridge, bool),
             "precision": self.precision in PRECISIONS,
             "features_dtype": self.features_dtype in (None, "float16"),
             "long_audio": self.long_audio in LONG_AUDIO,

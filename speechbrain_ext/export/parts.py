@@ -16,6 +16,7 @@ from speechbrain_ext.encoder_source import load_config, load_extractor
 from speechbrain_ext.export.layout import (
     ADAPTER,
     BACKBONE,
+    BRIDGE,
     ENCODERS,
     PROJECTOR,
     TASK,
@@ -102,6 +103,8 @@ def write_task(out, name, run, model, merge, encoders):
     adapter = bool(run.adapter_folder) and not merge
     if adapter:
         _write_adapter(run.adapter_folder, os.path.join(folder, ADAPTER))
+    if run.bridge_file:
+        shutil.copyfile(run.bridge_file, os.path.join(folder, BRIDGE))
     config = run.settings
     cached = config.get("cache_features")
     settings = TaskSettings(
@@ -115,6 +118,7 @@ def write_task(out, name, run, model, merge, encoders):
         projector_hidden=config["projector_hidden"],
         speech_markers=config["speech_markers"],
         adapter=adapter,
+        bridge=bool(run.bridge_file),
         precision=config.get("eval_precision") or "fp32",
         features_dtype="float16" if cached else None,
         long_audio=config.get("long_audio", "error"),

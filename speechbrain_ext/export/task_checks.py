@@ -1,4 +1,4 @@
-"""Hold a task's settings against its projector and its adapter.
+"""Hold a task's settings against its projector, adapter and bridges.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -11,6 +11,7 @@ from speechbrain_ext.export.checks import (
 )
 from speechbrain_ext.export.layout import (
     ADAPTER,
+    BRIDGE,
     PROJECTOR,
     TASKS,
     ExportError,
@@ -75,6 +76,8 @@ def check_task(folder, name, features, width):
     compare_shapes(file, wanted, shapes, extra=False)
     if settings.adapter:
         _check_adapter(folder, f"{TASKS}/{name}/{ADAPTER}")
+    if settings.bridge:
+        _check_bridge(folder, f"{TASKS}/{name}/{BRIDGE}", width)
 
 
 def _check_adapter(folder, inside):
@@ -105,3 +108,26 @@ def _check_adapter(folder, inside):
                 f"{file}: {name} has shape {place.shape}, but the adapter's "
                 f"rank is {content['r']}: {MADE_FOR}"
             )
+
+
+def _check_bridge(folder, inside, width):
+    """Refuse bridges of other layers or shapes than the backbone has."""
+    file = folder.file(inside)
+    shapes = {key: place.shape for key, place in head_of(file).items()}
+    wanted = {}
+    for key in shapes:
+        index = key.partition(".")[0]
+        if not index.isdecimal() or int(index) >= len(folder.kept):
+            raise ExportError(
+                f"{file}: {key!r:.80} is no bridge of a layer from 0 to "
+                f"{len(folder.kept) - 1}: {MADE_FOR}"
+            )
+        wanted[f"{index}.bias"] = (width,)
+        # Of low rank, where there is a factor; the rank is free.
+        rank = (shapes.get(f"{index}.down") or (0,))[0]
+        if f"{index}.down" in shapes and 0 < rank < width:
+            wanted[f"{index}.down"] = (rank, width)
+            wanted[f"{index}.up"] = (width, rank)
+        else:
+            wanted[f"{index}.weight"] = (width, width)
+    compare_shapes(file, wanted, shapes, extra=False)

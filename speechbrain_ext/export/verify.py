@@ -1,7 +1,7 @@
 """Compare an export with what it was made from, before it is called done.
 
-The export is loaded anew, as a whole and with transformers and PEFT alone,
-and must do what the runs did.
+The export is loaded anew, as a whole and with transformers and PEFT alone
+(and the bridges, where a task has some), and must do what the runs did.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 from speechbrain_ext.export.layout import (
     ADAPTER,
     BACKBONE,
+    BRIDGE,
     TASKS,
     ExportError,
 )
 from speechbrain_ext.export.probes import probe, probe_lm
+from speechbrain_ext.healing import load_bridges
 from speechbrain_ext.quiet import quiet_loading
 
 # Largest difference of two logits, as a share of the largest logit. The same
@@ -67,6 +69,8 @@ def reload_probes(folder, device="cpu"):
 def load_plain(folder, name, settings, dtype, device="cpu"):
     """Backbone and adapter with nothing but transformers and PEFT.
 
+    Bridges are put in where the task has some: transformers knows none.
+
     Arguments
     ---------
     folder : str
@@ -105,6 +109,8 @@ def load_plain(folder, name, settings, dtype, device="cpu"):
             f"shape or too many, first {wrong[0]}"
         )
     lm = lm.to(device).eval()
+    if settings.bridge:
+        load_bridges(lm, os.path.join(folder, TASKS, name, BRIDGE))
     if not settings.adapter:
         return lm
     adapter = os.path.join(folder, TASKS, name, ADAPTER)

@@ -33,6 +33,7 @@ from speechbrain_ext.export.parts import (
     write_task,
 )
 from speechbrain_ext.export.verify import compare_probes, probe, reload_probes
+from speechbrain_ext.healing import remove_bridges
 from speechbrain_ext.multitask import MultiTask
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.results import write_json
@@ -193,6 +194,8 @@ def _write(named, out, final, merge, licence, shard_size, device, tell):
         if decoder.adapter is not None:
             decoder.lm = decoder.adapter.merge_and_unload()
             decoder.use_adapter(None)
+        # They have a file of their own; the backbone is a plain one.
+        remove_bridges(decoder)
         save_backbone(decoder, first, backbone, shard_size, tell)
     found = dict(licence_of(*backbone_source(first)))
     if licence:

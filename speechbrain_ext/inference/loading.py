@@ -18,6 +18,7 @@ from speechbrain_ext.export.content import PLAIN_TEXTS, SUFFIXES
 from speechbrain_ext.export.folder import ExportFolder
 from speechbrain_ext.export.layout import (
     ADAPTER,
+    BRIDGE,
     PROJECTOR,
     TASKS,
     ExportError,
@@ -86,7 +87,9 @@ class ExportedTask(TrainedRun):
         Type of the backbone's weights; None: as exported.
     """
 
+    # Both are part of an export's backbone.
     merged_adapter_folder = None
+    folded_file = None
 
     def __init__(self, export, name, dtype=None):
         self.export = export
@@ -116,6 +119,13 @@ class ExportedTask(TrainedRun):
         if not self.task.adapter:
             return None
         return os.path.join(self.folder, ADAPTER)
+
+    @property
+    def bridge_file(self):
+        """Where its bridges lie (str), or None."""
+        if not self.task.bridge:
+            return None
+        return os.path.join(self.folder, BRIDGE)
 
     @property
     def encoder_source(self):

@@ -11,16 +11,22 @@ Authors
 
 import argparse
 import functools
+import json
 
-from speechbrain_ext.mini_world.covost2 import build_covost2
-from speechbrain_ext.mini_world.librispeech import build_librispeech
-from speechbrain_ext.mini_world.loquacious import build_loquacious
+from speechbrain_ext.mini_world import covost2, librispeech, loquacious
 
+# How each is built, and the utterances of its splits.
 CORPORA = {
-    "librispeech": build_librispeech,
-    "covost2-en_de": functools.partial(build_covost2, source="en", target="de"),
-    "covost2-fr_en": functools.partial(build_covost2, source="fr", target="en"),
-    "loquacious": build_loquacious,
+    "librispeech": (librispeech.build_librispeech, librispeech.SIZES),
+    "covost2-en_de": (
+        functools.partial(covost2.build_covost2, source="en", target="de"),
+        covost2.SIZES,
+    ),
+    "covost2-fr_en": (
+        functools.partial(covost2.build_covost2, source="fr", target="en"),
+        covost2.SIZES,
+    ),
+    "loquacious": (loquacious.build_loquacious, loquacious.SIZES),
 }
 
 
@@ -39,12 +45,20 @@ def main(argv=None):
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--sizes",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='other numbers of utterances, such as {"ood": 100}',
+    )
     options = parser.parse_args(argv)
     for name in options.corpora:
-        build = CORPORA[name]
+        build, usual = CORPORA[name]
         print(
             build(
                 options.folder,
+                sizes={**usual, **options.sizes},
                 seed=options.seed,
                 processes=options.processes,
             )

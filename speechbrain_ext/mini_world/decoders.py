@@ -133,6 +133,9 @@ class DecoderTraining:
         Different sentences to learn from.
     start_from : str
         Folder of a model whose weights to go on from.
+    stopped_at : int
+        Step to stop at, of a schedule laid out for ``steps``; all of them
+        when left out.
     **shape
         Passed on to ``build_decoder``.
     """
@@ -148,10 +151,12 @@ class DecoderTraining:
         save_every=250,
         sentences=30000,
         start_from=None,
+        stopped_at=None,
         **shape,
     ):
         torch.manual_seed(seed)
         self.output, self.steps, self.batch = output, steps, batch
+        self.last = stopped_at or steps
         self.save_every = save_every
         self.tokenizer = train_tokenizer(family)
         self.model = build_decoder(family, self.tokenizer, **shape)
@@ -186,16 +191,16 @@ class DecoderTraining:
             One entry a logged step.
         """
         log, losses, start = [], [], time.time()
-        for step in range(1, self.steps + 1):
+        for step in range(1, self.last + 1):
             losses.append(self.step())
-            if step % 50 == 0 or step == self.steps:
+            if step % 50 == 0 or step == self.last:
                 entry = {
                     "step": step,
                     "loss": round(sum(losses) / len(losses), 4),
                     "seconds": round(time.time() - start),
                 }
                 losses = []
-                if step % self.save_every == 0 or step == self.steps:
+                if step % self.save_every == 0 or step == self.last:
                     entry |= exactness(self.model, self.tokenizer)
                     save(self.model, self.tokenizer, self.output)
                 print(json.dumps(entry), flush=True)

@@ -266,7 +266,7 @@ def main(argv=None):
     results = options.output.resolve()
     began = time.monotonic()
     print(f"Building the spoken world in {results / 'data'}")
-    for build in CORPORA.values():
+    for build, _ in CORPORA.values():
         build(str(results / "data"))
     failed = Study(results).run(options.workers)
     report([str(results), "--output", str(results)])

@@ -2,6 +2,10 @@
 
 ``python -m speechbrain_ext.report RESULTS_FOLDER --output FOLDER`` writes
 
+* ``report.html``: everything on one page that needs no other file: the paper's
+  claims with their verdicts, its tables and figures, costs and thresholds;
+* ``report.md`` with ``figure1``, ``figure2``, ``costs`` and ``frontier``, each
+  as PNG and PDF: the same in parts;
 * ``summary.json``: a record for each run;
 * ``table.md``: the paper's Table 1 for this study, printed too;
 * ``heatmap.png``: the paper's Figure 1, from the redundancy tables there;

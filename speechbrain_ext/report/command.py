@@ -11,6 +11,7 @@ from pathlib import Path
 from speechbrain_ext.report.curves import draw_curves
 from speechbrain_ext.report.drawing import COLUMN_WIDTH, FULL_WIDTH
 from speechbrain_ext.report.heatmaps import draw_heatmaps, read_tables
+from speechbrain_ext.report.page import Page, planned_runs
 from speechbrain_ext.report.summary import summarise
 from speechbrain_ext.report.table import markdown_table
 from speechbrain_ext.results import load_runs, write_json
@@ -18,7 +19,7 @@ from speechbrain_ext.results.files import write_text
 
 
 def main(argv=None):
-    """Write summary, table and pictures of the runs below a folder.
+    """Write report, summary, tables and pictures of the runs below a folder.
 
     What can be made is made: a study that is half done has a half full
     table, and a picture that lacks its data is named on standard error.
@@ -59,6 +60,8 @@ def main(argv=None):
         _try(draw_heatmaps, tables, output / "heatmap.png", width),
         _try(draw_curves, found.all, output / "curves.png", width),
     ]
+    Page(found, tables, output, planned_runs(options.results)).write()
+    print(f"wrote {output / 'report.html'}")
     return 0 if all(drawn) else 1
 
 

@@ -31,6 +31,7 @@ OTHER_LINES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (9, 2)))
 # Linear up to here, then logarithmic: unhealed models are off by a hundred
 # times the threshold, and both ends have to be read from one picture.
 LINEAR_UP_TO = 0.5
+FINE_TICKS = (-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.3)
 TICKS = (-0.25, 0, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
@@ -82,7 +83,7 @@ def draw_curves(runs, path, width=FULL_WIDTH):
                     axes.set_visible(False)
                     continue
                 _draw_panel(axes, panel, keys)
-            axes_row[0].set_ylabel(f"Relative {row[0]['metric']} degradation")
+            axes_row[0].set_ylabel(_label(row[0], len(panels) > 1))
         for axes in grid[-1]:
             axes.set_xlabel("Layers removed (%)")
         handles = _handles(grid)
@@ -120,9 +121,6 @@ def _panels(runs):
                 )
         if row:
             rows.append(row)
-    for panel in itertools.chain.from_iterable(rows):
-        # One system alone need not be named on every panel.
-        panel["named"] = len(rows) > 1
     return rows
 
 
@@ -198,11 +196,18 @@ def _draw_panel(axes, panel, keys):
         if key in panel["curves"]:
             _draw_curve(axes, panel, key, keys)
     axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.2)
-    _set_ticks(axes)
-    title = panel["set"]
-    if panel["named"]:
-        title = f"{panel['system'][0]}: {title}"
-    axes.set_title(title)
+    set_ticks(axes)
+    axes.set_title(panel["set"])
+
+
+def _label(panel, named):
+    """What a row's axis shows; one system alone need not be named."""
+    what = f"Relative {panel['metric']} degradation"
+    if not named:
+        return what
+    backbone, adapter, _, task = panel["system"]
+    name = f"{backbone} + {adapter}" if adapter else backbone
+    return f"{name}, {task}\n{what}"
 
 
 def _draw_curve(axes, panel, key, keys):
@@ -246,11 +251,20 @@ def _draw_curve(axes, panel, key, keys):
     )
 
 
-def _set_ticks(axes):
+def set_ticks(axes):
+    """Numbers at an axis that is linear at first and logarithmic above.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        With its curves drawn.
+    """
     low, high = axes.get_ylim()
     # The eye needs no more below zero than what is there.
     axes.set_ylim(min(low, -0.05), high)
     ticks = [tick for tick in TICKS if low <= tick <= high]
+    if len(ticks) < 3:
+        ticks = [tick for tick in FINE_TICKS if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 

@@ -5,6 +5,7 @@ Authors
 """
 
 from contextlib import contextmanager
+from pathlib import Path
 
 from speechbrain_ext.results.files import write_atomically
 
@@ -21,7 +22,7 @@ COLUMN_WIDTH = 3.4
 
 
 @contextmanager
-def figure(path, size, dots=200):
+def figure(path, size, dots=200, pdf=False, font=8):
     """A figure that is written to a file when the block ends.
 
     Arguments
@@ -32,6 +33,10 @@ def figure(path, size, dots=200):
         Width and height in inches.
     dots : int
         Per inch.
+    pdf : bool
+        Write it as a PDF of the same name too.
+    font : float
+        Size of the letters in points.
 
     Returns
     -------
@@ -53,8 +58,8 @@ def figure(path, size, dots=200):
             "pip install 'speechbrain_ext[report]'"
         ) from error
     style = {
-        "font.size": 8,
-        "axes.titlesize": 8,
+        "font.size": font,
+        "axes.titlesize": font,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.frameon": False,
@@ -65,3 +70,13 @@ def figure(path, size, dots=200):
         canvas = FigureCanvasAgg(drawn)
         yield drawn
         write_atomically(path, canvas.print_png)
+        if pdf:
+            vector = Path(path).with_suffix(".pdf")
+            # Without a date the same results give the same file.
+            plain = {"CreationDate": None}
+            write_atomically(
+                vector,
+                lambda stream: drawn.savefig(
+                    stream, format="pdf", metadata=plain
+                ),
+            )

@@ -99,12 +99,11 @@ def draw_heatmaps(tables, path, width=FULL_WIDTH):
         for axes in grid.flat[len(tables) :]:
             axes.set_visible(False)
         image = None
-        for place, axes, table, one in zip(
-            itertools.count(), grid.flat, tables, maps
-        ):
-            image = _draw_map(axes, one, low, high)
-            _draw_path(axes, table["path"])
-            axes.set_title(_title(table, place, len(tables)))
+        titles = _titles(tables)
+        for axes, table, one, title in zip(grid.flat, tables, maps, titles):
+            image = draw_map(axes, one, low, high)
+            draw_path(axes, table["path"])
+            axes.set_title(title)
         bar = drawn.colorbar(image, ax=grid, shrink=0.85, aspect=30)
         bar.set_label("Angular distance")
         bar.outline.set_visible(False)
@@ -118,7 +117,24 @@ def _distances(table):
     return np.array(table["distances"], dtype=np.float64)
 
 
-def _draw_map(axes, distances, low, high):
+def draw_map(axes, distances, low, high, ticks=7):
+    """One map of block size against first layer.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        Where to.
+    distances : numpy.ndarray
+        ``[L, L]``, NaN where there is no such block.
+    low, high : float
+        Ends of the scale.
+    ticks : int
+        About so many numbers at an axis.
+
+    Returns
+    -------
+    matplotlib.image.AxesImage
+    """
     layers = len(distances)
     # Row n - 1 is block size n: the extent puts n at its own height.
     image = axes.imshow(
@@ -130,8 +146,8 @@ def _draw_map(axes, distances, low, high):
         cmap="viridis",
         aspect="equal",
     )
-    # At most some seven numbers, as more would touch at column width.
-    step = math.ceil(layers / 7)
+    # Few numbers, as more would touch at column width.
+    step = math.ceil(layers / ticks)
     axes.set_xticks(range(0, layers, step))
     axes.set_yticks(range(1, layers + 1, step))
     axes.set_xlabel("First layer of the block")
@@ -139,7 +155,18 @@ def _draw_map(axes, distances, low, high):
     return image
 
 
-def _draw_path(axes, path):
+def draw_path(axes, path, size=3):
+    """The pruning path, over a map.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        With the map.
+    path : list of (int, int)
+        Start and size of each block.
+    size : float
+        Of its marks, in points.
+    """
     from matplotlib.patheffects import Normal, Stroke
 
     starts = [start for start, _ in path]
@@ -150,7 +177,7 @@ def _draw_path(axes, path):
         color="white",
         linewidth=1.2,
         marker="o",
-        markersize=3,
+        markersize=size,
         markeredgecolor="black",
         markeredgewidth=0.5,
         # The dark rim is seen where the map, or the page, is light.
@@ -159,12 +186,23 @@ def _draw_path(axes, path):
     )
 
 
-def _title(table, place, count):
-    origin = table.get("provenance") or {}
-    model = str(origin.get("model") or "decoder").rstrip("/").split("/")[-1]
-    what = [model, origin.get("input"), origin.get("task")]
-    text = ", ".join(str(part) for part in what if part)
-    return f"({chr(ord('a') + place)}) {text}" if count > 1 else text
+def _titles(tables):
+    """Model, input and task of each; the run too where these are the same."""
+    titles = []
+    for table in tables:
+        origin = table.get("provenance") or {}
+        model = str(origin.get("model") or "decoder").rstrip("/").split("/")[-1]
+        what = [model, origin.get("input"), origin.get("task")]
+        titles.append(", ".join(str(part) for part in what if part))
+    runs = [(one.get("provenance") or {}).get("run") for one in tables]
+    titles = [
+        f"{title}, {run}" if run and titles.count(title) > 1 else title
+        for title, run in zip(titles, runs)
+    ]
+    if len(titles) == 1:
+        return titles
+    letters = map(chr, itertools.count(ord("a")))
+    return [f"({letter}) {title}" for letter, title in zip(letters, titles)]
 
 
 def compare_inputs(tables):

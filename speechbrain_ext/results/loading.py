@@ -87,6 +87,8 @@ class LoadedRuns:
         Runs whose status is failed or running.
     broken : list of (str, str)
         File (from the searched folder) and fault of what cannot be read.
+    folders : dict of str to Path
+        Where each sound result lies, by the run's name.
 
     Example
     -------
@@ -97,6 +99,7 @@ class LoadedRuns:
     done: list = field(default_factory=list)
     unfinished: list = field(default_factory=list)
     broken: list = field(default_factory=list)
+    folders: dict = field(default_factory=dict)
 
     @property
     def all(self):
@@ -143,5 +146,6 @@ def load_runs(folder):
             fault = str(error).removeprefix(f"{path}: ")
             found.broken.append((str(path.relative_to(folder)), fault))
             continue
+        found.folders[run.name] = path.parent
         (found.done if run.status == "done" else found.unfinished).append(run)
     return found

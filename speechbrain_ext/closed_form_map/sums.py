@@ -1,0 +1,188 @@
+"""Ridge regression of the difference across a gap, from streamed sums.
+
+Only sums of products are kept, in float64: how states come in batches, in
+which order and with how much padding does not matter, and memory is that of
+a few D x D matrices whatever the data.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import torch
+
+from speechbrain_ext.closed_form_map.linear_map import LinearMap
+
+# Positions for each value of the width, below which no map is fitted.
+LEAST = 2
+
+
+class MapSums:
+    """Sums over positions; gives a map for each ridge strength.
+
+    Arguments
+    ---------
+    width : int
+        D.
+    bias : bool
+        Fit a bias too: states are centred. Without, they are not.
+    device : str or torch.device
+        Where the sums are.
+
+    Example
+    -------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x_ND = torch.randn(50, 3, generator=generator)
+    >>> sums = MapSums(3)
+    >>> sums.add(x_ND[:20], 2 * x_ND[:20])
+    >>> sums.add(x_ND[20:], 2 * x_ND[20:])
+    >>> sums.solve(1e-9).weight_DD.diagonal().round(decimals=4)
+    tensor([2., 2., 2.], dtype=torch.float64)
+    """
+
+    def __init__(self, width, bias=True, device="cpu"):
+        self.width = width
+        self.bias = bias
+
+        def zeros(*shape):
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+        self.count = zeros(1)  # positions, whatever they weigh
+        self.weight = zeros(1)
+        self.x_D, self.y_D = zeros(width), zeros(width)
+        self.xx_DD, self.xy_DD = zeros(width, width), zeros(width, width)
+
+    def add(self, x_ND, y_ND, weights_N=None):
+        """Add states and what is to be added to them.
+
+        Arguments
+        ---------
+        x_ND : torch.Tensor
+            States before the gap.
+        y_ND : torch.Tensor
+            The difference that the map has to say.
+        weights_N : torch.Tensor or None
+            How much each position counts; None: all alike.
+        """
+        device = self.x_D.device
+        x_ND, y_ND = x_ND.to(device).double(), y_ND.to(device).double()
+        if weights_N is None:
+            weights_N = x_ND.new_ones(len(x_ND))
+        weights_N = weights_N.to(device).double()
+        heavy_ND = weights_N[:, None] * x_ND
+        self.count += (weights_N > 0).sum()
+        self.weight += weights_N.sum()
+        self.x_D += heavy_ND.sum(0)
+        self.y_D += weights_N @ y_ND
+        self.xx_DD += heavy_ND.T @ x_ND
+        self.xy_DD += heavy_ND.T @ y_ND
+
+    def add_up(self):
+        """Add up the sums of all processes, each of which had its share."""
+        if torch.distributed.is_initialized():
+            for name in ("count", "weight", "x_D", "y_D", "xx_DD", "xy_DD"):
+                torch.distributed.all_reduce(getattr(self, name))
+
+    def check(self, what="positions"):
+        """Refuse too few positions.
+
+        Arguments
+        ---------
+        what : str
+            Where they come from, for the error.
+
+        Raises
+        ------
+        ValueError
+            With both numbers.
+        """
+        least, count = LEAST * self.width, int(self.count)
+        if count < least:
+            raise ValueError(
+                f"healing: a map of width {self.width} wants at least {least} "
+                f"positions, {LEAST} for each value, and there are {count} "
+                f"({what}): give more data."
+            )
+
+    def covariance(self):
+        """Covariance of the states, ``[D, D]``; about zero without a bias."""
+        xx_DD = self.xx_DD / self.weight
+        if self.bias:
+            mean_D = self.x_D / self.weight
+            xx_DD = xx_DD - torch.outer(mean_D, mean_D)
+        return xx_DD
+
+    def solve(self, strength):
+        """The map of one ridge strength.
+
+        Arguments
+        ---------
+        strength : float
+            The ridge as a share of the states' mean variance.
+
+        Returns
+        -------
+        LinearMap
+            In float64.
+        """
+        xx_DD, xy_DD = self.covariance(), self.xy_DD / self.weight
+        if self.bias:
+            mean_x_D, mean_y_D = self.x_D / self.weight, self.y_D / self.weight
+            xy_DD = xy_DD - torch.outer(mean_x_D, mean_y_D)
+        ridge = strength * xx_DD.diagonal().mean()
+        eye_DD = torch.eye(self.width).to(xx_DD)
+        weight_DD = torch.linalg.solve(xx_DD + ridge * eye_DD, xy_DD).T
+        if not self.bias:
+            return LinearMap(weight_DD.contiguous())
+        bias_D = mean_y_D - weight_DD @ mean_x_D
+        return LinearMap(weight_DD.contiguous(), bias_D)
+
+
+def fit_map(
+    states_before, states_after, strength=0.01, weights=None, bias=True
+):
+    """The map across a gap, from states on both sides of it.
+
+    Arguments
+    ---------
+    states_before, states_after : torch.Tensor or list of torch.Tensor
+        The stream before and after the removed layers, ``[*, D]`` each;
+        a list: in batches.
+    strength : float
+        Ridge, as a share of the states' mean variance.
+    weights : torch.Tensor or list of torch.Tensor or None
+        How much each position counts, ``[*]`` each, 0 at padding; None: all
+        alike.
+    bias : bool
+        Fit a bias too.
+
+    Returns
+    -------
+    LinearMap
+        To be called with states: ``gap(h_BQD)``.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two positions for each value of the width.
+
+    Example
+    -------
+    >>> before_BQD = torch.randn(4, 10, 3)
+    >>> gap = fit_map(before_BQD, before_BQD + 1, strength=1e-6)
+    >>> torch.allclose(gap(before_BQD), before_BQD + 1, atol=1e-4)
+    True
+    """
+    if torch.is_tensor(states_before):
+        states_before, states_after = [states_before], [states_after]
+        weights = None if weights is None else [weights]
+    first = states_before[0]
+    sums = MapSums(first.shape[-1], bias, first.device)
+    for place, (before, after) in enumerate(zip(states_before, states_after)):
+        x_ND = before.reshape(-1, sums.width).double()
+        y_ND = after.reshape(-1, sums.width).double() - x_ND
+        if weights is None:
+            sums.add(x_ND, y_ND)
+        else:
+            sums.add(x_ND, y_ND, weights[place].reshape(-1))
+    sums.check()
+    return sums.solve(strength)

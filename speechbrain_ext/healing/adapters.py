@@ -1,0 +1,190 @@
+"""LoRA inside the decoder: where it sits, how large it is, its file.
+
+Paper, Section 3.3: LoRA on the MLP (gate, up, down) of the receiving layer.
+Here it may also sit on attention, and on other layers that are kept.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+from dataclasses import dataclass
+
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from speechbrain_ext.pruning import renumber
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MODULES = {"mlp": MLP, "attention": ATTENTION, "both": ATTENTION + MLP}
+# PEFT's name of the one adapter that a run trains.
+ADAPTER = "healing"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """LoRA's numbers (the paper's are lost; these are guesses).
+
+    Arguments
+    ---------
+    rank : int
+        Rank r of the two factors.
+    alpha : float
+        The update is scaled by alpha / rank.
+    dropout : float
+        On the adapter's input, in training.
+
+    Example
+    -------
+    >>> Lora(rank=8).rank
+    8
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+
+
+def add_adapter(decoder, modules, layers, lora=None, name=ADAPTER):
+    """Attach LoRA to some modules of some layers, at zero.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        Gets the adapter, in place.
+    modules : tuple of str
+        `MLP`, `ATTENTION` or both joined.
+    layers : iterable of int
+        Layer indices as they are now.
+    lora : Lora or None
+        LoRA's numbers.
+    name : str
+        PEFT's name for the adapter.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> decoder = tiny_speech_llm().decoder
+    >>> add_adapter(decoder, MLP, [1], Lora(rank=2))
+    >>> sum("lora_A" in name for name, _ in decoder.named_parameters())
+    3
+    """
+    lora = lora or Lora()
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(modules),
+        layers_to_transform=list(layers),
+        layers_pattern="layers",
+        base_model_name_or_path=decoder.source,
+        task_type="CAUSAL_LM",
+    )
+    decoder.use_adapter(_wrap(decoder, config, name))
+
+
+def _wrap(decoder, config, name):
+    """PEFT's adapter inside a decoder, beside others (PeftModel)."""
+    if decoder.adapter is not None:
+        decoder.adapter.add_adapter(name, config)
+        return decoder.adapter
+    adapter = get_peft_model(decoder.lm, config, adapter_name=name)
+    # With gradient checkpointing PEFT makes the embeddings need a gradient,
+    # which would then be computed through every layer, for nothing.
+    decoder.lm.disable_input_require_grads()
+    return adapter
+
+
+def save_adapter(decoder, folder):
+    """Write the adapter in PEFT's own format, into ``folder/<name>/``.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        With an adapter.
+    folder : str
+        Where to.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> folder = str(getfixture("tmpdir"))
+    >>> add_adapter(model.decoder, MLP, [1])
+    >>> save_adapter(model.decoder, folder)
+    >>> os.path.isdir(os.path.join(folder, ADAPTER))
+    True
+    """
+    decoder.adapter.save_pretrained(folder, safe_serialization=True)
+
+
+def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
+    """Put a saved adapter back, also onto fewer layers than it was made for.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        Gets the adapter, in place.
+    folder : str
+        A PEFT folder.
+    kept : tuple of int or None
+        Where the adapter was made for the whole decoder: which of its layers
+        this one has. The adapter's other layers are left out.
+    merge : bool
+        Fold the adapter into the weights.
+    name : str
+        PEFT's name for it; several of different names may be loaded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no adapter.
+    ValueError
+        If it does not fit this decoder.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> folder = str(getfixture("tmpdir"))
+    >>> add_adapter(model.decoder, MLP, [1])
+    >>> save_adapter(model.decoder, folder)
+    >>> other = tiny_speech_llm().decoder
+    >>> load_adapter(other, os.path.join(folder, ADAPTER), merge=True)
+    >>> other.num_layers
+    4
+    """
+    path = os.path.join(folder, "adapter_model.safetensors")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} is not there: no adapter was saved.")
+    config = LoraConfig.from_pretrained(folder)
+    config.inference_mode = False
+    deepest = max(config.layers_to_transform)
+    if kept is None and deepest >= decoder.num_layers:
+        raise ValueError(
+            f"{folder}: the adapter was made for a decoder of at least "
+            f"{deepest + 1} layers, this one has {decoder.num_layers}. Say "
+            "which of its layers are kept, or give another adapter."
+        )
+    kept = kept or tuple(range(decoder.num_layers))
+    new_index = {old: new for new, old in enumerate(kept)}
+    config.layers_to_transform = [
+        new_index[old] for old in config.layers_to_transform if old in new_index
+    ]
+    state = {
+        renumber(key, new_index): value
+        for key, value in load_file(path).items()
+    }
+    state.pop(None, None)
+    adapter = _wrap(decoder, config, name)
+    report = set_peft_model_state_dict(adapter, state, name)
+    if report.unexpected_keys:
+        raise ValueError(
+            f"{folder}: the adapter does not fit this decoder "
+            f"({report.unexpected_keys[0]}). It was made for another model."
+        )
+    decoder.use_adapter(adapter)
+    if merge:
+        decoder.lm = adapter.merge_and_unload()
+        decoder.use_adapter(None)

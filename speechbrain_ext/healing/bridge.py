@@ -1,0 +1,255 @@
+"""A learned step across a gap: h -> h + W h + b, or h + B A h + b.
+
+It stands in front of a receiving layer, where the removed layers' change of
+the residual stream is missing. It starts as the identity, or as a map in
+closed form. It is part of the decoder layer, so that whatever runs the
+decoder (training, checkpointing, cached and recorded decoding) goes over it.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import math
+
+import torch
+
+from speechbrain_ext.healing.adapters import ADAPTER
+from speechbrain_ext.pruning import decoder_layers
+
+FULL = "full"
+
+
+class Bridge(torch.nn.Module):
+    """One linear step beside the identity.
+
+    Arguments
+    ---------
+    width : int
+        D, the decoder's width.
+    rank : int or "full"
+        Rank r of the step, or a D x D matrix.
+
+    Example
+    -------
+    >>> h_BQD = torch.rand(2, 3, 8)
+    >>> torch.equal(Bridge(8, rank=2)(h_BQD), h_BQD)
+    True
+    """
+
+    def __init__(self, width, rank=FULL):
+        super().__init__()
+        if rank == FULL:
+            self.weight = torch.nn.Parameter(torch.zeros(width, width))
+        else:
+            # As in LoRA: one factor random, the other zero.
+            end = 1 / math.sqrt(width)
+            down_RD = torch.empty(rank, width).uniform_(-end, end)
+            self.down = torch.nn.Parameter(down_RD)
+            self.up = torch.nn.Parameter(torch.zeros(width, rank))
+        self.bias = torch.nn.Parameter(torch.zeros(width))
+
+    def forward(self, h_BQD):
+        """States of shape ``[*, D]`` to states of that shape and type."""
+        x_BQD = h_BQD.to(self.bias.dtype)
+        linear = torch.nn.functional.linear
+        if hasattr(self, "weight"):
+            step_BQD = linear(x_BQD, self.weight, self.bias)
+        else:
+            step_BQD = linear(linear(x_BQD, self.down), self.up, self.bias)
+        return h_BQD + step_BQD.to(h_BQD.dtype)
+
+    @torch.no_grad()
+    def start_from(self, linear_map):
+        """Take over a map in closed form, of the same rank.
+
+        Arguments
+        ---------
+        linear_map : speechbrain_ext.closed_form_map.LinearMap
+            Full, or with factors of this bridge's rank.
+        """
+        if hasattr(self, "weight"):
+            self.weight.copy_(linear_map.weight_DD)
+        else:
+            self.up.copy_(linear_map.up_DR)
+            self.down.copy_(linear_map.down_RD)
+        if linear_map.bias_D is not None:
+            self.bias.copy_(linear_map.bias_D)
+
+
+class Bridges(torch.nn.Module):
+    """All bridges in front of one layer, by name; one of them is used.
+
+    With a name for each row (a batch of several tasks) each row takes its
+    own; a row whose name has no bridge here passes as it is.
+
+    Example
+    -------
+    >>> bridges = Bridges()
+    >>> bridges(torch.ones(1, 2, 4)).shape
+    torch.Size([1, 2, 4])
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.named = torch.nn.ModuleDict()
+        self.active_bridge = None
+        self.name_of_row = None
+
+    def forward(self, h_BQD):
+        """States of shape ``[B, Q, D]`` to states of that shape."""
+        if self.name_of_row is None:
+            if self.active_bridge not in self.named:
+                return h_BQD
+            return self.named[self.active_bridge](h_BQD)
+        h_BQD = h_BQD.clone()
+        for name, bridge in self.named.items():
+            rows = [i for i, n in enumerate(self.name_of_row) if n == name]
+            if rows:
+                h_BQD[rows] = bridge(h_BQD[rows])
+        return h_BQD
+
+
+def _cross(layer, args, kwargs):
+    """Before a decoder layer: its input goes over the layer's bridges."""
+    if args:
+        return (layer.bridges(args[0]), *args[1:]), kwargs
+    h_BQD = layer.bridges(kwargs["hidden_states"])
+    return args, {**kwargs, "hidden_states": h_BQD}
+
+
+def put_bridge(layer, bridge, name=ADAPTER):
+    """Put a bridge in front of a decoder layer and use it.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        A decoder layer.
+    bridge : Bridge
+        The bridge; an older one of this name is replaced.
+    name : str
+        What it is called.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> layer = tiny_speech_llm().decoder.lm.model.layers[1]
+    >>> put_bridge(layer, Bridge(32))
+    >>> list(layer.bridges.named)
+    ['healing']
+    """
+    if not hasattr(layer, "bridges"):
+        layer.bridges = Bridges()
+        # A function of the module, not of an object: it survives deepcopy.
+        layer.register_forward_pre_hook(_cross, with_kwargs=True)
+    layer.bridges.named[name] = bridge
+    layer.bridges.active_bridge = name
+
+
+def add_bridges(decoder, layers, rank=FULL, maps=None, name=ADAPTER):
+    """Put a new bridge in front of some layers.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.decoder.Decoder
+        Gets the bridges, in place, in float32.
+    layers : iterable of int
+        Layer indices as they are now.
+    rank : int or "full"
+        Rank of each.
+    maps : dict or None
+        Layer index to the map that its bridge starts from; None: identity.
+    name : str
+        What they are called.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> decoder = tiny_speech_llm().decoder
+    >>> add_bridges(decoder, [1, 2], rank=4)
+    >>> sorted(bridges_of(decoder))
+    [1, 2]
+    """
+    for index in layers:
+        bridge = Bridge(decoder.width, rank)
+        if maps:
+            bridge.start_from(maps[index])
+        bridge.requires_grad_(False).to(decoder.device)
+        bridge.train(decoder.lm.training)
+        put_bridge(decoder_layers(decoder)[index], bridge, name)
+
+
+def all_bridges(decoder):
+    """The layers' `Bridges`, by layer index (dict)."""
+    return {
+        index: layer.bridges
+        for index, layer in enumerate(decoder_layers(decoder))
+        if hasattr(layer, "bridges")
+    }
+
+
+def bridges_of(decoder, name=ADAPTER):
+    """The bridges of one name, by the index of the layer behind (dict).
+
+    Arguments
+    ---------
+    decoder : torch.nn.Module
+        Ours, or a causal LM of the Llama kind.
+    name : str
+        What they are called.
+
+    Returns
+    -------
+    dict
+        Layer index to `Bridge`; empty where there is none.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> bridges_of(tiny_speech_llm().decoder)
+    {}
+    """
+    found = all_bridges(decoder).items()
+    return {i: b.named[name] for i, b in found if name in b.named}
+
+
+def use_bridges(decoder, name):
+    """Use the bridges of one name in all layers, and no others.
+
+    Arguments
+    ---------
+    decoder : torch.nn.Module
+        Ours, or a causal LM of the Llama kind.
+    name : str or None
+        What they are called; None: use none.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> decoder = tiny_speech_llm().decoder
+    >>> add_bridges(decoder, [1])
+    >>> use_bridges(decoder, None)
+    """
+    for bridges in all_bridges(decoder).values():
+        bridges.active_bridge = name
+
+
+def remove_bridges(decoder):
+    """Take all bridges out; nothing of them is left in the weights.
+
+    Arguments
+    ---------
+    decoder : torch.nn.Module
+        Ours, or a causal LM of the Llama kind.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> decoder = tiny_speech_llm().decoder
+    >>> add_bridges(decoder, [1])
+    >>> remove_bridges(decoder)
+    >>> bridges_of(decoder)
+    {}
+    """
+    for bridges in all_bridges(decoder).values():
+        bridges.named.clear()
+        bridges.active_bridge = None

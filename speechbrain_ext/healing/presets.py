@@ -1,0 +1,189 @@
+"""Healing by name: which parts there are, and ready-made sets of them.
+
+A healing is plain data: which of projector, adapters, bridge and distillation
+it has, and how. The paper's four stand first, with the paper's settings; the
+others are provisional. One's own is written in a YAML under ``healing_parts``
+in the same words, with a new name under ``healing``.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import copy
+
+# Paper, Section 3.3.
+STRATEGIES = ("none", "decoder", "projector", "both")
+
+# Every word there is, with what stands where nothing is said.
+PARTS = {
+    # Train the projector (and the speech markers).
+    "projector": False,
+    # LoRA, or null.
+    "adapters": {
+        # receivers, after (all from the first gap on), all, or a list of
+        # layers as they are numbered after pruning.
+        "where": "receivers",
+        # mlp, attention, or both.
+        "modules": "mlp",
+        # null: lora_rank. With another rank alpha goes along.
+        "rank": None,
+        # Most values to train, spread over all; "paper": as many as LoRA on
+        # the receivers' MLP takes at lora_rank.
+        "budget": None,
+    },
+    # A linear step in front of layers, or null.
+    "bridge": {
+        "where": "receivers",
+        # A whole number, or full.
+        "rank": 16,
+        # identity, or map: the closed-form map.
+        "start": "identity",
+        # trained, fixed, or folded into the layer before the gap.
+        "form": "trained",
+    },
+    # How the closed-form map is fitted, where a bridge starts from it.
+    "map": {
+        # Of the training data, and of the validation data.
+        "utterances": 500,
+        "held_out": 200,
+        # Shares of the states' mean variance; the best on held-out is taken.
+        "ridge": [0.0001, 0.001, 0.01, 0.1, 1.0],
+        # all, or target: which positions count.
+        "positions": "all",
+    },
+    # Learn from the unpruned model too, or null.
+    "distillation": {
+        # Share of the loss, and what logits are divided by.
+        "weight": 0.5,
+        "temperature": 1.0,
+    },
+}
+
+_MLP = {"where": "receivers", "modules": "mlp"}
+_SAME_BUDGET = {"where": "receivers", "modules": "both", "budget": "paper"}
+_FITTED = {"rank": "full", "start": "map"}
+
+PRESETS = {
+    "none": {},
+    "decoder": {"adapters": _MLP},
+    "projector": {"projector": True},
+    "both": {"projector": True, "adapters": _MLP},
+    "attention": {"projector": True, "adapters": _SAME_BUDGET},
+    "bridge": {
+        "projector": True,
+        "adapters": _SAME_BUDGET,
+        "bridge": {"rank": 16},
+    },
+    "everywhere": {
+        "projector": True,
+        "adapters": {"where": "all", "modules": "both"},
+    },
+    # Without training.
+    "map": {"bridge": {**_FITTED, "form": "fixed"}},
+    "map_folded": {"bridge": {**_FITTED, "form": "folded"}},
+}
+
+
+def healing_parts(name, own=None):
+    """The parts of a healing, every word filled in.
+
+    Arguments
+    ---------
+    name : str
+        A strategy's or preset's name, or one's own.
+    own : dict or None
+        One's own parts; None: the preset's.
+
+    Returns
+    -------
+    dict
+        The keys of `PARTS`; a part that is not there is None.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset.
+
+    Example
+    -------
+    >>> parts = healing_parts("decoder")
+    >>> parts["adapters"]["modules"], parts["bridge"]
+    ('mlp', None)
+    """
+    if own is None and name not in PRESETS:
+        raise ValueError(
+            f"healing: {name!r} is none of {', '.join(PRESETS)}; one's own "
+            "parts are written under healing_parts."
+        )
+    said = PRESETS[name] if own is None else own
+    parts = {
+        "projector": said.get("projector", PARTS["projector"]),
+        "map": {**PARTS["map"], **(said.get("map") or {})},
+    }
+    for part in ("adapters", "bridge", "distillation"):
+        value = said.get(part)
+        parts[part] = None if value is None else {**PARTS[part], **value}
+    return copy.deepcopy(parts)
+
+
+def parts_of(hparams):
+    """The parts of the healing that a recipe's settings name.
+
+    Arguments
+    ---------
+    hparams : dict
+        Keys used: healing, healing_parts.
+
+    Returns
+    -------
+    dict
+        As `healing_parts` gives it.
+
+    Example
+    -------
+    >>> parts_of({"healing": "mine", "healing_parts": {"projector": True}})[
+    ...     "projector"
+    ... ]
+    True
+    """
+    return healing_parts(hparams["healing"], hparams.get("healing_parts"))
+
+
+def uses_map(parts):
+    """Whether a healing needs the closed-form map.
+
+    Arguments
+    ---------
+    parts : dict
+        As `healing_parts` gives it.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> uses_map(healing_parts("map")), uses_map(healing_parts("bridge"))
+    (True, False)
+    """
+    return parts["bridge"] is not None and parts["bridge"]["start"] == "map"
+
+
+def needs_whole(parts):
+    """Whether a healing needs the unpruned model beside the pruned one.
+
+    Arguments
+    ---------
+    parts : dict
+        As `healing_parts` gives it.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> needs_whole(healing_parts("both"))
+    False
+    """
+    return uses_map(parts) or parts["distillation"] is not None

@@ -1,0 +1,210 @@
+"""The frontier: the best score at each depth, and what it costs.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+from statistics import mean
+
+import numpy as np
+
+from speechbrain_ext.report.curves import MARKERS
+from speechbrain_ext.report.document import Table
+from speechbrain_ext.report.drawing import COLUMN_WIDTH, figure
+from speechbrain_ext.report.estimates import estimate
+from speechbrain_ext.report.estimates import mean as mean_of
+from speechbrain_ext.report.figure_two import colour_of
+from speechbrain_ext.report.summary import seconds
+from speechbrain_ext.report.tables import GAP, system_name
+
+
+def frontier(cells, which):
+    """At each depth every strategy's score, the best first.
+
+    Arguments
+    ---------
+    cells : speechbrain_ext.report.cells.Cells
+        A study.
+    which : tuple
+        A system.
+
+    Returns
+    -------
+    list of dict
+        depth, healing, path, score (Estimate, mean over the sets), and its
+        cost: trainable (parameters), steps, seconds; the costs are means
+        over the seeds.
+    """
+    metric = cells.metric(which)
+    rows, sets = [], common_sets(cells, which)
+    for healing, path in cells.curves(which) if sets else ():
+        for depth in cells.depths(which, healing, path):
+            by_set = [
+                cells.score(which, depth, healing, path, name) for name in sets
+            ]
+            runs = cells.members(which, depth, healing, path)
+            rows.append(
+                {
+                    "depth": depth,
+                    "healing": healing,
+                    "path": path,
+                    "score": estimate(mean_of(by_set)),
+                    "trainable": mean(sum(r.trainable.values()) for r in runs),
+                    "steps": mean(run.steps or 0 for run in runs),
+                    "seconds": mean(seconds(run) or 0 for run in runs),
+                }
+            )
+    sign = 1 if metric == "WER" else -1
+    return sorted(rows, key=lambda r: (r["depth"], sign * r["score"].value))
+
+
+def common_sets(cells, which):
+    """The sets that every pruned run of a system was scored on.
+
+    A mean over some of them for one run and others for another would
+    compare nothing.
+
+    Arguments
+    ---------
+    cells : speechbrain_ext.report.cells.Cells
+        A study.
+    which : tuple
+        A system.
+
+    Returns
+    -------
+    list of str
+    """
+    points = [
+        (depth, healing, path)
+        for healing, path in cells.curves(which)
+        for depth in cells.depths(which, healing, path)
+    ]
+    return [
+        name
+        for name in cells.sets(which)
+        if all(cells.score(which, *one, name) is not None for one in points)
+    ]
+
+
+def frontier_table(cells):
+    """The best strategy at each depth of each system, with its cost.
+
+    Arguments
+    ---------
+    cells : speechbrain_ext.report.cells.Cells
+        A study.
+
+    Returns
+    -------
+    Table
+    """
+    rows = []
+    for which in cells.systems():
+        seen = set()
+        for one in frontier(cells, which):
+            if one["depth"] in seen:
+                continue
+            seen.add(one["depth"])
+            rows.append(
+                [
+                    f"{system_name(which)}, {which[3]}",
+                    f"{one['depth']} of {cells.layers(which)}",
+                    f"{one['healing']}, {one['path'] or 'given'} path",
+                    f"{cells.metric(which)} {one['score']}",
+                    f"{one['trainable']:,.0f}",
+                    f"{one['steps']:,.0f}",
+                    f"{one['seconds']:,.0f}" if one["seconds"] else GAP,
+                ]
+            )
+    header = (
+        "Model;Layers removed;Best healing;Score, mean over the sets;"
+        "Trainable parameters;Steps;Seconds (training and decoding)"
+    )
+    return Table(header.split(";"), rows)
+
+
+def draw_frontier(cells, path, width=COLUMN_WIDTH):
+    """Draw the best score at each depth, its strategies around it.
+
+    Arguments
+    ---------
+    cells : speechbrain_ext.report.cells.Cells
+        A study.
+    path : str or Path
+        The picture (PNG); a PDF of the same name is written beside it.
+    width : float
+        Inches.
+
+    Raises
+    ------
+    ValueError
+        If no pruned run is finished.
+    """
+    systems = [one for one in cells.systems() if frontier(cells, one)]
+    if not systems:
+        raise ValueError("no frontier to draw: no finished pruned run")
+    across = 2 if len(systems) > 1 else 1
+    down = -(-len(systems) // across)
+    size = (width, 0.5 + 1.45 * down)
+    with figure(path, size, dots=300, pdf=True, font=6.5) as drawn:
+        grid = drawn.subplots(down, across, squeeze=False)
+        for axes in grid.flat[len(systems) :]:
+            axes.set_visible(False)
+        handles = {}
+        for axes, which in zip(grid.flat, systems):
+            handles |= _frontier_panel(axes, cells, which)
+        drawn.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside upper center",
+            ncols=3,
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
+
+
+def _frontier_panel(axes, cells, which):
+    rows, layers = frontier(cells, which), cells.layers(which)
+    whole = [cells.baseline_score(which, n) for n in common_sets(cells, which)]
+    handles = {}
+    best = {}
+    for one in rows:
+        best.setdefault(one["depth"], one)
+    line_x, line_y = [], []
+    if all(w is not None for w in whole):
+        line_x, line_y = [0], [float(mean_of(whole)[0])]
+    line_x += [100 * d / layers for d in best]
+    line_y += [one["score"].value for one in best.values()]
+    (handles["best known"],) = axes.plot(line_x, line_y, color="0.6", lw=2.5)
+    for one in rows:
+        own = one["path"] in ("speech", None)
+        label = one["healing"] if own else f"{one['healing']}, {one['path']}"
+        colour = colour_of(one["healing"], one["path"])
+        (handles[label],) = axes.plot(
+            100 * one["depth"] / layers,
+            one["score"].value,
+            linestyle="",
+            marker=MARKERS.get(one["healing"], "D"),
+            color=colour,
+            markerfacecolor=colour if own else "white",
+            markersize=3.5,
+        )
+    if cells.metric(which) == "WER":
+        axes.set_yscale("log")
+        _plain_numbers(axes)
+    axes.set_title(f"{system_name(which)}, {which[3]}")
+    axes.set_xlabel("Layers removed (%)")
+    axes.set_ylabel(cells.metric(which))
+    return handles
+
+
+def _plain_numbers(axes):
+    """2, 5, 10 at a logarithmic axis instead of powers of ten."""
+    low, high = axes.get_ylim()
+    steps = [m * 10.0**e for e in range(-2, 3) for m in (1, 2, 5)]
+    ticks = [one for one in steps if low <= one <= high]
+    if len(ticks) < 2:
+        ticks = [float(f"{one:.2g}") for one in np.geomspace(low, high, 3)]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()

@@ -1,0 +1,194 @@
+"""A study's scores, drawn again and again: over seeds and over utterances.
+
+Every statistic of the report is an array ``[1 + R]``: its value from the
+result files first, then its value in each of R drawn studies. A drawn study
+has its seeds drawn with replacement, and its utterances too; all systems of
+one study share both, as they share them in truth, so that what is hard for
+all of them does not blur their differences. Legend for shapes: R drawn
+studies, U utterances, K counts of each, S seeds.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import functools
+import zlib
+
+import numpy as np
+
+from speechbrain_ext.results import read_hypotheses
+from speechbrain_ext.scoring import (
+    bleu_counts,
+    bleu_from_sums,
+    chrf_counts,
+    chrf_from_sums,
+    wer_from_sums,
+    word_errors,
+)
+
+DRAWS = 1000
+
+
+@functools.lru_cache(maxsize=200_000)
+def _errors(reference, hypothesis):
+    """Most runs say the same of most utterances: align each pair once."""
+    found = word_errors(reference, hypothesis)
+    return found.errors, found.words
+
+
+def utterance_counts(rows, metric):
+    """What a score is summed from, utterance by utterance.
+
+    Arguments
+    ---------
+    rows : list of dict
+        As from `speechbrain_ext.results.read_hypotheses`.
+    metric : str
+        "WER", "BLEU" or "chrF".
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[U, K]``.
+
+    Example
+    -------
+    >>> rows = [{"id": "a", "reference": "red dog", "hypothesis": "red"}]
+    >>> utterance_counts(rows, "WER")
+    array([[1., 2.]])
+    """
+    if metric == "WER":
+        pairs = [_errors(row["reference"], row["hypothesis"]) for row in rows]
+        return np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
+    texts = [row["hypothesis"] for row in rows]
+    counts = bleu_counts if metric == "BLEU" else chrf_counts
+    return np.asarray(counts(texts, [row["reference"] for row in rows]))
+
+
+STATISTICS = {
+    "WER": wer_from_sums,
+    "BLEU": bleu_from_sums,
+    "chrF": chrf_from_sums,
+}
+
+
+class Samples:
+    """The drawn scores of a study.
+
+    Arguments
+    ---------
+    runs : list of RunResult
+        Finished ones.
+    folders : dict of str to Path
+        Where each lies, by name; its hypotheses are beside its result.
+    draws : int
+        R.
+
+    Example
+    -------
+    >>> from speechbrain_ext.results import RunResult, SetScore
+    >>> run = RunResult("base", "tiny", layers=4, status="done", seed=1)
+    >>> run.scores["dev"] = SetScore("WER", 2.0)
+    >>> samples = Samples([run], {}, draws=10)
+    >>> samples.score(run, "dev")[0]
+    np.float64(2.0)
+    """
+
+    def __init__(self, runs, folders, draws=DRAWS):
+        self.draws = draws
+        self.folders = folders
+        self.notes = []
+        self.seeds = sorted({run.seed for run in runs}, key=str)
+        generator = np.random.default_rng(0)
+        many = len(self.seeds)
+        times_RS = generator.multinomial(many, [1 / many] * many, draws)
+        self._seeds_RS = np.vstack([np.ones((1, many)), times_RS])
+        self._ids, self._scores = {}, {}
+        for name, metric in dict.fromkeys(
+            (name, one.metric)
+            for run in runs
+            for name, one in run.scores.items()
+        ):
+            self._draw_set([r for r in runs if name in r.scores], name, metric)
+
+    def _draw_set(self, runs, name, metric):
+        """Score every run of a set on the same drawn utterances."""
+        drawn = {}
+        for run in runs:
+            one = run.scores[name]
+            if one.metric != metric or one.value is None:
+                continue
+            value_R = np.full(1 + self.draws, float(one.value))
+            self._scores[run.name, name] = value_R
+            rows = self._rows(run, name)
+            if rows:
+                # Tasks may call different sets by one name.
+                ids = tuple(sorted(rows))
+                if ids not in drawn:
+                    drawn[ids] = self._times(ids, name)
+                counts_UK = utterance_counts([rows[i] for i in ids], metric)
+                sums_RK = drawn[ids] @ counts_UK
+                value_R[1:] = STATISTICS[metric](sums_RK)
+
+    def _rows(self, run, name):
+        """A run's rows by id; none where its hypotheses are not there."""
+        folder = self.folders.get(run.name)
+        file = folder and folder / f"hypotheses-{name}.jsonl"
+        if not file or not file.is_file():
+            self.notes.append(
+                f"{run.name}: no hypotheses of {name}, so no interval over "
+                "its utterances"
+            )
+            return None
+        return {row["id"]: row for row in read_hypotheses(file)}
+
+    def _times(self, ids, name):
+        """How often each drawn study has each utterance ``[R, U]``."""
+        generator = np.random.default_rng(zlib.crc32(name.encode()))
+        many = len(ids)
+        return generator.multinomial(
+            many, np.full(many, 1 / many), self.draws
+        ).astype(np.float64)
+
+    def score(self, run, name):
+        """A run's score on a set, drawn.
+
+        Arguments
+        ---------
+        run : RunResult
+            One of the study's.
+        name : str
+            The set.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            ``[1 + R]``, the result file's score first; None where there is
+            none.
+        """
+        return self._scores.get((run.name, name))
+
+    def over_seeds(self, by_seed):
+        """The mean over the seeds that each drawn study has.
+
+        Arguments
+        ---------
+        by_seed : dict
+            Seed to ``[1 + R]``; None and NaN are left out.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            ``[1 + R]``; None where no seed has a value.
+        """
+        found = {k: v for k, v in by_seed.items() if v is not None}
+        if not found:
+            return None
+        places = [self.seeds.index(seed) for seed in found]
+        weights_RS = self._seeds_RS[:, places]
+        values_RS = np.stack(list(found.values()), axis=1)
+        weights_RS = np.where(np.isnan(values_RS), 0, weights_RS)
+        total_R = weights_RS.sum(axis=1)
+        values_RS = np.where(weights_RS > 0, values_RS, 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (values_RS * weights_RS).sum(axis=1) / total_R

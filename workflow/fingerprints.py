@@ -1,0 +1,74 @@
+"""Fingerprints of settings: what a change of a YAML makes anew.
+
+Two runs whose settings say the same have the same fingerprint, whatever the
+comments, the order of the keys or the folders are.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import functools
+
+import yaml
+
+from speechbrain_ext.hparams.overlay import Overlay
+from speechbrain_ext.results.made_with import configuration_hash
+from speechbrain_ext.run_record import NOT_TRAINING
+
+EVALUATED = "test_splits"
+
+
+def made_of(words, file=None, options=None, everything=False):
+    """The fingerprint of words and, with a file, of a recipe's settings.
+
+    Arguments
+    ---------
+    words : list
+        Whatever else decides the outcome.
+    file : Path, optional
+        A recipe's YAML, with its base and its includes.
+    options : dict, optional
+        Laid over it.
+    everything : bool
+        Count what is only evaluated too.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits; with a file also the list of its test sets.
+    """
+    if file is None:
+        return configuration_hash({"words": words})
+    given = {k: _content(file, v) for k, v in (options or {}).items()}
+    settings = {**_settings(str(file)), **given}
+    counted = {k: v for k, v in settings.items() if k not in NOT_TRAINING}
+    sets = settings.get(EVALUATED) or []
+    if everything:
+        counted[EVALUATED] = sets
+    return configuration_hash({"words": words, "settings": counted}), sets
+
+
+def _content(file, value):
+    """What a YAML says that an option names; other values as they are."""
+    named = file.parent.parent / str(value)
+    if str(value).endswith(".yaml") and named.is_file():
+        return yaml.safe_load(named.read_text(encoding="utf-8"))
+    return value
+
+
+@functools.cache
+def _settings(file):
+    """A YAML's settings with base and includes, tags and references kept."""
+    overlay = Overlay(file, None, folder=None)
+    overlay.inline_all()
+    root = yaml.compose(overlay.document.text)
+    return {key.value: _plain(value) for key, value in root.value}
+
+
+def _plain(node):
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(one) for one in node.value]
+    # A reference is not the text that it looks like.
+    return node.value if node.tag.startswith("tag:") else [node.tag, node.value]

@@ -1,0 +1,122 @@
+"""A study: its runs, and where the files of each lie.
+
+The graph's main process writes it to ``plan.json``; the process of each run
+reads it there, which takes no time and wants no library.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from speechbrain_ext.results.files import write_json
+
+KINDS = ("data", "baseline", "table", "healed", "score")
+PLAN_FILE = "plan.json"
+
+
+@dataclass
+class Run:
+    """One node of the graph.
+
+    Arguments
+    ---------
+    name : str
+        Unique in the study; also the folder below ``runs/`` where there is
+        a result.
+    kind : str
+        One of ``KINDS``.
+    command : list of str
+        The words after ``python``.
+    folder : str
+        Where the command is to be typed.
+    needs : list of str
+        Names of runs that must be done before.
+    made : str
+        Fingerprint of all settings, its own and those of what it needs.
+    trained : str
+        The same without what only evaluates: when it differs, an earlier
+        result of this name is of another run.
+    sets : list of str
+        Evaluation sets that its result must have in the end.
+    """
+
+    name: str
+    kind: str
+    command: list
+    folder: str = "."
+    needs: list = field(default_factory=list)
+    made: str = ""
+    trained: str = ""
+    sets: list = field(default_factory=list)
+
+    def typed(self):
+        """The command line as it would be typed (str)."""
+        return shlex.join(["python", *self.command])
+
+
+class Study:
+    """Runs by name, and their files.
+
+    Arguments
+    ---------
+    results : str or Path
+        Folder of everything that the study leaves.
+    runs : dict of str to Run
+        In an order in which they could be made.
+    cards : int
+        GPUs of a training run.
+    """
+
+    def __init__(self, results, runs=None, cards=0):
+        self.results = Path(results).resolve()
+        self.runs = runs or {}
+        self.cards = cards
+
+    @classmethod
+    def load(cls, file):
+        """The study of a ``plan.json``.
+
+        Arguments
+        ---------
+        file : str or Path
+            As `save` wrote it.
+
+        Returns
+        -------
+        Study
+        """
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        runs = {one["name"]: Run(**one) for one in content["runs"]}
+        return cls(Path(file).parent, runs, content["cards"])
+
+    def save(self):
+        """Write ``plan.json`` into the results.
+
+        Returns
+        -------
+        Path
+            The file.
+        """
+        self.results.mkdir(parents=True, exist_ok=True)
+        runs = [dataclasses.asdict(run) for run in self.runs.values()]
+        file = self.results / PLAN_FILE
+        write_json(file, {"cards": self.cards, "runs": runs})
+        return file
+
+    def run_folder(self, name):
+        """Where a run's result is (Path)."""
+        return self.results / "runs" / name
+
+    def marker(self, run):
+        """The file that says how a run ended (Path).
+
+        Its name has the fingerprint in it: changed settings want a file
+        that is not there yet, and nothing else is run again.
+        """
+        file = f"{run.name}.{run.made}.json"
+        return self.results / "graph" / run.kind / file
