@@ -13,6 +13,7 @@ import time
 
 import speechbrain as sb
 from speechbrain.utils.distributed import (
+    ddp_barrier,
     ddp_broadcast,
     if_main_process,
     run_on_main,
@@ -151,6 +152,8 @@ class Experiment:
         """
         result = new_result(self.hparams, self.datasets, self.layers)
         before = earlier_result(self.folder, result)
+        # No process may find what another of this very start has written.
+        ddp_barrier()
         if before is not None and before.status == "done":
             print(f"{self.folder} is finished already; nothing to do.")
             return before

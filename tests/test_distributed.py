@@ -14,6 +14,7 @@ import torch
 from conftest import RECIPE
 from safetensors.torch import load_file
 
+from speechbrain_ext import experiment
 from speechbrain_ext.distance_table import RedundancyTable
 from speechbrain_ext.plan_search import search_plans
 from speechbrain_ext.plans import load_plans
@@ -137,3 +138,20 @@ def test_two_processes_are_one_with_accumulation(pair):
             rtol=0,
             equal_nan=True,
         )
+
+
+def test_nobody_writes_before_all_have_looked(monkeypatch):
+    """Or one process takes what another has just begun for an earlier start."""
+    told = []
+
+    def tells(word):
+        return lambda *args: told.append(word)
+
+    monkeypatch.setattr(experiment, "new_result", tells("new"))
+    monkeypatch.setattr(experiment, "earlier_result", tells("look"))
+    monkeypatch.setattr(experiment, "ddp_barrier", tells("wait"))
+    run = experiment.Experiment.__new__(experiment.Experiment)
+    run.hparams = run.datasets = run.layers = run.folder = None
+    run.train_and_evaluate = tells("write")
+    run.run()
+    assert told == ["new", "look", "wait", "write"]

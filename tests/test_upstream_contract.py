@@ -317,6 +317,7 @@ def test_wanting_sees_what_is_missing():
 def test_settings_read_sees_every_way_of_reading():
     text = "hparams['a']; self.hparams.b; hparams.get('c'); other['d']"
     assert settings_read(text) - {"get"} == {"a", "b", "c"}
+    assert settings_read("run.configuration['e']") == {"e"}
 
 
 def test_a_template_without_its_function_is_refused():

@@ -248,7 +248,8 @@ def settings_read(text):
     -------
     set of str
         Of ``hparams["key"]``, ``hparams.get("key")``, ``self.hparams.key``
-        and ``hasattr(self.hparams, "key")``; ``settings`` likewise.
+        and ``hasattr(self.hparams, "key")``; ``settings`` likewise, and the
+        ``configuration`` that a result keeps of them.
 
     Example
     -------
@@ -276,7 +277,7 @@ def settings_read(text):
 def _is_settings(node):
     """Whether an expression is a run's settings."""
     name = getattr(node, "id", None) or getattr(node, "attr", None)
-    return name in ("hparams", "settings")
+    return name in ("hparams", "settings", "configuration")
 
 
 def _constants(nodes):
