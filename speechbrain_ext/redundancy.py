@@ -45,16 +45,22 @@ def last_token_states(model, last_B):
         Filled by the next forward pass: L + 1 tensors of shape ``[B, D]``,
         before each layer and behind the last.
     """
-    states = []
+    states, room = [], []
     rows_B = torch.arange(len(last_B), device=last_B.device)
 
+    def record(h_BQD):
+        if not room:
+            # All at once: small pieces that stay, between large ones that
+            # go, would keep the memory of the large ones from being reused.
+            shape = len(model.layers) + 1, len(last_B), h_BQD.shape[-1]
+            room.extend(h_BQD.new_empty(shape))
+        states.append(room[len(states)].copy_(h_BQD[rows_B, last_B]))
+
     def before(module, args, kwargs):
-        h_BQD = args[0] if args else kwargs["hidden_states"]
-        states.append(h_BQD[rows_B, last_B])
+        record(args[0] if args else kwargs["hidden_states"])
 
     def behind(module, args, output):
-        h_BQD = output[0] if isinstance(output, tuple) else output
-        states.append(h_BQD[rows_B, last_B])
+        record(output[0] if isinstance(output, tuple) else output)
 
     handles = [
         layer.register_forward_pre_hook(before, with_kwargs=True)
