@@ -93,7 +93,7 @@ import torch
 from benchmarks import common
 
 def prepare():
-    torch.ones(40 * 2**18)  # 40 MB, gone again
+    torch.ones(120 * 2**18)  # 120 MB, gone again
     return torch.ones(10 * 2**18)
 
 print(common.peak_of(prepare, lambda kept: torch.ones(20 * 2**18) + 1))
@@ -107,7 +107,8 @@ print(common.peak_of(prepare, lambda kept: torch.ones(20 * 2**18) + 1))
         text=True,
         check=True,
     ).stdout
-    assert 48 < float(said) < 60  # 10 that stay, and twice 20
+    # 10 that stay and twice 20, and what the library's code takes of it.
+    assert 48 < float(said) < 80
 
 
 def test_a_fresh_process_measures_or_says_why_not():
