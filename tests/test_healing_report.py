@@ -12,7 +12,7 @@ from speechbrain_ext.report.healing import HealingStudy, comparisons
 from speechbrain_ext.report.healing.command import main
 from speechbrain_ext.results import RunResult, SetScore, write_hypotheses
 
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = "red dog sits under old trees near long green fences".split()
 
 
 def rows_of(errors):
@@ -143,4 +143,5 @@ def test_a_paper_that_loses_nothing_is_no_measure(folder):
 
 def test_no_run_gives_no_comparison(tmp_path):
     assert comparisons(HealingStudy([], {}, draws=5)) == []
+    assert HealingStudy([], {}, draws=5).steps() == []
     assert main([str(tmp_path)]) == 2

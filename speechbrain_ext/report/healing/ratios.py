@@ -69,7 +69,8 @@ class HealingStudy:
     def __init__(self, runs, folders, draws=DRAWS):
         self.runs = [run for run in runs if not TRIAL.search(run.name)]
         self.done = [run for run in self.runs if run.status == "done"]
-        self.samples = Samples(self.done, folders, draws)
+        # A study may have failed runs only: then there is nothing to draw.
+        self.samples = Samples(self.done, folders, draws) if self.done else None
         self.cells = Cells(self.runs, self.samples)
 
     def steps(self):
