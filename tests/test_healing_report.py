@@ -139,6 +139,9 @@ def test_a_paper_that_loses_nothing_is_no_measure(folder):
     one = cell(folder, "attention")
     assert one["ratio"] == {"cross_entropy": None, "wer": None}
     assert one["degradation"]["wer"]["value"] > 0
+    page = (folder.parent / "table.md").read_text()
+    (line,) = [r for r in page.splitlines() if "100   | attention" in r]
+    assert line.count("loses nothing") == 2 and "missing" not in line
 
 
 def test_no_run_gives_no_comparison(tmp_path):

@@ -22,6 +22,7 @@ from speechbrain_ext.results import load_runs
 from speechbrain_ext.results.files import write_json, write_text
 
 MISSING = "missing"
+NO_MEASURE = "the paper's loses nothing"
 WORDS = {"cross_entropy": "cross-entropy", "wer": "WER"}
 
 
@@ -68,7 +69,7 @@ def ratio_table(records):
             str(one["steps"]),
             one["method"],
             str(len(one["seeds"])),
-            *(said(one["ratio"][m]) for m in MEASURES),
+            *(_ratio_said(one, m) for m in MEASURES),
             *(said(one["degradation"][m]) for m in MEASURES),
         ]
         for one in records
@@ -77,6 +78,14 @@ def ratio_table(records):
     header += [f"Ratio, {WORDS[m]}" for m in MEASURES]
     header += [f"Degradation, {WORDS[m]}" for m in MEASURES]
     return Table(header, rows)
+
+
+def _ratio_said(one, measure):
+    """A ratio's cell; runs that are there may still have none to tell."""
+    if one["seeds"] and one["degradation"][measure]:
+        if one["ratio"][measure] is None:
+            return NO_MEASURE
+    return said(one["ratio"][measure])
 
 
 def page_of(records, missing):
