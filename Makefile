@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini mini-full mini-models paper-mini test test-slurm check report bench upstream
+.PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check report bench upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.demo --output results/mini
@@ -23,6 +23,11 @@ mini-models: .venv/ready
 DRY := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),-n)
 paper-mini: .venv/workflow
 	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/mini.yaml $(DRY) $(ARGS)
+
+# Ways to heal and to choose layers, compared on the mini decoders; 90 minutes
+# on two cores, goes on where it stopped.
+study-healing: .venv/workflow
+	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/healing.yaml $(DRY) $(ARGS)
 
 # A real Slurm on this machine; needs root and Debian's packages.
 test-slurm: .venv/workflow

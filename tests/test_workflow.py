@@ -33,7 +33,7 @@ def plan_of(tmp_path, change=None):
     return read_plan(file, results=str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("name", ["mini", "paper", "tiny"])
+@pytest.mark.parametrize("name", ["mini", "paper", "tiny", "healing"])
 def test_every_planned_command_is_that_of_a_recipe(name, tmp_path):
     plan = read_plan(CONFIGS / f"{name}.yaml", results=str(tmp_path))
     for run in plan.runs.values():

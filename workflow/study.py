@@ -17,6 +17,11 @@ from speechbrain_ext.results.files import write_json
 
 KINDS = ("data", "baseline", "table", "healed", "score")
 PLAN_FILE = "plan.json"
+# What makes a study's report, and the file below its results that says so.
+REPORTS = {
+    "paper": ("speechbrain_ext.report", "report/report.html"),
+    "healing": ("speechbrain_ext.report.healing", "summary.json"),
+}
 
 
 @dataclass
@@ -43,6 +48,9 @@ class Run:
         result of this name is of another run.
     sets : list of str
         Evaluation sets that its result must have in the end.
+    trials : dict of str to dict
+        Trial runs to their options; those of the best on validation data
+        are added to the command.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Run:
     made: str = ""
     trained: str = ""
     sets: list = field(default_factory=list)
+    trials: dict = field(default_factory=dict)
 
     def typed(self):
         """The command line as it would be typed (str)."""
@@ -76,6 +85,7 @@ class Study:
         self.results = Path(results).resolve()
         self.runs = runs or {}
         self.cards = cards
+        self.report = "paper"
 
     @classmethod
     def load(cls, file):
@@ -92,7 +102,9 @@ class Study:
         """
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         runs = {one["name"]: Run(**one) for one in content["runs"]}
-        return cls(Path(file).parent, runs, content["cards"])
+        study = cls(Path(file).parent, runs, content["cards"])
+        study.report = content.get("report", "paper")
+        return study
 
     def save(self):
         """Write ``plan.json`` into the results.
@@ -105,7 +117,9 @@ class Study:
         self.results.mkdir(parents=True, exist_ok=True)
         runs = [dataclasses.asdict(run) for run in self.runs.values()]
         file = self.results / PLAN_FILE
-        write_json(file, {"cards": self.cards, "runs": runs})
+        write_json(
+            file, {"cards": self.cards, "report": self.report, "runs": runs}
+        )
         return file
 
     def run_folder(self, name):

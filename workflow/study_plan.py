@@ -9,11 +9,13 @@ Authors
 """
 
 import itertools
+import sys
 from pathlib import Path
 
 import yaml
 from fingerprints import made_of
-from study import Run, Study
+from study import REPORTS, Run, Study
+from tuning import TuningError, steps_options, trials_of
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {
@@ -25,12 +27,15 @@ KEYS = {
     "set": dict,
     "data": dict,
     "systems": dict,
+    "report": str,
+    "healings": dict,
+    "utterances": int,
 }
 SYSTEM_KEYS = (
     "recipe data baseline healed set set_baseline set_healed tables control "
-    "study score needs"
+    "study score needs model plans tuning"
 ).split()
-STUDY_KEYS = ("depths", "healing", "path")
+STUDY_KEYS = ("depths", "healing", "path", "steps", "seeds")
 
 
 class PlanError(ValueError):
@@ -52,16 +57,31 @@ class Plan(Study):
         self.config, self.file = config, file
         self._check(config, KEYS, "")
         super().__init__(config["results"], cards=config.get("cards", 0))
+        self.report = config.get("report", "paper")
+        if self.report not in REPORTS:
+            raise PlanError(
+                f"{file}: report: {self.report}, choose from "
+                f"{', '.join(REPORTS)}"
+            )
         self.seeds = config["seeds"]
         self.baseline_seeds = config.get("baseline_seeds") or self.seeds
         for name, one in config.get("data", {}).items():
             self._add_data(name, one)
         for name, system in config["systems"].items():
             self._check(system, SYSTEM_KEYS, f"systems.{name}.")
-        for name in config["systems"]:
+        there = [name for name in config["systems"] if self._is_there(name)]
+        for name in there:
             self._add_baselines(name)
-        for name in config["systems"]:
+        for name in there:
             self._add_healed(name)
+
+    def _is_there(self, name):
+        """Whether a system's model, where it names one, has been made."""
+        folder = self.config["systems"][name].get("model")
+        there = folder is None or (ROOT / folder / "config.json").is_file()
+        if not there:
+            print(f"{name}: left out, {folder} is not there", file=sys.stderr)
+        return there
 
     def _check(self, given, known, where):
         for key in given:
@@ -169,44 +189,128 @@ class Plan(Study):
                 run.command[2:2] = ["--input", kind]
                 run.made, run.sets = made_of([run.made, kind]), []
                 run.trained = made_of([run.trained, kind])
+            self._add_plans(name, base, options)
+
+    def _add_plans(self, name, base, options):
+        """Searches of removal plans, of all depths that the study has."""
+        system = self.config["systems"][name]
+        study = system.get("study", [])
+        for rule in system.get("plans", []):
+            depths = {
+                depth
+                for one in study
+                if one.get("path") == rule
+                for depth in one["depths"]
+            }
+            tuning = system.get("tuning") or {}
+            if rule in tuning.get("healing", {}).values():
+                depths.add(tuning["depth"])
+            sizes = [str(depth) for depth in sorted(depths)]
+            if not sizes:
+                continue
+            words = ["--rule", rule, "--sizes", *sizes]
+            if "utterances" in self.config:
+                words += ["--utterances", str(self.config["utterances"])]
+            run = self._recipe_run(
+                f"{base}-table-{rule}",
+                "table",
+                system,
+                system["baseline"],
+                options,
+                [base],
+            )
+            # After the script and its YAML, before what they share.
+            run.command[2:2] = words
+            run.made, run.sets = made_of([run.made, words]), []
+            run.trained = made_of([run.trained, words])
 
     def _add_healed(self, name):
         system = self.config["systems"][name]
+        control = system.get("control")
+        tuned = self._add_trials(name)
+        for one in system.get("study", []):
+            self._check(one, STUDY_KEYS, f"systems.{name}.study.")
         for seed in self.seeds:
-            if system.get("control"):
-                self._add_pruned(name, seed, 0, None, None)
+            # A list: as many further steps each, of the first seed.
+            if isinstance(control, list):
+                many = control if seed == self.seeds[0] else []
+            else:
+                many = [None] if control else []
+            for steps in many:
+                self._add_pruned(name, seed, 0, None, None, steps=steps)
             for one in system.get("study", []):
-                self._check(one, STUDY_KEYS, f"systems.{name}.study.")
-                for depth, healing in itertools.product(
-                    one["depths"], one["healing"]
+                if seed not in one.get("seeds", self.seeds):
+                    continue
+                for depth, healing, steps in itertools.product(
+                    one["depths"], one["healing"], one.get("steps", [None])
                 ):
                     path = one.get("path", "speech")
-                    self._add_pruned(name, seed, depth, healing, path)
+                    trials = tuned.get(healing)
+                    self._add_pruned(
+                        name, seed, depth, healing, path, steps, trials
+                    )
 
-    def _add_pruned(self, name, seed, depth, healing, path):
+    def _add_trials(self, name):
+        """Trials of learning rates, by healing: run's name to its rates."""
+        tuning = self.config["systems"][name].get("tuning")
+        try:
+            trials = trials_of(tuning)
+        except TuningError as error:
+            raise PlanError(
+                f"{self.file}: systems.{name}.tuning.{error}"
+            ) from None
+        tuned, seed = {}, self.seeds[0]
+        for healing, path, number, rates in trials:
+            run_name = f"{name}-s{seed}-trial{number}-{healing}"
+            more = {**rates, "test_splits": tuning["test_splits"]}
+            steps, depth = tuning["steps"], tuning["depth"]
+            self._add_pruned(
+                name, seed, depth, healing, path, steps, None, run_name, more
+            )
+            tuned.setdefault(healing, {})[run_name] = rates
+        return tuned
+
+    def _add_pruned(
+        self,
+        name,
+        seed,
+        depth,
+        healing,
+        path,
+        steps=None,
+        trials=None,
+        run_name=None,
+        more=None,
+    ):
         """A pruned and healed run; depth 0 is the baseline's control."""
         system = self.config["systems"][name]
         base = self._base(name, seed)
-        run_name = f"{name}-s{seed}-n{depth}-{healing}-{path}"
         options = {**self._options(system, "healed"), "seed": seed}
-        needs = [base]
+        options |= {**steps_options(steps), **(more or {})}
+        needs = [base, *(trials or {})]
+        usual = f"{name}-s{seed}-n{depth}-{healing}-{path}"
         if not depth:
             # As many further steps for the whole model as healing takes:
             # what pruning costs is not hidden by training longer.
-            run_name = f"{name}-s{seed}-control"
+            usual = f"{name}-s{seed}-control"
             options["prune_layers"] = 0
         else:
             options |= {"prune_layers": depth, "healing": healing}
+            own = self.config.get("healings", {}).get(healing)
+            options |= {"healing_parts": own} if own else {}
             table, options["path_from"] = self._path(name, base, seed, path)
             needs += table
+        run_name = run_name or usual + (f"-k{steps}" if steps else "")
         options |= {
             "baseline": self.run_folder(base),
             "run_name": run_name,
         }
-        self._recipe_run(
+        run = self._recipe_run(
             run_name, "healed", system, system["healed"], options, needs
         )
-        self._add_score(run_name, system)
+        run.trials = trials or {}
+        if not more:
+            self._add_score(run_name, system)
 
     def _base(self, name, seed):
         seeds = self.baseline_seeds
@@ -218,10 +322,14 @@ class Plan(Study):
             table = f"{base}-table-{path}"
             # Without a table of its own the run measures it first.
             return ([table] if table in self.runs else []), path
+        if path in self.config["systems"][name].get("plans", []):
+            file = self.run_folder(base) / f"plan-{path}.json"
+            return [f"{base}-table-{path}"], file
         if path not in self.config["systems"]:
             raise PlanError(
                 f"{self.file}: systems.{name}.study.path: {path}, choose "
-                f"speech, text or one of {', '.join(self.config['systems'])}"
+                f"speech, text, one of systems.{name}.plans or one of "
+                f"{', '.join(self.config['systems'])}"
             )
         other = self._base(path, seed)
         table = f"{other}-table-speech"

@@ -36,6 +36,7 @@ from study_state import (  # noqa: E402
     result_of,
     status_of,
 )
+from tuning import with_best_rates  # noqa: E402
 
 from speechbrain_ext.results.files import write_json  # noqa: E402
 
@@ -64,10 +65,12 @@ def make(plan, run, cards=0):
     marker = plan.marker(run)
     marker.parent.mkdir(parents=True, exist_ok=True)
     missing = [one for one in run.needs if status_of(plan, one) != "done"]
-    print(run.typed(), flush=True)
     if missing:
+        print(run.typed(), flush=True)
         _mark(marker, run, "skipped", f"needs {', '.join(missing)}")
         return 0
+    run = with_best_rates(plan, run)
+    print(run.typed(), flush=True)
     with _alone(plan, run):
         put_aside(plan, run)
         if not is_done(plan, run):

@@ -43,9 +43,9 @@ def is_done(plan, run):
         base, _, kind = run.name.rpartition("-table-")
         if started(plan, run).get("ended") != 0:
             return False
-        return bool(
-            list(plan.run_folder(base).glob(f"redundancy-{kind}*.json"))
-        )
+        folder = plan.run_folder(base)
+        tables = list(folder.glob(f"redundancy-{kind}*.json"))
+        return bool(tables) or (folder / f"plan-{kind}.json").is_file()
     name = run.name.removesuffix("-score") if run.kind == "score" else run.name
     result = result_of(plan, name)
     if result.get("status") != "done":

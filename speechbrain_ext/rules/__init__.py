@@ -31,6 +31,7 @@ from speechbrain_ext.rules.likeness import (
     block_influence,
     block_influence_run,
 )
+from speechbrain_ext.rules.mapped import map_greedy, map_run
 from speechbrain_ext.rules.unsearched import at_random, deepest, even
 
 DEFAULT = "angular"
@@ -40,6 +41,8 @@ RULES = {
     "block-influence-run": block_influence_run,
     "greedy-runs": greedy_runs,
     "greedy-layers": greedy_layers,
+    "map-run": map_run,
+    "map-greedy": map_greedy,
     "even": even,
     "deepest": deepest,
     "random": at_random,

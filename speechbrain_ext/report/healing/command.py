@@ -1,0 +1,180 @@
+"""Tables, pictures and the summary of a healing study, from result files.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from speechbrain_ext.report.document import Table
+from speechbrain_ext.report.drawing import FULL_WIDTH
+from speechbrain_ext.report.frontier import draw_frontier
+from speechbrain_ext.report.healing.ratios import (
+    MEASURES,
+    HealingStudy,
+    comparisons,
+)
+from speechbrain_ext.report.page import planned_runs
+from speechbrain_ext.report.summary import summarise
+from speechbrain_ext.results import load_runs
+from speechbrain_ext.results.files import write_json, write_text
+
+MISSING = "missing"
+NO_MEASURE = "the paper's loses nothing"
+WORDS = {"cross_entropy": "cross-entropy", "wer": "WER"}
+
+
+def said(found):
+    """A statistic of `comparisons` in a table's cell.
+
+    Arguments
+    ---------
+    found : dict or None
+        value and interval.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> said({"value": 0.5, "interval": [0.4, None]}), said(None)
+    ('0.50 [0.40, no bound]', 'missing')
+    """
+    if found is None:
+        return MISSING
+    if found["interval"] is None:
+        return f"{found['value']:.2f}"
+    ends = ["no bound" if e is None else f"{e:.2f}" for e in found["interval"]]
+    return f"{found['value']:.2f} [{', '.join(ends)}]"
+
+
+def ratio_table(records):
+    """Ratios of one backbone: a row for each depth, length and method.
+
+    Arguments
+    ---------
+    records : list of dict
+        As `comparisons` gives them.
+
+    Returns
+    -------
+    Table
+    """
+    rows = [
+        [
+            f"{one['removed']} of {one['layers']}",
+            str(one["steps"]),
+            one["method"],
+            str(len(one["seeds"])),
+            *(_ratio_said(one, m) for m in MEASURES),
+            *(said(one["degradation"][m]) for m in MEASURES),
+        ]
+        for one in records
+    ]
+    header = ["Layers removed", "Steps", "Method", "Seeds"]
+    header += [f"Ratio, {WORDS[m]}" for m in MEASURES]
+    header += [f"Degradation, {WORDS[m]}" for m in MEASURES]
+    return Table(header, rows)
+
+
+def _ratio_said(one, measure):
+    """A ratio's cell; runs that are there may still have none to tell."""
+    if one["seeds"] and one["degradation"][measure]:
+        if one["ratio"][measure] is None:
+            return NO_MEASURE
+    return said(one["ratio"][measure])
+
+
+def page_of(records, missing):
+    """The study in Markdown.
+
+    Arguments
+    ---------
+    records : list of dict
+        As `comparisons` gives them.
+    missing : dict of str to str
+        Planned runs without a result, and why.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> "a: no run" in page_of([], {"a": "no run"})
+    True
+    """
+    parts = [
+        "# Healing study\n",
+        "Ratio: relative degradation over that of the paper's joint healing "
+        "(both, angular path) at the same depth and steps; below 1 is better. "
+        "Intervals (95 %): word error rates over seeds and utterances, paired;"
+        " cross-entropy over seeds.\n",
+    ]
+    for backbone in dict.fromkeys(one["backbone"] for one in records):
+        own = [one for one in records if one["backbone"] == backbone]
+        parts += [f"## {backbone}\n", ratio_table(own).markdown()]
+    if missing:
+        lines = [f"- {name}: {why}" for name, why in missing.items()]
+        parts += ["## Missing runs\n", "\n".join(lines) + "\n"]
+    return "\n".join(parts)
+
+
+def main(argv=None):
+    """Write ``summary.json``, ``table.md`` and the frontiers.
+
+    Arguments
+    ---------
+    argv : list of str or None
+        The command line.
+
+    Returns
+    -------
+    int
+        0 if all was written; 1 if a picture could not be; 2 if there are no
+        results.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m speechbrain_ext.report.healing",
+        description="Tables and pictures of a healing study.",
+    )
+    parser.add_argument("results", help="folder with the runs' folders in it")
+    parser.add_argument("--output", help="where to write; default: there")
+    options = parser.parse_args(argv)
+    found = load_runs(options.results)
+    if not found.all:
+        print(f"{options.results}: no result.json in it", file=sys.stderr)
+        return 2
+    output = Path(options.output or options.results)
+    output.mkdir(parents=True, exist_ok=True)
+    study = HealingStudy(found.all, found.folders)
+    records = comparisons(study)
+    there = {run.name for run in found.all if run.status == "done"}
+    planned = planned_runs(options.results)
+    missing = {k: v for k, v in planned.items() if k not in there}
+    drawn = [_draw(study, steps, output) for steps in study.steps()]
+    write_text(output / "table.md", page_of(records, missing))
+    # Last: the workflow takes this file for the whole report.
+    summary = {
+        "runs": summarise(found.all),
+        "comparisons": records,
+        "missing": missing,
+    }
+    write_json(output / "summary.json", summary)
+    return 0 if all(drawn) else 1
+
+
+def _draw(study, steps, output):
+    """The frontier of one length; whether it could be drawn (bool)."""
+    file = output / f"frontier-{steps}.png"
+    try:
+        draw_frontier(study.at_steps(steps), file, FULL_WIDTH)
+    except (ValueError, ImportError) as error:
+        # An older picture would pass for one of these results.
+        file.unlink(missing_ok=True)
+        print(f"{file}: not drawn: {error}", file=sys.stderr)
+        return False
+    return True

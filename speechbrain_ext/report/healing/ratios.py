@@ -1,0 +1,278 @@
+"""Relative degradation of each method over that of the paper's healing.
+
+The paper's joint healing (both, along the angular path) of the same system,
+depth and steps is the measure: 0.5 says that half of what it loses is lost.
+Word error rates are drawn over seeds and utterances alike, cross-entropy over
+seeds only, as results do not tell it for each utterance.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import re
+
+import numpy as np
+
+from speechbrain_ext.report.cells import Cells
+from speechbrain_ext.report.estimates import estimate, mean
+from speechbrain_ext.report.samples import DRAWS, Samples
+from speechbrain_ext.report.summary import baseline_of, system
+
+PAPER = "both"
+MEASURES = ("cross_entropy", "wer")
+# Runs that only tuned learning rates.
+TRIAL = re.compile(r"-trial\d+-")
+
+
+def method_of(run):
+    """A pruned run's healing and, unless it is the angular one, its rule.
+
+    Arguments
+    ---------
+    run : RunResult
+        A pruned run.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> from speechbrain_ext.results import RunResult
+    >>> path = {"from": "speech even", "rule": "even"}
+    >>> run = RunResult("r", "tiny", layers=4, healing="both", path=path)
+    >>> method_of(run)
+    'both, even'
+    """
+    rule = (run.path or {}).get("rule") or "angular"
+    return run.healing if rule == "angular" else f"{run.healing}, {rule}"
+
+
+class HealingStudy:
+    """The runs of a healing study by system, depth, steps and method.
+
+    Arguments
+    ---------
+    runs : list of RunResult
+        All of them, failed ones too; trials are left out.
+    folders : dict of str to Path
+        Where each lies, by name.
+    draws : int
+        How many studies are drawn for the intervals.
+
+    Example
+    -------
+    >>> HealingStudy([], {}, draws=10).steps()
+    []
+    """
+
+    def __init__(self, runs, folders, draws=DRAWS):
+        self.runs = [run for run in runs if not TRIAL.search(run.name)]
+        self.done = [run for run in self.runs if run.status == "done"]
+        # A study may have failed runs only: then there is nothing to draw.
+        self.samples = Samples(self.done, folders, draws) if self.done else None
+        self.cells = Cells(self.runs, self.samples)
+
+    def steps(self):
+        """How long trained runs healed (list of int)."""
+        pruned = [run for run in self.done if run.removed and run.trainable]
+        return sorted({run.steps for run in pruned if run.steps})
+
+    def at_steps(self, steps):
+        """The cells of one length, with what needs no training (Cells)."""
+        runs = [
+            run
+            for run in self.runs
+            if not run.removed or not run.trainable or run.steps == steps
+        ]
+        return Cells(runs, self.samples)
+
+    def members(self, which, removed, method, steps):
+        """Finished runs of a cell, by seed.
+
+        Arguments
+        ---------
+        which : tuple
+            A system.
+        removed : int
+            Depth.
+        method : str
+            As `method_of` says it.
+        steps : int
+            Of healing; runs that train nothing belong to all.
+
+        Returns
+        -------
+        dict of int to RunResult
+        """
+        return {
+            run.seed: run
+            for run in self.done
+            if system(run) == which
+            and run.removed == removed
+            and method_of(run) == method
+            and (not run.trainable or run.steps == steps)
+        }
+
+    def methods(self, which=None):
+        """Methods of the pruned runs, failed ones too (list of str)."""
+        return sorted(
+            {
+                method_of(run)
+                for run in self.runs
+                if run.removed and which in (None, system(run))
+            }
+        )
+
+    def degradation(self, runs, measure):
+        """Relative degradation of some runs of a cell, over seeds.
+
+        Arguments
+        ---------
+        runs : dict of int to RunResult
+            By seed.
+        measure : str
+            "wer" (mean over the sets) or "cross_entropy".
+
+        Returns
+        -------
+        numpy.ndarray or None
+            ``[1 + R]``.
+        """
+        one = self._wer if measure == "wer" else self._cross_entropy
+        return self.samples.over_seeds(
+            {
+                seed: one(run, baseline_of(run, self.done))
+                for seed, run in runs.items()
+            }
+        )
+
+    def _wer(self, run, base):
+        changes = []
+        for name in run.scores if base else ():
+            ours_R = self.samples.score(run, name)
+            base_R = self.samples.score(base, name)
+            if ours_R is None or base_R is None:
+                return None
+            with np.errstate(divide="ignore", invalid="ignore"):
+                change_R = (ours_R - base_R) / base_R
+            changes.append(np.where(np.isinf(change_R), np.nan, change_R))
+        return mean(changes)
+
+    def _cross_entropy(self, run, base):
+        ours = run.validation.get("final_loss")
+        theirs = base and base.validation.get("final_loss")
+        if ours is None or not theirs:
+            return None
+        return np.full(1 + self.samples.draws, ours / theirs - 1)
+
+    def ratio(self, which, removed, method, steps, measure):
+        """What a method loses over what the paper's healing loses.
+
+        Only seeds that both have count.
+
+        Arguments
+        ---------
+        which : tuple
+            A system.
+        removed, steps : int
+            The cell's.
+        method : str
+            As `method_of` says it.
+        measure : str
+            One of `MEASURES`.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            ``[1 + R]``; infinite where the paper's loses nothing, None where
+            a run is missing or the results themselves say that it does not.
+        """
+        ours = self.members(which, removed, method, steps)
+        paper = self.members(which, removed, PAPER, steps)
+        both = ours.keys() & paper.keys()
+        above_R, below_R = (
+            self.degradation({seed: runs[seed] for seed in both}, measure)
+            for runs in (ours, paper)
+        )
+        if above_R is None or below_R is None or not below_R[0] > 0:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio_R = above_R / below_R
+        return np.where(below_R <= 0, np.inf, ratio_R)
+
+
+def comparisons(study):
+    """Every method against the paper's joint healing, as plain records.
+
+    Arguments
+    ---------
+    study : HealingStudy
+        The runs.
+
+    Returns
+    -------
+    list of dict
+        backbone, task, removed, layers, steps, method, seeds, and for each of
+        `MEASURES` ratio and degradation: value and interval, each None where
+        runs are missing; an upper end of None is without bound.
+
+    Example
+    -------
+    >>> comparisons(HealingStudy([], {}, draws=10))
+    []
+    """
+    found = []
+    for which in study.cells.systems():
+        pruned = {r.removed for r in study.runs if system(r) == which}
+        for removed in sorted(pruned - {0}):
+            for steps in study.steps():
+                for method in study.methods(which):
+                    found.append(_record(study, which, removed, steps, method))
+    return found
+
+
+def _record(study, which, removed, steps, method):
+    runs = study.members(which, removed, method, steps)
+    paper = study.members(which, removed, PAPER, steps)
+    place = (which, removed, method, steps)
+    return {
+        "backbone": which[0],
+        "task": which[3],
+        "removed": removed,
+        "layers": study.cells.layers(which),
+        "steps": steps,
+        "method": method,
+        "seeds": sorted(runs.keys() & paper.keys()),
+        "ratio": {m: plain(study.ratio(*place, m)) for m in MEASURES},
+        "degradation": {m: plain(study.degradation(runs, m)) for m in MEASURES},
+    }
+
+
+def plain(drawn_R):
+    """A statistic as JSON has it.
+
+    Arguments
+    ---------
+    drawn_R : numpy.ndarray or None
+        ``[1 + R]``.
+
+    Returns
+    -------
+    dict or None
+        value and interval.
+
+    Example
+    -------
+    >>> plain(np.array([1.0, 0.5, np.inf]))
+    {'value': 1.0, 'interval': [0.5, None]}
+    """
+    found = estimate(drawn_R)
+    if found is None:
+        return None
+    ends = [found.low, found.high]
+    ends = [
+        one if one is not None and np.isfinite(one) else None for one in ends
+    ]
+    interval = None if found.low is None else ends
+    return {"value": found.value, "interval": interval}

@@ -1,0 +1,104 @@
+"""Learning rates: a few trials of each healing, the best of which is taken.
+
+A trial is a short run of its own. Which one was best is known only when they
+are done: the command line of what needs them is completed then.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import dataclasses
+import math
+
+from study_state import result_of
+
+KEYS = ("depth", "steps", "trials", "healing", "test_splits")
+
+
+class TuningError(ValueError):
+    """What is wrong with a tuning, and how to mend it."""
+
+
+def trials_of(tuning):
+    """The trials that a system's ``tuning`` asks for.
+
+    Arguments
+    ---------
+    tuning : dict or None
+        depth, steps, healing (healing to the path that its trials take),
+        trials (a list of rates that all healings share) and test_splits (a
+        small set: trials are judged on validation data).
+
+    Returns
+    -------
+    list of (str, str, int, dict)
+        Healing, path, the trial's number, its options.
+
+    Raises
+    ------
+    TuningError
+        Naming the key and the mend.
+    """
+    if not tuning:
+        return []
+    for key in KEYS:
+        if not tuning.get(key):
+            raise TuningError(f"{key}: missing, give one")
+    for key in tuning:
+        if key not in KEYS:
+            raise TuningError(f"{key}: unknown, choose from {', '.join(KEYS)}")
+    return [
+        (healing, path, number, rates)
+        for healing, path in tuning["healing"].items()
+        for number, rates in enumerate(tuning["trials"], 1)
+    ]
+
+
+def steps_options(steps):
+    """A recipe's options for a number of steps: a tenth of them warms up.
+
+    Arguments
+    ---------
+    steps : int or None
+        None: as the recipe's settings have it.
+
+    Returns
+    -------
+    dict
+    """
+    if steps is None:
+        return {}
+    warm = max(1, steps // 10)
+    return {
+        "steps": steps,
+        "warmup_steps": warm,
+        "warmdown_steps": steps - warm,
+    }
+
+
+def with_best_rates(plan, run):
+    """A run whose command has the options of the best of its trials.
+
+    Arguments
+    ---------
+    plan : Study
+        Whose trials are done.
+    run : Run
+        Any run.
+
+    Returns
+    -------
+    Run
+        The same where it has no trials.
+    """
+    if not run.trials:
+        return run
+
+    def loss(name):
+        value = result_of(plan, name).get("validation", {}).get("final_loss")
+        # What diverged is the worst.
+        return value if value is not None and math.isfinite(value) else math.inf
+
+    options = run.trials[min(run.trials, key=loss)]
+    words = [str(w) for k, v in options.items() for w in (f"--{k}", v)]
+    return dataclasses.replace(run, command=[*run.command, *words])
