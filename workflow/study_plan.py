@@ -204,7 +204,8 @@ class Plan(Study):
             }
             tuning = system.get("tuning") or {}
             if rule in tuning.get("healing", {}).values():
-                depths.add(tuning["depth"])
+                # A missing key is refused where the trials are planned.
+                depths |= {tuning["depth"]} if tuning.get("depth") else set()
             sizes = [str(depth) for depth in sorted(depths)]
             if not sizes:
                 continue

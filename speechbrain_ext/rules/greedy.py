@@ -99,6 +99,17 @@ def best_run(model, data, size, at_gap=identity):
     Returns
     -------
     speechbrain_ext.plans.Plan
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_ext.rules.data import RuleData, text_labels
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> decoder = tiny_speech_llm().decoder
+    >>> ids = torch.randint(5, 99, (4, 9))
+    >>> data = RuleData([{"input_ids": ids, "labels": text_labels(ids)}])
+    >>> best_run(decoder, data.remembering(), 2).size
+    2
     """
     last = len(base_model(model).layers) - 1
     runs = [tuple(range(s, s + size)) for s in range(last - size + 1)]
@@ -124,6 +135,17 @@ def one_by_one(model, data, size, at_gap=identity):
     Returns
     -------
     speechbrain_ext.plans.Plan
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_ext.rules.data import RuleData, text_labels
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> decoder = tiny_speech_llm().decoder
+    >>> ids = torch.randint(5, 99, (4, 9))
+    >>> data = RuleData([{"input_ids": ids, "labels": text_labels(ids)}])
+    >>> one_by_one(decoder, data.remembering(), 2).size
+    2
     """
     num_layers = len(base_model(model).layers)
     whole = search_passes(num_layers, size) * data.sequences
