@@ -13,8 +13,8 @@ mini: .venv/ready
 mini-full: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.full --output results/mini-full
 
-# Decoders that the package does not ship: the smaller Llama, and
-# one whose redundant layers stay together. Half an hour of one core each.
+# Mini decoders that are missing; the package ships all but the one whose
+# redundant layers stay together. Half an hour of one core each.
 mini-models: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.pretrain --missing mini-qwen2-8 mini-llama-8 mini-qwen2-block
 
