@@ -41,7 +41,6 @@ class Conditions:
     snr: tuple
     unseen_shapes: float = 0.0
     word_lists: float = 0.0
-    word_lists: float = 0.0
 
 
 COMMON = {
