@@ -30,6 +30,7 @@ KEYS = {
     "report": str,
     "healings": dict,
     "utterances": int,
+    "warm": bool,
 }
 SYSTEM_KEYS = (
     "recipe data baseline healed set set_baseline set_healed tables control "
@@ -57,6 +58,7 @@ class Plan(Study):
         self.config, self.file = config, file
         self._check(config, KEYS, "")
         super().__init__(config["results"], cards=config.get("cards", 0))
+        self.warm = config.get("warm", False)
         self.report = config.get("report", "paper")
         if self.report not in REPORTS:
             raise PlanError(
@@ -69,6 +71,7 @@ class Plan(Study):
             self._add_data(name, one)
         for name, system in config["systems"].items():
             self._check(system, SYSTEM_KEYS, f"systems.{name}.")
+            system["study"] = list(_flat(system.get("study", [])))
         there = [name for name in config["systems"] if self._is_there(name)]
         for name in there:
             self._add_baselines(name)
@@ -194,7 +197,7 @@ class Plan(Study):
     def _add_plans(self, name, base, options):
         """Searches of removal plans, of all depths that the study has."""
         system = self.config["systems"][name]
-        study = system.get("study", [])
+        study = system["study"]
         for rule in system.get("plans", []):
             depths = {
                 depth
@@ -229,7 +232,7 @@ class Plan(Study):
         system = self.config["systems"][name]
         control = system.get("control")
         tuned = self._add_trials(name)
-        for one in system.get("study", []):
+        for one in system["study"]:
             self._check(one, STUDY_KEYS, f"systems.{name}.study.")
         for seed in self.seeds:
             # A list: as many further steps each, of the first seed.
@@ -239,7 +242,7 @@ class Plan(Study):
                 many = [None] if control else []
             for steps in many:
                 self._add_pruned(name, seed, 0, None, None, steps=steps)
-            for one in system.get("study", []):
+            for one in system["study"]:
                 if seed not in one.get("seeds", self.seeds):
                     continue
                 for depth, healing, steps in itertools.product(
@@ -359,6 +362,12 @@ class Plan(Study):
         run = Run(f"{base}-score", "score", command, folder, [base], made, made)
         run.sets = score.get("sets", [])
         self._add(run)
+
+
+def _flat(entries):
+    """A system's entries; lists of them may be shared between systems."""
+    for one in entries:
+        yield from _flat(one) if isinstance(one, list) else [one]
 
 
 def _as_option(value):

@@ -18,7 +18,6 @@ Authors
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
@@ -37,6 +36,7 @@ from study_state import (  # noqa: E402
     status_of,
 )
 from tuning import with_best_rates  # noqa: E402
+from warm import VARIABLE, die_with_parent, run_warm  # noqa: E402
 
 from speechbrain_ext.results.files import write_json  # noqa: E402
 
@@ -121,16 +121,10 @@ def _type_it(plan, run, cards):
     }
     with held_cards(cards, plan.results / "graph" / "cards") as given:
         environment |= given
-        with open(log, "wb") as stream:
-            process = subprocess.Popen(
-                [*_starter(cards), *run.command],
-                cwd=run.folder,
-                env=environment,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
-            )
-            ended = process.wait()
+        place = None if cards else os.environ.get(VARIABLE)
+        ended = run_warm(place, run.command, run.folder, environment, log)
+        if ended is None:
+            ended = _run_cold(cards, run, environment, log)
     said = log.read_text(encoding="utf-8", errors="replace")
     note = note_file(plan, run)
     write_json(note, {"trained": run.trained, "ended": ended})
@@ -150,11 +144,18 @@ def _starter(cards):
     return [sys.executable]
 
 
-def _die_with_parent():
-    """In the child: end when the parent is killed, and cannot tell us to."""
-    death = 1  # PR_SET_PDEATHSIG
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(death, signal.SIGTERM)
+def _run_cold(cards, run, environment, log):
+    """Run the command in a process of its own; its exit status (int)."""
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            [*_starter(cards), *run.command],
+            cwd=run.folder,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,
+        )
+        return process.wait()
 
 
 def _was_killed(ended, plan, run):
