@@ -80,7 +80,7 @@ def prune_with_text(
     if rule == DEFAULT:
         table = measure_rows(decoder, measured, batch_size, progress)
     else:
-        measured = measured[:: -(-len(measured) // UTTERANCES)]
+        measured = few_of(measured)
     plan = find_rule(rule)(
         decoder, rows_data(decoder, measured, batch_size, table), size
     )
@@ -99,6 +99,22 @@ def prune_with_text(
     }
     _save_checked(lm, decoder.tokenizer, report, folder)
     return report, table
+
+
+def few_of(rows):
+    """No more rows than a search needs, spread over all (list).
+
+    Arguments
+    ---------
+    rows : list
+        All.
+
+    Example
+    -------
+    >>> len(few_of(list(range(500))))
+    167
+    """
+    return rows[:: -(-len(rows) // UTTERANCES)]
 
 
 def rows_data(decoder, rows, batch_size=8, table=None):

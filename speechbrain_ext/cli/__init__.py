@@ -10,6 +10,7 @@ import click
 
 from speechbrain_ext.cli.common import guarded
 from speechbrain_ext.cli.folders import export, info, push
+from speechbrain_ext.cli.rules import rules
 from speechbrain_ext.cli.speech import transcribe
 from speechbrain_ext.cli.studies import compare, report
 from speechbrain_ext.cli.text import measure, prune
@@ -31,6 +32,7 @@ for command in (
     transcribe,
     measure,
     prune,
+    rules,
     export,
     push,
     info,

@@ -78,7 +78,9 @@ def measure(model, text, output, picture, as_json, **options):
     quiet()
     from speechbrain_ext.text_lm import load_text_model, measure_rows, read_rows
 
-    decoder, rows = _load(model, text, options, load_text_model, read_rows)
+    decoder, rows = load_with_rows(
+        model, text, options, load_text_model, read_rows
+    )
     table = measure_rows(
         decoder, rows, options["batch_size"], show_progress(as_json)
     )
@@ -114,8 +116,7 @@ def measure(model, text, output, picture, as_json, **options):
     "--rule",
     default="angular",
     show_default=True,
-    help="Which layers: angular, block-influence, block-influence-run, "
-    "greedy-runs, greedy-layers, even, deepest or random.",
+    help="How they are chosen; `speechllm rules` compares all that there are.",
 )
 @text_options
 @click.option(
@@ -132,8 +133,8 @@ def measure(model, text, output, picture, as_json, **options):
 def prune(model, layers, rule, text, output, overwrite, as_json, **options):
     """Remove a causal LM's most redundant layers; save a plain smaller LM.
 
-    The layers are chosen by a rule on four fifths of the text; the perplexity before and after
-    is that of the rest. MODEL is a folder or a hub id.
+    The layers are chosen by a rule on four fifths of the text; the perplexity
+    before and after is that of the rest. MODEL is a folder or a hub id.
     """
     quiet()
     from speechbrain_ext.blocks import ranges
@@ -142,7 +143,9 @@ def prune(model, layers, rule, text, output, overwrite, as_json, **options):
     from speechbrain_ext.text_pruning import prune_with_text
 
     find_rule(rule)
-    decoder, rows = _load(model, text, options, load_text_model, read_rows)
+    decoder, rows = load_with_rows(
+        model, text, options, load_text_model, read_rows
+    )
     report, table = prune_with_text(
         decoder,
         rows,
@@ -176,8 +179,26 @@ def prune(model, layers, rule, text, output, overwrite, as_json, **options):
     )
 
 
-def _load(model, text, options, load, read):
-    """The model and the file's rows; a missing file is told first."""
+def load_with_rows(model, text, options, load, read):
+    """The model and the file's rows; a missing file is told first.
+
+    Arguments
+    ---------
+    model : str
+        Hub id or folder.
+    text : str
+        The file.
+    options : dict
+        dtype, device and context.
+    load, read : callable
+        `speechbrain_ext.text_lm.load_text_model` and `read_rows`, which the
+        caller has imported.
+
+    Returns
+    -------
+    decoder : speechbrain_ext.decoder.Decoder
+    rows : list of torch.Tensor
+    """
     if not os.path.isfile(text):
         raise FileNotFoundError(f"{text}: no such text file")
     decoder = load(model, options["dtype"], pick_device(options["device"]))
