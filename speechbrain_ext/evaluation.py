@@ -4,6 +4,8 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import math
+
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
@@ -47,6 +49,7 @@ class EvaluationBrain(sb.Brain):
             checkpointer=checkpointer,
         )
         self.model = model
+        self.losses = None
         world = torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if world else 0
         self.world_size = torch.distributed.get_world_size() if world else 1
@@ -80,9 +83,10 @@ class EvaluationBrain(sb.Brain):
             logits_NV.float(), labels_N, reduction="sum"
         )
 
-    @torch.no_grad()
     def validate(self, dataset):
         """Mean negative log-likelihood per target token, in nats.
+
+        What it is the mean of stays in ``self.losses``.
 
         Arguments
         ---------
@@ -93,17 +97,42 @@ class EvaluationBrain(sb.Brain):
         -------
         float
         """
+        self.losses = self.utterance_losses(dataset)
+        tokens = sum(row["tokens"] for row in self.losses)
+        return math.fsum(row["loss"] for row in self.losses) / tokens
+
+    @torch.no_grad()
+    def utterance_losses(self, dataset):
+        """Negative log-likelihood of each utterance's target.
+
+        Arguments
+        ---------
+        dataset : DynamicItemDataset
+            Sharded over the processes.
+
+        Returns
+        -------
+        list of dict
+            id, loss (nats, summed over the target's tokens) and tokens; in
+            the data set's order, on every process.
+        """
         self.modules.eval()
-        loss = tokens = 0.0
+        rows = []
         for batch in self.shard(dataset):
             batch = batch.to(self.device)
             with self.evaluation_ctx:
-                predictions = self.compute_forward(batch, sb.Stage.VALID)
-                loss += self.compute_objectives(
-                    predictions, batch, sb.Stage.VALID
-                ).item()
-            tokens += len(predictions[1])
-        return self._sum_over_ranks(loss) / self._sum_over_ranks(tokens)
+                logits_NV, labels_N = self.compute_forward(
+                    batch, sb.Stage.VALID
+                )
+            losses_N = torch.nn.functional.cross_entropy(
+                logits_NV.float(), labels_N, reduction="none"
+            )
+            tokens = true_lengths(batch.target_ids).tolist()
+            rows += [
+                {"id": i, "loss": own.double().sum().item(), "tokens": n}
+                for i, own, n in zip(batch.id, losses_N.split(tokens), tokens)
+            ]
+        return self._in_order(rows, dataset)
 
     @torch.no_grad()
     def decode(self, dataset, name="", progressbar=None):
@@ -144,8 +173,7 @@ class EvaluationBrain(sb.Brain):
                     batch.id, batch.target, answers, batch.duration
                 )
             ]
-        rows = {r["id"]: r for part in self._gather(rows) for r in part}
-        return [rows[i] for i in dataset.data_ids if i in rows]
+        return self._in_order(rows, dataset)
 
     def limits(self, batch):
         """Most tokens each utterance's answer may have (int64, ``[B]``)."""
@@ -187,6 +215,11 @@ class EvaluationBrain(sb.Brain):
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(total)
         return total.item()
+
+    def _in_order(self, rows, dataset):
+        """Every process's rows, in the data set's order (list)."""
+        rows = {r["id"]: r for part in self._gather(rows) for r in part}
+        return [rows[i] for i in dataset.data_ids if i in rows]
 
     def _gather(self, value):
         """Every process's value, in order of rank (list)."""

@@ -40,7 +40,7 @@ from speechbrain_ext.paths import (
     whose_path,
 )
 from speechbrain_ext.prompt import Prompt
-from speechbrain_ext.results import write_hypotheses
+from speechbrain_ext.results import write_hypotheses, write_losses
 from speechbrain_ext.run_record import (
     add_speed,
     earlier_result,
@@ -194,6 +194,9 @@ class Experiment:
                     "valid_loss": brain.validate(self.datasets["valid"]),
                 }
             ]
+        if brain.losses is None:  # the last step was taken by an earlier start
+            brain.validate(self.datasets["valid"])
+        run_on_main(write_losses, args=[self.folder, brain.losses])
         result.steps = brain.optimizer_step
         result.validation.update(
             history=brain.history,

@@ -141,6 +141,25 @@ def test_the_loss_is_the_mean_over_the_steps_target_tokens(folder):
         assert valid == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_each_utterance_has_the_loss_it_has_alone(folder, size):
+    data = make_dataset(make_brain(folder).model.prompt, 6)
+    brain = make_brain(folder, test_batch_size=size)
+    mean = brain.validate(data)
+    assert [row["id"] for row in brain.losses] == data.data_ids
+    for i, row in enumerate(brain.losses):
+        batch = PaddedBatch([data[i]])
+        with torch.no_grad():
+            logits, labels = brain.compute_forward(batch, None)
+        alone = torch.nn.functional.cross_entropy(
+            logits, labels, reduction="sum"
+        )
+        assert row["loss"] == pytest.approx(alone.item(), rel=1e-5)
+        assert row["tokens"] == len(labels)
+    tokens = sum(row["tokens"] for row in brain.losses)
+    assert mean == sum(row["loss"] for row in brain.losses) / tokens
+
+
 def test_accumulated_batches_are_one_large_batch(folder):
     # 3 does not divide the data: what is left at an epoch's end counts too.
     whole = train(make_brain(folder, BLOCK, "both", batch_size=6, dropout=0.0))

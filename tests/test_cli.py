@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from speechbrain_ext import cli
 from speechbrain_ext.distance_table import RedundancyTable
 from speechbrain_ext.inference.results import Piece, Transcript
-from speechbrain_ext.results import load_run, read_hypotheses
+from speechbrain_ext.results import load_run, read_utterances
 from speechbrain_ext.scoring import wer
 from speechbrain_ext.subtitles import as_srt, as_vtt
 from speechbrain_ext.terminal import heatmap_lines
@@ -64,7 +64,7 @@ def text(tmp_path):
 def test_every_command_helps_with_examples(capsys):
     code, out, _ = speechllm(capsys, "--help")
     commands = re.findall(r"^  ([a-z]+)  ", out, re.M)
-    assert code == 0 and len(commands) == 8
+    assert code == 0 and len(commands) == 9
     for command in commands:
         code, out, _ = speechllm(capsys, command, "--help")
         assert code == 0 and f"  speechllm {command} " in out
@@ -248,6 +248,37 @@ def test_prune_by_a_rule_leaves_holes(capsys, tmp_path, source, text):
     assert code == 1 and "'best' is none of angular" in err
 
 
+def test_rules_are_compared_as_prune_would_prune(
+    capsys, tmp_path, source, text
+):
+    file = tmp_path / "rules.json"
+    words = ["rules", source, "--text", text, "--layers", 2, "--layers", 3]
+    code, said, _ = speechllm(
+        capsys,
+        *words,
+        *"--rule even --rule greedy-layers".split(),
+        "--output",
+        file,
+    )
+    assert code == 0
+    report = json.loads(file.read_text())
+    found = {(p["rule"], len(p["removed"])): p for p in report["plans"]}
+    assert list(found) == [
+        (rule, size) for rule in ("even", "greedy-layers") for size in (2, 3)
+    ]
+    before = report["perplexity_before"]
+    row = [found["even", size]["perplexity"] for size in (2, 3)]
+    assert f"| even | {before:.2f} | {row[0]:.2f} | {row[1]:.2f} |" in said
+    out = tmp_path / "smaller"
+    words = ["prune", source, "--text", text, "--layers", 2, "--output", out]
+    _, said, _ = speechllm(capsys, *words, "--rule", "greedy-layers", "--json")
+    pruned = json.loads(said)
+    same = found["greedy-layers", 2]
+    assert same["removed"] == pruned["removed"]
+    assert same["perplexity"] == pytest.approx(pruned["perplexity_after"])
+    assert before == pytest.approx(pruned["perplexity_before"])
+
+
 def test_perplexity_is_that_of_the_loss(source):
     lm = AutoModelForCausalLM.from_pretrained(source)
     rows = [torch.arange(3, 9), torch.arange(20, 24)]
@@ -346,7 +377,7 @@ def test_the_recipes_wer_to_the_utterance(
         code, out, _ = speechllm(capsys, *words)
         assert code == 0
         texts = {Path(r["name"]).stem: r["text"] for r in json.loads(out)}
-        rows = read_hypotheses(run / f"hypotheses-{split}.jsonl")
+        rows = read_utterances(run / f"hypotheses-{split}.jsonl")
         assert texts == {row["id"]: row["hypothesis"] for row in rows}
         score = load_run(run).scores[split]
         pairs = [(row["reference"], texts[row["id"]]) for row in rows]

@@ -15,7 +15,7 @@ from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.hparams_rules import speechllm_rules
 from speechbrain_ext.preparation import clips
 from speechbrain_ext.recipe import read_manifest
-from speechbrain_ext.results import load_run, read_hypotheses
+from speechbrain_ext.results import load_run, read_utterances
 
 ROOT = Path(__file__).parent.parent
 TOP = RECIPES / "CoVoST2"
@@ -292,7 +292,7 @@ def test_recipe_trains_measures_prunes_and_says_whose_path(study):
 
 def test_targets_keep_their_case(study):
     results, _ = study
-    rows = read_hypotheses(results / "mini_en_de/hypotheses-test.jsonl")
+    rows = read_utterances(results / "mini_en_de/hypotheses-test.jsonl")
     assert [row["reference"] for row in rows] == GERMAN
 
 

@@ -10,7 +10,12 @@ import pytest
 
 from speechbrain_ext.report.healing import HealingStudy, comparisons
 from speechbrain_ext.report.healing.command import main
-from speechbrain_ext.results import RunResult, SetScore, write_hypotheses
+from speechbrain_ext.results import (
+    RunResult,
+    SetScore,
+    write_hypotheses,
+    write_losses,
+)
 
 WORDS = "red dog sits under old trees near long green fences".split()
 
@@ -94,6 +99,33 @@ def test_ratios_are_those_that_were_built_in(folder):
     assert one["ratio"]["wer"]["value"] == pytest.approx(3 / 5)
     low, high = one["ratio"]["wer"]["interval"]
     assert low <= 3 / 5 <= high < 1
+
+
+def test_cross_entropy_is_drawn_over_utterances(folder):
+    """One seed each: only utterances can make an interval."""
+    assert cell(folder, "both, even")["ratio"]["cross_entropy"]["interval"] is (
+        None
+    )
+    # Nats above the baseline's 1: half of both's 0.4, but not everywhere.
+    for name, above in (
+        ("base-1", lambda i: 0.0),
+        ("both-1", lambda i: 0.4),
+        ("even-1", lambda i: 0.4 if i % 2 else 0.0),
+    ):
+        rows = [
+            {"id": f"v{i}", "loss": 5 * (1 + above(i)), "tokens": 5}
+            for i in range(40)
+        ]
+        write_losses(folder / name, rows)
+    run = json.loads((folder / "even-1/result.json").read_text())
+    run["validation"]["final_loss"] = 1.2
+    (folder / "even-1/result.json").write_text(json.dumps(run))
+    ratio = cell(folder, "both, even")["ratio"]["cross_entropy"]
+    assert ratio["value"] == pytest.approx(0.5)
+    low, high = ratio["interval"]
+    # A mean of 40 that are 0 or 1: 0.5, give or take 1.96 x 0.079.
+    assert low == pytest.approx(0.5 - 0.155, abs=0.05)
+    assert high == pytest.approx(0.5 + 0.155, abs=0.05)
 
 
 def test_the_paper_is_its_own_measure(folder):

@@ -22,7 +22,7 @@ from speechbrain_ext.batches import StepBatchSampler
 from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.hparams_rules import speechllm_rules
 from speechbrain_ext.recipe import read_manifest
-from speechbrain_ext.results import load_run, read_hypotheses
+from speechbrain_ext.results import load_run, read_utterances
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -287,7 +287,7 @@ def test_librispeech_run_is_scored_with_one_command(
     assert after.scores["test-clean"] == before.scores["test-clean"]
     assert after.scores["loquacious-dev"].utterances == 5
     assert after.made_by == before.made_by and after.status == "done"
-    rows = read_hypotheses(pruned_run / "hypotheses-loquacious-dev.jsonl")
+    rows = read_utterances(pruned_run / "hypotheses-loquacious-dev.jsonl")
     assert [row["reference"] for row in rows] == ["one red dog"] * 5
 
 
@@ -295,7 +295,7 @@ def test_rebuilt_run_says_what_the_trained_one_said(pruned_run, corpus):
     model = TrainedRun(pruned_run).load()
     folder = pruned_run.parent / "manifests"
     manifest = read_manifest(folder / "test-clean.csv", corpus)
-    for row in read_hypotheses(pruned_run / "hypotheses-test-clean.jsonl"):
+    for row in read_utterances(pruned_run / "hypotheses-test-clean.jsonl"):
         wav, _ = soundfile.read(manifest[row["id"]]["wav"], dtype="float32")
         x_BSF, tokens_B = model.features(
             torch.from_numpy(wav)[None], torch.tensor([len(wav)])

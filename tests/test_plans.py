@@ -38,7 +38,7 @@ from speechbrain_ext.pruning import drop_layers, kept_layers
 from speechbrain_ext.recipe import measure_command
 from speechbrain_ext.report.summary import summarise
 from speechbrain_ext.report.table import markdown_table
-from speechbrain_ext.results import load_run, load_runs, read_hypotheses
+from speechbrain_ext.results import load_run, load_runs, read_utterances
 from speechbrain_ext.trained_run import TrainedRun
 
 
@@ -383,7 +383,7 @@ def test_a_run_along_a_plan_with_holes(study, corpus, tmp_path):
 
 def said_by(folder):
     """What a run said of each utterance of test-clean (dict)."""
-    rows = read_hypotheses(folder / "hypotheses-test-clean.jsonl")
+    rows = read_utterances(folder / "hypotheses-test-clean.jsonl")
     return {row["id"]: row["hypothesis"] for row in rows}
 
 

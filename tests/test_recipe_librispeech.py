@@ -22,7 +22,7 @@ from speechbrain_ext.distance_table import RedundancyTable
 from speechbrain_ext.evaluation import EvaluationBrain
 from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.pruning import Block
-from speechbrain_ext.results import load_run, read_hypotheses
+from speechbrain_ext.results import load_run, read_utterances
 from speechbrain_ext.trained_run import TrainedRun
 
 
@@ -238,7 +238,11 @@ def test_presets_from_the_command_line(study, block_file, healing):
     hparams = {**result.configuration, "eval_precision": "fp32"}
     rows = EvaluationBrain(model, hparams).decode(dataset)
     said = {row["id"]: row["hypothesis"] for row in rows}
-    noted = read_hypotheses(folder.parent / "hypotheses-test-clean.jsonl")
+    losses = read_utterances(folder.parent / "losses-valid.jsonl")
+    tokens = sum(row["tokens"] for row in losses)
+    final = result.validation["final_loss"]
+    assert sum(row["loss"] for row in losses) / tokens == pytest.approx(final)
+    noted = read_utterances(folder.parent / "hypotheses-test-clean.jsonl")
     assert said == {row["id"]: row["hypothesis"] for row in noted}
 
 

@@ -218,9 +218,9 @@ def test_hypotheses_come_back(tmp_path):
     ]
     path = results.write_hypotheses(tmp_path / "run", "test-clean", rows)
     assert path.name == "hypotheses-test-clean.jsonl"
-    assert results.read_hypotheses(path) == rows
+    assert results.read_utterances(path) == rows
     path.write_text(path.read_text("utf-8")[:-5], "utf-8")
     with pytest.raises(ValueError, match="line 2: not JSON"):
-        results.read_hypotheses(path)
+        results.read_utterances(path)
     with pytest.raises(ValueError, match="without slashes"):
         results.write_hypotheses(tmp_path, "../x", rows)

@@ -10,7 +10,7 @@ import os
 import yaml
 from transformers.utils import cached_file, extract_commit_hash
 
-from speechbrain_ext.results import read_hypotheses
+from speechbrain_ext.results import read_utterances
 
 LICENCE_FILES = (
     "LICENSE",
@@ -125,7 +125,7 @@ def longest_seconds(run_folder):
     durations = [
         row["duration"]
         for path in glob.glob(os.path.join(run_folder, "hypotheses-*.jsonl"))
-        for row in read_hypotheses(path)
+        for row in read_utterances(path)
         if row.get("duration")
     ]
     # Above, never below, whatever the rounding.

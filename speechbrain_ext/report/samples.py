@@ -16,7 +16,8 @@ import zlib
 
 import numpy as np
 
-from speechbrain_ext.results import read_hypotheses
+from speechbrain_ext.results import read_utterances
+from speechbrain_ext.results.rows import LOSSES_FILE
 from speechbrain_ext.scoring import (
     bleu_counts,
     bleu_from_sums,
@@ -42,7 +43,7 @@ def utterance_counts(rows, metric):
     Arguments
     ---------
     rows : list of dict
-        As from `speechbrain_ext.results.read_hypotheses`.
+        As from `speechbrain_ext.results.read_utterances`.
     metric : str
         "WER", "BLEU" or "chrF".
 
@@ -103,7 +104,7 @@ class Samples:
         many = len(self.seeds)
         times_RS = generator.multinomial(many, [1 / many] * many, draws)
         self._seeds_RS = np.vstack([np.ones((1, many)), times_RS])
-        self._ids, self._scores = {}, {}
+        self._scores, self._losses, self._drawn = {}, {}, {}
         for name, metric in dict.fromkeys(
             (name, one.metric)
             for run in runs
@@ -113,42 +114,55 @@ class Samples:
 
     def _draw_set(self, runs, name, metric):
         """Score every run of a set on the same drawn utterances."""
-        drawn = {}
         for run in runs:
             one = run.scores[name]
             if one.metric != metric or one.value is None:
                 continue
             value_R = np.full(1 + self.draws, float(one.value))
             self._scores[run.name, name] = value_R
-            rows = self._rows(run, name)
+            file = f"hypotheses-{name}.jsonl"
+            rows = self._rows(run, file, f"hypotheses of {name}")
             if rows:
-                # Tasks may call different sets by one name.
                 ids = tuple(sorted(rows))
-                if ids not in drawn:
-                    drawn[ids] = self._times(ids, name)
                 counts_UK = utterance_counts([rows[i] for i in ids], metric)
-                sums_RK = drawn[ids] @ counts_UK
+                sums_RK = self._times(ids, name) @ counts_UK
                 value_R[1:] = STATISTICS[metric](sums_RK)
 
-    def _rows(self, run, name):
-        """A run's rows by id; none where its hypotheses are not there."""
+    def _draw_loss(self, run):
+        """A run's validation loss on the drawn utterances."""
+        loss = run.validation.get("final_loss")
+        if loss is None:
+            return None
+        value_R = np.full(1 + self.draws, float(loss))
+        rows = self._rows(run, LOSSES_FILE, "validation losses")
+        if rows:
+            ids = tuple(sorted(rows))
+            counts_U2 = [(rows[i]["loss"], rows[i]["tokens"]) for i in ids]
+            loss_R, tokens_R = (self._times(ids, "validation") @ counts_U2).T
+            value_R[1:] = loss_R / tokens_R
+        return value_R
+
+    def _rows(self, run, file, what):
+        """A run's rows by id; none where their file is not there."""
         folder = self.folders.get(run.name)
-        file = folder and folder / f"hypotheses-{name}.jsonl"
-        if not file or not file.is_file():
+        if not folder or not (folder / file).is_file():
             self.notes.append(
-                f"{run.name}: no hypotheses of {name}, so no interval over "
-                "its utterances"
+                f"{run.name}: no {what}, so no interval over its utterances"
             )
             return None
-        return {row["id"]: row for row in read_hypotheses(file)}
+        return {row["id"]: row for row in read_utterances(folder / file)}
 
     def _times(self, ids, name):
         """How often each drawn study has each utterance ``[R, U]``."""
-        generator = np.random.default_rng(zlib.crc32(name.encode()))
-        many = len(ids)
-        return generator.multinomial(
-            many, np.full(many, 1 / many), self.draws
-        ).astype(np.float64)
+        # Tasks may call different sets by one name.
+        if (ids, name) not in self._drawn:
+            generator = np.random.default_rng(zlib.crc32(name.encode()))
+            many = len(ids)
+            times_RU = generator.multinomial(
+                many, np.full(many, 1 / many), self.draws
+            )
+            self._drawn[ids, name] = times_RU.astype(np.float64)
+        return self._drawn[ids, name]
 
     def score(self, run, name):
         """A run's score on a set, drawn.
@@ -167,6 +181,23 @@ class Samples:
             none.
         """
         return self._scores.get((run.name, name))
+
+    def cross_entropy(self, run):
+        """A run's validation loss in nats per target token, drawn.
+
+        Arguments
+        ---------
+        run : RunResult
+            One of the study's.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            ``[1 + R]``, the result file's first; None where there is none.
+        """
+        if run.name not in self._losses:
+            self._losses[run.name] = self._draw_loss(run)
+        return self._losses[run.name]
 
     def over_seeds(self, by_seed):
         """The mean over the seeds that each drawn study has.

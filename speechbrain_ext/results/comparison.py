@@ -6,7 +6,7 @@ Authors
 
 import os
 
-from speechbrain_ext.results.hypotheses import read_hypotheses
+from speechbrain_ext.results.rows import read_utterances
 from speechbrain_ext.results.loading import load_run
 from speechbrain_ext.scoring import (
     bleu_counts,
@@ -72,7 +72,7 @@ def _counts(folder, name, metric):
             f"{path}: is not there, so {name} cannot be compared utterance by "
             "utterance: evaluate the run again"
         )
-    rows = read_hypotheses(path)
+    rows = read_utterances(path)
     pairs = [(row["hypothesis"], row["reference"]) for row in rows]
     if metric == "WER":
         counts = wer_counts(word_errors(ref, hyp) for hyp, ref in pairs)

@@ -1,4 +1,4 @@
-"""What a run wrote for each utterance, in a file beside its result.
+"""What a run says of each utterance, in files beside its result.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 
 from speechbrain_ext.results.files import plain, write_text
+
+LOSSES_FILE = "losses-valid.jsonl"
 
 
 def write_hypotheses(folder, set_name, rows):
@@ -38,20 +40,53 @@ def write_hypotheses(folder, set_name, rows):
             f"{set_name!r} cannot be part of a file's name: name the set "
             "without slashes"
         )
-    path = Path(folder) / f"hypotheses-{set_name}.jsonl"
+    return _write(Path(folder) / f"hypotheses-{set_name}.jsonl", rows)
+
+
+def write_losses(folder, rows):
+    """Write ``losses-valid.jsonl`` beside a run's result.
+
+    The result's final loss is the sum of the losses over that of the tokens;
+    single utterances are what an interval is drawn from.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's folder.
+    rows : iterable of dict
+        A row per validation utterance: id, loss (nats, summed over the
+        target), tokens.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Example
+    -------
+    >>> rows = [{"id": "a", "loss": 0.5, "tokens": 4}]
+    >>> file = write_losses(str(getfixture("tmpdir")), rows)
+    >>> file.name, read_utterances(file) == rows
+    ('losses-valid.jsonl', True)
+    """
+    return _write(Path(folder) / LOSSES_FILE, rows)
+
+
+def _write(path, rows):
+    """Write a row a line, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(plain(row), ensure_ascii=False) for row in rows]
     write_text(path, "".join(line + "\n" for line in lines))
     return path
 
 
-def read_hypotheses(path):
-    """Read the rows that `write_hypotheses` wrote.
+def read_utterances(path):
+    """Read the rows that `write_hypotheses` or `write_losses` wrote.
 
     Arguments
     ---------
     path : str or Path
-        A ``hypotheses-<set>.jsonl``.
+        A ``hypotheses-<set>.jsonl`` or ``losses-valid.jsonl``.
 
     Returns
     -------
@@ -67,7 +102,7 @@ def read_hypotheses(path):
     -------
     >>> rows = [{"id": "a", "reference": "b", "hypothesis": "c"}]
     >>> file = write_hypotheses(str(getfixture("tmpdir")), "dev", rows)
-    >>> read_hypotheses(file) == rows
+    >>> read_utterances(file) == rows
     True
     """
     rows = []

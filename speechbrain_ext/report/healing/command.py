@@ -111,8 +111,7 @@ def page_of(records, missing):
         "# Healing study\n",
         "Ratio: relative degradation over that of the paper's joint healing "
         "(both, angular path) at the same depth and steps; below 1 is better. "
-        "Intervals (95 %): word error rates over seeds and utterances, paired;"
-        " cross-entropy over seeds.\n",
+        "Intervals (95 %): over seeds and utterances, paired.\n",
     ]
     for backbone in dict.fromkeys(one["backbone"] for one in records):
         own = [one for one in records if one["backbone"] == backbone]

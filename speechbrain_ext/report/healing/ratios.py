@@ -2,8 +2,8 @@
 
 The paper's joint healing (both, along the angular path) of the same system,
 depth and steps is the measure: 0.5 says that half of what it loses is lost.
-Word error rates are drawn over seeds and utterances alike, cross-entropy over
-seeds only, as results do not tell it for each utterance.
+Both measures, word error rate and cross-entropy, are drawn over seeds and
+utterances alike; all methods share what is drawn.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -160,11 +160,11 @@ class HealingStudy:
         return mean(changes)
 
     def _cross_entropy(self, run, base):
-        ours = run.validation.get("final_loss")
-        theirs = base and base.validation.get("final_loss")
-        if ours is None or not theirs:
+        ours_R = self.samples.cross_entropy(run)
+        base_R = self.samples.cross_entropy(base) if base else None
+        if ours_R is None or base_R is None or not base_R[0]:
             return None
-        return np.full(1 + self.samples.draws, ours / theirs - 1)
+        return ours_R / base_R - 1
 
     def ratio(self, which, removed, method, steps, measure):
         """What a method loses over what the paper's healing loses.
