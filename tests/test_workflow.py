@@ -129,6 +129,8 @@ def test_a_further_test_set_scores_and_does_not_train_again(tmp_path):
     [
         (lambda c: c.update(seed=[1]), "seed: unknown"),
         (lambda c: c.pop("seeds"), "seeds: missing"),
+        (lambda c: c.update(seeds=3), "seeds: 3 is no list"),
+        (lambda c: c.update(report="all"), "report: all, choose from paper"),
         (lambda c: c["systems"]["tiny"].update(depth=2), "tiny.depth: unknown"),
         (
             lambda c: c["systems"]["tiny"]["study"].append(

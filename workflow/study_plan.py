@@ -14,33 +14,11 @@ from pathlib import Path
 
 import yaml
 from fingerprints import made_of
-from study import REPORTS, Run, Study
+from study import Run, Study
+from study_config import PlanError, checked
 from tuning import TuningError, steps_options, trials_of
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = {
-    "results": str,
-    "seeds": list,
-    "baseline_seeds": list,
-    "cards": int,
-    "features": bool,
-    "set": dict,
-    "data": dict,
-    "systems": dict,
-    "report": str,
-    "healings": dict,
-    "utterances": int,
-    "warm": bool,
-}
-SYSTEM_KEYS = (
-    "recipe data baseline healed set set_baseline set_healed tables control "
-    "study score needs model plans tuning"
-).split()
-STUDY_KEYS = ("depths", "healing", "path", "steps", "seeds")
-
-
-class PlanError(ValueError):
-    """What is wrong with a study's configuration, and how to mend it."""
 
 
 class Plan(Study):
@@ -55,23 +33,14 @@ class Plan(Study):
     """
 
     def __init__(self, config, file="configuration"):
-        self.config, self.file = config, file
-        self._check(config, KEYS, "")
+        self.config, self.file = checked(config, file), file
         super().__init__(config["results"], cards=config.get("cards", 0))
         self.warm = config.get("warm", False)
         self.report = config.get("report", "paper")
-        if self.report not in REPORTS:
-            raise PlanError(
-                f"{file}: report: {self.report}, choose from "
-                f"{', '.join(REPORTS)}"
-            )
         self.seeds = config["seeds"]
         self.baseline_seeds = config.get("baseline_seeds") or self.seeds
         for name, one in config.get("data", {}).items():
             self._add_data(name, one)
-        for name, system in config["systems"].items():
-            self._check(system, SYSTEM_KEYS, f"systems.{name}.")
-            system["study"] = list(_flat(system.get("study", [])))
         there = [name for name in config["systems"] if self._is_there(name)]
         for name in there:
             self._add_baselines(name)
@@ -85,17 +54,6 @@ class Plan(Study):
         if not there:
             print(f"{name}: left out, {folder} is not there", file=sys.stderr)
         return there
-
-    def _check(self, given, known, where):
-        for key in given:
-            if key not in known:
-                raise PlanError(
-                    f"{self.file}: {where}{key}: unknown, choose from "
-                    f"{', '.join(known)}"
-                )
-        for key in ("results", "seeds", "systems") if not where else ():
-            if not given.get(key):
-                raise PlanError(f"{self.file}: {key}: missing, give one")
 
     def _add(self, run):
         if run.name in self.runs:
@@ -232,8 +190,6 @@ class Plan(Study):
         system = self.config["systems"][name]
         control = system.get("control")
         tuned = self._add_trials(name)
-        for one in system["study"]:
-            self._check(one, STUDY_KEYS, f"systems.{name}.study.")
         for seed in self.seeds:
             # A list: as many further steps each, of the first seed.
             if isinstance(control, list):
@@ -362,12 +318,6 @@ class Plan(Study):
         run = Run(f"{base}-score", "score", command, folder, [base], made, made)
         run.sets = score.get("sets", [])
         self._add(run)
-
-
-def _flat(entries):
-    """A system's entries; lists of them may be shared between systems."""
-    for one in entries:
-        yield from _flat(one) if isinstance(one, list) else [one]
 
 
 def _as_option(value):
