@@ -101,8 +101,8 @@ TESTS = {
         "modules": _one_of("mlp", "attention", "both"),
         "rank": (lambda v: v is None or _count(v), f"{COUNT[1]}, or null"),
         "budget": (
-            lambda v: v in (None, "paper") or _count(v),
-            "choose a whole number above 0, paper or null",
+            lambda v: v in (None, "paper", "block") or _count(v),
+            "choose a whole number above 0, paper, block or null",
         ),
     },
     "bridge": {

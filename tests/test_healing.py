@@ -265,7 +265,10 @@ def test_the_papers_four_are_what_they_were(name):
 
 
 @pytest.mark.parametrize("removed", [BLOCK, {0, 2}], ids=str)
-@pytest.mark.parametrize("name", ["attention", "bridge", "everywhere"])
+@pytest.mark.parametrize(
+    "name",
+    ["attention", "bridge", "everywhere", "spread", "spread_attention"],
+)
 def test_a_preset_at_step_0_is_the_pruned_model(source, name, removed):
     model = make_model(source, removed).eval()
     with torch.no_grad():
@@ -302,6 +305,24 @@ def test_the_same_budget_buys_a_lower_rank_on_more(source):
     said = r"budget: 1000, but rank 1 .*\[0, 1, 2\] takes 1392"
     with pytest.raises(ValueError, match=said):
         heal(make_model(source, BLOCK), BLOCK, parts(adapters=adapters))
+
+
+@pytest.mark.parametrize("name", ["spread", "spread_attention"])
+def test_spread_healing_takes_no_more_than_that_of_one_run(tmp_path, name):
+    source = make_decoder("llama", tmp_path, num_hidden_layers=6)
+    run, holes = BLOCK, {1, 3}
+    paper = heal(make_model(source, run), run, "both", verbose=False)
+    ours = heal(make_model(source, holes), holes, name, verbose=False)
+    allowed = paper.counts()["adapter"]
+    # Two receivers in place of one: at rank 8 the MLPs take as much.
+    taken = {"spread": 8 * 2 * 240, "spread_attention": 4 * 2 * 464}[name]
+    assert ours.counts() == {**paper.counts(), "adapter": taken}
+    assert taken <= allowed == 16 * 240
+    names = {n for n, _ in ours.named()} - PROJECTOR
+    expected = adapter_names([1, 2], MLP, "mlp")
+    if name == "spread_attention":
+        expected |= adapter_names([1, 2], ATTENTION, "self_attn")
+    assert names == expected
 
 
 @pytest.mark.parametrize(

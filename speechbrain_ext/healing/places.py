@@ -10,7 +10,9 @@ from speechbrain_ext.healing.adapters import MLP, MODULES
 from speechbrain_ext.pruning import Block, decoder_layers, receiving_layers
 
 WHERE = ("receivers", "after", "all")
-PAPER = "paper"
+# Budgets that are told by what the paper's LoRA takes: on the MLP of all
+# receiving layers, or of one, as after a run of layers.
+PAPER, BLOCK = "paper", "block"
 
 
 def receivers(decoder, removed):
@@ -129,7 +131,7 @@ def lora_for(decoder, adapters, layers, receiving, lora):
     layers : iterable of int
         Where they go.
     receiving : tuple of int
-        The receiving layers, for the paper's budget.
+        The receiving layers, for the budgets "paper" and "block".
     lora : Lora
         The settings' numbers.
 
@@ -153,9 +155,9 @@ def lora_for(decoder, adapters, layers, receiving, lora):
     """
     rank, budget = adapters["rank"], adapters["budget"]
     if budget is not None:
-        if budget == PAPER:
-            paper = values_per_rank(decoder, receiving, MLP)
-            budget = lora.rank * paper
+        if budget in (PAPER, BLOCK):
+            own = receiving[:1] if budget == BLOCK else receiving
+            budget = lora.rank * values_per_rank(decoder, own, MLP)
         one = values_per_rank(decoder, layers, MODULES[adapters["modules"]])
         rank = budget // one
         if rank < 1:

@@ -28,7 +28,8 @@ PARTS = {
         # null: lora_rank. With another rank alpha goes along.
         "rank": None,
         # Most values to train, spread over all; "paper": as many as LoRA on
-        # the receivers' MLP takes at lora_rank.
+        # the receivers' MLP takes at lora_rank; "block": as many as on one
+        # receiver's, what the paper's healing of a run of layers takes.
         "budget": None,
     },
     # A linear step in front of layers, or null.
@@ -61,6 +62,7 @@ PARTS = {
 
 _MLP = {"where": "receivers", "modules": "mlp"}
 _SAME_BUDGET = {"where": "receivers", "modules": "both", "budget": "paper"}
+_SPREAD = {"where": "receivers", "budget": "block"}
 _FITTED = {"rank": "full", "start": "map"}
 
 PRESETS = {
@@ -77,6 +79,12 @@ PRESETS = {
     "everywhere": {
         "projector": True,
         "adapters": {"where": "all", "modules": "both"},
+    },
+    # For layers that are not in a row, at what healing a run of them takes.
+    "spread": {"projector": True, "adapters": {**_SPREAD, "modules": "mlp"}},
+    "spread_attention": {
+        "projector": True,
+        "adapters": {**_SPREAD, "modules": "both"},
     },
     # Without training.
     "map": {"bridge": {**_FITTED, "form": "fixed"}},
