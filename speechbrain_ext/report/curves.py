@@ -32,7 +32,8 @@ OTHER_LINES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (9, 2)))
 # times the threshold, and both ends have to be read from one picture.
 LINEAR_UP_TO = 0.5
 FINE_TICKS = (-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.3)
-TICKS = (-0.25, 0, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+TICKS = (-0.25, 0, 0.25, 0.5, 1, 2, 5, 10, 20)
+WIDE_TICKS = (-0.25, 0, 0.25, 0.5, 2, 10, 100)
 
 
 def draw_curves(runs, path, width=FULL_WIDTH):
@@ -262,7 +263,8 @@ def set_ticks(axes):
     low, high = axes.get_ylim()
     # The eye needs no more below zero than what is there.
     axes.set_ylim(min(low, -0.05), high)
-    ticks = [tick for tick in TICKS if low <= tick <= high]
+    wanted = TICKS if high <= 2 * TICKS[-1] else WIDE_TICKS
+    ticks = [tick for tick in wanted if low <= tick <= high]
     if len(ticks) < 3:
         ticks = [tick for tick in FINE_TICKS if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

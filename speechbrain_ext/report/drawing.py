@@ -9,12 +9,20 @@ from pathlib import Path
 
 from speechbrain_ext.results.files import write_atomically
 
-# Okabe and Ito's colours, told apart by people of any colour vision.
+# Okabe and Ito's colours, told apart by people of any colour vision, and
+# darker ones of the same hues.
 PALETTE = {
     "none": "#000000",
     "projector": "#E69F00",
     "decoder": "#0072B2",
     "both": "#D55E00",
+    "attention": "#56B4E9",
+    "bridge": "#CC79A7",
+    "everywhere": "#B09A00",
+    "spread": "#009E73",
+    "spread_attention": "#00523C",
+    "map": "#A0A0A0",
+    "map_folded": "#606060",
 }
 SPARE_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#F0E442")
 FULL_WIDTH = 7.0

@@ -4,6 +4,8 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import zlib
+
 import numpy as np
 
 from speechbrain_ext.report.curves import (
@@ -84,7 +86,7 @@ def draw_figure_two(cells, path, width=FULL_WIDTH):
 
     A colour and a mark for each healing, a line for each model, hollow marks
     along paths other than speech's own; bands are 95 % intervals over seeds
-    and utterances; the dashed line is the threshold. What failed is a gap.
+    and utterances; the dash-dotted line is the threshold. What failed is a gap.
 
     Arguments
     ---------
@@ -135,7 +137,7 @@ def _draw_panel(axes, cells, systems, name):
     """All curves of a family on a set; entries of the legend."""
     axes.axhline(0, color="0.8", linewidth=0.8)
     threshold = cells.threshold(systems[0])
-    line = axes.axhline(threshold, color="0.35", ls=(0, (5, 3)), lw=0.9)
+    line = axes.axhline(threshold, color="0.2", ls=(0, (7, 2, 1, 2)), lw=0.9)
     entries = {"threshold": (2, line)}
     for style, which in zip(STYLES * len(systems), systems):
         curves = degradation_curves(cells, which, name)
@@ -193,7 +195,8 @@ def colour_of(healing, path="speech"):
         return SPARE_COLOURS[0]
     if healing in PALETTE:
         return PALETTE[healing]
-    return SPARE_COLOURS[1 + len(healing) % (len(SPARE_COLOURS) - 1)]
+    spare = zlib.crc32(healing.encode()) % (len(SPARE_COLOURS) - 1)
+    return SPARE_COLOURS[1 + spare]
 
 
 def _draw_curve(axes, points, healing, path, style):

@@ -4,11 +4,11 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import itertools
 from statistics import mean
 
 import numpy as np
 
-from speechbrain_ext.report.curves import MARKERS
 from speechbrain_ext.report.document import Table
 from speechbrain_ext.report.drawing import COLUMN_WIDTH, figure
 from speechbrain_ext.report.estimates import estimate
@@ -16,6 +16,10 @@ from speechbrain_ext.report.estimates import mean as mean_of
 from speechbrain_ext.report.figure_two import colour_of
 from speechbrain_ext.report.summary import seconds
 from speechbrain_ext.report.tables import GAP, system_name
+
+# Marks of what chose the layers, speech's angular path first.
+OWN_PATH = "the system's own path"
+PATH_MARKS = ("D", "s", "^", "v", "x", "P", "*", "<", ">")
 
 
 def frontier(cells, which):
@@ -151,12 +155,11 @@ def draw_frontier(cells, path, width=COLUMN_WIDTH):
         grid = drawn.subplots(down, across, squeeze=False)
         for axes in grid.flat[len(systems) :]:
             axes.set_visible(False)
-        handles = {}
+        looks = _looks(cells, systems)
         for axes, which in zip(grid.flat, systems):
-            handles |= _frontier_panel(axes, cells, which)
+            _frontier_panel(axes, cells, which, looks)
         drawn.legend(
-            handles.values(),
-            handles.keys(),
+            handles=_keys(*looks),
             loc="outside upper center",
             ncols=3,
             handlelength=1.6,
@@ -164,10 +167,45 @@ def draw_frontier(cells, path, width=COLUMN_WIDTH):
         )
 
 
-def _frontier_panel(axes, cells, which):
+def _looks(cells, systems):
+    """A colour for each healing and a mark for each path of some systems."""
+    rows = [one for which in systems for one in frontier(cells, which)]
+    healings = list(dict.fromkeys(one["healing"] for one in rows))
+    paths = sorted({_path_name(one) for one in rows} - {OWN_PATH})
+    marks = {OWN_PATH: "o", **dict(zip(paths, itertools.cycle(PATH_MARKS)))}
+    return {one: colour_of(one) for one in healings}, marks
+
+
+def _path_name(one):
+    """What chose the layers, for the legend (str)."""
+    return OWN_PATH if one["path"] in ("speech", None) else one["path"]
+
+
+def _keys(colours, marks):
+    """The legend's lines: the best, the healings, then the paths."""
+    from matplotlib.lines import Line2D
+
+    def key(label, **look):
+        return Line2D([], [], label=label, **look)
+
+    plain = {"linestyle": "", "markersize": 4}
+    keys = [key("best known", color="0.6", lw=2.5)]
+    keys += [
+        key(one, marker="s", color=colour, **plain)
+        for one, colour in colours.items()
+    ]
+    if len(marks) > 1:
+        keys += [
+            key(one, marker=mark, color="0.2", markerfacecolor="none", **plain)
+            for one, mark in marks.items()
+        ]
+    return keys
+
+
+def _frontier_panel(axes, cells, which, looks):
     rows, layers = frontier(cells, which), cells.layers(which)
     whole = [cells.baseline_score(which, n) for n in common_sets(cells, which)]
-    handles = {}
+    colours, marks = looks
     best = {}
     for one in rows:
         best.setdefault(one["depth"], one)
@@ -176,19 +214,18 @@ def _frontier_panel(axes, cells, which):
         line_x, line_y = [0], [float(mean_of(whole)[0])]
     line_x += [100 * d / layers for d in best]
     line_y += [one["score"].value for one in best.values()]
-    (handles["best known"],) = axes.plot(line_x, line_y, color="0.6", lw=2.5)
+    axes.plot(line_x, line_y, color="0.6", lw=2.5)
     for one in rows:
-        own = one["path"] in ("speech", None)
-        label = one["healing"] if own else f"{one['healing']}, {one['path']}"
-        colour = colour_of(one["healing"], one["path"])
-        (handles[label],) = axes.plot(
+        axes.plot(
             100 * one["depth"] / layers,
             one["score"].value,
             linestyle="",
-            marker=MARKERS.get(one["healing"], "D"),
-            color=colour,
-            markerfacecolor=colour if own else "white",
-            markersize=3.5,
+            marker=marks[_path_name(one)],
+            color=colours[one["healing"]],
+            # What lies below another stays to be seen.
+            markerfacecolor="none",
+            markersize=4,
+            markeredgewidth=1,
         )
     if cells.metric(which) == "WER":
         axes.set_yscale("log")
@@ -196,7 +233,6 @@ def _frontier_panel(axes, cells, which):
     axes.set_title(f"{system_name(which)}, {which[3]}")
     axes.set_xlabel("Layers removed (%)")
     axes.set_ylabel(cells.metric(which))
-    return handles
 
 
 def _plain_numbers(axes):

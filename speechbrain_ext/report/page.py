@@ -134,7 +134,7 @@ class Page:
             "Relative degradation against the share of layers removed; a "
             "column for each set, a row for each family. Colour: healing; "
             "line: model; hollow: another path. Bands: 95 % intervals. "
-            "Dashed: the threshold. Linear up to 0.5, then logarithmic.",
+            "Dash-dotted: the threshold. Linear up to 0.5, then logarithmic.",
         )
         self._picture(
             "Speed and memory",
@@ -147,8 +147,8 @@ class Page:
             "The frontier",
             "frontier.png",
             lambda file: draw_frontier(cells, file),
-            "Mean score over the sets at each depth by strategy; the grey "
-            "line is the best known.",
+            "Mean score over the sets at each depth; colour: healing, mark: "
+            "what chose the layers. The grey line is the best known.",
         )
         self.parts.append(frontier_table(cells))
 
