@@ -3,12 +3,17 @@
 import csv
 import importlib.util
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_ext.preparation import Split, Utterance
+from speechbrain_ext.preparation.manifests import write_split
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "LibriSpeech"
 SPEC = importlib.util.spec_from_file_location(
@@ -252,3 +257,23 @@ def test_real_recordings(tmp_path):
     assert counts == [120, 40, 2, 1]
     seconds = sum(float(r["duration"]) for r in rows(tmp_path, splits[0]))
     assert 20 * 60 < seconds < 30 * 60
+
+
+def test_two_runs_may_write_the_same_manifests_at_once(tmp_path):
+    """Runs of a study start together, each looks through the data itself."""
+    split = Split("dev", [Utterance("a", "1", {"wav": "b"}, 2.0)], "")
+    started = threading.Barrier(4)
+
+    def write():
+        started.wait()
+        for _ in range(100):
+            write_split(split, str(tmp_path), ["wav"])
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write) for _ in range(4)]:
+            done.result()
+    assert os.listdir(tmp_path) == ["dev.csv"]
+    assert (tmp_path / "dev.csv").read_text().split() == [
+        "ID,duration,wav",
+        "a,2.0,b",
+    ]

@@ -5,6 +5,7 @@ Authors
 """
 
 import os
+import uuid
 
 import soundfile
 
@@ -132,7 +133,8 @@ def _convert(clip, one, flac_folder):
         return audio_info(file).seconds
     samples = read_utterance(clip, SAMPLE_RATE, resample=True)
     os.makedirs(os.path.dirname(file), exist_ok=True)
-    part = f"{file}.part"
+    # Another run may be at the same clip.
+    part = f"{file}.{uuid.uuid4().hex}.part"
     try:
         soundfile.write(
             part, samples.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16"

@@ -5,11 +5,14 @@ Authors
 """
 
 import csv
+import io
 import json
 import os
+from pathlib import Path
 
 from speechbrain_ext.preparation.utterances import PreparationError
 from speechbrain_ext.results import write_json
+from speechbrain_ext.results.files import write_text
 
 
 def write_split(split, save_folder, columns):
@@ -71,8 +74,9 @@ def write_left_out(split, save_folder):
     if split.bad:
         rows = [[u.name, u.fault, u.detail, u.place] for u in split.bad]
         write_csv(file, ["ID", "fault", "detail", "place"], rows)
-    elif os.path.exists(file):
-        os.remove(file)
+    else:
+        # Runs that start together may each do this.
+        Path(file).unlink(missing_ok=True)
 
 
 def left_out_file(split, save_folder):
@@ -99,10 +103,10 @@ def left_out_file(split, save_folder):
 
 
 def write_csv(path, header, rows):
-    """Write a table whole or not at all."""
-    with open(f"{path}.part", "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *rows])
-    os.replace(f"{path}.part", path)
+    """Write a table whole or not at all, though others write it too."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def require_manifests(save_folder, names):
