@@ -14,7 +14,7 @@ mini-full: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.full --output results/mini-full
 
 # Mini decoders that are missing; the package ships all but the one whose
-# redundant layers stay together. Half an hour of one core each.
+# redundant layers stay together. A quarter of an hour of one core.
 mini-models: .venv/ready
 	$(BIN)/python -m speechbrain_ext.mini_world.pretrain --missing mini-qwen2-8 mini-llama-8 mini-qwen2-block
 

@@ -101,10 +101,12 @@ def test_other_trials_make_what_needs_them_anew(tmp_path):
     assert before[other].made == after[other].made
 
 
-def test_a_model_that_is_not_there_is_left_out_and_said(tmp_path, capsys):
-    plan = plan_of(tmp_path, model="nowhere/mini-never")
-    assert [run.kind for run in plan.runs.values()] == ["data"]
-    assert "tiny: left out, nowhere/mini-never" in capsys.readouterr().err
+def test_a_decoder_that_is_to_be_made_comes_first():
+    plan = read_plan(ROOT / "workflow/config/healing.yaml")
+    made = "data-mini-qwen2-block"
+    assert made in plan.runs["qwen2-block-s1"].needs
+    assert made in plan.runs["qwen2-block-s1-n4-both-speech-k100"].needs
+    assert made not in plan.runs["qwen2-12-s1"].needs
 
 
 @pytest.mark.parametrize("key", ["trials", "test_splits", "depth"])

@@ -23,7 +23,7 @@ KEYS = {
 }
 SYSTEM_KEYS = (
     "recipe data baseline healed set set_baseline set_healed tables control "
-    "study score needs model plans tuning"
+    "study score needs plans tuning"
 ).split()
 STUDY_KEYS = ("depths", "healing", "path", "steps", "seeds")
 

@@ -9,7 +9,7 @@ Authors
 """
 
 import itertools
-import sys
+import os
 from pathlib import Path
 
 import yaml
@@ -41,19 +41,10 @@ class Plan(Study):
         self.baseline_seeds = config.get("baseline_seeds") or self.seeds
         for name, one in config.get("data", {}).items():
             self._add_data(name, one)
-        there = [name for name in config["systems"] if self._is_there(name)]
-        for name in there:
+        for name in config["systems"]:
             self._add_baselines(name)
-        for name in there:
+        for name in config["systems"]:
             self._add_healed(name)
-
-    def _is_there(self, name):
-        """Whether a system's model, where it names one, has been made."""
-        folder = self.config["systems"][name].get("model")
-        there = folder is None or (ROOT / folder / "config.json").is_file()
-        if not there:
-            print(f"{name}: left out, {folder} is not there", file=sys.stderr)
-        return there
 
     def _add(self, run):
         if run.name in self.runs:
@@ -346,6 +337,7 @@ def read_plan(file, **changes):
     PlanError
         Naming the key, the value and the mend.
     """
-    with open(file, encoding="utf-8") as stream:
-        config = yaml.safe_load(stream)
+    # $NAME stands for a variable: where data lie is not the study's business.
+    told = os.path.expandvars(Path(file).read_text(encoding="utf-8"))
+    config = yaml.safe_load(told)
     return Plan({**config, **changes}, str(file))
