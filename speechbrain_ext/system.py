@@ -35,7 +35,13 @@ BRIDGE_FILE = "bridge.safetensors"
 FOLDED_FILE = "folded.safetensors"
 SYSTEM_FILE = "system.json"
 # What a projector was trained with, and is worth nothing without.
-MUST_AGREE = ("prompt", "chat_template", "encoder", "downsampling")
+MUST_AGREE = (
+    "backbone",
+    "encoder",
+    "prompt",
+    "chat_template",
+    "downsampling",
+)
 
 
 def describe(hparams):
@@ -276,6 +282,12 @@ def load_baseline(model, run_folder, about):
     """
     system = read_system(run_folder)
     decoder = model.decoder
+    if system["layers"] != decoder.whole_layers:
+        raise ValueError(
+            f"baseline: {run_folder} was trained on {system['backbone']} with "
+            f"{system['layers']} layers; this backbone has "
+            f"{decoder.whole_layers}. Give a baseline of the same backbone."
+        )
     for key, ours in about.items():
         if key in MUST_AGREE and system[key] != ours:
             raise ValueError(
@@ -283,12 +295,6 @@ def load_baseline(model, run_folder, about):
                 f"trained with {system[key]!r}. Use the same, or train "
                 "another baseline."
             )
-    if system["layers"] != decoder.whole_layers:
-        raise ValueError(
-            f"baseline: {run_folder} was trained on {system['backbone']} with "
-            f"{system['layers']} layers; this backbone has "
-            f"{decoder.whole_layers}. Give a baseline of the same backbone."
-        )
     # Both belong to gaps, and a baseline is to have none.
     for part in ("bridge", "folded"):
         if system.get(part):

@@ -102,11 +102,10 @@ def serve(place):
             Path(place).parent.rmdir()
         os._exit(0)
 
-    # Ctrl-C is for the runs; we end with the graph.
+    # Ctrl-C is for the runs; who starts us ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    die_with_parent()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(place)
         listener.listen()
