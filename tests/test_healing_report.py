@@ -95,9 +95,9 @@ def test_ratios_are_those_that_were_built_in(folder):
     assert one["ratio"]["cross_entropy"]["value"] == pytest.approx(0.5)
     assert one["degradation"]["cross_entropy"]["value"] == pytest.approx(0.25)
     # Errors: 30 whole; 2 x 3 x 10 + 2 x 30 = 120; 9 x 10 + 3 x 30 = 180.
-    assert one["degradation"]["wer"]["value"] == pytest.approx(3.0)
-    assert one["ratio"]["wer"]["value"] == pytest.approx(3 / 5)
-    low, high = one["ratio"]["wer"]["interval"]
+    assert one["degradation"]["score"]["value"] == pytest.approx(3.0)
+    assert one["ratio"]["score"]["value"] == pytest.approx(3 / 5)
+    low, high = one["ratio"]["score"]["interval"]
     assert low <= 3 / 5 <= high < 1
 
 
@@ -128,9 +128,37 @@ def test_cross_entropy_is_drawn_over_utterances(folder):
     assert high == pytest.approx(0.5 + 0.155, abs=0.05)
 
 
+def test_a_higher_bleu_is_a_lower_degradation(folder):
+    """100 whole; the paper's healing loses 20 of it, attention 5."""
+    for name, removed, healing, bleu in (
+        ("de", 0, "none", 100.0),
+        ("de-both", 2, "both", 80.0),
+        ("de-att", 2, "attention", 95.0),
+    ):
+        run = RunResult(name, "mini", task="AST en-de", layers=6, seed=1)
+        run.removed, run.healing, run.steps = removed, healing, 100
+        run.kept_layers = list(range(removed, 6))
+        run.path = {"from": "speech"} if removed else None
+        run.trainable = {"projector": 5}
+        run.scores, run.status = {"test": SetScore("BLEU", bleu)}, "done"
+        run.save(folder / name)
+    main([str(folder), "--output", str(folder.parent)])
+    found = json.loads((folder.parent / "summary.json").read_text())
+    (one,) = [
+        record
+        for record in found["comparisons"]
+        if (record["task"], record["method"], record["steps"])
+        == ("AST en-de", "attention", 100)
+    ]
+    assert one["degradation"]["score"]["value"] == pytest.approx(0.05)
+    assert one["ratio"]["score"]["value"] == pytest.approx(0.25)
+    page = (folder.parent / "table.md").read_text()
+    assert "## mini, ASR" in page and "## mini, AST en-de" in page
+
+
 def test_the_paper_is_its_own_measure(folder):
     ratio = cell(folder, "both")["ratio"]
-    for measure in ("cross_entropy", "wer"):
+    for measure in ("cross_entropy", "score"):
         assert ratio[measure]["value"] == 1.0
         assert ratio[measure]["interval"] in (None, [1.0, 1.0])
 
@@ -154,7 +182,7 @@ def test_lengths_are_told_apart_and_untrained_ones_are_in_all(folder):
 
 def test_missing_runs_show_as_missing(folder):
     one = cell(folder, "bridge")
-    assert one["ratio"] == {"cross_entropy": None, "wer": None}
+    assert one["ratio"] == {"cross_entropy": None, "score": None}
     page = (folder.parent / "table.md").read_text()
     (line,) = [
         row for row in page.splitlines() if "bridge" in row and "100" in row
@@ -169,8 +197,8 @@ def test_a_paper_that_loses_nothing_is_no_measure(folder):
     add(folder, "both-1", 1, 0.9, removed=2, healing="both")
     add(folder, "both-2", 1, 0.9, seed=2, removed=2, healing="both")
     one = cell(folder, "attention")
-    assert one["ratio"] == {"cross_entropy": None, "wer": None}
-    assert one["degradation"]["wer"]["value"] > 0
+    assert one["ratio"] == {"cross_entropy": None, "score": None}
+    assert one["degradation"]["score"]["value"] > 0
     page = (folder.parent / "table.md").read_text()
     (line,) = [r for r in page.splitlines() if "100   | attention" in r]
     assert line.count("loses nothing") == 2 and "missing" not in line

@@ -23,7 +23,7 @@ from speechbrain_ext.results.files import write_json, write_text
 
 MISSING = "missing"
 NO_MEASURE = "the paper's loses nothing"
-WORDS = {"cross_entropy": "cross-entropy", "wer": "WER"}
+WORDS = {"cross_entropy": "cross-entropy", "score": "WER or BLEU"}
 
 
 def said(found):
@@ -113,9 +113,11 @@ def page_of(records, missing):
         "(both, angular path) at the same depth and steps; below 1 is better. "
         "Intervals (95 %): over seeds and utterances, paired.\n",
     ]
-    for backbone in dict.fromkeys(one["backbone"] for one in records):
-        own = [one for one in records if one["backbone"] == backbone]
-        parts += [f"## {backbone}\n", ratio_table(own).markdown()]
+    systems = {}
+    for one in records:
+        systems.setdefault((one["backbone"], one["task"]), []).append(one)
+    for (backbone, task), own in systems.items():
+        parts += [f"## {backbone}, {task}\n", ratio_table(own).markdown()]
     if missing:
         lines = [f"- {name}: {why}" for name, why in missing.items()]
         parts += ["## Missing runs\n", "\n".join(lines) + "\n"]

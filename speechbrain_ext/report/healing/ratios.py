@@ -2,8 +2,9 @@
 
 The paper's joint healing (both, along the angular path) of the same system,
 depth and steps is the measure: 0.5 says that half of what it loses is lost.
-Both measures, word error rate and cross-entropy, are drawn over seeds and
-utterances alike; all methods share what is drawn.
+Both measures, the score (word error rate; BLEU for translation) and
+cross-entropy, are drawn over seeds and utterances alike; all methods share
+what is drawn.
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -19,7 +20,7 @@ from speechbrain_ext.report.samples import DRAWS, Samples
 from speechbrain_ext.report.summary import baseline_of, system
 
 PAPER = "both"
-MEASURES = ("cross_entropy", "wer")
+MEASURES = ("cross_entropy", "score")
 # Runs that only tuned learning rates.
 TRIAL = re.compile(r"-trial\d+-")
 
@@ -132,14 +133,14 @@ class HealingStudy:
         runs : dict of int to RunResult
             By seed.
         measure : str
-            "wer" (mean over the sets) or "cross_entropy".
+            "score" (WER or BLEU, mean over the sets) or "cross_entropy".
 
         Returns
         -------
         numpy.ndarray or None
             ``[1 + R]``.
         """
-        one = self._wer if measure == "wer" else self._cross_entropy
+        one = self._score if measure == "score" else self._cross_entropy
         return self.samples.over_seeds(
             {
                 seed: one(run, baseline_of(run, self.done))
@@ -147,15 +148,17 @@ class HealingStudy:
             }
         )
 
-    def _wer(self, run, base):
+    def _score(self, run, base):
         changes = []
-        for name in run.scores if base else ():
+        for name, one in run.scores.items() if base else ():
             ours_R = self.samples.score(run, name)
             base_R = self.samples.score(base, name)
             if ours_R is None or base_R is None:
                 return None
             with np.errstate(divide="ignore", invalid="ignore"):
                 change_R = (ours_R - base_R) / base_R
+            if one.higher_is_better:
+                change_R = -change_R
             changes.append(np.where(np.isinf(change_R), np.nan, change_R))
         return mean(changes)
 
