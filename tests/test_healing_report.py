@@ -128,6 +128,21 @@ def test_cross_entropy_is_drawn_over_utterances(folder):
     assert high == pytest.approx(0.5 + 0.155, abs=0.05)
 
 
+def test_the_best_of_a_cell_stands_beside_the_papers(folder):
+    main([str(folder), "--output", str(folder.parent)])
+    page = (folder.parent / "table.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.split("## mini, ASR")[0].splitlines()
+        if line.startswith("| mini, ASR")
+    ]
+    # 100 steps: attention loses 0.25 of both's 0.5; the map loses 1.
+    (row,) = [row for row in rows if row[1:3] == ["2 of 6", "100"]]
+    assert row[3].startswith("0.50") and row[5] == "attention"
+    assert row[6] == "5" and row[7].startswith("0.25")
+    assert row[9].startswith("0.50") and row[10].startswith("0.60")
+
+
 def test_a_higher_bleu_is_a_lower_degradation(folder):
     """100 whole; the paper's healing loses 20 of it, attention 5."""
     for name, removed, healing, bleu in (

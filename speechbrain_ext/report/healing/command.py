@@ -13,6 +13,7 @@ from speechbrain_ext.report.drawing import FULL_WIDTH
 from speechbrain_ext.report.frontier import draw_frontier
 from speechbrain_ext.report.healing.ratios import (
     MEASURES,
+    PAPER,
     HealingStudy,
     comparisons,
 )
@@ -80,6 +81,55 @@ def ratio_table(records):
     return Table(header, rows)
 
 
+def best_table(records):
+    """The best method of each cell beside the paper's.
+
+    The best is that of least cross-entropy among those of the same steps,
+    healing without training included.
+
+    Arguments
+    ---------
+    records : list of dict
+        As `comparisons` gives them.
+
+    Returns
+    -------
+    Table
+    """
+    cells = {}
+    for one in records:
+        if one["degradation"]["cross_entropy"]:
+            key = "backbone", "task", "removed", "layers", "steps"
+            cells.setdefault(tuple(one[k] for k in key), []).append(one)
+    rows = []
+    for (backbone, task, removed, layers, steps), members in cells.items():
+        best = min(members, key=_loss_of)
+        paper = [m for m in members if m["method"] == PAPER]
+        theirs = paper[0]["degradation"] if paper else dict.fromkeys(MEASURES)
+        rows.append(
+            [
+                f"{backbone}, {task}",
+                f"{removed} of {layers}",
+                str(steps),
+                *(said(theirs[m]) for m in MEASURES),
+                best["method"],
+                f"{best['trainable']:,.0f}",
+                *(said(best["degradation"][m]) for m in MEASURES),
+                *(_ratio_said(best, m) for m in MEASURES),
+            ]
+        )
+    header = ["Model", "Layers removed", "Steps"]
+    header += [f"The paper's healing, {WORDS[m]}" for m in MEASURES]
+    header += ["Best method", "Trained parameters"]
+    header += [f"Its degradation, {WORDS[m]}" for m in MEASURES]
+    header += [f"Ratio, {WORDS[m]}" for m in MEASURES]
+    return Table(header, rows)
+
+
+def _loss_of(one):
+    return one["degradation"]["cross_entropy"]["value"]
+
+
 def _ratio_said(one, measure):
     """A ratio's cell; runs that are there may still have none to tell."""
     if one["seeds"] and one["degradation"][measure]:
@@ -113,6 +163,8 @@ def page_of(records, missing):
         "(both, angular path) at the same depth and steps; below 1 is better. "
         "Intervals (95 %): over seeds and utterances, paired.\n",
     ]
+    parts += ["## The best of each depth and length\n"]
+    parts += [best_table(records).markdown()]
     systems = {}
     for one in records:
         systems.setdefault((one["backbone"], one["task"]), []).append(one)

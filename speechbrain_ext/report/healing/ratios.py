@@ -216,7 +216,8 @@ def comparisons(study):
     Returns
     -------
     list of dict
-        backbone, task, removed, layers, steps, method, seeds, and for each of
+        backbone, task, removed, layers, steps, method, seeds, trainable
+        (parameters, mean over its runs), and for each of
         `MEASURES` ratio and degradation: value and interval, each None where
         runs are missing; an upper end of None is without bound.
 
@@ -247,9 +248,16 @@ def _record(study, which, removed, steps, method):
         "steps": steps,
         "method": method,
         "seeds": sorted(runs.keys() & paper.keys()),
+        "trainable": _trainable(runs),
         "ratio": {m: plain(study.ratio(*place, m)) for m in MEASURES},
         "degradation": {m: plain(study.degradation(runs, m)) for m in MEASURES},
     }
+
+
+def _trainable(runs):
+    """Trained parameters of a cell's runs (float or None)."""
+    many = [sum(run.trainable.values()) for run in runs.values()]
+    return sum(many) / len(many) if many else None
 
 
 def plain(drawn_R):
