@@ -16,9 +16,12 @@ from speechbrain_ext.report.estimates import mean as mean_of
 from speechbrain_ext.report.figure_two import colour_of
 from speechbrain_ext.report.summary import seconds
 from speechbrain_ext.report.tables import GAP, system_name
+from speechbrain_ext.rules import RULES
 
 # Marks of what chose the layers, speech's angular path first.
 OWN_PATH = "the system's own path"
+# More points than these at one depth stand side by side.
+CROWD = 5
 PATH_MARKS = ("D", "s", "^", "v", "x", "P", "*", "<", ">")
 
 
@@ -150,7 +153,7 @@ def draw_frontier(cells, path, width=COLUMN_WIDTH):
         raise ValueError("no frontier to draw: no finished pruned run")
     across = 2 if len(systems) > 1 else 1
     down = -(-len(systems) // across)
-    size = (width, 0.5 + 1.45 * down)
+    size = (width, 0.5 + (1.45 if width == COLUMN_WIDTH else 2.1) * down)
     with figure(path, size, dots=300, pdf=True, font=6.5) as drawn:
         grid = drawn.subplots(down, across, squeeze=False)
         for axes in grid.flat[len(systems) :]:
@@ -178,7 +181,10 @@ def _looks(cells, systems):
 
 def _path_name(one):
     """What chose the layers, for the legend (str)."""
-    return OWN_PATH if one["path"] in ("speech", None) else one["path"]
+    if one["path"] in ("speech", None):
+        return OWN_PATH
+    rule = one["path"].split()[-1]
+    return rule if rule in RULES else one["path"]
 
 
 def _keys(colours, marks):
@@ -215,9 +221,9 @@ def _frontier_panel(axes, cells, which, looks):
     line_x += [100 * d / layers for d in best]
     line_y += [one["score"].value for one in best.values()]
     axes.plot(line_x, line_y, color="0.6", lw=2.5)
-    for one in rows:
+    for one, aside in zip(rows, _aside(rows)):
         axes.plot(
-            100 * one["depth"] / layers,
+            100 * (one["depth"] + aside) / layers,
             one["score"].value,
             linestyle="",
             marker=marks[_path_name(one)],
@@ -233,6 +239,21 @@ def _frontier_panel(axes, cells, which, looks):
     axes.set_title(f"{system_name(which)}, {which[3]}")
     axes.set_xlabel("Layers removed (%)")
     axes.set_ylabel(cells.metric(which))
+
+
+def _aside(rows):
+    """How far from its depth each point is drawn, in layers.
+
+    Points of one depth stand side by side, the best in front, where they are
+    too many to be read above each other.
+    """
+    depths = [one["depth"] for one in rows]
+    gaps = np.diff(sorted({0, *depths}))
+    room = 0.7 * gaps.min() if len(gaps) else 0.0
+    for place, depth in enumerate(depths):
+        many, rank = depths.count(depth), place - depths.index(depth)
+        wide = room if many > CROWD else 0.0
+        yield wide * (rank / (many - 1) - 0.5) if many > 1 else 0.0
 
 
 def _plain_numbers(axes):

@@ -148,7 +148,8 @@ class Page:
             "frontier.png",
             lambda file: draw_frontier(cells, file),
             "Mean score over the sets at each depth; colour: healing, mark: "
-            "what chose the layers. The grey line is the best known.",
+            "what chose the layers; many of one depth stand side by side. "
+            "The grey line is the best known.",
         )
         self.parts.append(frontier_table(cells))
 
