@@ -1,9 +1,9 @@
 """Healing by name: which parts there are, and ready-made sets of them.
 
 A healing is plain data: which of projector, adapters, bridge and distillation
-it has, and how. The paper's four stand first, with the paper's settings; the
-others are provisional. One's own is written in a YAML under ``healing_parts``
-in the same words, with a new name under ``healing``.
+it has, and how. The paper's four stand first, with the paper's settings. One's
+own is written in a YAML under ``healing_parts`` in the same words, with a new
+name under ``healing``.
 
 Authors
  * The speechbrain_ext authors, 2026

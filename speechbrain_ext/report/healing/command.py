@@ -103,6 +103,8 @@ def best_table(records):
             cells.setdefault(tuple(one[k] for k in key), []).append(one)
     rows = []
     for (backbone, task, removed, layers, steps), members in cells.items():
+        if not any(one["trainable"] for one in members):
+            continue  # no run of that length
         best = min(members, key=_loss_of)
         paper = [m for m in members if m["method"] == PAPER]
         theirs = paper[0]["degradation"] if paper else dict.fromkeys(MEASURES)
