@@ -16,10 +16,10 @@ from speechbrain_ext.report.estimates import mean as mean_of
 from speechbrain_ext.report.figure_two import colour_of
 from speechbrain_ext.report.summary import seconds
 from speechbrain_ext.report.tables import GAP, system_name
-from speechbrain_ext.rules import RULES
 
 # Marks of what chose the layers, speech's angular path first.
 OWN_PATH = "the system's own path"
+INPUTS = ("speech", "text")
 # More points than these at one depth stand side by side.
 CROWD = 5
 PATH_MARKS = ("D", "s", "^", "v", "x", "P", "*", "<", ">")
@@ -183,8 +183,9 @@ def _path_name(one):
     """What chose the layers, for the legend (str)."""
     if one["path"] in ("speech", None):
         return OWN_PATH
-    rule = one["path"].split()[-1]
-    return rule if rule in RULES else one["path"]
+    *whose, last = one["path"].split()
+    # "ASR speech even": a rule's plan for a system on its own input.
+    return last if whose and whose[-1] in INPUTS else one["path"]
 
 
 def _keys(colours, marks):
