@@ -30,7 +30,7 @@ from speechbrain_ext.report.claims.verdicts import (
 from speechbrain_ext.report.estimates import estimate
 from speechbrain_ext.report.figure_one import four_maps
 from speechbrain_ext.report.figure_two import degradation_curves
-from speechbrain_ext.report.frontier import frontier
+from speechbrain_ext.report.frontier import _aside, frontier
 from speechbrain_ext.report.page import planned_runs
 from speechbrain_ext.report.tables import GAP, table_one, table_two
 from speechbrain_ext.report.tolerance import crossing, largest, worst
@@ -324,3 +324,12 @@ def test_a_planned_run_without_result_is_missing(tmp_path):
     assert "- mini-qwen2--ASR-s1-n2-both-speech: failed, out of memory" in text
     assert "- broke: failed, no such key" in text
     assert "- mini-qwen2--ASR-s1:" not in text
+
+
+def test_many_points_of_one_depth_stand_side_by_side():
+    few, many = [{"depth": 2}] * 3, [{"depth": 4}] * 9
+    aside = list(_aside(few + many))
+    assert aside[:3] == [0, 0, 0]
+    # The best in front, within a third of the way to the next depth.
+    assert aside[3:] == sorted(aside[3:]) and len(set(aside[3:])) == 9
+    assert aside[3] == -aside[-1] == pytest.approx(-0.35 * 2)
