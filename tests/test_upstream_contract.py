@@ -209,6 +209,7 @@ def test_tests_of_what_goes_there_go_too(plan):
         "import os",
         "from speechbrain_ext.cli import main",
         "from speechbrain_ext.prompt import Prompt\nimport exported",
+        "from speechbrain_ext.prompt import Prompt\nfrom golden import world",
         "from speechbrain_ext.prompt import Prompt\nprint(__file__)",
         "from speechbrain_ext.prompt import Prompt\ndef test_a(settings): pass",
     ],

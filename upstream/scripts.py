@@ -282,7 +282,7 @@ def is_unit_test(text, files):
     names = imported_modules(text)
     ours = {module_file(name) for name in names} - {None}
     # A helper beside it, or the project's own folders.
-    beside = {path.stem for path in (ROOT / "tests").glob("*.py")}
+    beside = {path.stem for path in (ROOT / "tests").iterdir()}
     beside |= {path.name for path in ROOT.iterdir()} - {OURS}
     tops = {name.split(".")[0] for name in names} - {"conftest"}
     looks_around = "__file__" in text or beside & tops
