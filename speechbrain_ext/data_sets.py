@@ -6,7 +6,7 @@ Authors
 
 import os
 
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_ext.features import FeatureCache
 
@@ -132,6 +132,52 @@ def _refuse_where(is_bad, name, dataset, why, mend, skip):
     print(f"{name}: left out as {why}: {told}")
     left_out = set(bad)
     dataset.data_ids = [i for i in dataset.data_ids if i not in left_out]
+
+
+def keep_lengths(dataset, shortest, longest):
+    """Train on clips of some lengths alone, and say how many those are.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The training set; changed in place.
+    shortest, longest : float
+        Bounds in seconds, themselves included.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> rows = {"a": {"duration": 1.5}, "b": {"duration": 11.0}}
+    >>> dataset = DynamicItemDataset(rows, output_keys=["id"])
+    >>> keep_lengths(dataset, 1.0, 10.0)
+    train: 1 of 2 utterances are trained on, 0.00 hours; 0 shorter than \
+train_min_seconds 1.0, 1 longer than train_max_seconds 10.0
+    """
+    seconds = dict(zip(dataset.data_ids, durations(dataset)))
+    short = sum(length < shortest for length in seconds.values())
+    long = sum(length > longest for length in seconds.values())
+    told = (
+        f"{short} shorter than train_min_seconds {shortest}, {long} longer "
+        f"than train_max_seconds {longest}"
+    )
+    if short + long == len(seconds):
+        raise ValueError(
+            f"train: none of {len(seconds)} utterances is left, {told}: give "
+            "other bounds"
+        )
+    dataset.data_ids = [
+        i for i, length in seconds.items() if shortest <= length <= longest
+    ]
+    if if_main_process():
+        print(
+            f"train: {len(dataset)} of {len(seconds)} utterances are trained "
+            f"on, {sum(durations(dataset)) / 3600:.2f} hours; {told}"
+        )
 
 
 def texts(dataset):

@@ -46,6 +46,7 @@ SWITCHES = (
     "chat_template",
     "adapt_attention",
     "gradient_checkpointing",
+    "speech_encoder.output_norm",
 )
 TEXTS = (
     "run_name",
@@ -87,6 +88,7 @@ def speechllm_rules(plain):
     return [
         *choice_faults(plain),
         *number_faults(plain),
+        *length_faults(plain),
         *text_faults(plain),
         *schedule_faults(plain),
         *path_faults(plain),
@@ -134,6 +136,19 @@ def number_faults(plain):
         yield Fault("projector_hidden", hidden, mend)
 
 
+def length_faults(plain):
+    """Faults of the bounds of what is trained on."""
+    keys = ("train_min_seconds", "train_max_seconds")
+    least, most = (get(plain, key) for key in keys)
+    for key, value in zip(keys, (least, most)):
+        fits = is_number(value) and 0 <= value < float("inf")
+        if value is not MISSING and not fits:
+            yield Fault(key, value, "choose seconds, 0 or more")
+    if is_number(least) and is_number(most) and least > most:
+        mend = f"is more than train_max_seconds {most}: choose less"
+        yield Fault("train_min_seconds", least, mend)
+
+
 def text_faults(plain):
     """Faults of keys that take a text, and of the lists of splits."""
     for key in TEXTS:
@@ -150,9 +165,12 @@ def text_faults(plain):
         elif len(set(value)) < len(value):
             yield Fault(key, value, "name each split once")
     prompt = get(plain, "prompt")
-    if isinstance(prompt, str) and prompt.count("{speech}") != 1:
-        mend = "write {speech} exactly once, where the speech belongs"
-        yield Fault("prompt", prompt, mend)
+    if isinstance(prompt, str) and prompt:
+        # Heavy, and not needed by whoever only merges files.
+        from speechbrain_ext.prompt import template_faults
+
+        for fault, mend in template_faults(prompt):
+            yield Fault("prompt", prompt, f"{fault}: {mend}")
 
 
 def schedule_faults(plain):

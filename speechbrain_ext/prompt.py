@@ -19,6 +19,7 @@ __all__ = ["IGNORE", "Prompt", "Sequence", "assemble", "positions_from_mask"]
 
 SPEECH = "{speech}"
 TARGET = "{target}"
+BOS = "{bos}"
 
 
 @dataclass
@@ -63,9 +64,12 @@ class Prompt:
             Text with ``{speech}`` once and, optionally, ``{target}`` at its
             end. A space right before ``{target}`` is tokenised together with
             the target, since most vocabularies hold words with their space.
+            ``{bos}``, at most once, says where the beginning-of-sequence
+            token stands; without it, in front of everything if the tokenizer
+            begins a text so. Where there is none, ``{bos}`` is nothing.
         chat_template : bool
             Put the text into the tokenizer's own chat template, as what the
-            user says.
+            user says. It has its own beginning: ``{bos}`` is nothing.
 
         Returns
         -------
@@ -74,45 +78,38 @@ class Prompt:
         Raises
         ------
         ValueError
-            If the template lacks ``{speech}``, the tokenizer lacks an end
-            token, or there is no chat template.
+            If the template lacks ``{speech}``, names a part twice, the
+            tokenizer lacks an end token, or there is no chat template.
         """
-        if template.count(SPEECH) != 1:
-            raise ValueError(
-                f"prompt: {template!r} must contain {SPEECH} exactly once."
-            )
+        for fault, mend in template_faults(template):
+            raise ValueError(f"prompt: {template!r} {fault}: {mend}.")
         if tokenizer.eos_token_id is None:
             raise ValueError(
                 f"The tokenizer of {tokenizer.name_or_path} has no "
                 "end-of-sequence token, so decoding could never stop: set "
                 "eos_token in its tokenizer_config.json."
             )
-        text, mark, rest = template.partition(TARGET)
-        if mark and rest:
-            raise ValueError(
-                f"prompt: {template!r} goes on after {TARGET}; nothing may."
-            )
+        if chat_template or tokenizer.bos_token_id is None:
+            template = template.replace(BOS, "")
+        elif BOS not in template and _adds_bos(tokenizer):
+            template = BOS + template
+        text, mark, _ = template.partition(TARGET)
         body = text.rstrip(" ") if mark else text
         prefix = text[len(body) :]
         if chat_template:
             body, prefix = _chat(tokenizer, body), ""
-        before, after = body.split(SPEECH)
-        before_ids = _ids(tokenizer, before)
-        if not chat_template and _adds_bos(tokenizer):
-            before_ids = [tokenizer.bos_token_id] + before_ids
-        return cls(
-            torch.tensor(before_ids, dtype=torch.long),
-            torch.tensor(_ids(tokenizer, after), dtype=torch.long),
-            tokenizer,
-            prefix,
-        )
+        before, after = (_with_bos(tokenizer, s) for s in body.split(SPEECH))
+        return cls(before, after, tokenizer, prefix)
 
     def plain(self):
         """A prompt that says nothing: text alone, begun as texts begin."""
-        first = self.tokenizer.bos_token_id
-        starts = len(self.before) > 0 and int(self.before[0]) == first
+        first, ids = self.tokenizer.bos_token_id, self.before[:1].tolist()
+        # After the speech it is there for the target, not for every text.
+        if first in self.after.tolist() and _adds_bos(self.tokenizer):
+            ids = [first]
+        begin = [i for i in ids if i == first]
         return Prompt(
-            self.before[: int(starts)],
+            torch.tensor(begin, dtype=torch.long),
             self.after[:0],
             self.tokenizer,
         )
@@ -148,6 +145,43 @@ class Prompt:
         return self.tokenizer.decode(
             [int(i) for i in ids], skip_special_tokens=True
         ).strip()
+
+
+def template_faults(template):
+    """What is wrong with a template.
+
+    Arguments
+    ---------
+    template : str
+        As `Prompt.from_template` takes it.
+
+    Yields
+    ------
+    fault, mend : str
+        In words.
+
+    Example
+    -------
+    >>> list(template_faults("{speech}{target}!"))
+    [('goes on after {target}', 'nothing may')]
+    """
+    if template.count(SPEECH) != 1:
+        mend = f"write {SPEECH} exactly once, where the speech belongs"
+        yield f"has {SPEECH} {template.count(SPEECH)} times", mend
+    if template.count(BOS) > 1:
+        mend = f"write {BOS} once, or leave it out"
+        yield f"has {BOS} {template.count(BOS)} times", mend
+    if template.partition(TARGET)[2]:
+        yield f"goes on after {TARGET}", "nothing may"
+
+
+def _with_bos(tokenizer, text):
+    """Ids of a piece of a template, ``{bos}`` replaced by its token."""
+    first, mark, second = text.partition(BOS)
+    ids = _ids(tokenizer, first)
+    if mark:
+        ids = [*ids, tokenizer.bos_token_id, *_ids(tokenizer, second)]
+    return torch.tensor(ids, dtype=torch.long)
 
 
 def _ids(tokenizer, text):

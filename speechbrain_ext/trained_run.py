@@ -118,6 +118,7 @@ class TrainedRun:
             revision=encoder.get("revision"),
             device=device,
             long_audio=self.settings.get("long_audio", "error"),
+            output_norm=encoder.get("output_norm", False),
         )
 
     def load_decoder(self, device="cpu"):

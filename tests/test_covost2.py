@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from recipe_scripts import RECIPES, quick, run_command, train
+from recipe_scripts import RECIPES, load_script, quick, run_command, train
 
+from speechbrain_ext.data_sets import durations
 from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.hparams_rules import speechllm_rules
 from speechbrain_ext.preparation import clips
@@ -250,6 +251,38 @@ def study(whole, tmp_path_factory, decoder_folders, encoder_folders):
     yaml = "hparams/mini_en_de_prune.yaml"
     run_command(RECIPE, "train.py", yaml, *options, *more)
     return top, said
+
+
+def test_clips_of_other_lengths_are_not_trained_on_but_scored(
+    study, whole, decoder_folders, encoder_folders, capsys
+):
+    top, _ = study
+    sources = decoder_folders["qwen2"], encoder_folders["wavlm"]
+    manifest = read_manifest(top / "manifests/en_de_train.csv")
+    seconds = sorted(row["duration"] for row in manifest.values())
+    # Bounds belong to what is taken.
+    bounds = {"train_min_seconds": seconds[1], "train_max_seconds": seconds[4]}
+    file = RECIPE / "hparams/mini_en_de.yaml"
+
+    def datasets(name, **more):
+        options = quick(top, *sources, data_folder=whole, run_name=name, **more)
+        module = load_script(RECIPE, "train")
+        return module.prepare_experiment([str(file), *options]).datasets
+
+    every, some = datasets("every"), datasets("some", **bounds)
+    told = capsys.readouterr().out
+    assert f"train: 4 of {len(manifest)} utterances are trained on" in told
+    assert "1 shorter than train_min_seconds" in told
+    assert "3 longer than train_max_seconds" in told
+    assert sorted(durations(some["train"])) == seconds[1:5]
+    assert len(every["train"]) == len(manifest) == 8
+    scored = [some["valid"], some["test"]["test"]]
+    for one, other in zip([every["valid"], every["test"]["test"]], scored):
+        assert one.data_ids == other.data_ids
+    lengths = durations(scored[0]) + durations(scored[1])
+    assert not seconds[1] < min(lengths) < max(lengths) < seconds[4]
+    with pytest.raises(ValueError, match="none of 8 utterances is left, 8 sho"):
+        datasets("none", train_min_seconds=1.0)
 
 
 def test_french_speech_through_whisper(

@@ -65,11 +65,60 @@ def test_chat_template(tokenizer):
         Prompt.from_template(tokenizer, "{speech}", chat_template=True)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_first_token_stands_where_the_template_says(tokenizer, kind, side):
+    prompt = Prompt.from_template(tokenizer, "{speech}Say it: {bos}{target}")
+    target = prompt.encode_target("one")
+    if kind == "llama":
+        assert text_of(prompt, prompt.after) == f"Say it: {BEGIN}"
+        assert text_of(prompt, target) == f"one{END}"
+        # Text alone begins as ever.
+        assert prompt.plain().before.tolist() == [tokenizer.bos_token_id]
+    else:
+        # There is none: as if the template had not asked for it.
+        usual = Prompt.from_template(tokenizer, "{speech}Say it: {target}")
+        assert prompt.after.tolist() == usual.after.tolist()
+        assert target.tolist() == usual.encode_target("one").tolist()
+        assert len(prompt.plain().before) == 0
+    assert len(prompt.before) == 0
+    # Never two, neither in training nor in decoding.
+    embed = table()
+    targets = [target] if side == "right" else None
+    rows = assemble(prompt, [torch.randn(3, 4)], embed, targets, side)
+    if kind == "llama":
+        first = embed(torch.tensor(tokenizer.bos_token_id))
+        same = (rows.embeds_BQD[0] == first).all(dim=-1)
+        place = int(rows.prompt_lengths_B[0]) - 1
+        assert same.nonzero().flatten().tolist() == [place]
+
+
+def test_the_first_token_may_stand_in_front_or_within(tokenizer, kind):
+    usual = Prompt.from_template(tokenizer, "ab{speech}c{target}")
+    told = Prompt.from_template(tokenizer, "{bos}ab{speech}c{target}")
+    within = Prompt.from_template(tokenizer, "ab{bos}{speech}c{target}")
+    assert told.before.tolist() == usual.before.tolist()
+    assert sorted(within.before.tolist()) == sorted(usual.before.tolist())
+    if kind == "llama":
+        assert int(within.before[-1]) == tokenizer.bos_token_id
+
+
+def test_a_chat_template_has_its_own_beginning(tokenizer):
+    prompt, usual = (
+        Prompt.from_template(tokenizer, template, chat_template=True)
+        for template in (
+            "{speech} say: {bos}{target}",
+            "{speech} say: {target}",
+        )
+    )
+    assert prompt.after.tolist() == usual.after.tolist()
+
+
 @pytest.mark.parametrize(
     "template, words",
     [
         ("say", "exactly once"),
         ("{speech}{speech}", "exactly once"),
+        ("{bos}{speech}{bos}{target}", "{bos} 2 times"),
         ("{speech}{target}.", "goes on after"),
     ],
 )

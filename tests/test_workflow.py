@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,47 @@ def test_the_paper_plan_has_its_backbones_depths_and_both_tables(tmp_path):
     place = run.command.index("--path_from") + 1
     assert run.command[place].endswith("qwen7b-s1/redundancy-speech.json")
     assert "qwen7b-s1-table-speech" in run.needs
+
+
+def test_the_paper_plan_heals_all_backbones_in_all_four_ways(tmp_path):
+    plan = read_plan(CONFIGS / "paper.yaml", results=str(tmp_path))
+    systems = plan.config["systems"]
+    backbones = "qwen7b qwen3b qwen1.5b llama8b llama3b llama1b".split()
+    for name in backbones:
+        depths = systems[name]["study"][0]["depths"]
+        assert len(depths) >= 5
+        for depth in depths:
+            for healing in ("none", "projector", "decoder", "both"):
+                # What is not trained is the same for all seeds.
+                for seed in [1] if healing == "none" else plan.seeds:
+                    run = f"{name}-s{seed}-n{depth}-{healing}-speech"
+                    assert run in plan.runs
+                    assert f"{run}-score" in plan.runs
+    # Table 1's depths are among them.
+    for name, depth in zip(backbones, (8, 11, 7, 14, 11, 1)):
+        assert depth in systems[name]["study"][0]["depths"]
+    # Translation without healing too, along either path.
+    for pair in ("en-de", "fr-en"):
+        for path in ("speech", "qwen7b"):
+            for depth in (3, 6, 9, 12):
+                assert f"{pair}-s1-n{depth}-none-{path}" in plan.runs
+
+
+def test_the_readme_counts_the_paper_plans_runs(tmp_path):
+    plan = read_plan(CONFIGS / "paper.yaml", results=str(tmp_path))
+    kinds = Counter(run.kind for run in plan.runs.values())
+    told = (ROOT / "workflow/README.md").read_text(encoding="utf-8")
+    unhealed = sum(
+        run.kind == "healed" and "-none-" in name
+        for name, run in plan.runs.items()
+    )
+    controls = sum(name.endswith("-control") for name in plan.runs)
+    assert (
+        f"{kinds['baseline']} baselines, {kinds['table']} tables, "
+        f"{kinds['healed']} pruned runs ({unhealed} of them unhealed, "
+        f"{controls} the whole models' controls) and {kinds['score']} "
+        f"Loquacious scores, {len(plan.runs)} jobs"
+    ) in told
 
 
 def test_the_mini_plan_has_three_seeds_and_what_each_claim_needs(tmp_path):

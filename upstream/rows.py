@@ -70,7 +70,7 @@ def flags(recipe, text):
         f"--results_folder={SCRATCH}/{recipe.dataset}",
         f"--run_name={plain['name']}",
         f"--backbone='{{source: {decoder}, dtype: float32}}'",
-        f"--speech_encoder='{{source: {SCRATCH}/{kind}}}'",
+        f"--speech_encoder='{{source: {SCRATCH}/{kind}, dtype: float32}}'",
         *recipe.data.split(),
         "--precision=fp32 --eval_precision=fp32 --num_workers=0",
         f"--batch_size=4 --grad_accumulation_factor=1 --steps={STEPS}",

@@ -18,7 +18,7 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass, field, fields
 
-from speechbrain_ext.prompt import SPEECH
+from speechbrain_ext.prompt import template_faults
 
 FORMAT = "speechbrain_ext.export/1"
 CONFIG = "config.json"
@@ -165,7 +165,7 @@ class TaskSettings:
         tests = {
             "task": _text(self.task, 100),
             "prompt": _text(self.prompt, 10_000)
-            and self.prompt.count(SPEECH) == 1,
+            and not list(template_faults(self.prompt)),
             "encoder": all(_text(one, 200) for one in named)
             and ("folder" in encoder) != ("source" in encoder),
             "downsampling": _number(self.downsampling, 1, 100, int),

@@ -20,6 +20,7 @@ import speechbrain as sb
 
 from covost2_prepare import find_clips, prepare_covost2
 from speechbrain_ext.audio import read_utterance
+from speechbrain_ext.data_sets import keep_lengths
 from speechbrain_ext.recipe import all_splits, open_experiment, read_manifest
 
 
@@ -54,7 +55,8 @@ def dataio_prepare(hparams, prompt):
     ---------
     hparams : dict
         Keys used: manifest_folder, data_folder, flac_folder, the languages,
-        the three lists of splits, lowercase_targets, resample.
+        the three lists of splits, train_min_seconds, train_max_seconds,
+        lowercase_targets, resample.
     prompt : speechbrain_ext.prompt.Prompt
         Turns a translation into target ids.
 
@@ -94,8 +96,12 @@ def dataio_prepare(hparams, prompt):
             ["id", "sig", "duration", "target", "target_ids"],
         )
 
+    train = dataset(hparams["train_splits"])
+    keep_lengths(
+        train, hparams["train_min_seconds"], hparams["train_max_seconds"]
+    )
     return {
-        "train": dataset(hparams["train_splits"]),
+        "train": train,
         "valid": dataset(hparams["valid_splits"]),
         "test": {split: dataset([split]) for split in hparams["test_splits"]},
     }
