@@ -27,6 +27,7 @@ from speechbrain_ext.blocks import (  # noqa: F401 (part of this module's face)
     removed_layers,
     renumber,
 )
+from speechbrain_ext.saved_lm import with_old_rope
 from speechbrain_ext.weights import (
     fetch_file,
     first_values,
@@ -146,7 +147,8 @@ def pruned_config(config, removed):
             old < config.max_window_layers for old in kept
         )
     config.num_hidden_layers = len(kept)
-    return config
+    # Whoever saves the model writes what transformers 4 reads, too.
+    return with_old_rope(config)
 
 
 def drop_layers(model, removed):
