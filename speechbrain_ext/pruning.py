@@ -15,7 +15,6 @@ import copy
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
     GenerationConfig,
 )
 
@@ -32,6 +31,7 @@ from speechbrain_ext.weights import (
     fetch_file,
     first_values,
     open_weights,
+    source_config,
     weight_files,
 )
 
@@ -245,9 +245,7 @@ def load_pruned(source, removed=None, revision=None, **kwargs):
     >>> lm.config.num_hidden_layers
     2
     """
-    whole = AutoConfig.from_pretrained(
-        source, revision=revision, trust_remote_code=False
-    )
+    whole = source_config(source, revision)
     kept = kept_layers(removed, whole.num_hidden_layers)
     files = weight_files(source, revision)
     depth = whole.num_hidden_layers

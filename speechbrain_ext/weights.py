@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 from safetensors import safe_open
+from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from speechbrain_ext.safetensors_file import ConvertedTensor, read_head
@@ -21,6 +22,21 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
 SAFE = "take a revision with .safetensors files, or save the model as such"
+
+
+def source_config(source, revision=None):
+    """A model's configuration; code that it brings along is never run."""
+    try:
+        return AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{source}: needs code of its own, which is never run: give a "
+            "model of a kind that transformers has (Llama, Qwen2)"
+        ) from error
 
 
 def weight_files(source, revision=None):
@@ -180,18 +196,21 @@ def _open_pickle(path):
             weights_only=True,
         )
     except Exception as error:  # damaged pickles fail in many ways
-        code = re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))
-        if code:
-            raise ValueError(
-                f"{path}: is a pickle that calls {code[1]}, which is not "
-                f"allowed: {SAFE}"
-            ) from error
-        raise ValueError(
-            f"{path}: is damaged or cut short: download it again, or {SAFE}"
-        ) from error
+        raise ValueError(f"{path}: {pickle_fault(error)}") from error
     if not isinstance(weights, dict) or not all(
         isinstance(key, str) and torch.is_tensor(value)
         for key, value in weights.items()
     ):
         raise ValueError(f"{path}: holds more than named tensors: {SAFE}")
     return weights
+
+
+def pickle_fault(error):
+    """What is wrong with a .bin file that torch refuses to load (str).
+
+    torch's own words advise to load it unsafely.
+    """
+    code = re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))
+    if code:
+        return f"is a pickle that calls {code[1]}, which is not allowed: {SAFE}"
+    return f"is damaged or cut short: download it again, or {SAFE}"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from speechbrain_ext import pruning
+from speechbrain_ext.encoder_source import load_config, load_model
 from speechbrain_ext.pruning import Block, drop_layers, load_pruned
 
 WEIGHTS = "model.safetensors"
@@ -152,6 +153,25 @@ def test_a_bin_file_runs_no_code(zipped, legacy):
         load_pruned(str(folder), Block(1, 2))
     assert str(path) in str(seen.value) and "weights_only" not in str(seen)
     assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_an_encoder_runs_no_code(zipped, encoder_folders, tmp_path):
+    source = encoder_folders["wavlm"]
+    folder = Path(shutil.copytree(source, tmp_path / "m"))
+    state = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    state["more"] = Canary(folder / "ran")
+    path = folder / "pytorch_model.bin"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    config = load_config(str(folder), None, "wavlm")
+    with pytest.raises(ValueError, match="calls .*mkdir") as seen:
+        load_model(str(folder), config, torch.float32, None)
+    assert "weights_only" not in str(seen.value)
+    assert not (folder / "ran").exists()
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        load_model(str(folder), config, torch.float32, None)
 
 
 def test_a_bin_file_that_is_none(legacy):
