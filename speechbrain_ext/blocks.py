@@ -243,7 +243,24 @@ def renumber(name, new_index):
 
 
 def layer_and_rest(name):
-    """Layer and name inside it of a tensor; (None, name) outside layers."""
+    """Which layer a tensor belongs to, and its name inside that layer.
+
+    Arguments
+    ---------
+    name : str
+        A tensor's name.
+
+    Returns
+    -------
+    layer : int or None
+        None for a tensor outside the layers.
+    rest : str
+
+    Example
+    -------
+    >>> layer_and_rest("model.layers.9.mlp.up_proj.weight")
+    (9, 'mlp.up_proj.weight')
+    """
     found = LAYER.search(name)
     if found is None:
         return None, name

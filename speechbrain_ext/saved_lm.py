@@ -63,6 +63,22 @@ def with_old_rope(config):
 
     For who calls ``save_pretrained`` on the model itself. What is set in
     ``rope_parameters`` afterwards needs this again.
+
+    Arguments
+    ---------
+    config : transformers.PretrainedConfig
+        Of a causal LM; changed in place.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        The same.
+
+    Example
+    -------
+    >>> from transformers import LlamaConfig
+    >>> with_old_rope(LlamaConfig()).to_dict()["rope_theta"]
+    10000.0
     """
     # Past the class: there, rope_scaling is another name of rope_parameters.
     for key in OLD_ROPE:

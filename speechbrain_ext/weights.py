@@ -25,7 +25,30 @@ SAFE = "take a revision with .safetensors files, or save the model as such"
 
 
 def source_config(source, revision=None):
-    """A model's configuration; code that it brings along is never run."""
+    """A model's configuration; code that it brings along is never run.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read without code of its own.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> source_config(tiny_decoder()).num_hidden_layers
+    4
+    """
     try:
         return AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -171,7 +194,25 @@ def _differs(stored, wanted):
 
 
 def first_values(value, count=8):
-    """The first values of what `open_weights` gives; reads no more."""
+    """The first values of what `open_weights` gives; reads no more.
+
+    Arguments
+    ---------
+    value : object
+        Of a tensor.
+    count : int
+        How many; fewer where the tensor, or its last dimension, is smaller.
+
+    Returns
+    -------
+    torch.Tensor
+        One-dimensional.
+
+    Example
+    -------
+    >>> first_values(torch.arange(12).view(3, 4), 2)
+    tensor([0, 1])
+    """
     if isinstance(value, ConvertedTensor):
         total = value.place.shape
         shape = (min(count, int(torch.Size(total).numel())),)
@@ -206,9 +247,23 @@ def _open_pickle(path):
 
 
 def pickle_fault(error):
-    """What is wrong with a .bin file that torch refuses to load (str).
+    """What is wrong with a .bin file that torch refuses to load.
 
     torch's own words advise to load it unsafely.
+
+    Arguments
+    ---------
+    error : Exception
+        torch's.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> pickle_fault(EOFError())[:25]
+    'is damaged or cut short: '
     """
     code = re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))
     if code:
