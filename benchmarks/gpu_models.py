@@ -133,7 +133,9 @@ def build(name, removed, tier, device):
     torch.manual_seed(0)
     with torch.device(device):
         lm = AutoModelForCausalLM.from_config(
-            pruned_config(config, block), dtype=dtype
+            pruned_config(config, block),
+            dtype=dtype,
+            trust_remote_code=False,
         )
         wavlm = WavLMModel(WavLMConfig(**tier["encoder"])).to(dtype)
         projector = Projector(

@@ -57,7 +57,9 @@ def ours(folder, block):
 
 def peer(folder, block):
     """All layers, then the block is dropped."""
-    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    whole = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    )
     return drop_layers(whole, block)
 
 
@@ -133,7 +135,9 @@ def rows(sizes, tier):
 
 def share_kept(sizes):
     """Share of the whole model's weights that is kept (float)."""
-    whole = AutoModelForCausalLM.from_pretrained(folder_of(sizes))
+    whole = AutoModelForCausalLM.from_pretrained(
+        folder_of(sizes), trust_remote_code=False
+    )
     values = sum(p.numel() for p in whole.parameters())
     return megabytes(sizes) * 2**20 / 4 / values
 

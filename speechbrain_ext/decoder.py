@@ -11,13 +11,14 @@ Authors
 import os
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from speechbrain_ext.argmax import first_best  # noqa: F401
 from speechbrain_ext.greedy import greedy
 from speechbrain_ext.prompt import IGNORE
 from speechbrain_ext.pruning import base_model, kept_layers, load_pruned
 from speechbrain_ext.static_decoding import StaticDecoding, check_static
+from speechbrain_ext.weights import source_config
 
 DTYPES = {
     "float32": torch.float32,
@@ -142,7 +143,9 @@ class Decoder(torch.nn.Module):
             # Only reentrant checkpoints need an input with a gradient; here
             # it would be computed through every layer, for nothing.
             lm.disable_input_require_grads()
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
         kept = kept_layers(removed, whole)
         return cls(lm, tokenizer, source, kept, decode_static)
 
@@ -283,4 +286,4 @@ def decoder_config(source, revision=None):
     4
     """
     check_source(source)
-    return AutoConfig.from_pretrained(source, revision=revision)
+    return source_config(source, revision)

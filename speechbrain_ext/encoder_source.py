@@ -6,6 +6,7 @@ Authors
 """
 
 import logging
+import pickle
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging as hf_logging
+
+from speechbrain_ext.weights import pickle_fault
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +137,10 @@ def load_model(source, config, dtype, revision):
                 trust_remote_code=False,
                 output_loading_info=True,
             )
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"encoder source {source}: its .bin file {pickle_fault(error)}"
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"encoder source {source}: its weights cannot be loaded: {error}"

@@ -77,7 +77,9 @@ def load_prompt(hparams):
     """
     backbone = hparams["backbone"]
     tokenizer = AutoTokenizer.from_pretrained(
-        backbone["source"], revision=backbone.get("revision")
+        backbone["source"],
+        revision=backbone.get("revision"),
+        trust_remote_code=False,
     )
     return Prompt.from_template(
         tokenizer, hparams["prompt"], hparams["chat_template"]

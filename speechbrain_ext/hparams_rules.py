@@ -234,7 +234,10 @@ def load_config(plain, part):
             mend = "has no config.json: give a folder of a Hugging Face model"
             return None, Fault(key, source, mend)
     try:
-        return AutoConfig.from_pretrained(source, **named), None
+        config = AutoConfig.from_pretrained(
+            source, trust_remote_code=False, **named
+        )
+        return config, None
     except Exception as error:  # the hub's and the config's are of many kinds
         why = str(error).strip().split("\n")[0]
         mend = (

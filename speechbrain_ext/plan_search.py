@@ -196,7 +196,7 @@ def _depth_only(backbone):
     """A causal LM without weights, for rules that count its layers."""
     config = decoder_config(backbone["source"], backbone.get("revision"))
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def spread(dataset, most):

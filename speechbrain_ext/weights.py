@@ -6,9 +6,13 @@ Authors
 
 import json
 import os
+import re
+import zipfile
+from dataclasses import replace
 
 import torch
 from safetensors import safe_open
+from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from speechbrain_ext.safetensors_file import ConvertedTensor, read_head
@@ -17,6 +21,45 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
+SAFE = "take a revision with .safetensors files, or save the model as such"
+
+
+def source_config(source, revision=None):
+    """A model's configuration; code that it brings along is never run.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read without code of its own.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> source_config(tiny_decoder()).num_hidden_layers
+    4
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{source}: needs code of its own, which is never run: give a "
+            "model of a kind that transformers has (Llama, Qwen2)"
+        ) from error
 
 
 def weight_files(source, revision=None):
@@ -120,6 +163,11 @@ def open_weights(path, dtype=None):
     list of (str, object)
         The object gives its tensor with ``[...]``.
 
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or a pickle of more than tensors.
+
     Example
     -------
     >>> from speechbrain_ext.tiny_models import tiny_decoder
@@ -128,11 +176,7 @@ def open_weights(path, dtype=None):
     torch.Size([32])
     """
     if not path.endswith(".safetensors"):
-        # Mapped; converted, if need be, by who loads it.
-        weights = torch.load(
-            path, map_location="cpu", mmap=True, weights_only=True
-        )
-        return list(weights.items())
+        return list(_open_pickle(path).items())
     weights = safe_open(path, framework="pt", device="cpu")
     places = read_head(path)
     return [
@@ -147,3 +191,81 @@ def _differs(stored, wanted):
     """Whether a tensor has to be converted."""
     wants = isinstance(wanted, torch.dtype) and wanted.is_floating_point
     return wants and stored.is_floating_point and stored != wanted
+
+
+def first_values(value, count=8):
+    """The first values of what `open_weights` gives; reads no more.
+
+    Arguments
+    ---------
+    value : object
+        Of a tensor.
+    count : int
+        How many; fewer where the tensor, or its last dimension, is smaller.
+
+    Returns
+    -------
+    torch.Tensor
+        One-dimensional.
+
+    Example
+    -------
+    >>> first_values(torch.arange(12).view(3, 4), 2)
+    tensor([0, 1])
+    """
+    if isinstance(value, ConvertedTensor):
+        total = value.place.shape
+        shape = (min(count, int(torch.Size(total).numel())),)
+        return replace(value.place, shape=shape).read(value.dtype)
+    while len(shape := tuple(_shape(value))) > 1:
+        value = value[0]
+    return value[:count] if shape else value[...].reshape(1)
+
+
+def _shape(value):
+    return value.shape if torch.is_tensor(value) else value.get_shape()
+
+
+def _open_pickle(path):
+    """A .bin file's tensors; no code that it may name is run."""
+    try:
+        # Mapped, but for files older than torch 1.6, which cannot be.
+        weights = torch.load(
+            path,
+            map_location="cpu",
+            mmap=zipfile.is_zipfile(path),
+            weights_only=True,
+        )
+    except Exception as error:  # damaged pickles fail in many ways
+        raise ValueError(f"{path}: {pickle_fault(error)}") from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and torch.is_tensor(value)
+        for key, value in weights.items()
+    ):
+        raise ValueError(f"{path}: holds more than named tensors: {SAFE}")
+    return weights
+
+
+def pickle_fault(error):
+    """What is wrong with a .bin file that torch refuses to load.
+
+    torch's own words advise to load it unsafely.
+
+    Arguments
+    ---------
+    error : Exception
+        torch's.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> pickle_fault(EOFError())[:25]
+    'is damaged or cut short: '
+    """
+    code = re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))
+    if code:
+        return f"is a pickle that calls {code[1]}, which is not allowed: {SAFE}"
+    return f"is damaged or cut short: download it again, or {SAFE}"

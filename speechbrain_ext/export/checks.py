@@ -9,6 +9,7 @@ Authors
 """
 
 import os
+from functools import partial
 
 import torch
 from transformers import (
@@ -113,7 +114,7 @@ def check_encoder(folder, inside):
             f"speech encoder: {MADE_FOR}"
         )
     shapes = _shapes(folder, inside)
-    maker = AutoModel.from_config
+    maker = partial(AutoModel.from_config, trust_remote_code=False)
     if config.model_type == "whisper":
         config.decoder_layers = 0
         if config.architectures == ["WhisperEncoder"]:
