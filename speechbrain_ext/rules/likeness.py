@@ -6,6 +6,7 @@ Authors
 
 import torch
 
+from speechbrain_ext.finite import refuse_overflow
 from speechbrain_ext.pruning import base_model
 from speechbrain_ext.redundancy import measure
 from speechbrain_ext.rules.cost import Cost, clock
@@ -110,6 +111,7 @@ def stream_cosines(model, data):
         total_LL += torch.einsum("nid,njd->ij", h_NLD, h_NLD).cpu()
         count += len(h_NLD)
         data.budget.check(Cost(seconds()))
+    refuse_overflow(total_LL, "cosines between layers' streams")
     return total_LL / count, Cost(seconds(), passes)
 
 
