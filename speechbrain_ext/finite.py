@@ -10,8 +10,8 @@ import math
 def refuse_overflow(values, what):
     """Refuse values of which one is NaN or infinite.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     values : iterable of float
         What was measured, in any nesting that has `tolist`, or flat.
     what : str

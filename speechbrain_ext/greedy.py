@@ -96,6 +96,12 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
     return _cut(said_BT, limits_B, stop_ids)
 
 
+def hit_limits(said, limits_B):
+    """Which of `greedy`'s answers ran into their limit (list of bool)."""
+    # An end token is left out: an answer that had one is shorter.
+    return [len(row) >= limit for row, limit in zip(said, limits_B.tolist())]
+
+
 class Steps:
     """A decoder's state between two tokens: cache, mask and positions.
 

@@ -18,6 +18,8 @@ import pytest
 
 from speechbrain_ext import results
 from speechbrain_ext.results import RunResult, SetScore
+from speechbrain_ext.results.comparison import compare_runs
+from speechbrain_ext.set_scores import score_recognition
 
 
 def a_run(**changes):
@@ -192,6 +194,39 @@ def test_a_broken_result_is_named_and_not_read(tmp_path, name):
     found = results.load_runs(tmp_path)
     assert [run.name for run in found.done] == ["mini-both-4"]
     assert [file for file, _ in found.broken] == ["bad/result.json"]
+
+
+def test_a_run_that_was_to_score_nothing_is_done(tmp_path):
+    run = a_run(scores={}, configuration={"test_splits": []})
+    assert results.load_run(run.save(tmp_path)).status == "done"
+
+
+def test_an_older_result_loads(tmp_path):
+    content = dataclasses.asdict(a_run())
+    new = ("language", "normaliser", "hit_limit")
+    for key in new:
+        del content["scores"]["test-clean"][key]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    [score] = results.load_run(tmp_path).scores.values()
+    assert [getattr(score, key) for key in new] == [None] * 3
+    assert str(score) == "WER 2.50 [2.00, 3.10]"
+
+
+def test_runs_scored_as_different_languages_are_not_compared(tmp_path):
+    rows = [
+        {"id": str(i), "reference": "a b c d", "hypothesis": "a b c x"}
+        for i in range(4)
+    ]
+    folders = {}
+    for language in (None, "en", "de"):
+        score, told = score_recognition(rows, language)
+        folders[language] = str(tmp_path / str(language))
+        a_run(scores={"dev": score}).save(folders[language])
+        results.write_hypotheses(folders[language], "dev", told)
+    same = compare_runs(folders[None], folders["en"], samples=10)
+    assert same["sets"]["dev"]["difference"] == 0
+    with pytest.raises(ValueError, match="dev was not scored alike"):
+        compare_runs(folders["en"], folders["de"], samples=10)
 
 
 def test_unfinished_runs_are_kept_apart(tmp_path):
