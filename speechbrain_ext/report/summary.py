@@ -165,6 +165,26 @@ def _record(run, runs):
     return record
 
 
+def at_limit(run):
+    """Answers that ran into their token limit, such as "3 of 80".
+
+    Arguments
+    ---------
+    run : RunResult
+        Any run.
+
+    Returns
+    -------
+    str
+        Over all its sets; empty where it was not counted.
+    """
+    told = [one for one in run.scores.values() if one.hit_limit is not None]
+    if run.status != "done" or not told:
+        return ""
+    hit = sum(one.hit_limit for one in told)
+    return f"{hit} of {sum(one.utterances for one in told)}"
+
+
 def seconds(run):
     """Seconds that a run trained and decoded; None where nothing is known.
 

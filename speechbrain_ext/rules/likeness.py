@@ -45,7 +45,7 @@ def angular(model, data, size):
 
     def make():
         seconds = clock()
-        table = measure(model, data.batches)
+        table = measure(model, data.watched("Angular distances"))
         return table, Cost(seconds(), table.num_layers * data.sequences)
 
     if data.table is None:
@@ -100,7 +100,7 @@ def stream_cosines(model, data):
     data.budget.check(Cost(layer_passes=passes))
     total_LL = torch.zeros(num_layers, num_layers, dtype=torch.float64)
     count = 0
-    for batch in data.batches:
+    for batch in data.watched("Cosines of streams"):
         inputs = model_inputs(model, batch)
         with recorded(model) as streams:
             inner(**inputs, use_cache=False)

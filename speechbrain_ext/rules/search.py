@@ -96,7 +96,8 @@ def candidate_losses(
     passes = search.passes * data.sequences
     data.budget.check(spent + Cost(layer_passes=passes))
     total, targets = 0.0, data.targets
-    for batch in data.batches:
+    what = f"{len(removed)} layers gone, trying {len(candidates)}"
+    for batch in data.watched(what):
         total = total + search.batch_losses(batch)
         data.budget.check(spent + Cost(seconds()))
     losses = (total / targets).tolist()
