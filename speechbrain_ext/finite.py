@@ -21,6 +21,13 @@ def refuse_overflow(values, what):
     ------
     ValueError
         Saying how many, and the mend.
+
+    Example
+    -------
+    >>> refuse_overflow([0.5, float("nan")], "distances")
+    Traceback (most recent call last):
+    ...
+    ValueError: distances: 1 of 2 are not a number. ...
     """
     flat = values.flatten().tolist() if hasattr(values, "flatten") else values
     flat = list(flat)

@@ -493,6 +493,27 @@ def test_each_rule_refuses(key, values):
         assert all(key in str(fault) for fault in faults)
 
 
+def test_a_tokenizer_that_is_not_installed_is_told_before(monkeypatch):
+    from sacrebleu.tokenizers import tokenizer_ja_mecab
+
+    assert speechllm_rules({"target_language": "ja"}) == []
+    monkeypatch.setattr(tokenizer_ja_mecab, "MeCab", None)
+    (fault,) = speechllm_rules({"target_language": "ja"})
+    assert "pip install 'sacrebleu[ja]'" in str(fault)
+    assert speechllm_rules({"target_language": "zh-CN"}) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["language", "source_language", "target_language"]
+)
+def test_a_language_is_told_by_its_code(key):
+    for good in ("de", "pt-BR", "yue", "zh_Hant"):
+        assert speechllm_rules({key: good}) == []
+    for bad in ("german", "d", "de en", "", 3):
+        (fault,) = speechllm_rules({key: bad})
+        assert str(fault).startswith(f"{key}: ")
+
+
 @pytest.mark.parametrize(
     "key, value",
     [

@@ -15,7 +15,14 @@ from speechbrain_ext import report
 from speechbrain_ext.report import curves, summary
 from speechbrain_ext.report.heatmaps import compare_inputs
 from speechbrain_ext.report.tables import limit_lines
-from speechbrain_ext.results import RunResult, SetScore, write_json
+from speechbrain_ext.results import (
+    RunResult,
+    SetScore,
+    write_hypotheses,
+    write_json,
+)
+from speechbrain_ext.results.comparison import compare_runs
+from speechbrain_ext.set_scores import score_recognition
 
 SETS = ("test-clean", "test-other")
 
@@ -79,6 +86,23 @@ def test_scores_of_other_languages_are_no_degradation():
     assert set(summary.degradations(run, base)) == set(SETS)
     base.scores[SETS[0]].language, run.scores[SETS[1]].language = "de", "en"
     assert set(summary.degradations(run, base)) == {SETS[1]}
+
+
+def test_runs_scored_as_different_languages_are_not_compared(tmp_path):
+    rows = [
+        {"id": str(i), "reference": "a b c d", "hypothesis": "a b c x"}
+        for i in range(4)
+    ]
+    folders = {}
+    for language in (None, "en", "de"):
+        score, told = score_recognition(rows, language)
+        folders[language] = str(tmp_path / str(language))
+        RunResult("a", "b", scores={"dev": score}).save(folders[language])
+        write_hypotheses(folders[language], "dev", told)
+    same = compare_runs(folders[None], folders["en"], samples=10)
+    assert same["sets"]["dev"]["difference"] == 0
+    with pytest.raises(ValueError, match="dev was not scored alike"):
+        compare_runs(folders["en"], folders["de"], samples=10)
 
 
 def a_table(kind, gap=0.0, layers=6, model="mini-qwen"):

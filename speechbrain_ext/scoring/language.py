@@ -30,7 +30,27 @@ SPELLING_MAP = Path(__file__).parent.parent / "whisper_english_spelling.json"
 
 
 def base_language(language):
-    """A language's code without its region: zh-CN is zh (str)."""
+    """A language's code without its region.
+
+    Arguments
+    ---------
+    language : str
+        Such as "zh-CN".
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it is no code of a language.
+
+    Example
+    -------
+    >>> base_language("zh-CN")
+    'zh'
+    """
     if not isinstance(language, str) or not CODE.fullmatch(language):
         raise ValueError(
             f"{language!r} is no code of a language: write en, zh-CN or such"
@@ -39,7 +59,23 @@ def base_language(language):
 
 
 def language_of(settings):
-    """The language that a run's settings have it write, "en" if none (str)."""
+    """The language that a run's settings have it write.
+
+    Arguments
+    ---------
+    settings : dict
+        Keys used: target_language, language.
+
+    Returns
+    -------
+    str
+        "en" where they do not tell.
+
+    Example
+    -------
+    >>> language_of({"source_language": "fr", "target_language": "de"})
+    'de'
+    """
     # Runs older than the key were scored as English.
     return settings.get("target_language", settings.get("language", "en"))
 
@@ -61,6 +97,11 @@ def bleu_tokenizer(language=None):
     ------
     ValueError
         If it is no code of a language.
+
+    Example
+    -------
+    >>> bleu_tokenizer("ja"), bleu_tokenizer("de")
+    ('ja-mecab', '13a')
     """
     if language is None:
         return DEFAULT_TOKENIZER
@@ -68,7 +109,22 @@ def bleu_tokenizer(language=None):
 
 
 def check_bleu(language):
-    """Refuse a target language whose tokenizer is not installed."""
+    """Refuse a target language whose tokenizer is not installed.
+
+    Arguments
+    ---------
+    language : str
+        Code of the target language.
+
+    Raises
+    ------
+    ValueError
+        Saying what to install.
+
+    Example
+    -------
+    >>> check_bleu("de")
+    """
     tokenizer = bleu_tokenizer(language)
     if not tokenizer.endswith("-mecab"):
         return
@@ -103,6 +159,11 @@ def normaliser_name(language=None):
     ------
     ValueError
         If it is no code of a language.
+
+    Example
+    -------
+    >>> normaliser_name("en-GB"), normaliser_name("de")
+    ('whisper-english', 'whisper-basic')
     """
     code = "en" if language is None else base_language(language)
     if code == "en":
@@ -112,7 +173,23 @@ def normaliser_name(language=None):
 
 @functools.lru_cache
 def load_normaliser(name):
-    """A normaliser by its name: text to text; built once."""
+    """A normaliser, built once: the English one's tables take a moment.
+
+    Arguments
+    ---------
+    name : str
+        As from `normaliser_name`.
+
+    Returns
+    -------
+    callable
+        Text to text.
+
+    Example
+    -------
+    >>> load_normaliser(CHARACTERS)("你好。")
+    '你 好 '
+    """
     # This submodule of transformers is plain Python: it brings no torch.
     from transformers.models.whisper import english_normalizer as whisper
 
@@ -123,14 +200,46 @@ def load_normaliser(name):
 
 
 def normaliser_of(language=None):
-    """The normaliser of a language: text to text (callable)."""
+    """The normaliser of a language.
+
+    Arguments
+    ---------
+    language : str or None
+        As in `normaliser_name`.
+
+    Returns
+    -------
+    callable
+        Text to text.
+
+    Example
+    -------
+    >>> normaliser_of("de")("Ach, so!").split()
+    ['ach', 'so']
+    """
     return load_normaliser(normaliser_name(language))
 
 
 def form_of(metric, language=None):
-    """What texts are turned into before a metric counts (str).
+    """What texts are turned into before a metric counts.
 
     Two scores can be compared where it is the same.
+
+    Arguments
+    ---------
+    metric : str
+        "WER", "BLEU" or "chrF".
+    language : str or None
+        That of the score; None: as older results were scored.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> form_of("WER"), form_of("BLEU", "ko")
+    ('whisper-english', 'ko-mecab')
     """
     if metric == "WER":
         return normaliser_name(language)
