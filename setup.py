@@ -26,6 +26,9 @@ EXTRAS = {
     "report": ["matplotlib>=3.8"],
     # The small spoken world of `make mini`.
     "mini": ["espeakng-loader>=0.2.4,<0.3", "num2words>=0.5.13,<0.6"],
+    # BLEU into Japanese and Korean, whose words a tokenizer has to find.
+    "ja": ["sacrebleu[ja]>=2.4,<3"],
+    "ko": ["sacrebleu[ko]>=2.4,<3"],
     # Loquacious, which is read straight from its Parquet files.
     "parquet": ["pyarrow>=15"],
     # The whole study as a graph, on one machine or on a cluster.
@@ -41,6 +44,7 @@ EXTRAS = {
         "ruff==0.12.4",
         "yamllint==1.35.1",
         "codespell>=2.3",
+        "sacrebleu[ja,ko]>=2.4,<3",
     ],
 }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from speechbrain_ext.finite import refuse_overflow
 from speechbrain_ext.pruning import Block
 from speechbrain_ext.results import write_json
 
@@ -31,6 +32,11 @@ class RedundancyTable:
     provenance : dict
         Where it comes from: model, encoder, task, input, position.
 
+    Raises
+    ------
+    ValueError
+        If a block's distance is NaN: a NaN would be the smallest.
+
     Example
     -------
     >>> distances = np.array([[0.3, 0.1, 0.2], [0.4, 0.5, np.nan],
@@ -44,6 +50,16 @@ class RedundancyTable:
     errors: np.ndarray
     count: int
     provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for size in range(1, self.num_layers + 1):
+            self._starts(size, self.num_layers - size + 1)
+
+    def _starts(self, size, many):
+        """Distances of the blocks of a size that start first; all numbers."""
+        found = self.distances[size - 1, :many]
+        refuse_overflow(found, f"distances of blocks of {size} layers")
+        return found
 
     @classmethod
     def from_pairs(cls, mean, errors, count, provenance=None):
@@ -94,7 +110,7 @@ class RedundancyTable:
         Raises
         ------
         ValueError
-            If no layer would be left to receive.
+            If no layer would be left to receive, or a distance is NaN.
         """
         if not 1 <= size <= self.num_layers - 1:
             raise ValueError(
@@ -103,7 +119,7 @@ class RedundancyTable:
                 f"choose 1 to {self.num_layers - 1}."
             )
         # A block that ends with the last layer has no receiving layer.
-        starts = self.distances[size - 1, : self.num_layers - size]
+        starts = self._starts(size, self.num_layers - size)
         return Block(int(np.argmin(starts)), int(size))
 
     def path(self):

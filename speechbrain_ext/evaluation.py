@@ -150,7 +150,8 @@ class EvaluationBrain(sb.Brain):
         Returns
         -------
         list of dict
-            id, reference, hypothesis, duration; in the data set's order, on
+            id, reference, hypothesis, duration, and hit_limit: whether the
+            answer ran into its token limit; in the data set's order, on
             every process.
         """
         self.modules.eval()
@@ -164,12 +165,18 @@ class EvaluationBrain(sb.Brain):
             batch = batch.to(self.device)
             with self.evaluation_ctx:
                 x_BSF, tokens_B = self.speech_of(batch)
-                answers = self.model.transcribe(
+                answers = self.model.answers(
                     x_BSF, tokens_B, self.limits(batch)
                 )
             rows += [
-                dict(id=i, reference=ref, hypothesis=hyp, duration=float(d))
-                for i, ref, hyp, d in zip(
+                dict(
+                    id=i,
+                    reference=ref,
+                    hypothesis=hyp,
+                    duration=float(d),
+                    hit_limit=hit,
+                )
+                for i, ref, (hyp, hit), d in zip(
                     batch.id, batch.target, answers, batch.duration
                 )
             ]

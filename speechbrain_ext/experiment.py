@@ -214,6 +214,8 @@ class Experiment:
 
     def evaluate(self, brain, result):
         """Decode and score every test set, saving after each."""
+        if not self.datasets["test"]:
+            print("test_splits is empty: trained, and nothing was scored.")
         for name, dataset in self.datasets["test"].items():
             if name in result.scores:
                 continue

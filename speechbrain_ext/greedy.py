@@ -96,6 +96,29 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
     return _cut(said_BT, limits_B, stop_ids)
 
 
+def hit_limits(said, limits_B):
+    """Which of `greedy`'s answers ran into their limit.
+
+    Arguments
+    ---------
+    said : list of list of int
+        The answers.
+    limits_B : torch.Tensor
+        Most tokens that each might have.
+
+    Returns
+    -------
+    list of bool
+
+    Example
+    -------
+    >>> hit_limits([[5, 6], [7]], torch.tensor([2, 2]))
+    [True, False]
+    """
+    # An end token is left out: an answer that had one is shorter.
+    return [len(row) >= limit for row, limit in zip(said, limits_B.tolist())]
+
+
 class Steps:
     """A decoder's state between two tokens: cache, mask and positions.
 

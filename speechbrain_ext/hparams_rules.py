@@ -9,6 +9,11 @@ import os
 from speechbrain_ext.healing_rules import healing_faults
 from speechbrain_ext.hparams.faults import Fault
 from speechbrain_ext.hparams_values import MISSING, get, is_number, is_whole
+from speechbrain_ext.scoring.language import (
+    base_language,
+    check_bleu,
+    normaliser_name,
+)
 
 CHOICES = {
     "position": ("target", "prompt"),
@@ -56,6 +61,7 @@ TEXTS = (
     "data_folder",
     "path_from",
     "prompt",
+    "language",
     "source_language",
     "target_language",
     "backbone.name",
@@ -90,6 +96,7 @@ def speechllm_rules(plain):
         *number_faults(plain),
         *length_faults(plain),
         *text_faults(plain),
+        *language_faults(plain),
         *schedule_faults(plain),
         *path_faults(plain),
         *backbone_faults(plain),
@@ -159,7 +166,8 @@ def text_faults(plain):
         value = get(plain, key)
         if value is MISSING:
             continue
-        fits = isinstance(value, list) and value
+        # To train and not to evaluate is a wish like others.
+        fits = isinstance(value, list) and (value or key == "test_splits")
         if not (fits and all(isinstance(v, str) and v for v in value)):
             yield Fault(key, value, "write a list, such as [dev-clean]")
         elif len(set(value)) < len(value):
@@ -171,6 +179,23 @@ def text_faults(plain):
 
         for fault, mend in template_faults(prompt):
             yield Fault("prompt", prompt, f"{fault}: {mend}")
+
+
+def language_faults(plain):
+    """Faults of languages that a set cannot be scored as."""
+    for key, check in (
+        ("language", normaliser_name),
+        ("source_language", base_language),
+        ("target_language", check_bleu),
+    ):
+        value = get(plain, key)
+        # text_faults has told of these.
+        if value is MISSING or not (isinstance(value, str) and value):
+            continue
+        try:
+            check(value)
+        except ValueError as error:
+            yield Fault(key, value, str(error))
 
 
 def schedule_faults(plain):

@@ -15,6 +15,7 @@ Authors
 import torch
 
 from speechbrain_ext.encoder import concatenate_frames
+from speechbrain_ext.greedy import hit_limits
 from speechbrain_ext.prompt import assemble
 
 
@@ -203,6 +204,11 @@ class SpeechLLM(torch.nn.Module):
 
     @torch.no_grad()
     def transcribe(self, x_BSF, tokens_B, limits_B):
+        """Greedy decoding; see `answers` (list of str)."""
+        return [text for text, _ in self.answers(x_BSF, tokens_B, limits_B)]
+
+    @torch.no_grad()
+    def answers(self, x_BSF, tokens_B, limits_B):
         """Greedy decoding.
 
         Arguments
@@ -216,8 +222,10 @@ class SpeechLLM(torch.nn.Module):
 
         Returns
         -------
-        list of str
+        list of (str, bool)
+            What is said, and whether it ran into its limit.
         """
         sequence = self.sequence(x_BSF, tokens_B, side="left")
-        answers = self.decoder.greedy(sequence, limits_B)
-        return [self.prompt.decode(answer) for answer in answers]
+        said = self.decoder.greedy(sequence, limits_B)
+        texts = [self.prompt.decode(answer) for answer in said]
+        return list(zip(texts, hit_limits(said, limits_B)))

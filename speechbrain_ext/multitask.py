@@ -14,6 +14,7 @@ import re
 import torch
 
 from speechbrain_ext.adapter_rows import adapter_of_each_row
+from speechbrain_ext.greedy import hit_limits
 from speechbrain_ext.healing.bridge import use_bridges
 from speechbrain_ext.multitask_memory import memory_of, told_memory
 from speechbrain_ext.prompt import assemble
@@ -243,6 +244,11 @@ class MultiTask(torch.nn.Module):
 
     @torch.no_grad()
     def transcribe(self, wavs, names, limits_B):
+        """Greedy texts of a batch; see `answers` (list of str)."""
+        return [text for text, _ in self.answers(wavs, names, limits_B)]
+
+    @torch.no_grad()
+    def answers(self, wavs, names, limits_B):
         """Greedy answers of a batch of different tasks.
 
         Arguments
@@ -254,15 +260,17 @@ class MultiTask(torch.nn.Module):
 
         Returns
         -------
-        list of str
+        list of (str, bool)
+            What is said, and whether it ran into its limit.
         """
         sequence = self.sequence(wavs, names, side="left")
         with self._adapter_of_each_row(names) as on_rows:
-            answers = self.decoder.greedy(sequence, limits_B, on_rows)
-        return [
+            said = self.decoder.greedy(sequence, limits_B, on_rows)
+        texts = [
             self.models[name].prompt.decode(answer)
-            for name, answer in zip(names, answers)
+            for name, answer in zip(names, said)
         ]
+        return list(zip(texts, hit_limits(said, limits_B)))
 
     def _adapter_of_each_row(self, names):
         """Send each row of a batch through its task's adapter and bridges."""

@@ -23,6 +23,7 @@ import contextlib
 import torch
 
 from speechbrain_ext.distance_table import RedundancyTable
+from speechbrain_ext.finite import refuse_overflow
 from speechbrain_ext.pruning import base_model
 
 POSITIONS = ("target", "prompt")
@@ -176,7 +177,7 @@ def measure(
     Raises
     ------
     ValueError
-        If there are no sequences.
+        If there are no sequences, or the states overflow.
 
     Example
     -------
@@ -196,8 +197,12 @@ def measure(
     total = torch.zeros(depth, depth, dtype=torch.float64, device=device)
     squares = torch.zeros_like(total)
     count = torch.zeros((), dtype=torch.float64, device=device)
-    for batch in batches:
+    for place, batch in enumerate(batches):
         distances_BLL = _batch_distances(model, batch, position)
+        if place == 0:
+            # A model overflows on its first words; the table, made at the
+            # end, looks at all. Asking each time would wait for the card.
+            refuse_overflow(distances_BLL, "distances of the first batch")
         total += distances_BLL.sum(dim=0)
         squares += distances_BLL.square().sum(dim=0)
         count += len(distances_BLL)

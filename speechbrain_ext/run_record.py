@@ -17,6 +17,7 @@ from speechbrain_ext.results import (
     load_run,
     versions,
 )
+from speechbrain_ext.scoring.language import form_of, language_of
 from speechbrain_ext.system import read_system
 
 # Settings that move a run elsewhere or evaluate it otherwise, and do not
@@ -31,6 +32,7 @@ NOT_TRAINING = (
     "cache_features",
     "baseline",
     "test_splits",
+    "language",
     "test_batch_size",
     "num_workers",
     "skip_prep",
@@ -144,10 +146,22 @@ def earlier_result(folder, result):
     # those of these settings.
     if before.trainable and (before.steps or 0) < before.configuration["steps"]:
         before.status, before.scores, before.speed = "running", {}, {}
+    _drop_other_language(before, result.configuration)
     # A set that was added to test_splits since is still to be scored.
     if not set(before.scores) >= set(result.configuration["test_splits"]):
         before.status = "running"
     return before
+
+
+def _drop_other_language(before, settings):
+    """Forget scores of sets that were scored as another language."""
+    language = language_of(settings)
+    before.scores = {
+        name: one
+        for name, one in before.scores.items()
+        if name not in settings["test_splits"]
+        or form_of(one.metric, one.language) == form_of(one.metric, language)
+    }
 
 
 def add_speed(speed, seconds, audio_seconds):

@@ -14,19 +14,24 @@ from speechbrain_ext.scoring import (
     chrf,
     chrf_counts,
     chrf_from_sums,
+    normaliser_name,
+    normaliser_of,
     wer_counts,
     wer_from_sums,
     word_errors,
 )
 
 
-def score_recognition(rows):
-    """Word error rate after Whisper's English normaliser.
+def score_recognition(rows, language="en"):
+    """Word error rate after Whisper's normaliser for the set's language.
 
     Arguments
     ---------
     rows : list of dict
-        id, reference, hypothesis of each utterance.
+        id, reference, hypothesis of each utterance; hit_limit where it is
+        known.
+    language : str
+        Code of what is spoken; see `speechbrain_ext.scoring.normaliser_name`.
 
     Returns
     -------
@@ -41,7 +46,11 @@ def score_recognition(rows):
     >>> score_recognition(rows)[0].value
     50.0
     """
-    errors = [word_errors(r["reference"], r["hypothesis"]) for r in rows]
+    normalise = normaliser_of(language)
+    errors = [
+        word_errors(row["reference"], row["hypothesis"], normalise)
+        for row in rows
+    ]
     total = sum(errors, WordErrors())
     interval = _interval(wer_counts(errors), wer_from_sums)
     score = SetScore(
@@ -53,6 +62,9 @@ def score_recognition(rows):
         substitutions=total.substitutions,
         words=total.words,
         utterances=len(rows),
+        language=language,
+        normaliser=normaliser_name(language),
+        hit_limit=_at_limit(rows),
     )
     rows = [
         {**row, "errors": one.errors, "words": one.words}
@@ -61,7 +73,7 @@ def score_recognition(rows):
     return score, rows
 
 
-def score_translation(rows):
+def score_translation(rows, language=None):
     """BLEU, and chrF beside it, as SacreBLEU gives them.
 
     Case and punctuation count; nothing is normalised. A line end within a
@@ -71,7 +83,10 @@ def score_translation(rows):
     Arguments
     ---------
     rows : list of dict
-        id, reference, hypothesis of each utterance.
+        id, reference, hypothesis of each utterance; hit_limit where it is
+        known.
+    language : str or None
+        Code of the target language, which decides BLEU's tokenizer.
 
     Returns
     -------
@@ -100,14 +115,16 @@ def score_translation(rows):
         [row["hypothesis"] for row in rows],
         [row["reference"] for row in rows],
     )
-    first = bleu(*texts)
+    first = bleu(*texts, language)
     second = chrf(*texts)
     score = SetScore(
         metric=first.metric,
         value=first.value,
-        interval=_interval(bleu_counts(*texts), bleu_from_sums),
+        interval=_interval(bleu_counts(*texts, language), bleu_from_sums),
         utterances=len(rows),
         signature=first.signature,
+        language=language,
+        hit_limit=_at_limit(rows),
     )
     score.others[second.metric] = {
         "value": second.value,
@@ -115,6 +132,12 @@ def score_translation(rows):
         "signature": second.signature,
     }
     return score, rows
+
+
+def _at_limit(rows):
+    """Answers that ran into their token limit; None: not counted."""
+    told = [row.get("hit_limit") for row in rows]
+    return None if None in told else sum(told)
 
 
 def _one_line(text):

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_ext.decoder import DTYPES, Decoder, decoder_config
+from speechbrain_ext.finite import refuse_overflow
 from speechbrain_ext.pruning import base_model
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.redundancy import measure
@@ -187,6 +188,11 @@ def perplexity(lm, rows, batch_size=8, progress=False):
     -------
     float
         exp of the mean negative log-likelihood of a token.
+
+    Raises
+    ------
+    ValueError
+        If the loss is no number.
     """
     lm.eval()
     model, device = base_model(lm), lm.lm_head.weight.device
@@ -203,6 +209,7 @@ def perplexity(lm, rows, batch_size=8, progress=False):
                 lm.lm_head(h).float(), labels, reduction="sum"
             ).item()
         count += len(labels_N)
+    refuse_overflow([loss], "loss on the text")
     # A mean loss over 700 has no float for its exp; it is no language either.
     return math.exp(min(loss / count, 700.0))
 

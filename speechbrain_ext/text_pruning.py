@@ -57,7 +57,7 @@ def prune_with_text(
         Show bars.
     rule : str
         One of `speechbrain_ext.rules.RULES`. All but the angular one look at
-        no more than 200 of the rows.
+        no more than 200 of the rows, or as many as they need.
 
     Returns
     -------
@@ -81,10 +81,10 @@ def prune_with_text(
     if rule == DEFAULT:
         table = measure_rows(decoder, measured, batch_size, progress)
     else:
-        measured = few_of(measured)
-    plan = find_rule(rule)(
-        decoder, rows_data(decoder, measured, batch_size, table), size
-    )
+        measured = enough_of(measured, rule, decoder)
+    data = rows_data(decoder, measured, batch_size, table)
+    data.progress = progress
+    plan = find_rule(rule)(decoder, data, size)
     lm = drop_layers(decoder.lm, plan)
     report = {
         "model": plan.model,
@@ -102,20 +102,38 @@ def prune_with_text(
     return report, table
 
 
-def few_of(rows):
-    """No more rows than a search needs, spread over all (list).
+def enough_of(rows, rule, decoder):
+    """No more rows than a rule needs, spread over all.
 
     Arguments
     ---------
-    rows : list
-        All.
+    rows : list of torch.Tensor
+        All, token ids.
+    rule : str
+        One of `speechbrain_ext.rules.RULES`.
+    decoder : speechbrain_ext.decoder.Decoder
+        The causal LM.
+
+    Returns
+    -------
+    list of torch.Tensor
+        About 200; more where their positions are too few for the rule, which
+        itself refuses all of them if they do not suffice.
 
     Example
     -------
-    >>> len(few_of(list(range(500))))
+    >>> rows = [torch.arange(9)] * 500
+    >>> len(enough_of(rows, "even", None))
     167
     """
-    return rows[:: -(-len(rows) // UTTERANCES)]
+    wanted = getattr(find_rule(rule), "positions", None)
+    step = -(-len(rows) // UTTERANCES)
+    some = rows[::step]
+    least = wanted(decoder) if wanted else 0
+    while step > 1 and sum(map(len, some)) < least:
+        step -= 1
+        some = rows[::step]
+    return some
 
 
 def rows_data(decoder, rows, batch_size=8, table=None):

@@ -20,10 +20,11 @@ from conftest import RECIPE
 from exported import make_run, write_wav
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from speechbrain_ext import cli
+from speechbrain_ext import cli, text_pruning
 from speechbrain_ext.distance_table import RedundancyTable
 from speechbrain_ext.inference.results import Piece, Transcript
 from speechbrain_ext.results import load_run, read_utterances
+from speechbrain_ext.rules import RULES, rule
 from speechbrain_ext.scoring import wer
 from speechbrain_ext.subtitles import as_srt, as_vtt
 from speechbrain_ext.terminal import heatmap_lines
@@ -277,6 +278,59 @@ def test_rules_are_compared_as_prune_would_prune(
     assert same["removed"] == pruned["removed"]
     assert same["perplexity"] == pytest.approx(pruned["perplexity_after"])
     assert before == pytest.approx(pruned["perplexity_before"])
+
+
+def test_a_rule_that_lacks_text_is_left_out(capsys, tmp_path, source, text):
+    file = tmp_path / "rules.json"
+    words = ["rules", source, "--text", text, "--layers", 2, "--output", file]
+    code, said, err = speechllm(capsys, *words)
+    assert code == 0
+    report = json.loads(file.read_text())
+    assert set(report["left_out"]) == {"map-run", "map-greedy"}
+    assert {plan["rule"] for plan in report["plans"]} == (
+        set(RULES) - set(report["left_out"])
+    )
+    assert "map-run: left out: " in err and "positions" in err
+    [row] = [line for line in said.split("\n") if "map-run" in line]
+    assert row.endswith(" | — |")
+    # And all that there is to choose is nothing.
+    code, said, err = speechllm(capsys, *words, "--rule", "map-run")
+    assert code == 1 and "no rule could choose" in err and "positions" in err
+
+
+def test_a_rule_takes_as_many_rows_as_it_needs(
+    capsys, tmp_path, source, monkeypatch
+):
+    monkeypatch.setattr(text_pruning, "UTTERANCES", 10)
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(LINES * 10))
+    out = tmp_path / "smaller"
+    words = [source, "--text", path, "--layers", 2]
+    rules = "--rule even --rule map-run".split()
+    code, said, err = speechllm(capsys, "rules", *words, *rules)
+    assert (code, err) == (0, "")
+    [row] = [line for line in said.split("\n") if "map-run" in line]
+    assert 10 < int(re.search(r"\((\d+) rows\)", row)[1]) < 96
+    assert "layers chosen on 10 others" in said and "| even |" in said
+    words += ["--output", out, "--rule", "map-run"]
+    assert speechllm(capsys, "prune", *words)[0] == 0
+
+
+def test_what_a_rule_found_is_told_before_the_next(
+    capsys, tmp_path, source, text, monkeypatch
+):
+    @rule("endless", looks_at_data=False)
+    def endless(model, data, size):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(RULES, "endless", endless)
+    file = tmp_path / "rules.json"
+    words = ["rules", source, "--text", text, "--layers", 2, "--output", file]
+    words += "--rule even --rule endless".split()
+    code, said, _ = speechllm(capsys, *words)
+    assert code == 130 and "| even | " in said
+    [plan] = json.loads(file.read_text())["plans"]
+    assert plan["rule"] == "even"
 
 
 def test_perplexity_is_that_of_the_loss(source):

@@ -390,7 +390,9 @@ def test_every_yaml_loads(name, tmp_path, decoder_folders, encoder_folders):
     )
     assert hparams["task"] == ("AST fr-en" if french else "AST en-de")
     assert hparams["lowercase_targets"] is False
-    assert hparams["score"].__name__ == "score_translation"
+    assert hparams["score"].func.__name__ == "score_translation"
+    language = hparams["target_language"]
+    assert hparams["score"].keywords == {"language": language}
     assert (hparams["prune_layers"] > 0) == ("prune" in name)
     words = hparams["prompt"].lower()
     assert ("to english" in words) == french

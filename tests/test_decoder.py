@@ -98,6 +98,9 @@ def test_each_row_stops_at_its_own_limit(model):
         if end in row:
             row = row[: row.index(end)]
         assert text == row
+    hit = greedy_module.hit_limits(texts, limits)
+    assert hit == [end not in r[:n] for r, n in zip(free, limits.tolist())]
+    assert any(hit)
     nobody = torch.zeros(8, dtype=torch.long)
     assert model.decoder.greedy(left(model), nobody) == [[]] * 8
 

@@ -414,6 +414,7 @@ GOOD = {
     "seed": 1,
     "run_name": "run",
     "train_splits": ["a"],
+    "test_splits": [],
     "downsampling": 5,
     "projector_hidden": None,
     "speech_markers": False,
@@ -460,6 +461,7 @@ def test_the_rules_pass_what_is_good_and_what_is_missing():
         ("downsampling", [0, 1.5, True, "5"]),
         ("projector_hidden", [0, "wide", True]),
         ("train_splits", [[], "a", [1], ["a", "a"]]),
+        ("test_splits", ["a", [1], ["a", "a"], None]),
         ("speech_markers", [0, "no"]),
         ("prompt", ["", "no place", "{speech} {speech}", None]),
         ("prompt", ["{bos}{speech}{bos}", "{speech}{target}."]),
@@ -494,6 +496,27 @@ def test_each_rule_refuses(key, values):
         faults = speechllm_rules({**GOOD, key: value})
         assert faults, f"{key}: {value!r} passed"
         assert all(key in str(fault) for fault in faults)
+
+
+def test_a_tokenizer_that_is_not_installed_is_told_before(monkeypatch):
+    from sacrebleu.tokenizers import tokenizer_ja_mecab
+
+    assert speechllm_rules({"target_language": "ja"}) == []
+    monkeypatch.setattr(tokenizer_ja_mecab, "MeCab", None)
+    (fault,) = speechllm_rules({"target_language": "ja"})
+    assert "pip install 'sacrebleu[ja]'" in str(fault)
+    assert speechllm_rules({"target_language": "zh-CN"}) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["language", "source_language", "target_language"]
+)
+def test_a_language_is_told_by_its_code(key):
+    for good in ("de", "pt-BR", "yue", "zh_Hant"):
+        assert speechllm_rules({key: good}) == []
+    for bad in ("german", "d", "de en", "", 3):
+        (fault,) = speechllm_rules({key: bad})
+        assert str(fault).startswith(f"{key}: ")
 
 
 @pytest.mark.parametrize(

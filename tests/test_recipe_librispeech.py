@@ -114,6 +114,34 @@ def test_the_baseline(study):
     assert "Trained: projector" in study.baseline_output
 
 
+def test_answers_at_their_limit_are_told(study):
+    """The baseline learned next to nothing: its answers do not end."""
+    result = load_run(study.results / "base")
+    for name, score in result.scores.items():
+        file = study.results / "base" / f"hypotheses-{name}.jsonl"
+        rows = read_utterances(file)
+        assert sum(row["hit_limit"] for row in rows) == score.hit_limit
+        assert f"{name}: {score}" in study.baseline_output
+        assert score.normaliser == "whisper-english"
+    assert sum(score.hit_limit for score in result.scores.values()) > 0
+
+
+def test_a_run_may_be_trained_first_and_scored_later(study, capsys):
+    settings = dict(run_name="unscored", steps=2, warmdown_steps=1)
+    trained = study.run(test_splits="[]", **settings)
+    assert (trained.status, trained.scores) == ("done", {})
+    assert "test_splits is empty" in capsys.readouterr().out
+    assert load_run(study.results / "unscored").status == "done"
+    assert study.run(test_splits="[]", **settings).status == "done"
+    scored = study.run(test_splits="[test-clean]", **settings)
+    assert set(scored.scores) == {"test-clean"}
+    assert scored.scores["test-clean"].language == "en"
+    # In another language, its words are other words.
+    again = study.run(test_splits="[test-clean]", language="de", **settings)
+    assert again.scores["test-clean"].normaliser == "whisper-basic"
+    assert again.speed["train_seconds"] == trained.speed["train_seconds"]
+
+
 def test_the_script_that_ran_is_kept_with_the_run(study):
     folder = study.results / "base"
     assert (folder / "train.py").read_text() == (

@@ -247,6 +247,47 @@ def test_a_file_that_is_no_table_is_refused(text, tmp_path):
         RedundancyTable.load(file)
 
 
+def test_a_distance_that_is_no_number_is_refused(tmp_path):
+    holed = [list(row) for row in SMALL]
+    holed[1][2] = float("nan")  # of the one block of this size that may not go
+    for build in (
+        lambda: make_table(holed),
+        lambda: RedundancyTable.from_pairs(*[np.full((4, 4), np.nan)] * 2, 3),
+    ):
+        with pytest.raises(ValueError, match="use bfloat16 or float32"):
+            build()
+    table = make_table(SMALL)
+    table.save(tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    content["distances"][0][1] = None
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="t.json.*use bfloat16 or float32"):
+        RedundancyTable.load(tmp_path / "t.json")
+    # Changed after it was made.
+    table.distances[0, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of 3 are not a number"):
+        table.best(1)
+    with pytest.raises(ValueError, match="use bfloat16 or float32"):
+        table.path()
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_model_that_overflows_is_not_measured(model, rows, batches):
+    """An overflow in the first batch is told then; a later one at the end."""
+    many = []
+
+    def given():
+        for place in range(3):
+            many.append(place)
+            factor = float("nan") if place == batches - 1 else 1.0
+            embeds = model.get_input_embeddings()(rows[0][None])
+            yield {"inputs_embeds": (embeds * factor).detach()}
+
+    with pytest.raises(ValueError, match="use bfloat16 or float32"):
+        measure(model, given())
+    assert len(many) == (1 if batches == 1 else 3)
+
+
 def test_a_table_of_another_model_is_refused(tmp_path):
     file = str(tmp_path / "t.json")
     make_table(SMALL, model="Qwen-small").save(file)

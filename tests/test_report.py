@@ -14,7 +14,15 @@ import pytest
 from speechbrain_ext import report
 from speechbrain_ext.report import curves, summary
 from speechbrain_ext.report.heatmaps import compare_inputs
-from speechbrain_ext.results import RunResult, SetScore, write_json
+from speechbrain_ext.report.tables import limit_lines
+from speechbrain_ext.results import (
+    RunResult,
+    SetScore,
+    write_hypotheses,
+    write_json,
+)
+from speechbrain_ext.results.comparison import compare_runs
+from speechbrain_ext.set_scores import score_recognition
 
 SETS = ("test-clean", "test-other")
 
@@ -56,6 +64,45 @@ def a_study():
         a_run("b4", 2.5, 4, "both"),
         a_run("b6", 3.25, 6, "both"),
     ]
+
+
+def test_answers_at_their_limit_stand_beside_the_scores():
+    runs = [a_run("base", 2.0), a_run("b2", 2.25, 2, "both")]
+    assert "At limit" not in report.markdown_table(runs)  # older results
+    for one, hit in zip(runs[1].scores.values(), (3, 0)):
+        one.utterances, one.hit_limit = 40, hit
+    table = report.markdown_table(runs)
+    header, _, whole, pruned = table.split("\n")[2:6]
+    assert header.split("|")[-2].strip() == "At limit"
+    assert whole.split("|")[-2].strip() == "—"
+    assert pruned.split("|")[-2].strip() == "3 of 80"
+    assert limit_lines(runs) == ["b2, test-clean: 3 of 40"]
+    record = summary.summarise(runs)[1]
+    assert record["scores"]["test-clean"]["hit_limit"] == 3
+
+
+def test_scores_of_other_languages_are_no_degradation():
+    base, run = a_run("base", 2.0), a_run("b2", 2.25, 2, "both")
+    assert set(summary.degradations(run, base)) == set(SETS)
+    base.scores[SETS[0]].language, run.scores[SETS[1]].language = "de", "en"
+    assert set(summary.degradations(run, base)) == {SETS[1]}
+
+
+def test_runs_scored_as_different_languages_are_not_compared(tmp_path):
+    rows = [
+        {"id": str(i), "reference": "a b c d", "hypothesis": "a b c x"}
+        for i in range(4)
+    ]
+    folders = {}
+    for language in (None, "en", "de"):
+        score, told = score_recognition(rows, language)
+        folders[language] = str(tmp_path / str(language))
+        RunResult("a", "b", scores={"dev": score}).save(folders[language])
+        write_hypotheses(folders[language], "dev", told)
+    same = compare_runs(folders[None], folders["en"], samples=10)
+    assert same["sets"]["dev"]["difference"] == 0
+    with pytest.raises(ValueError, match="dev was not scored alike"):
+        compare_runs(folders["en"], folders["de"], samples=10)
 
 
 def a_table(kind, gap=0.0, layers=6, model="mini-qwen"):

@@ -194,6 +194,22 @@ def test_a_broken_result_is_named_and_not_read(tmp_path, name):
     assert [file for file, _ in found.broken] == ["bad/result.json"]
 
 
+def test_a_run_that_was_to_score_nothing_is_done(tmp_path):
+    run = a_run(scores={}, configuration={"test_splits": []})
+    assert results.load_run(run.save(tmp_path)).status == "done"
+
+
+def test_an_older_result_loads(tmp_path):
+    content = dataclasses.asdict(a_run())
+    new = ("language", "normaliser", "hit_limit")
+    for key in new:
+        del content["scores"]["test-clean"][key]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    [score] = results.load_run(tmp_path).scores.values()
+    assert [getattr(score, key) for key in new] == [None] * 3
+    assert str(score) == "WER 2.50 [2.00, 3.10]"
+
+
 def test_unfinished_runs_are_kept_apart(tmp_path):
     a_run().save(tmp_path / "a")
     a_run(name="f", status="failed", error="no memory", scores={}).save(

@@ -387,15 +387,32 @@ def test_a_candidate_that_is_not_there_is_refused(model, data):
         candidate_losses(model, data, [(DEPTH - 1,)])
 
 
-def test_a_loss_that_overflows_is_not_chosen(model, data):
+def test_a_loss_that_is_no_number_is_refused(model, data):
     """Without layer 1 this model's numbers have no end."""
 
     def at_gap(removed, gap):
         factor = float("nan") if gap.start == 1 else 1.0
         return lambda h_BQD: h_BQD * factor
 
-    losses, _ = candidate_losses(model, data, [(1,), (2,)], at_gap=at_gap)
-    assert losses[0] == float("inf") and losses[1] < 100
+    with pytest.raises(ValueError, match="1 of 2 are not a number"):
+        candidate_losses(model, data, [(1,), (2,)], at_gap=at_gap)
+
+
+@pytest.mark.parametrize("name", [n for n in RULES if n not in UNSEARCHED])
+def test_states_that_overflow_are_refused_with_the_mend(folders, name):
+    """Weights that float32 bears and float16 does not, as some models are."""
+    model = AutoModelForCausalLM.from_pretrained(folders["llama"]).eval()
+    with torch.no_grad():
+        for part in ("up_proj", "down_proj"):
+            weight = getattr(model.model.layers[3].mlp, part).weight
+            weight *= 3e4 / weight.abs().max()
+    data = RuleData([make_batch(rows_of([20] * 16))])
+    for dtype in (torch.float32, torch.bfloat16):
+        assert RULES[name](model.to(dtype), data, 2).size == 2
+    half = model.to(torch.float16)
+    assert all(part.isfinite().all() for part in half.parameters())
+    with pytest.raises(ValueError, match="use bfloat16 or float32"):
+        RULES[name](half, data, 2)
 
 
 def test_a_new_rule_is_one_function(model, monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 
 from speechbrain_ext import scoring
 from speechbrain_ext.scoring import WordErrors
+from speechbrain_ext.set_scores import score_recognition, score_translation
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,91 @@ def test_translation_scores_equal_the_command_line(tmp_path, name):
     assert round(found.value, 6) == official["score"]
     assert found.signature == official["signature"]
     assert found.metric.lower() == name
+
+
+ASIAN = {
+    "zh-CN": ("zh", "我昨天在公园里看见了一只狗。", "我昨天在公园看见一只狗。"),
+    "ja": (
+        "ja-mecab",
+        "私は昨日公園で犬を見ました。",
+        "私は昨日公園で犬を見た。",
+    ),
+    "ko": (
+        "ko-mecab",
+        "나는 어제 공원에서 개를 보았다.",
+        "나는 어제 공원에서 개를 봤다.",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", ASIAN)
+def test_bleu_counts_the_words_of_its_language(tmp_path, language):
+    tokenizer, wanted, said = ASIAN[language]
+    for file, line in (("refs", wanted), ("hyps", said)):
+        (tmp_path / file).write_text(line + "\n", "utf-8")
+    command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "refs")]
+    command += ["-i", str(tmp_path / "hyps"), "-w", "6", "-tok", tokenizer]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    official = json.loads(run.stdout)
+    rows = [{"id": "a", "reference": wanted, "hypothesis": said}]
+    score, _ = score_translation(rows, language)
+    assert round(score.value, 6) == official["score"] > 20
+    assert score.signature == official["signature"]
+    assert f"tok:{tokenizer}" in score.signature
+    assert score.language == language
+    # As reports draw it again from the counts of each utterance.
+    counts = scoring.utterance_counts(rows, "BLEU", language)
+    drawn = scoring.STATISTICS["BLEU"](counts)
+    assert drawn[0] == pytest.approx(score.value)
+    # What was said of it before: less, and of Chinese next to nothing.
+    assert scoring.bleu([said], [wanted]).value < official["score"]
+
+
+def test_bleu_into_other_languages_is_as_it_was():
+    for language in ("de", "en", "sv-SE", None):
+        found = scoring.bleu(HYPS, REFS, language)
+        assert found == scoring.bleu(HYPS, REFS)
+        assert "tok:13a" in found.signature
+
+
+SAID = {
+    # The English normaliser would spell "I'll" out, and drop "hum" and "mm".
+    "de": ("Ich hab's: 'ne Farbe, gelb.", "ich hab s ne farbe gelb", 0, 6),
+    "fr": ("Hum, l'été coûte 21 €.", "hum l été coûte 20", 1, 5),
+    "zh": ("我看见了狗。", "我看见狗", 1, 5),
+    "en": ("I'll see the colour, hmm.", "i will see the color", 0, 5),
+}
+
+
+@pytest.mark.parametrize("language", SAID)
+def test_the_normaliser_is_that_of_the_language(language):
+    reference, hypothesis, errors, words = SAID[language]
+    rows = [{"id": "a", "reference": reference, "hypothesis": hypothesis}]
+    score, told = score_recognition(rows, language)
+    assert (told[0]["errors"], score.words) == (errors, words)
+    name = {
+        "en": "whisper-english",
+        "zh": "whisper-basic-characters",
+    }.get(language, "whisper-basic")
+    assert (score.language, score.normaliser) == (language, name)
+    assert f"({language}, {name})" in str(score)
+    counts = scoring.utterance_counts(rows, "WER", language)
+    assert counts.tolist() == [[errors, words]]
+
+
+def test_answers_at_their_limit_are_counted():
+    rows = [
+        {"id": str(i), "reference": "a b", "hypothesis": "a", "hit_limit": hit}
+        for i, hit in enumerate([True, False, True])
+    ]
+    for score in (score_recognition, score_translation):
+        found, told = score(rows)
+        assert found.hit_limit == 2
+        assert str(found).endswith("2 of 3 at token limit")
+        assert [row["hit_limit"] for row in told] == [True, False, True]
+        # As an older hypotheses file has them: not known.
+        old = [{k: v for k, v in r.items() if k != "hit_limit"} for r in rows]
+        assert score(old)[0].hit_limit is None
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])

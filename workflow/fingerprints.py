@@ -45,6 +45,7 @@ def made_of(words, file=None, options=None, everything=False):
     sets = settings.get(EVALUATED) or []
     if everything:
         counted[EVALUATED] = sets
+        counted["language"] = settings.get("language")
     return configuration_hash({"words": words, "settings": counted}), sets
 
 

@@ -4,6 +4,9 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import functools
+import sys
+
 import click
 
 from speechbrain_ext.cli.common import (
@@ -12,6 +15,8 @@ from speechbrain_ext.cli.common import (
     model_options,
     print_json,
     quiet,
+    show_progress,
+    tell,
 )
 from speechbrain_ext.cli.text import load_with_rows, text_options
 
@@ -48,44 +53,66 @@ def rules(model, layers, names, text, output, as_json, **options):
     """Which rule chooses the layers of a causal LM best, from text alone.
 
     Prints the perplexity of every fifth line by layers removed and by rule,
-    without healing; the rules look at the other lines. MODEL is a folder or a
+    without healing; the rules look at the other lines. A rule that needs more
+    text than there is is left out. Each row is printed, and --output written,
+    as soon as its rule is done. MODEL is a folder or a
     hub id, of the Llama or Qwen2 kind.
     """
     quiet()
-    from speechbrain_ext.results import write_json
     from speechbrain_ext.text_lm import load_text_model, read_rows
     from speechbrain_ext.text_rules import compare_rules
 
     decoder, rows = load_with_rows(
         model, text, options, load_text_model, read_rows
     )
-    report = compare_rules(decoder, rows, layers, names, options["batch_size"])
-    if output:
-        write_json(output, report)
+    report = compare_rules(
+        decoder,
+        rows,
+        layers,
+        names,
+        options["batch_size"],
+        show_progress(as_json),
+        functools.partial(_tell, output, as_json),
+    )
     if as_json:
         print_json(report)
-        return
-    click.echo(
+
+
+def _tell(output, as_json, report, name):
+    """Save and print what there is, once a rule is done."""
+    if output:
+        from speechbrain_ext.results import write_json
+
+        write_json(output, report)
+    if name in report["left_out"]:
+        tell(f"{name}: left out: {report['left_out'][name]}")
+    if not as_json:
+        for line in _row(report, name) if name else _head(report):
+            click.echo(line)
+        # A pipe would keep it until the last rule is done.
+        sys.stdout.flush()
+
+
+def _head(report):
+    """The head of a table of perplexities by depth (Markdown)."""
+    yield (
         f"{report['model']}: perplexity on {report['held_out_rows']} rows, "
         f"layers chosen on {report['rows']} others\n"
     )
-    for line in _rules_table(report):
-        click.echo(line)
+    sizes = " | ".join(map(str, report["sizes"]))
+    yield f"| rule | 0 of {report['layers']} | {sizes} |"
+    yield "|---|" + "---|" * (1 + len(report["sizes"]))
 
 
-def _rules_table(report):
-    """Perplexity: a row for each rule, a column for each depth (Markdown)."""
-    plans = {(p["rule"], len(p["removed"])): p for p in report["plans"]}
-    sizes = sorted({size for _, size in plans})
-    names = list(dict.fromkeys(name for name, _ in plans))
-    yield (
-        f"| rule | 0 of {report['layers']} | "
-        + " | ".join(f"{size}" for size in sizes)
-        + " |"
-    )
-    yield "|---|" + "---|" * (1 + len(sizes))
-    whole = report["perplexity_before"]
-    for name in names:
-        cells = [plans[name, size]["perplexity"] for size in sizes]
-        values = " | ".join(f"{one:.2f}" for one in [whole, *cells])
-        yield f"| {name} | {values} |"
+def _row(report, name):
+    """One rule's perplexities; a dash where it could not choose."""
+    plans = [plan for plan in report["plans"] if plan["rule"] == name]
+    by_size = {len(plan["removed"]): plan["perplexity"] for plan in plans}
+    cells = [
+        f"{by_size[size]:.2f}" if size in by_size else "—"
+        for size in report["sizes"]
+    ]
+    if plans and plans[0]["rows"] != report["rows"]:
+        name += f" ({plans[0]['rows']} rows)"
+    whole = f"{report['perplexity_before']:.2f}"
+    yield f"| {name} | " + " | ".join([whole, *cells]) + " |"

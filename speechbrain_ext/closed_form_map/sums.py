@@ -11,6 +11,7 @@ Authors
 import torch
 
 from speechbrain_ext.closed_form_map.linear_map import LinearMap
+from speechbrain_ext.finite import refuse_overflow
 
 # Positions for each value of the width, below which no map is fitted.
 LEAST = 2
@@ -83,7 +84,7 @@ class MapSums:
                 torch.distributed.all_reduce(getattr(self, name))
 
     def check(self, what="positions"):
-        """Refuse too few positions.
+        """Refuse too few positions, and states that are no numbers.
 
         Arguments
         ---------
@@ -93,7 +94,7 @@ class MapSums:
         Raises
         ------
         ValueError
-            With both numbers.
+            With both numbers, or how to keep states from overflowing.
         """
         least, count = LEAST * self.width, int(self.count)
         if count < least:
@@ -102,6 +103,10 @@ class MapSums:
                 f"positions, {LEAST} for each value, and there are {count} "
                 f"({what}): give more data."
             )
+        refuse_overflow(
+            torch.stack([self.xx_DD.sum(), self.xy_DD.sum()]),
+            "sums over the states that a map is fitted on",
+        )
 
     def covariance(self):
         """Covariance of the states, ``[D, D]``; about zero without a bias."""

@@ -175,6 +175,9 @@ def about_run(run):
                 "interval": one.interval,
                 "utterances": one.utterances,
                 "signature": one.signature,
+                "language": one.language,
+                "normaliser": one.normaliser,
+                "hit_limit": one.hit_limit,
             }
             for name, one in result.scores.items()
         },

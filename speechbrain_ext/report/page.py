@@ -23,7 +23,11 @@ from speechbrain_ext.report.figure_one import draw_figure_one
 from speechbrain_ext.report.figure_two import draw_figure_two
 from speechbrain_ext.report.frontier import draw_frontier, frontier_table
 from speechbrain_ext.report.samples import Samples
-from speechbrain_ext.report.tables import table_one, table_two
+from speechbrain_ext.report.tables import (
+    limit_lines,
+    table_one,
+    table_two,
+)
 from speechbrain_ext.report.threshold import (
     next_smaller_table,
     threshold_table,
@@ -117,6 +121,15 @@ class Page:
             Text("BLEU, healed jointly."),
             table_two(self.cells),
         ]
+        lines = limit_lines(self.found.done)
+        if lines:
+            self.parts += [
+                Text(
+                    "Answers that ran into their token limit, and may be cut "
+                    "short:"
+                ),
+                Lines(_first(lines, "sets with such answers")),
+            ]
 
     def _pictures(self):
         cells = self.cells
@@ -198,14 +211,18 @@ class Page:
             if name not in here
         ]
         notes = self.samples.notes if self.samples else []
-        lines += notes[:TOLD]
-        if len(notes) > TOLD:
-            lines.append(f"and {len(notes) - TOLD} more without hypotheses")
+        lines += _first(notes, "without hypotheses")
         self.lacking += lines
         self.parts += [
             Heading("What is missing"),
             Lines(lines) if lines else Text("Nothing."),
         ]
+
+
+def _first(lines, what):
+    """The first lines of many, and how many more there are."""
+    more = len(lines) - TOLD
+    return lines[:TOLD] + [f"and {more} more {what}"] * (more > 0)
 
 
 def planned_runs(folder):

@@ -11,66 +11,15 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import functools
 import zlib
 
 import numpy as np
 
 from speechbrain_ext.results import read_utterances
 from speechbrain_ext.results.rows import LOSSES_FILE
-from speechbrain_ext.scoring import (
-    bleu_counts,
-    bleu_from_sums,
-    chrf_counts,
-    chrf_from_sums,
-    wer_from_sums,
-    word_errors,
-)
+from speechbrain_ext.scoring import STATISTICS, utterance_counts
 
 DRAWS = 1000
-
-
-@functools.lru_cache(maxsize=200_000)
-def _errors(reference, hypothesis):
-    """Most runs say the same of most utterances: align each pair once."""
-    found = word_errors(reference, hypothesis)
-    return found.errors, found.words
-
-
-def utterance_counts(rows, metric):
-    """What a score is summed from, utterance by utterance.
-
-    Arguments
-    ---------
-    rows : list of dict
-        As from `speechbrain_ext.results.read_utterances`.
-    metric : str
-        "WER", "BLEU" or "chrF".
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[U, K]``.
-
-    Example
-    -------
-    >>> rows = [{"id": "a", "reference": "red dog", "hypothesis": "red"}]
-    >>> utterance_counts(rows, "WER")
-    array([[1., 2.]])
-    """
-    if metric == "WER":
-        pairs = [_errors(row["reference"], row["hypothesis"]) for row in rows]
-        return np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
-    texts = [row["hypothesis"] for row in rows]
-    counts = bleu_counts if metric == "BLEU" else chrf_counts
-    return np.asarray(counts(texts, [row["reference"] for row in rows]))
-
-
-STATISTICS = {
-    "WER": wer_from_sums,
-    "BLEU": bleu_from_sums,
-    "chrF": chrf_from_sums,
-}
 
 
 class Samples:
@@ -124,7 +73,9 @@ class Samples:
             rows = self._rows(run, file, f"hypotheses of {name}")
             if rows:
                 ids = tuple(sorted(rows))
-                counts_UK = utterance_counts([rows[i] for i in ids], metric)
+                counts_UK = utterance_counts(
+                    [rows[i] for i in ids], metric, one.language
+                )
                 sums_RK = self._times(ids, name) @ counts_UK
                 value_R[1:] = STATISTICS[metric](sums_RK)
 

@@ -6,7 +6,11 @@ Authors
 
 import dataclasses
 
-from speechbrain_ext.scoring import largest_depth, relative_degradation
+from speechbrain_ext.scoring import (
+    form_of,
+    largest_depth,
+    relative_degradation,
+)
 
 # The paper's order, from least to most healing; others follow by name.
 HEALINGS = ("none", "projector", "decoder", "both")
@@ -86,7 +90,8 @@ def degradations(run, baseline):
     Returns
     -------
     dict of str to dict
-        By set: value, interval. Sets without both scores are left out.
+        By set: value, interval. Sets without both scores, or scored as
+        different languages, are left out.
     """
     if baseline is None or run.status != "done":
         return {}
@@ -94,6 +99,8 @@ def degradations(run, baseline):
     for name, one in run.scores.items():
         base = baseline.scores.get(name)
         if base is None or base.metric != one.metric:
+            continue
+        if _form(base) != _form(one):
             continue
         if one.value is None or not base.value:
             continue
@@ -110,6 +117,10 @@ def degradations(run, baseline):
         ends = ends[::-1] if one.higher_is_better else ends
         found[name] = {"value": value, "interval": ends or None}
     return found
+
+
+def _form(score):
+    return form_of(score.metric, score.language)
 
 
 def summarise(runs):
@@ -152,6 +163,26 @@ def _record(run, runs):
     record["degradation"] = degradations(run, baseline)
     record["seconds"] = seconds(run)
     return record
+
+
+def at_limit(run):
+    """Answers that ran into their token limit, such as "3 of 80".
+
+    Arguments
+    ---------
+    run : RunResult
+        Any run.
+
+    Returns
+    -------
+    str
+        Over all its sets; empty where it was not counted.
+    """
+    told = [one for one in run.scores.values() if one.hit_limit is not None]
+    if run.status != "done" or not told:
+        return ""
+    hit = sum(one.hit_limit for one in told)
+    return f"{hit} of {sum(one.utterances for one in told)}"
 
 
 def seconds(run):

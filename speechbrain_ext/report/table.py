@@ -8,6 +8,7 @@ import itertools
 
 from speechbrain_ext.blocks import ranges
 from speechbrain_ext.report.summary import (
+    at_limit,
     healing_rank,
     order,
     sets_of,
@@ -54,15 +55,20 @@ def _scores_table(runs, sets):
     metric = _metric(runs)
     unit = "WER %" if metric == "WER" else metric
     header = ["Model", "Dropped", "Layers", *sets]
+    note = f"{unit} with its 95 % interval; bold: the best at its depth."
+    limits = any(at_limit(run) for run in runs)
+    if limits:
+        header.append("At limit")
+        note += " At limit: answers that ran into their token limit."
     rows = []
     for _, members in itertools.groupby(runs, key=system):
         members = list(members)
         best = _best(members, sets)
-        rows += [
-            [*_model_cells(run, members), *_score_cells(run, sets, best)]
-            for run in _with_gaps(members)
-        ]
-    note = f"{unit} with its 95 % interval; bold: the best at its depth.\n"
+        for run in _with_gaps(members):
+            cells = [*_model_cells(run, members)]
+            cells += _score_cells(run, sets, best)
+            rows.append([*cells, at_limit(run) or MISSING] if limits else cells)
+    note += "\n"
     return "\n".join([_aligned(header, rows), note])
 
 

@@ -130,6 +130,31 @@ def _rows_of(cells, which, sets):
     return [*rows, ["here", name, share, _layers(depth, layers), *scores]]
 
 
+def limit_lines(runs):
+    """Sets with answers that ran into their token limit, a line each.
+
+    Arguments
+    ---------
+    runs : list of RunResult
+        Finished ones; those that did not count are passed over.
+
+    Returns
+    -------
+    list of str
+        Most such answers first.
+    """
+    found = [
+        (one.hit_limit / one.utterances, f"{run.name}, {name}", one)
+        for run in runs
+        for name, one in run.scores.items()
+        if one.hit_limit
+    ]
+    return [
+        f"{where}: {one.hit_limit} of {one.utterances}"
+        for _, where, one in sorted(found, key=lambda row: (-row[0], row[1]))
+    ]
+
+
 def table_two(cells):
     """Table 2: translation along its own path and along ASR's.
 

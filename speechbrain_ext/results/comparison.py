@@ -9,12 +9,10 @@ import os
 from speechbrain_ext.results.rows import read_utterances
 from speechbrain_ext.results.loading import load_run
 from speechbrain_ext.scoring import (
-    bleu_counts,
-    bleu_from_sums,
+    STATISTICS,
     bootstrap_difference,
-    wer_counts,
-    wer_from_sums,
-    word_errors,
+    form_of,
+    utterance_counts,
 )
 
 
@@ -37,7 +35,8 @@ def compare_runs(a, b, samples=1000):
     Raises
     ------
     ValueError, FileNotFoundError
-        If they have no set in common, or a set's utterances differ.
+        If they have no set in common, a set's utterances differ, or one of
+        the two was scored as another language.
     """
     runs = [load_run(folder) for folder in (a, b)]
     sets = {}
@@ -45,8 +44,9 @@ def compare_runs(a, b, samples=1000):
         other = runs[1].scores.get(name)
         if other is None or other.metric != score.metric:
             continue
-        counts = [_counts(folder, name, score.metric) for folder in (a, b)]
-        from_sums = wer_from_sums if score.metric == "WER" else bleu_from_sums
+        _check_forms(name, (a, score), (b, other))
+        counts = [_counts(folder, name, score) for folder in (a, b)]
+        from_sums = STATISTICS[score.metric]
         found = bootstrap_difference(*counts, from_sums, n=samples)
         sets[name] = {
             "metric": score.metric,
@@ -64,7 +64,18 @@ def compare_runs(a, b, samples=1000):
     return {"a": runs[0].name, "b": runs[1].name, "sets": sets}
 
 
-def _counts(folder, name, metric):
+def _check_forms(name, *scores):
+    """Refuse scores whose texts were made ready in different ways."""
+    forms = [(of, form_of(one.metric, one.language)) for of, one in scores]
+    if len({form for _, form in forms}) > 1:
+        told = ", ".join(f"{of}: {form}" for of, form in forms)
+        raise ValueError(
+            f"{name} was not scored alike ({told}): evaluate both with the "
+            "same language"
+        )
+
+
+def _counts(folder, name, score):
     """Counts of each utterance by its id (dict)."""
     path = os.path.join(folder, f"hypotheses-{name}.jsonl")
     if not os.path.isfile(path):
@@ -73,9 +84,5 @@ def _counts(folder, name, metric):
             "utterance: evaluate the run again"
         )
     rows = read_utterances(path)
-    pairs = [(row["hypothesis"], row["reference"]) for row in rows]
-    if metric == "WER":
-        counts = wer_counts(word_errors(ref, hyp) for hyp, ref in pairs)
-    else:
-        counts = bleu_counts(*map(list, zip(*pairs)))
+    counts = utterance_counts(rows, score.metric, score.language)
     return {row["id"]: one for row, one in zip(rows, counts)}

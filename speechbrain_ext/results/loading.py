@@ -61,8 +61,9 @@ def load_run(folder):
 
 
 def _check_scores(run):
-    """A done run must have scores, and they must be numbers."""
-    if run.status == "done" and not run.scores:
+    """A done run must have the scores that it was to have, as numbers."""
+    wanted = run.configuration.get("test_splits", True)
+    if run.status == "done" and wanted and not run.scores:
         raise ValueError("its status is done, but it has no scores")
     for name, one in run.scores.items():
         for value in [one.value, *(one.interval or [])]:

@@ -37,6 +37,15 @@ class SetScore:
         SacreBLEU's signature; None for WER.
     others : dict of str to dict
         Further metrics of the same set: name to value, interval, signature.
+    language : str or None
+        Code of the language that the texts were scored as; None in results
+        older than this field: English (WER), or 13a (BLEU).
+    normaliser : str or None
+        What texts went through before their words were compared, such as
+        "whisper-english"; None for a translation.
+    hit_limit : int or None
+        Answers that ran into their token limit, so that they may be cut
+        short; None where that was not counted.
 
     Example
     -------
@@ -54,15 +63,22 @@ class SetScore:
     utterances: int | None = None
     signature: str | None = None
     others: dict = field(default_factory=dict)
+    language: str | None = None
+    normaliser: str | None = None
+    hit_limit: int | None = None
 
     def __str__(self):
         """Metric, value and interval, such as "WER 1.58 [1.10, 2.03]"."""
         if self.value is None:
             return f"{self.metric}: none"
-        interval = ""
+        said = f"{self.metric} {self.value:.2f}"
         if self.interval:
-            interval = " [{:.2f}, {:.2f}]".format(*self.interval)
-        return f"{self.metric} {self.value:.2f}{interval}"
+            said += " [{:.2f}, {:.2f}]".format(*self.interval)
+        if self.normaliser and self.language:
+            said += f" ({self.language}, {self.normaliser})"
+        if self.hit_limit is not None:
+            said += f", {self.hit_limit} of {self.utterances} at token limit"
+        return said
 
     @property
     def higher_is_better(self):

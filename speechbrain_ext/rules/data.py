@@ -7,6 +7,7 @@ Authors
 from dataclasses import dataclass, field, replace
 
 import torch
+from tqdm import tqdm
 
 from speechbrain_ext.plans import Plan
 from speechbrain_ext.prompt import IGNORE
@@ -43,6 +44,8 @@ class RuleData:
     memory : dict or None
         Results that plans of several sizes of the same model share; None:
         nothing is kept.
+    progress : bool
+        Show a bar (on stderr) over each pass.
 
     Example
     -------
@@ -58,6 +61,11 @@ class RuleData:
     budget: Budget = Budget()
     seed: int = 0
     memory: dict | None = None
+    progress: bool = False
+
+    def watched(self, what):
+        """The batches, with a bar if one is wanted (iterable of dict)."""
+        return tqdm(self.batches, what, disable=not self.progress, leave=False)
 
     @property
     def sequences(self):

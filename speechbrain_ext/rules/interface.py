@@ -10,7 +10,7 @@ from dataclasses import replace
 from speechbrain_ext.pruning import base_model
 
 
-def rule(name, looks_at_data=True, needs_targets=False):
+def rule(name, looks_at_data=True, needs_targets=False, positions=None):
     """Make a function a rule: its request is checked, its plan named.
 
     Arguments
@@ -21,6 +21,8 @@ def rule(name, looks_at_data=True, needs_targets=False):
         Whether it needs data at all.
     needs_targets : bool
         Whether something has to be predicted.
+    positions : callable or None
+        The decoder to how many positions it needs; stays as an attribute.
 
     Returns
     -------
@@ -48,6 +50,7 @@ def rule(name, looks_at_data=True, needs_targets=False):
                 data.check(needs_targets)
             return replace(choose(model, data, size), rule=name)
 
+        checked.positions = positions
         return checked
 
     return decorate

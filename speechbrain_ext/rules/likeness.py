@@ -6,6 +6,7 @@ Authors
 
 import torch
 
+from speechbrain_ext.finite import refuse_overflow
 from speechbrain_ext.pruning import base_model
 from speechbrain_ext.redundancy import measure
 from speechbrain_ext.rules.cost import Cost, clock
@@ -44,7 +45,7 @@ def angular(model, data, size):
 
     def make():
         seconds = clock()
-        table = measure(model, data.batches)
+        table = measure(model, data.watched("Angular distances"))
         return table, Cost(seconds(), table.num_layers * data.sequences)
 
     if data.table is None:
@@ -99,7 +100,7 @@ def stream_cosines(model, data):
     data.budget.check(Cost(layer_passes=passes))
     total_LL = torch.zeros(num_layers, num_layers, dtype=torch.float64)
     count = 0
-    for batch in data.batches:
+    for batch in data.watched("Cosines of streams"):
         inputs = model_inputs(model, batch)
         with recorded(model) as streams:
             inner(**inputs, use_cache=False)
@@ -110,6 +111,7 @@ def stream_cosines(model, data):
         total_LL += torch.einsum("nid,njd->ij", h_NLD, h_NLD).cpu()
         count += len(h_NLD)
         data.budget.check(Cost(seconds()))
+    refuse_overflow(total_LL, "cosines between layers' streams")
     return total_LL / count, Cost(seconds(), passes)
 
 

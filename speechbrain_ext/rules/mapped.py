@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from speechbrain_ext.blocks import gaps
-from speechbrain_ext.closed_form_map.sums import fit_map
+from speechbrain_ext.closed_form_map.sums import LEAST, fit_map
 from speechbrain_ext.pruning import base_model, causal_lm, drop_layers
 from speechbrain_ext.rules.data import input_of
 from speechbrain_ext.rules.greedy import best_run, one_by_one
@@ -25,7 +25,12 @@ from speechbrain_ext.rules.streams import model_inputs, recorded
 RIDGE = 0.01
 
 
-@rule("map-run", needs_targets=True)
+def _wanted(model):
+    """Positions that two halves need, one of which maps are fitted on."""
+    return 2 * LEAST * causal_lm(model).config.hidden_size
+
+
+@rule("map-run", needs_targets=True, positions=_wanted)
 def map_run(model, data, size):
     """The run of layers that leaves the least loss behind a map.
 
@@ -57,7 +62,7 @@ def map_run(model, data, size):
     return _search(best_run, model, data, size)
 
 
-@rule("map-greedy", needs_targets=True)
+@rule("map-greedy", needs_targets=True, positions=_wanted)
 def map_greedy(model, data, size):
     """One layer after the other, each the one whose loss is least then.
 

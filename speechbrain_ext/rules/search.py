@@ -11,6 +11,7 @@ Authors
 import torch
 
 from speechbrain_ext.blocks import gaps, kept_layers, removed_layers
+from speechbrain_ext.finite import refuse_overflow
 from speechbrain_ext.pruning import base_model, causal_lm, drop_layers
 from speechbrain_ext.rules.cost import Cost, clock
 from speechbrain_ext.rules.streams import model_inputs, recorded, target_loss
@@ -74,7 +75,8 @@ def candidate_losses(
     Raises
     ------
     ValueError
-        If a candidate cannot be removed, or the budget does not suffice.
+        If a candidate cannot be removed, the budget does not suffice, or a
+        loss is no number.
 
     Example
     -------
@@ -94,12 +96,13 @@ def candidate_losses(
     passes = search.passes * data.sequences
     data.budget.check(spent + Cost(layer_passes=passes))
     total, targets = 0.0, data.targets
-    for batch in data.batches:
+    what = f"{len(removed)} layers gone, trying {len(candidates)}"
+    for batch in data.watched(what):
         total = total + search.batch_losses(batch)
         data.budget.check(spent + Cost(seconds()))
-    # A loss that overflowed is no loss to choose.
-    losses = total.nan_to_num(nan=float("inf")) / targets
-    return losses.tolist(), Cost(seconds(), passes)
+    losses = (total / targets).tolist()
+    refuse_overflow(losses, "losses without layers")
+    return losses, Cost(seconds(), passes)
 
 
 class _Search:

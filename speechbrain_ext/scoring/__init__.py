@@ -1,13 +1,14 @@
 """Scores of recognition and translation, and what pruning does to them.
 
 Word error rates are in per cent, taken over a whole set (all errors over all
-reference words), after Whisper's English text normaliser. Translation is
-scored by SacreBLEU. Intervals and comparisons come from resampling utterances.
+reference words), after Whisper's text normaliser for the set's language.
+Translation is scored by SacreBLEU, its tokenizer that of the target language. Intervals and comparisons come from resampling utterances.
 
 Authors
  * The speechbrain_ext authors, 2026
 """
 
+from speechbrain_ext.scoring.counts import STATISTICS, utterance_counts
 from speechbrain_ext.scoring.degradation import (
     largest_depth,
     relative_degradation,
@@ -19,6 +20,12 @@ from speechbrain_ext.scoring.intervals import (
     degradation_from_sums,
     wer_counts,
     wer_from_sums,
+)
+from speechbrain_ext.scoring.language import (
+    check_bleu,
+    form_of,
+    normaliser_name,
+    normaliser_of,
 )
 from speechbrain_ext.scoring.translation import (
     TextScore,
@@ -37,6 +44,7 @@ from speechbrain_ext.scoring.words import (
 )
 
 __all__ = [
+    "STATISTICS",
     "Difference",
     "TextScore",
     "WordErrors",
@@ -45,13 +53,18 @@ __all__ = [
     "bleu_from_sums",
     "bootstrap_difference",
     "bootstrap_interval",
+    "check_bleu",
     "chrf",
     "chrf_counts",
     "chrf_from_sums",
     "degradation_from_sums",
+    "form_of",
     "largest_depth",
     "normalise_english",
+    "normaliser_name",
+    "normaliser_of",
     "relative_degradation",
+    "utterance_counts",
     "wer",
     "wer_counts",
     "wer_from_sums",

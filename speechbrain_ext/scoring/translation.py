@@ -1,8 +1,8 @@
 """Scores of a translation: BLEU and chrF as SacreBLEU computes them.
 
 Case and punctuation stay as they are; the options are SacreBLEU's defaults
-(13a tokenisation, mixed case, one reference), told in the signature that
-stands beside every score. The counts of each sentence are there too, so that
+(mixed case, one reference; BLEU's tokenizer is that of the target language),
+told in the signature that stands beside every score. The counts of each sentence are there too, so that
 a resampled corpus can be scored without looking at its text again.
 
 Authors
@@ -12,6 +12,8 @@ Authors
 from dataclasses import dataclass
 
 import numpy as np
+
+from speechbrain_ext.scoring.language import bleu_tokenizer
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class TextScore:
     signature: str
 
 
-def _metric(name):
+def _metric(name, language=None):
     # Imported when wanted: recognition alone does not need sacrebleu.
     from sacrebleu.metrics import BLEU, CHRF
 
-    return {"BLEU": BLEU, "chrF": CHRF}[name]()
+    if name == "chrF":
+        return CHRF()
+    return BLEU(tokenize=bleu_tokenizer(language))
 
 
 def _check(hyps, refs):
@@ -58,16 +62,16 @@ def _check(hyps, refs):
         raise ValueError("no sentence to score: the lists are empty")
 
 
-def _score(name, hyps, refs):
+def _score(name, hyps, refs, language=None):
     _check(hyps, refs)
-    metric = _metric(name)
+    metric = _metric(name, language)
     value = metric.corpus_score(list(hyps), [list(refs)]).score
     return TextScore(name, float(value), str(metric.get_signature()))
 
 
-def _counts(name, hyps, refs):
+def _counts(name, hyps, refs, language=None):
     _check(hyps, refs)
-    metric = _metric(name)
+    metric = _metric(name, language)
     counts = metric._extract_corpus_statistics(list(hyps), [list(refs)])
     return np.asarray(counts, dtype=np.float64)
 
@@ -81,7 +85,7 @@ def _from_sums(name, sums_RK):
     return np.asarray(scores)
 
 
-def bleu(hyps, refs):
+def bleu(hyps, refs, language=None):
     """BLEU of a corpus.
 
     Arguments
@@ -90,18 +94,20 @@ def bleu(hyps, refs):
         The translations.
     refs : list of str
         The reference of each.
+    language : str or None
+        That of the translations, which decides the tokenizer; None: 13a.
 
     Returns
     -------
     TextScore
-        Equal to ``sacrebleu refs -i hyps -m bleu``.
+        Equal to ``sacrebleu refs -i hyps -m bleu -tok TOKENIZER``.
 
     Example
     -------
     >>> bleu(["Der Hund sieht das Haus."], ["Der Hund sieht das Haus."]).value
     100.00000000000004
     """
-    return _score("BLEU", hyps, refs)
+    return _score("BLEU", hyps, refs, language)
 
 
 def chrf(hyps, refs):
@@ -127,7 +133,7 @@ def chrf(hyps, refs):
     return _score("chrF", hyps, refs)
 
 
-def bleu_counts(hyps, refs):
+def bleu_counts(hyps, refs, language=None):
     """What BLEU counts in each sentence.
 
     Arguments
@@ -136,6 +142,8 @@ def bleu_counts(hyps, refs):
         The translations.
     refs : list of str
         The reference of each.
+    language : str or None
+        As in `bleu`.
 
     Returns
     -------
@@ -148,7 +156,7 @@ def bleu_counts(hyps, refs):
     >>> bleu_counts(["a b"], ["a c"])[0, :3].tolist()
     [2.0, 2.0, 1.0]
     """
-    return _counts("BLEU", hyps, refs)
+    return _counts("BLEU", hyps, refs, language)
 
 
 def bleu_from_sums(sums_RK):

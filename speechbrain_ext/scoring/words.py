@@ -1,35 +1,16 @@
-"""Word error rates, after Whisper's English text normaliser.
+"""Word error rates, after a normaliser; Whisper's English one by default.
 
 Rates are in per cent, taken over a whole set: all errors over all reference
 words.
-
-The normaliser's spelling map, ``whisper_english_spelling.json``, is the file
-``whisper/normalizers/english.json`` of openai-whisper 20250625, unchanged:
-Copyright (c) 2022 OpenAI, MIT licence, whose text is in
-``whisper_english_spelling.LICENSE``. With it nothing has to be downloaded.
 
 Authors
  * The speechbrain_ext authors, 2026
 """
 
-import functools
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-SPELLING_MAP = Path(__file__).parent.parent / "whisper_english_spelling.json"
-
-
-@functools.lru_cache(maxsize=1)
-def _whisper_normaliser():
-    """The normaliser, built once: its number tables take a moment."""
-    # This submodule of transformers is plain Python: it brings no torch.
-    from transformers.models.whisper.english_normalizer import (
-        EnglishTextNormalizer,
-    )
-
-    return EnglishTextNormalizer(json.loads(SPELLING_MAP.read_text("utf-8")))
+from speechbrain_ext.scoring.language import ENGLISH, load_normaliser
 
 
 def normalise_english(text):
@@ -54,7 +35,7 @@ def normalise_english(text):
     >>> normalise_english("Mr. Neil's colour: twenty-one!")
     'mister neil is color 21'
     """
-    return _whisper_normaliser()(text)
+    return load_normaliser(ENGLISH)(text)
 
 
 @dataclass(frozen=True)

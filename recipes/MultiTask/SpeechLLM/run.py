@@ -34,6 +34,8 @@ from speechbrain_ext.multitask_check import (
 )
 from speechbrain_ext.recipe import read_manifest
 from speechbrain_ext.results import write_hypotheses, write_json
+from speechbrain_ext.scoring import check_bleu
+from speechbrain_ext.scoring.language import language_of
 from speechbrain_ext.set_scores import score_recognition, score_translation
 
 SCORES = {"WER": score_recognition, "BLEU": score_translation}
@@ -125,7 +127,7 @@ def decode(tasks, rows, batch_size):
     tasks : MultiTask
         All tasks.
     rows : list of dict
-        From `read_rows`; each gets its ``hypothesis``.
+        From `read_rows`; each gets its ``hypothesis`` and ``hit_limit``.
     batch_size : int
         Rows of a batch.
     """
@@ -135,12 +137,12 @@ def decode(tasks, rows, batch_size):
             limits(tasks.runs[row["task"]].settings, [row["duration"]])
             for row in batch
         ]
-        answers = tasks.transcribe(read_wavs(batch), names, torch.cat(most))
-        for row, answer in zip(batch, answers):
-            row["hypothesis"] = answer
+        answers = tasks.answers(read_wavs(batch), names, torch.cat(most))
+        for row, (text, hit) in zip(batch, answers):
+            row["hypothesis"], row["hit_limit"] = text, hit
 
 
-def score(rows, settings, folder):
+def score(rows, settings, languages, folder):
     """Score each task and write what it said.
 
     Arguments
@@ -149,6 +151,8 @@ def score(rows, settings, folder):
         Decoded.
     settings : dict
         Of each task.
+    languages : dict
+        Of each task's references, by its name.
     folder : str
         Where to.
 
@@ -165,11 +169,12 @@ def score(rows, settings, folder):
                 "reference": row["target"],
                 "hypothesis": row["hypothesis"],
                 "duration": row["duration"],
+                "hit_limit": row["hit_limit"],
             }
             for row in rows
             if row["task"] == name
         ]
-        scores[name], own = SCORES[one["metric"]](own)
+        scores[name], own = SCORES[one["metric"]](own, languages[name])
         write_hypotheses(folder, name, own)
         print(f"{name}: {scores[name]}")
     return scores
@@ -192,6 +197,12 @@ def main(argv):
     device = options.device or sb.utils.distributed.infer_device()
     runs = {name: one["run_folder"] for name, one in settings.items()}
     tasks = MultiTask.from_runs(runs, device)
+    languages = {
+        name: language_of(tasks.runs[name].settings) for name in settings
+    }
+    for name, one in settings.items():
+        if one["metric"] == "BLEU":
+            check_bleu(languages[name])
     memory = tasks.memory()
     print(told_memory(memory))
     rows = []
@@ -201,7 +212,7 @@ def main(argv):
     decode(tasks, rows, options.batch_size)
     seconds = time.monotonic() - began
     os.makedirs(options.output_folder, exist_ok=True)
-    scores = score(rows, settings, options.output_folder)
+    scores = score(rows, settings, languages, options.output_folder)
     checks = {}
     for name in settings if options.check else ():
         own = [row for row in rows if row["task"] == name]
