@@ -14,6 +14,7 @@ import os
 from collections import OrderedDict
 
 from speechbrain_ext.audio import AudioError, read_utterance
+from speechbrain_ext.audio_file import naming
 
 
 def place_of(file, group, row):
@@ -140,7 +141,8 @@ class ParquetAudio:
             If there is no audio.
         """
         file, group, row = split_place(place)
-        content = self._group(file, group)[row]["bytes"].as_py()
+        with naming(place):
+            content = self._group(file, group)[row]["bytes"].as_py()
         if not content:
             raise AudioError(f"{place}: holds no audio: leave it out")
         return content

@@ -10,14 +10,20 @@ import soundfile
 import torch
 from exported import RATE, make_run, speech_like, write_wav
 
-from speechbrain_ext.audio import AudioError, read_utterance, resampler
+from speechbrain_ext.audio import (
+    AudioError,
+    near_rate,
+    read_utterance,
+    resampled,
+    resampler,
+)
 from speechbrain_ext.export import ExportError, export_runs
 from speechbrain_ext.inference import (
     SpeechLLM,
     SpeechLLMInterface,
     running,
 )
-from speechbrain_ext.inference.sound import Sound, near_rate, resampled
+from speechbrain_ext.inference.sound import Sound
 from speechbrain_ext.inference.splitting import pieces
 from speechbrain_ext.inference.streaming import stream_text
 from speechbrain_ext.trained_run import TrainedRun
@@ -94,7 +100,7 @@ def test_formats_rates_and_channels(form, model, tmp_path):
             write_wav(path, 0.8, rate=rate, channels=channels)
             # The same as the recipes' reader gives, sample for sample.
             wav_N = read_utterance(path, resample=True, mix_channels=True)
-            sound = Sound(str(path), path=str(path))
+            sound = Sound(str(path), source=str(path))
             sound.check(RATE)
             ours_N = torch.cat(list(sound.blocks(RATE)))
             assert torch.equal(ours_N, wav_N)
