@@ -175,10 +175,14 @@ class AudioFile:
             self.head, self.size
         ):
             return None
-        # A sample of PCM takes a byte at least; the most that a frame of FLAC
-        # holds are 65535 samples.
-        most = self.size if pcm else self.size * 65535
-        return frames if frames <= most else None
+        if pcm:
+            # "pcm_s16le", "pcm_mulaw".
+            bits = int("".join(filter(str.isdigit, self.codec)) or 8)
+            least = frames * self._sound.codec_context.channels * bits / 8
+        else:
+            # No frame of FLAC holds more.
+            least = frames / 65535
+        return frames if least <= self.size else None
 
     def samples(self, start=0, stop=None):
         """Decode, channels averaged, from ``start`` to before ``stop``.
