@@ -28,7 +28,8 @@ from math import gcd
 import torch
 import torchaudio
 
-from speechbrain_ext.audio_damage import AudioError, no_samples
+from speechbrain_ext import audio_damage
+from speechbrain_ext.audio_damage import AudioError
 from speechbrain_ext.audio_file import AudioFile, AudioInfo
 
 __all__ = [
@@ -197,7 +198,7 @@ def check_format(
     >>> check_format(AudioInfo(1600, 8000, 1), "a.wav", resample=True)
     """
     if info.frames == 0:
-        raise no_samples(name)
+        raise audio_damage.no_samples(name)
     if not RATES[0] <= info.sample_rate <= RATES[1]:
         raise AudioError(
             f"{name}: a rate of {info.sample_rate} Hz cannot be: convert it"

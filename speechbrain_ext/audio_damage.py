@@ -23,7 +23,15 @@ ENDLESS = 0x7FFFF000
 
 
 class AudioError(ValueError):
-    """An utterance that cannot be used; the message names file and mend."""
+    """An utterance that cannot be used; the message names file and mend.
+
+    Example
+    -------
+    >>> raise AudioError("a.flac: empty")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.audio_damage.AudioError: a.flac: empty
+    """
 
 
 def damaged(name, why, mend=AGAIN):

@@ -16,12 +16,7 @@ import soundfile
 import torch
 
 from speechbrain_ext import audio_damage
-from speechbrain_ext.audio_damage import (
-    AudioError,
-    cut_short,
-    damaged,
-    no_samples,
-)
+from speechbrain_ext.audio_damage import AudioError
 
 # Formats that hold sound, and nothing that names other files (HLS, concat).
 FORMATS = (
@@ -52,6 +47,11 @@ class AudioInfo:
         In hertz.
     channels : int
         1 for mono, 2 for stereo.
+
+    Example
+    -------
+    >>> AudioInfo(8000, 16000, 1).seconds
+    0.5
     """
 
     frames: int | None
@@ -82,7 +82,7 @@ def naming(name):
     # PyAV has a class of error for each of FFmpeg's, numpy and the operating
     # system have theirs.
     except Exception as error:
-        raise damaged(name, _reason(error)) from error
+        raise audio_damage.damaged(name, _reason(error)) from error
 
 
 def _reason(error):
@@ -107,6 +107,14 @@ class AudioFile:
     ------
     AudioError
         The file is absent, empty or not audio.
+
+    Example
+    -------
+    >>> path = str(getfixture("tmpdir").join("a.flac"))
+    >>> soundfile.write(path, [0.5] * 1600, 16000)
+    >>> with AudioFile(path, "a.flac") as sound:
+    ...     sound.info.frames, sum(len(wav_N) for wav_N in sound.samples())
+    (1600, 1600)
     """
 
     def __init__(self, source, name):
@@ -248,7 +256,7 @@ class AudioFile:
         if there is None:
             there = sum(len(wav_N) for _, wav_N in self._waves(whole=True))
         if not there and start == 0:
-            return no_samples(self.name)
+            return audio_damage.no_samples(self.name)
         return AudioError(
             f"{self.name}: asked for samples {start} to {stop}, but the file "
             f"has {there}: correct start and stop"
@@ -273,7 +281,7 @@ class AudioFile:
         self._stream.seek(0)
         with soundfile.SoundFile(self._stream) as sound:
             if abs(sound.frames - self.decoded) > MOST_OF_VORBIS:
-                raise damaged(
+                raise audio_damage.damaged(
                     self.name,
                     f"{sound.frames} samples announced, {self.decoded} there",
                     ANEW,
@@ -302,7 +310,9 @@ class AudioFile:
         """Refuse what the decoder hides, and time that is not there."""
         rate = self.info.sample_rate
         if frame.is_corrupt:
-            raise damaged(self.name, f"at {self.decoded / rate:.1f} s")
+            raise audio_damage.damaged(
+                self.name, f"at {self.decoded / rate:.1f} s"
+            )
         if frame.sample_rate != rate:
             raise AudioError(
                 f"{self.name}: its sample rate changes from {rate} to "
@@ -312,7 +322,7 @@ class AudioFile:
             return
         gap = 0 if self._next is None else frame.time - self._next
         if gap > GAP:
-            raise damaged(
+            raise audio_damage.damaged(
                 self.name,
                 f"{gap:.2f} s are missing after {self._next:.1f} s",
                 "if that is as it should be, ffmpeg -i IN -af "
@@ -332,11 +342,11 @@ class AudioFile:
             elif self._container.duration:
                 announced = self._container.duration / av.time_base
         if announced and self.decoded < announced * rate - less:
-            raise cut_short(
+            raise audio_damage.cut_short(
                 self.name, f"{round(announced * rate)} samples", self.decoded
             )
         if announced and less < 1 and self.decoded > announced * rate + less:
-            raise damaged(
+            raise audio_damage.damaged(
                 self.name,
                 f"{round(announced * rate)} samples announced, "
                 f"{self.decoded} there",

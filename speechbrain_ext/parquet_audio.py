@@ -13,8 +13,8 @@ import io
 import os
 from collections import OrderedDict
 
+from speechbrain_ext import audio_file
 from speechbrain_ext.audio import AudioError, read_utterance
-from speechbrain_ext.audio_file import naming
 
 
 def place_of(file, group, row):
@@ -141,7 +141,7 @@ class ParquetAudio:
             If there is no audio.
         """
         file, group, row = split_place(place)
-        with naming(place):
+        with audio_file.naming(place):
             content = self._group(file, group)[row]["bytes"].as_py()
         if not content:
             raise AudioError(f"{place}: holds no audio: leave it out")
