@@ -20,6 +20,7 @@ HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000)}
 HERTZ[0] = (11025, 12000, 8000)
 # What a WAV file says of its size when it came out of a pipe.
 ENDLESS = 0x7FFFF000
+HEAD_ALONE = 100
 
 
 class AudioError(ValueError):
@@ -68,9 +69,9 @@ class PacketCheck:
         self.first = self.last = None
         self.frames = 0
         self.mp3 = sound.codec in MP3 and sound.format == "mp3"
-        endless = sound.format == "wav" and _riff_size(sound.head) is None
+        size = _riff_size(sound.head, sound.size)
         # FFmpeg calls the last packet of a stream of unknown size corrupt.
-        self.may_be_corrupt = endless
+        self.may_be_corrupt = sound.format == "wav" and size is None
 
     def is_sound(self, packet):
         """Whether a packet is to be decoded; refuses a broken one."""
@@ -153,14 +154,16 @@ def riff_is_whole(head, size):
     """Whether a WAV file's head fits its size, or says that it cannot."""
     if head[:4] != b"RIFF":
         return False
-    announced = _riff_size(head)
+    announced = _riff_size(head, size)
     return announced is None or announced <= size
 
 
-def _riff_size(head):
+def _riff_size(head, there):
     """Bytes that a WAV file announces; None: unknown, from a pipe."""
     size = int.from_bytes(head[4:8], "little")
-    return None if size == 0 or size >= ENDLESS else size + 8
+    # Some writers put 0 or the most there, some the size before any sample.
+    before_any = size < HEAD_ALONE < there - 8
+    return None if before_any or size == 0 or size >= ENDLESS else size + 8
 
 
 def _xing_frames(stream, first):

@@ -153,6 +153,26 @@ def test_a_playlist_leads_nowhere(tmp_path):
             read_utterance(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "riff, data",
+    [
+        (0, 0),
+        (36, 0),
+        (0xFFFFFFFF, 0xFFFFFFFF),
+        (0x7FFFF024, 0x7FFFF000),
+        (0x80000023, 0x7FFFFFFF),
+    ],
+)
+def test_a_wav_from_a_pipe_is_read_to_its_end(riff, data):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(1.0, 16000), 16000, format="WAV")
+    content = bytearray(buffer.getvalue())
+    content[4:8] = riff.to_bytes(4, "little")
+    content[40:44] = data.to_bytes(4, "little")
+    assert audio_info(io.BytesIO(content)).frames == 16000
+    assert len(read_utterance(io.BytesIO(content))) == 16000
+
+
 def test_titles_in_latin_1_are_no_fault():
     buffer = io.BytesIO()
     soundfile.write(buffer, noise(1.0, 16000), 16000, format="WAV")

@@ -93,6 +93,20 @@ def test_every_way_to_give_audio(model, tmp_path):
     assert found[0].text == text
 
 
+class Decoder:
+    """As torchcodec's: Hugging Face's data sets of version 4 hold it."""
+
+    sample_rate = RATE
+
+    def __init__(self, data):
+        self.data = data
+
+    def get_all_samples(self):
+        if self.data is None:
+            raise RuntimeError("no stream found")
+        return self
+
+
 class Unseekable(io.BytesIO):
     """As standard input is, where it is a pipe."""
 
@@ -119,6 +133,7 @@ def test_audio_as_other_libraries_hold_it(model, tmp_path):
         (wav_N, float(RATE)),
         (wav_N.astype(np.float64), torch.tensor(RATE)),
         (wav_N.tolist(), RATE),
+        Decoder(torch.tensor(wav_N)[None]),
     ]
     for way in ways:
         assert model.transcribe(way).text == text
@@ -141,6 +156,7 @@ def test_one_bad_waveform_spoils_no_list(model):
         "a rate of 0 Hz": (good[0], 0),
         "is no waveform": (["a", "b"], RATE),
         "open it with mode 'rb'": io.StringIO("text"),
+        "no stream found": Decoder(None),
         "NaN": (np.full(9000, np.nan, np.float32), RATE),
         "cannot be read as audio": {"bytes": b"no audio", "path": "a.mp3"},
     }

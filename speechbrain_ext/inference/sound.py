@@ -96,7 +96,7 @@ def as_sounds(audio):
         A waveform is a tensor or array of floats of shape ``[N]``, or of
         ``[N, C]`` or ``[C, N]`` with fewer channels than samples. A dict is
         Hugging Face's: ``array`` and ``sampling_rate``, or ``bytes`` or
-        ``path``.
+        ``path``; torchcodec's decoder, as newer data sets hold it, will do.
 
     Returns
     -------
@@ -122,7 +122,10 @@ def as_sounds(audio):
 def _is_audio(audio):
     kinds = (str, os.PathLike, Mapping)
     is_file = hasattr(audio, "read") and not hasattr(audio, "shape")
-    return isinstance(audio, kinds) or is_file or _is_waveform(audio)
+    is_decoder = hasattr(audio, "get_all_samples")
+    return (
+        isinstance(audio, kinds) or is_file or is_decoder or _is_waveform(audio)
+    )
 
 
 def _is_waveform(audio):
@@ -144,6 +147,8 @@ def _sound(audio, index):
         return Sound(os.fspath(audio), source=os.fspath(audio))
     if isinstance(audio, Mapping):
         return _from_dict(audio, index)
+    if hasattr(audio, "get_all_samples"):
+        return _from_decoder(audio, f"waveform {index}")
     if hasattr(audio, "read"):
         return _from_file(audio, index)
     if not _is_waveform(audio):
@@ -168,6 +173,16 @@ def _from_dict(audio, index):
         f"audio: item {index} is a dict with {', '.join(map(str, audio))}: "
         "give array and sampling_rate, or bytes, or path"
     )
+
+
+def _from_decoder(decoder, name):
+    """Audio as torchcodec decodes it, for Hugging Face's data sets too."""
+    # Its errors have many classes: none may spoil the rest of a list.
+    try:
+        samples = decoder.get_all_samples()
+    except Exception as error:
+        return Sound(name, fault=f"cannot be read as audio ({error})")
+    return _from_waveform(samples.data, samples.sample_rate, name)
 
 
 def _from_file(file, index):
