@@ -13,6 +13,8 @@ INSTALL = [
     "sacrebleu>=2.4,<3",
     "sentencepiece>=0.2",
     "safetensors>=0.4",
+    # Reads audio; soundfile writes it. Tested: 16.1 and 18.1.
+    "av>=16,<19",
     "soundfile>=0.12",
     "numpy>=1.26",
     "tqdm>=4.60",

@@ -1,13 +1,14 @@
-"""Read the audio of one utterance, and refuse what would spoil a run.
+"""Audio of any kind, as mono samples at the rate that the encoder takes.
 
-A corpus has files that are absent, cut short, silent in the header but full
-of NaN, at another rate, or in stereo. Each of these is told here, with the
-file's name and what mends it, rather than met later as a strange loss.
+`audio_blocks` is what everything reads through: the prepare scripts,
+training, Parquet files and ``speechllm transcribe``. A corpus has files that
+are absent, cut short, silent in the header but full of NaN, at another rate,
+or in stereo. Each of these is told, with the file's name and what mends it,
+rather than met later as a strange loss.
 
-Files are read with soundfile, as SpeechBrain 1.1 does (torchaudio 2.11 has no
-reader of its own). Its ``audio_io.load`` is not used because it turns every
-fault into one RuntimeError and does not notice a file that ends early. WAV,
-FLAC, OGG and MP3 are read.
+Files are read block by block, so that an hour of audio takes no more memory
+than a minute; a block is resampled together with what stands around it, so
+that the blocks joined are what the whole file would give.
 
 Example
 -------
@@ -18,59 +19,42 @@ Example
 16000
 >>> read_utterance(path, stop=400).shape
 torch.Size([400])
-
-Authors
--------
- * The speechbrain_ext authors, 2026
 """
 
 import os
-from dataclasses import dataclass
 from functools import lru_cache
+from math import gcd
 
-import soundfile
 import torch
 import torchaudio
 
+from speechbrain_ext import audio_damage
+from speechbrain_ext.audio_damage import AudioError
+from speechbrain_ext.audio_file import AudioFile, AudioInfo
 
-class AudioError(ValueError):
-    """An utterance that cannot be used; the message names file and mend.
+__all__ = [
+    "AudioError",
+    "AudioInfo",
+    "audio_blocks",
+    "audio_info",
+    "check_format",
+    "read_utterance",
+]
 
-    Example
-    -------
-    >>> raise AudioError("a.flac: empty")
-    Traceback (most recent call last):
-    ...
-    speechbrain_ext.audio.AudioError: a.flac: empty
-    """
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What the head of an audio file says.
-
-    Arguments
-    ---------
-    frames : int
-        Samples per channel.
-    sample_rate : int
-        In hertz.
-    channels : int
-        1 for mono, 2 for stereo.
-    """
-
-    frames: int
-    sample_rate: int
-    channels: int
-
-    @property
-    def seconds(self):
-        """Duration in seconds."""
-        return self.frames / self.sample_rate
+# Whole seconds, so that a block is a whole number of samples at any rate.
+BLOCK_SECONDS = 60
+# Longer than any resampling filter reaches.
+AROUND_SECONDS = 1
+RATES = (100, 768_000)
+MOST_CHANNELS = 64
+# Values of a resampling filter. Rates that share no large divisor would need
+# gigabytes (44,101 to 16,000 Hz: 2.8); they are taken as the next 50 Hz.
+LARGEST_FILTER = 4_000_000
+NEAR = 50
 
 
-def audio_info(path, name=None):
-    """Read only the head of an audio file: quick, whatever its length.
+def audio_info(path, name=None, decode=True):
+    """Length, rate and channels of an audio file.
 
     Arguments
     ---------
@@ -78,6 +62,9 @@ def audio_info(path, name=None):
         The file; an open binary file (audio held in memory) also serves.
     name : str, optional
         What errors call it; by default its path.
+    decode : bool
+        Decode a file whose head does not state its length to the sample
+        (MP3, AAC, Ogg, WebM, streams); otherwise ``frames`` is None then.
 
     Returns
     -------
@@ -87,20 +74,26 @@ def audio_info(path, name=None):
     Raises
     ------
     AudioError
-        The file is absent, empty or not audio.
+        The file is absent, empty or not audio; where it is decoded, also if
+        it is damaged.
 
     Example
     -------
+    >>> import soundfile
     >>> file = str(getfixture("tmpdir").join("a.wav"))
     >>> soundfile.write(file, [0.0] * 1600, 16000)
     >>> audio_info(file).frames
     1600
     """
-    with open_sound(path, name or _name_of(path)) as sound:
-        return AudioInfo(sound.frames, sound.samplerate, sound.channels)
+    with AudioFile(path, name or _name_of(path)) as sound:
+        info = sound.info
+        if info.frames is None and decode:
+            frames = sum(len(wav_N) for wav_N in sound.samples())
+            info = AudioInfo(frames, info.sample_rate, info.channels)
+    return info
 
 
-def read_utterance(
+def audio_blocks(
     path,
     sample_rate=16000,
     start=None,
@@ -109,7 +102,7 @@ def read_utterance(
     mix_channels=False,
     name=None,
 ):
-    """Read an utterance as one float32 waveform.
+    """Mono float32 waveforms ``[N]``, one after the other.
 
     Arguments
     ---------
@@ -127,6 +120,37 @@ def read_utterance(
     name : str, optional
         What errors call it; by default its path.
 
+    Yields
+    ------
+    wav_N : torch.Tensor
+        A minute at a time; samples are nominally in [-1, 1].
+
+    Raises
+    ------
+    AudioError
+        The file is absent, unreadable, cut short, damaged, empty, has NaN or
+        infinite samples, or another rate or more channels than allowed.
+    """
+    name = name or _name_of(path)
+    with AudioFile(path, name) as sound:
+        check_format(sound.info, name, sample_rate, resample, mix_channels)
+        rate = sound.info.sample_rate
+        blocks = _in_blocks(
+            sound.samples(start or 0, stop), BLOCK_SECONDS * rate
+        )
+        yield from at_rate(finite(blocks, name), rate, sample_rate)
+
+
+def read_utterance(path, *args, **options):
+    """Read an utterance as one float32 waveform.
+
+    Arguments
+    ---------
+    path : str, pathlib.Path or binary file
+        The file.
+    *args, **options
+        As `audio_blocks` takes them.
+
     Returns
     -------
     wav_N : torch.Tensor
@@ -135,30 +159,17 @@ def read_utterance(
     Raises
     ------
     AudioError
-        The file is absent, unreadable, cut short, empty, has NaN or
-        infinite samples, or another rate or more channels than allowed.
+        As `audio_blocks` does.
 
     Example
     -------
+    >>> import soundfile
     >>> file = str(getfixture("tmpdir").join("a.wav"))
     >>> soundfile.write(file, [0.5] * 1600, 16000)
     >>> read_utterance(file, start=100).shape
     torch.Size([1500])
     """
-    name = name or _name_of(path)
-    with open_sound(path, name) as sound:
-        _check_format(sound, name, sample_rate, resample, mix_channels)
-        rate = sound.samplerate
-        wav_NC = _read_part(sound, name, start, stop)
-    wav_N = wav_NC.mean(1) if wav_NC.shape[1] > 1 else wav_NC[:, 0]
-    if not torch.isfinite(wav_N).all():
-        raise AudioError(
-            f"{name}: holds NaN or infinite samples: write it again from its "
-            "source, or leave the utterance out"
-        )
-    if rate != sample_rate:
-        wav_N = resampler(rate, sample_rate)(wav_N)
-    return wav_N.contiguous()
+    return torch.cat(list(audio_blocks(path, *args, **options)))
 
 
 def check_format(
@@ -175,7 +186,7 @@ def check_format(
     sample_rate : int
         The rate that the encoder takes, in hertz.
     resample, mix_channels : bool
-        As in `read_utterance`.
+        As in `audio_blocks`.
 
     Raises
     ------
@@ -187,9 +198,10 @@ def check_format(
     >>> check_format(AudioInfo(1600, 8000, 1), "a.wav", resample=True)
     """
     if info.frames == 0:
+        raise audio_damage.no_samples(name)
+    if not RATES[0] <= info.sample_rate <= RATES[1]:
         raise AudioError(
-            f"{name}: has no samples: fetch or convert it again, or leave "
-            "the utterance out"
+            f"{name}: a rate of {info.sample_rate} Hz cannot be: convert it"
         )
     if info.sample_rate != sample_rate and not resample:
         raise AudioError(
@@ -197,6 +209,8 @@ def check_format(
             f"takes {sample_rate} Hz: convert it (ffmpeg -i IN -ar "
             f"{sample_rate} OUT.flac) or set resample: True"
         )
+    if info.channels > MOST_CHANNELS:
+        raise AudioError(f"{name}: {info.channels} channels cannot be speech")
     if info.channels > 1 and not mix_channels:
         raise AudioError(
             f"{name}: {info.channels} channels, but the encoder takes one: "
@@ -205,113 +219,90 @@ def check_format(
         )
 
 
-def _check_format(sound, name, sample_rate, resample, mix_channels):
-    info = AudioInfo(sound.frames, sound.samplerate, sound.channels)
-    check_format(info, name, sample_rate, resample, mix_channels)
-
-
 def _name_of(path):
     if isinstance(path, (str, os.PathLike)):
         return os.fspath(path)
-    return getattr(path, "name", None) or "audio held in memory"
+    name = getattr(path, "name", None)
+    return name if isinstance(name, str) else "audio held in memory"
 
 
-def open_sound(path, name):
-    """Open a sound file, or say in plain words why not.
+def _in_blocks(parts, count):
+    """Waveforms joined and cut anew: ``count`` samples each, but the last."""
+    waiting, held = [], 0
+    for part in parts:
+        waiting.append(part)
+        held += len(part)
+        while held >= count:
+            joined = torch.cat(waiting)
+            yield joined[:count]
+            waiting, held = [joined[count:]], held - count
+    if held:
+        yield torch.cat(waiting)
 
-    Arguments
-    ---------
-    path : str, pathlib.Path or binary file
-        The file.
-    name : str
-        What errors call it.
 
-    Returns
-    -------
-    soundfile.SoundFile
-
-    Raises
-    ------
-    AudioError
-        The file is absent, empty or not audio.
-    """
-    if isinstance(path, (str, os.PathLike)):
-        path = os.fspath(path)
-        if not os.path.isfile(path):
+def finite(blocks, name):
+    """The same waveforms, looked through."""
+    for wav_N in blocks:
+        if not torch.isfinite(wav_N).all():
             raise AudioError(
-                f"{name}: no such audio file: check data_folder, or fetch "
-                "the file again"
+                f"{name}: holds NaN or infinite samples: write it again from "
+                "its source, or leave the utterance out"
             )
-        if os.path.getsize(path) == 0:
-            raise AudioError(f"{name}: is empty (0 bytes): fetch it again")
-    try:
-        return soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(
-            f"{name}: cannot be read as audio ({error}): fetch or convert "
-            "it again"
-        ) from error
+        yield wav_N
 
 
-def _read_part(sound, name, start, stop):
-    """Samples ``start`` to ``stop`` of an open file, float32, [N, C]."""
-    first = 0 if start is None else int(start)
-    last = sound.frames if stop is None else int(stop)
-    if not 0 <= first < last <= sound.frames:
-        raise AudioError(
-            f"{name}: asked for samples {first} to {last}, but the file has "
-            f"{sound.frames}: correct start and stop"
-        )
-    # libsndfile's seek in an MP3 lands elsewhere (tried: it gave silence), so
-    # there the beginning is decoded too, and cut off.
-    skipped = first if sound.format in ("MP3", "MPEG") else 0
-    try:
-        if skipped < first:
-            sound.seek(first)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise _damaged(name, error) from error
-    return read_block(sound, last - first + skipped, name)[skipped:]
+def at_rate(blocks, rate, sample_rate):
+    """Waveforms in blocks of whole seconds, brought to another rate."""
+    if rate == sample_rate:
+        yield from blocks
+    else:
+        yield from resampled(blocks, near_rate(rate, sample_rate), sample_rate)
 
 
-def read_block(sound, count, name):
-    """The next samples of an open sound file.
+def near_rate(rate, sample_rate):
+    """The rate, or the nearest that can be converted in little memory.
 
-    Arguments
-    ---------
-    sound : soundfile.SoundFile
-        The file, where it stands.
-    count : int
-        Samples of each channel.
-    name : str
-        What errors call it.
-
-    Returns
+    Example
     -------
-    torch.Tensor
-        float32, shape ``[N, C]``.
-
-    Raises
-    ------
-    AudioError
-        The file is damaged, or ends before.
+    >>> near_rate(44100, 16000), near_rate(44101, 16000)
+    (44100, 44100)
     """
-    try:
-        samples = sound.read(count, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise _damaged(name, error) from error
-    if len(samples) < count:
-        # libsndfile gives what there is of an MP3 cut short, in silence.
-        raise AudioError(
-            f"{name}: is cut short: {count} samples announced, "
-            f"{len(samples)} there: fetch or convert it again"
+    shared = gcd(rate, sample_rate)
+    if (rate // shared) * (sample_rate // shared) <= LARGEST_FILTER:
+        return rate
+    return max(NEAR, round(rate / NEAR) * NEAR)
+
+
+def resampled(blocks, rate, sample_rate):
+    """What converting a whole waveform at once would give, in blocks."""
+    convert = resampler(rate, sample_rate)
+    # A step after which both rates have a whole number of samples.
+    step = rate // gcd(rate, sample_rate)
+    around = -(-AROUND_SECONDS * rate // step) * step
+    before = torch.zeros(0)
+    waiting = None
+    for block in blocks:
+        if waiting is not None:
+            yield _convert_middle(
+                convert, before, waiting, block[:around], rate, sample_rate
+            )
+            before = waiting[-around:]
+        waiting = block
+    if waiting is not None:
+        nothing = torch.zeros(0)
+        yield _convert_middle(
+            convert, before, waiting, nothing, rate, sample_rate
         )
-    return torch.from_numpy(samples)
 
 
-def _damaged(name, error):
-    return AudioError(
-        f"{name}: is damaged ({error}): fetch or convert it again"
-    )
+def _convert_middle(convert, before, block, after, rate, sample_rate):
+    """Convert a block with its surroundings, and cut these off again."""
+    wav = convert(torch.cat([before, block, after]))
+    first = len(before) * sample_rate // rate
+    if len(after) == 0:
+        return wav[first:]
+    count = len(block) * sample_rate // rate
+    return wav[first : first + count]
 
 
 @lru_cache(maxsize=8)

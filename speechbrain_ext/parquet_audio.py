@@ -13,6 +13,7 @@ import io
 import os
 from collections import OrderedDict
 
+from speechbrain_ext import audio_file
 from speechbrain_ext.audio import AudioError, read_utterance
 
 
@@ -69,7 +70,7 @@ def open_parquet(path):
     >>> open_parquet("nowhere.parquet")
     Traceback (most recent call last):
     ...
-    speechbrain_ext.audio.AudioError: nowhere.parquet...
+    speechbrain_ext.audio_damage.AudioError: nowhere.parquet...
     """
     try:
         # Wanted only by corpora that come so.
@@ -140,7 +141,8 @@ class ParquetAudio:
             If there is no audio.
         """
         file, group, row = split_place(place)
-        content = self._group(file, group)[row]["bytes"].as_py()
+        with audio_file.naming(place):
+            content = self._group(file, group)[row]["bytes"].as_py()
         if not content:
             raise AudioError(f"{place}: holds no audio: leave it out")
         return content

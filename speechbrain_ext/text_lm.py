@@ -85,7 +85,8 @@ def read_rows(path, tokenizer, context=512):
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such text file")
     try:
-        with open(path, encoding="utf-8") as stream:
+        # Rows end at line feeds alone.
+        with open(path, encoding="utf-8-sig", newline="\n") as stream:
             lines = [line.strip() for line in stream if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(

@@ -17,6 +17,7 @@ import recipe_scripts
 import soundfile
 import torch
 from conftest import RECIPE
+from encoded import cases, write_encoded
 from exported import make_run, write_wav
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -116,10 +117,17 @@ def test_a_folder_of_recordings_into_a_folder(capsys, tmp_path, model):
     for index, form in enumerate(("wav", "flac", "mp3", "ogg")):
         write_wav(tmp_path / f"in/{index}.{form}", 0.6, index)
     out = tmp_path / "out"
+    for kind in ("a.m4a", "a.webm", "ogg.oga", "a.sph"):
+        write_encoded(tmp_path / "in" / kind, kind, 1.0)
+    write_encoded(tmp_path / "in" / "no-ending", "a.opus", 1.0)
+    (tmp_path / "in" / "notes.txt").write_text("one two")
+    (tmp_path / "in" / ".hidden").write_text("")
     words = ["transcribe", tmp_path / "in", "--model", model]
-    code, _, _ = speechllm(capsys, *words, "--format", "vtt", "--output", out)
+    code, _, err = speechllm(capsys, *words, "--format", "vtt", "--output", out)
     assert code == 0
-    assert sorted(os.listdir(out)) == ["0.vtt", "1.vtt", "2.vtt", "3.vtt"]
+    stems = ["0", "1", "2", "3", "a.m4a", "a.sph", "a.webm", "no-ending", "ogg"]
+    assert sorted(os.listdir(out)) == [f"{stem}.vtt" for stem in stems]
+    assert f"left out, no audio: {tmp_path}/in/notes.txt\n" in err
     code, _, err = speechllm(capsys, *words, "--format", "srt")
     assert code == 2 and "--output" in err
 
@@ -362,6 +370,17 @@ def test_texts_that_cannot_be(tmp_path, decoder_folders, capsys):
     assert len(rows) > 5 and max(map(len, rows)) == 64
 
 
+def test_lines_end_at_line_feeds_alone(tmp_path, decoder_folders):
+    tokenizer = AutoTokenizer.from_pretrained(decoder_folders["qwen2"])
+    plain, odd = tmp_path / "plain.txt", tmp_path / "odd.txt"
+    plain.write_text("one two\nthree four\n")
+    odd.write_bytes("\ufeffone two\r\nthree four\n".encode())
+    rows = [read_rows(str(path), tokenizer) for path in (plain, odd)]
+    assert all(torch.equal(a, b) for a, b in zip(*rows, strict=True))
+    odd.write_bytes("one\x0ctwo\x85three\u2028four\rfive\n".encode())
+    assert len(read_rows(str(odd), tokenizer)) == 1
+
+
 def test_subtitles():
     long = " ".join(["word"] * 40)
     pieces = [Piece(0.0, 3599.5, "a < b"), Piece(3599.5, 3605.5, long)]
@@ -465,6 +484,18 @@ def test_a_real_llama(capsys, tmp_path):
     assert code == 0
     about = json.loads(out)
     assert 1 < about["perplexity_before"] < about["perplexity_after"]
+
+
+def test_streamed_files_are_transcribed_to_their_end(capsys, model):
+    names = ["talk_vbr_streamed.mp3", "talk_twice.mp3", "talk_streamed.flac"]
+    if not cases(names[0]):
+        pytest.skip("SPEECHLLM_CASES names no folder with them")
+    files = [cases(name) for name in names]
+    words = ["transcribe", *files, "--model", model, "--json"]
+    code, out, _ = speechllm(capsys, *words)
+    assert code == 0
+    lengths = [one["audio_seconds"] for one in json.loads(out)]
+    assert lengths == pytest.approx([15.3, 30.5, 15.2], abs=0.1)
 
 
 @needs_real

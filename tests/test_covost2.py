@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from encoded import write_encoded
 from recipe_scripts import RECIPES, load_script, quick, run_command, train
 
+from speechbrain_ext import audio_file
+from speechbrain_ext.audio import read_utterance
 from speechbrain_ext.data_sets import durations
 from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.hparams_rules import speechllm_rules
@@ -25,6 +28,7 @@ PUBLISHED = ROOT / "tests/published_configs"
 sys.path.insert(0, str(TOP))
 from covost2_prepare import PreparationError, prepare_covost2  # noqa: E402
 
+SECONDS = {}  # of the clips that were written, before they were encoded
 GERMAN = ["Rot, eins!", 'Er sagt "zwei".', "Drei $5 Katzen", "Blau und Grün"]
 
 
@@ -39,7 +43,10 @@ def write_table(path, rows):
 
 
 def write_release(folder, language="en", pair="en_de", sizes=(8, 4, 4)):
-    """A tiny Common Voice release with CoVoST's tables beside its clips."""
+    """A tiny Common Voice release with CoVoST's tables beside its clips.
+
+    The clips are as Common Voice has them: MP3 out of a pipe, with a tag.
+    """
     random = np.random.default_rng(4)
     folder = Path(folder)
     (folder / "clips").mkdir(parents=True)
@@ -49,9 +56,11 @@ def write_release(folder, language="en", pair="en_de", sizes=(8, 4, 4)):
         for index in range(size):
             number += 1
             name = f"common_voice_{language}_{number}.mp3"
-            samples = int(random.uniform(0.4, 0.9) * 48000)
-            wav = 0.1 * random.standard_normal(samples)
-            soundfile.write(str(folder / "clips" / name), wav, 48000)
+            seconds = random.uniform(0.4, 0.9)
+            write_encoded(
+                folder / "clips" / name, "streamed.mp3", seconds, number
+            )
+            SECONDS[name] = seconds
             speaker = f"client{index % 3}"
             german = GERMAN[index % len(GERMAN)]
             rows.append([name, "One red cat.", german, speaker])
@@ -93,8 +102,62 @@ def test_manifest_keeps_case_punctuation_and_dollars(whole, tmp_path):
         "client2",
     }
     for row in rows.values():
-        info = soundfile.info(row["wav"])
-        assert row["duration"] == pytest.approx(info.duration, abs=1e-3)
+        # Whole frames, the encoder's delay among them, and nothing less.
+        more = row["duration"] - SECONDS[Path(row["wav"]).name]
+        assert 0 < more < 0.08
+        wav_N = read_utterance(row["wav"], resample=True)
+        assert row["duration"] == len(wav_N) / 16000
+
+
+@pytest.mark.parametrize("check_audio", ["header", "full"])
+def test_common_voices_clips_are_read_to_their_end(
+    whole, tmp_path, check_audio
+):
+    clip = next((whole / "clips").iterdir())
+    assert clip.read_bytes().startswith(b"ID3")
+    rows = prepared(whole, tmp_path, check_audio=check_audio)
+    for row in rows.values():
+        wav_N = read_utterance(row["wav"], resample=True)
+        assert row["duration"] == pytest.approx(len(wav_N) / 16000, abs=1e-4)
+    flac = prepared(whole, tmp_path / "o", flac_folder=str(tmp_path / "flac"))
+    for key, row in flac.items():
+        assert row["duration"] == pytest.approx(rows[key]["duration"], abs=1e-4)
+
+
+def test_a_bad_clip_is_told_whatever_library_stumbles(
+    release, tmp_path, monkeypatch
+):
+    bad = "common_voice_en_109.mp3"
+    read = audio_file.AudioFile._mono
+
+    def stumble(sound, frame):
+        if bad in sound.name:
+            raise MemoryError("negative dimensions")
+        return read(sound, frame)
+
+    monkeypatch.setattr(audio_file.AudioFile, "_mono", stumble)
+    with pytest.raises(PreparationError, match=f"{bad}.*negative dim"):
+        prepared(release, tmp_path)
+    assert len(prepared(release, tmp_path, skip_bad=True)) == 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_end_at_line_feeds_alone(release, tmp_path, end):
+    lines = [
+        "\ufeffpath\tsentence\ttranslation\tclient_id",
+        "",
+        "common_voice_en_109.mp3\ta\tEins\u2028zwei\x85drei\x0cvier\tc1",
+        "\t\t",
+        "common_voice_en_110.mp3\ta\tFünf\rsechs\tc2",
+        "",
+    ]
+    table = release / "covost_v2.en_de.dev.tsv"
+    table.write_bytes(end.join(lines).encode())
+    found = prepared(release, tmp_path)
+    assert [row["translation"] for row in found.values()] == [
+        "Eins zwei drei vier",
+        "Fünf sechs",
+    ]
 
 
 def test_flac_is_made_once_and_goes_on(whole, tmp_path):

@@ -4,20 +4,28 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import io
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 from exported import RATE, make_run, speech_like, write_wav
 
-from speechbrain_ext.audio import AudioError, read_utterance, resampler
+from speechbrain_ext.audio import (
+    AudioError,
+    near_rate,
+    read_utterance,
+    resampled,
+    resampler,
+)
 from speechbrain_ext.export import ExportError, export_runs
 from speechbrain_ext.inference import (
     SpeechLLM,
     SpeechLLMInterface,
     running,
 )
-from speechbrain_ext.inference.sound import Sound, near_rate, resampled
+from speechbrain_ext.inference.sound import Sound
 from speechbrain_ext.inference.splitting import pieces
 from speechbrain_ext.inference.streaming import stream_text
 from speechbrain_ext.trained_run import TrainedRun
@@ -85,6 +93,84 @@ def test_every_way_to_give_audio(model, tmp_path):
     assert found[0].text == text
 
 
+class Decoder:
+    """As torchcodec's: Hugging Face's data sets of version 4 hold it."""
+
+    sample_rate = RATE
+
+    def __init__(self, data):
+        self.data = data
+
+    def get_all_samples(self):
+        if self.data is None:
+            raise RuntimeError("no stream found")
+        return self
+
+
+class Unseekable(io.BytesIO):
+    """As standard input is, where it is a pipe."""
+
+    def seekable(self):
+        return False
+
+    def seek(self, *_):
+        raise io.UnsupportedOperation("seek")
+
+
+def test_audio_as_other_libraries_hold_it(model, tmp_path):
+    path = write_wav(tmp_path / "a.wav", subtype="FLOAT")
+    wav_N, text = speech_like(1.0), model.transcribe(path).text
+    content = (tmp_path / "a.wav").read_bytes()
+    row = {"path": "a.wav", "array": wav_N, "sampling_rate": np.int64(RATE)}
+    ways = [
+        row,
+        {"path": None, "bytes": content},
+        {"path": path, "bytes": None},
+        io.BytesIO(content),
+        io.BufferedReader(io.BytesIO(content)),
+        (wav_N, np.int32(RATE)),
+        (wav_N, np.float64(RATE)),
+        (wav_N, float(RATE)),
+        (wav_N.astype(np.float64), torch.tensor(RATE)),
+        (wav_N.tolist(), RATE),
+        Decoder(torch.tensor(wav_N)[None]),
+    ]
+    for way in ways:
+        assert model.transcribe(way).text == text
+    with open(path, "rb") as stream:
+        assert model.transcribe(stream).text == text
+        assert model.transcribe([stream, row])[0].text == text
+    assert [one.text for one in model.transcribe(ways)] == [text] * len(ways)
+    assert model.transcribe(row).name == "a.wav"
+    assert model.transcribe(Unseekable(content)).text == text
+
+
+def test_one_bad_waveform_spoils_no_list(model):
+    good = (speech_like(1.0), RATE)
+    text = model.transcribe(good).text
+    bad = {
+        "has no samples": (np.zeros(0, np.float32), RATE),
+        "give them as floats": (np.zeros(99, np.int16), RATE),
+        "has shape": (torch.zeros(2, 2, 2), RATE),
+        "a rate of nan": (good[0], float("nan")),
+        "a rate of 0 Hz": (good[0], 0),
+        "is no waveform": (["a", "b"], RATE),
+        "open it with mode 'rb'": io.StringIO("text"),
+        "no stream found": Decoder(None),
+        "NaN": (np.full(9000, np.nan, np.float32), RATE),
+        "cannot be read as audio": {"bytes": b"no audio", "path": "a.mp3"},
+    }
+    for way in ((np.zeros((0, 2)), RATE), (np.zeros((2, 0)), RATE)):
+        (found,) = model.transcribe([way], on_error="return")
+        assert "has no samples" in str(found)
+    found = model.transcribe([good, *bad.values(), good], on_error="return")
+    assert found[0].text == found[-1].text == text
+    for words, error in zip(bad, found[1:-1], strict=True):
+        assert isinstance(error, AudioError) and words in str(error)
+    with pytest.raises(AudioError, match="waveform 1: has no samples"):
+        model.transcribe([good, bad["has no samples"]])
+
+
 @pytest.mark.parametrize("form", ["wav", "flac", "mp3", "ogg"])
 def test_formats_rates_and_channels(form, model, tmp_path):
     rates = (16000, 44100, 8000) if form != "ogg" else (16000, 48000, 8000)
@@ -94,7 +180,7 @@ def test_formats_rates_and_channels(form, model, tmp_path):
             write_wav(path, 0.8, rate=rate, channels=channels)
             # The same as the recipes' reader gives, sample for sample.
             wav_N = read_utterance(path, resample=True, mix_channels=True)
-            sound = Sound(str(path), path=str(path))
+            sound = Sound(str(path), source=str(path))
             sound.check(RATE)
             ours_N = torch.cat(list(sound.blocks(RATE)))
             assert torch.equal(ours_N, wav_N)
@@ -206,6 +292,10 @@ def test_what_is_no_audio(model):
         model.transcribe([speech_like(1.0)])
     with pytest.raises(AudioError, match="give them as floats"):
         model.transcribe((torch.zeros(100, dtype=torch.int16), RATE))
+    with pytest.raises(TypeError, match="give array and sampling_rate"):
+        model.transcribe({"sampling_rate": 16000})
+    with pytest.raises(AudioError, match="rate of 16000.5 Hz"):
+        model.transcribe((speech_like(1.0), 16000.5))
     with pytest.raises(AudioError, match="rate of 5 Hz"):
         model.transcribe((speech_like(1.0), 5))
     with pytest.raises(ValueError, match="task: 'x' is not in this model"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from encoded import write_encoded
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_ext.preparation import Split, Utterance
@@ -245,6 +246,30 @@ def test_an_id_in_two_splits(corpus, tmp_path):
         prepare(str(corpus), str(out), ["dev-clean", "ood"])
     prepare(str(corpus), str(out), ["dev-clean", "ood"], skip_bad=True)
     assert [row["ID"] for row in rows(out, "dev-clean")] == ["90-7-0000"]
+
+
+def test_a_transcript_ends_at_a_line_feed_alone(tmp_path):
+    folder = add(tmp_path / "data", "ood", 91, ["A", "B"])
+    text = "\ufeff91-7-0000 ONE\x85TWO\u2028THREE\x0cFOUR\rFIVE\r\n"
+    text += "91-7-0001 SIX\n"
+    (folder / "91-7.trans.txt").write_bytes(text.encode())
+    prepare(str(tmp_path / "data"), str(tmp_path / "out"), ["ood"])
+    found = [row["wrd"] for row in rows(tmp_path / "out", "ood")]
+    assert found == ["ONE TWO THREE FOUR FIVE", "SIX"]
+
+
+@pytest.mark.parametrize("check_audio", ["header", "full"])
+def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path, check_audio):
+    folder = add(tmp_path / "data", "ood", 91, ["A", "B"])
+    write_encoded(folder / "91-7-0000.flac", "streamed.flac", 1.5)
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    prepare(data, str(out), ["ood"], check_audio=check_audio)
+    assert [row["duration"] for row in rows(out, "ood")] == ["1.5", "0.501"]
+    cut = folder / "91-7-0000.flac"
+    cut.write_bytes(cut.read_bytes()[:20000])
+    options = {"check_audio": check_audio, "skip_bad": True}
+    prepare(data, str(out), ["ood"], **options)
+    assert [row["ID"] for row in rows(out, "ood")] == ["91-7-0001"]
 
 
 def test_real_recordings(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from encoded import Pipe, encode, noise
 from recipe_scripts import (
     RECIPES,
     load_script,
@@ -189,6 +190,43 @@ def test_faults_are_named_or_left_out(tmp_path, fault):
     options = {"check_audio": "full", "skip_bad": True}
     left = 1 if "duplicate" in fault else 2
     assert len(index(tmp_path / "set", out, "dev", **options)) == left
+
+
+@pytest.mark.parametrize("check_audio", ["header", "full"])
+def test_an_estimate_does_not_replace_the_tables_duration(
+    tmp_path, check_audio
+):
+    rows = some_rows("dev", 2)
+    target = Pipe()
+    encode(target, noise(1.0, 16000), 16000, "mp3", "libmp3lame")
+    rows[0]["wav"] = {"bytes": bytes(target.content), "path": "a.mp3"}
+    rows[0]["duration"] = 1.0
+    rows[1]["duration"] = 77.0
+    write_rows(tmp_path / "set/dev/a.parquet", rows)
+    found = index(tmp_path / "set", tmp_path, "dev", check_audio=check_audio)
+    if check_audio == "header":
+        assert found["dev-0"]["duration"] == 1.0
+    else:
+        wav_N = ParquetAudio().read(found["dev-0"]["wav"])
+        assert found["dev-0"]["duration"] == len(wav_N) / 16000 > 1.0
+    # What the audio itself states is true.
+    assert found["dev-1"]["duration"] < 1
+
+
+def test_damaged_rows_are_named_or_left_out(tmp_path):
+    file = tmp_path / "set/dev/a.parquet"
+    write_rows(file, some_rows("dev", 6))
+    content = bytearray(file.read_bytes())
+    meta = pq.ParquetFile(file).metadata.row_group(0)
+    start = meta.column(0).dictionary_page_offset or 4
+    content[start : start + 40] = b"\xff" * 40
+    file.write_bytes(content)
+    with pytest.raises(PreparationError, match="a.parquet, row group 0"):
+        index(tmp_path / "set", tmp_path, "dev")
+    rows = index(tmp_path / "set", tmp_path, "dev", skip_bad=True)
+    assert list(rows) == ["dev-3", "dev-4", "dev-5"]
+    with pytest.raises(AudioError, match="a.parquet#7:0"):
+        ParquetAudio().read(f"{file}#7:0")
 
 
 def test_wrong_folders_and_files(whole, tmp_path):

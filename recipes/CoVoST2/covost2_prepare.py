@@ -40,7 +40,7 @@ from speechbrain_ext.preparation import (
 
 logger = get_logger(__name__)
 WHERE = "https://github.com/facebookresearch/covost"
-VERSION = 2
+VERSION = 3
 TSV_COLUMNS = ["path", "sentence", "translation", "client_id"]
 COLUMNS = ["wav", "spk_id", "sentence", "translation"]
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z]{2})?")
@@ -93,7 +93,7 @@ def prepare_covost2(
         instead of stopping.
     check_audio : str
         "full" decodes each clip, which alone finds broken ones; "header"
-        reads its head.
+        only those whose head does not state a length, as no MP3 does.
     threads : int
         Clips read at a time.
 

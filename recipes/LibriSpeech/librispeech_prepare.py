@@ -38,8 +38,9 @@ from speechbrain_ext.preparation import (
 
 logger = get_logger(__name__)
 WHERE = "http://www.openslr.org/12"
-VERSION = 2
+VERSION = 3
 COLUMNS = ["wav", "spk_id", "wrd"]
+SAMPLE_RATE = 16000
 MEND = f"Mend them (the archives are at {WHERE})"
 
 
@@ -73,8 +74,9 @@ def prepare_librispeech(
         Leave bad utterances out and list them, with the reason, in
         ``<split>-left-out.csv``, instead of stopping.
     check_audio : str
-        "header" reads each file's header; "full" decodes it all, which alone
-        finds broken or NaN samples.
+        "header" reads each file's header, and decodes a file whose header
+        does not state its length; "full" decodes all, which alone finds
+        broken or NaN samples.
     threads : int
         How many files are read at a time.
 
@@ -228,8 +230,9 @@ def add_audio(path, root, found):
 def add_transcripts(path, found):
     """Note the lines of one transcript file: ``ID WORDS``."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            lines = stream.read().splitlines()
+        # A text may hold what str.splitlines takes for the end of a line.
+        with open(path, encoding="utf-8-sig", newline="\n") as stream:
+            lines = stream.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         name = os.path.basename(path)
         found[name] = Utterance(name)
@@ -286,12 +289,12 @@ def read_all(splits, root, threads, read, what):
 
 
 def read_head(path):
-    """Seconds of a file, as its head says (float)."""
+    """Seconds of a file, as its head states them (float)."""
     info = audio_info(path)
-    check_format(info, path)
+    check_format(info, path, SAMPLE_RATE)
     return info.seconds
 
 
 def decode(path):
     """Seconds of a file, all of it decoded (float)."""
-    return len(read_utterance(path)) / audio_info(path).sample_rate
+    return len(read_utterance(path, SAMPLE_RATE)) / SAMPLE_RATE

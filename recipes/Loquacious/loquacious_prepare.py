@@ -45,7 +45,7 @@ from speechbrain_ext.preparation import (
 logger = get_logger(__name__)
 WHERE = "https://huggingface.co/datasets/speechbrain/LoquaciousSet"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-VERSION = 1
+VERSION = 2
 NEEDED = ["ID", "duration", "wav", "spk_id", "text"]
 COLUMNS = ["wav", "spk_id", "wrd"]
 CHECKS = ("none", "header", "full")
@@ -83,6 +83,7 @@ def prepare_loquacious(
     check_audio : str
         "none" looks at the texts alone, "header" opens each utterance,
         "full" decodes it. The first reads megabytes, the others everything.
+        The table's duration stands unless the audio states its own.
     threads : int
         Files read at a time.
 
@@ -239,12 +240,12 @@ def read_file(file, name, check_audio):
     Raises
     ------
     PreparationError
-        If it is damaged or lacks a column.
+        If it lacks a column.
     """
     try:
         source = open_parquet(file)
     except AudioError as error:
-        raise PreparationError(str(error)) from error
+        return [_unreadable(name, "damaged file", error)]
     there = source.schema_arrow.names
     lacking = [column for column in NEEDED if column not in there]
     if lacking:
@@ -258,15 +259,24 @@ def read_file(file, name, check_audio):
     for group in range(source.num_row_groups):
         try:
             table = source.read_row_group(group, columns=columns)
-        except OSError as error:
-            raise PreparationError(
-                f"{file}: row group {group} is damaged ({error}): fetch the "
-                "file again"
-            ) from error
-        for row, cells in enumerate(table.to_pylist()):
+            rows = table.to_pylist()
+        # pyarrow raises errors of its own, OSError and UnicodeDecodeError.
+        except Exception as error:
+            why = f"{file}, row group {group}: {error}: fetch the file again"
+            fault = "damaged rows"
+            utterances.append(_unreadable(f"{name}#{group}", fault, why))
+            continue
+        for row, cells in enumerate(rows):
             place = place_of(name, group, row)
             utterances.append(utterance(cells, place, check_audio))
     return utterances
+
+
+def _unreadable(place, fault, error):
+    """What stands for utterances that nobody can tell apart."""
+    one = Utterance(place, place)
+    one.refuse(fault, str(error))
+    return one
 
 
 def utterance(cells, place, check_audio):
@@ -286,7 +296,11 @@ def utterance(cells, place, check_audio):
     Utterance
     """
     name = str(cells["ID"] or place)
-    one = Utterance(name, place, duration=float(cells["duration"] or 0))
+    one = Utterance(name, place)
+    try:
+        one.duration = float(cells["duration"] or 0)
+    except (TypeError, ValueError):
+        one.refuse("no duration", str(cells["duration"]))
     text = " ".join((cells["text"] or "").split())
     speaker = cells["spk_id"] or "unknown"
     one.row = {"wav": place, "spk_id": speaker, "wrd": text}
@@ -302,7 +316,7 @@ def utterance(cells, place, check_audio):
 
 
 def check(one, wav, full):
-    """Open or decode one utterance's audio; its length is then the true one."""
+    """Open or decode one utterance's audio, and take its length from it."""
     content = (wav or {}).get("bytes")
     if not content:
         one.refuse("no audio")
@@ -312,8 +326,10 @@ def check(one, wav, full):
             samples = read_utterance(io.BytesIO(content), name=one.name)
             one.duration = len(samples) / 16000
         else:
-            info = audio_info(io.BytesIO(content))
+            info = audio_info(io.BytesIO(content), one.name, decode=False)
             check_format(info, one.name)
-            one.duration = info.seconds
+            # An estimate is worse than what the table says.
+            if info.frames is not None:
+                one.duration = info.seconds
     except AudioError as error:
         one.refuse("broken audio", str(error))

@@ -20,7 +20,10 @@ from speechbrain_ext.cli.common import (
 )
 
 FORMATS = ("txt", "json", "srt", "vtt")
-AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au")
+# What is called so is a recording; any other file of a folder is looked into.
+AUDIO = (
+    ".wav .flac .mp3 .ogg .oga .opus .m4a .mp4 .webm .aac .sph .aiff .aif .au"
+).split()
 MODEL = "SPEECHLLM_MODEL"
 
 
@@ -60,9 +63,10 @@ MODEL = "SPEECHLLM_MODEL"
 )
 @model_options
 def transcribe(files, model, task, form, as_json, output, stream, **options):
-    """Text of recordings: wav, flac, mp3 or ogg, any rate and length.
+    """Text of recordings, of any format, rate and length.
 
-    A folder stands for all recordings in it.
+    wav, flac, mp3, ogg, opus, m4a, webm, sph and others; a folder stands for
+    all recordings in it.
     """
     form = "json" if as_json else form
     files = _expand(files)
@@ -122,7 +126,7 @@ def find_model():
 
 
 def _expand(files):
-    """Folders become the recordings in them."""
+    """Folders become the recordings in them; says what else was there."""
     found = []
     for file in files:
         if not os.path.isdir(file):
@@ -132,12 +136,31 @@ def _expand(files):
             os.path.join(here, name)
             for here, _, names in os.walk(file)
             for name in names
-            if name.lower().endswith(AUDIO)
+            if not name.startswith(".")
         )
-        if not inside:
+        recordings = [path for path in inside if _is_recording(path)]
+        others = sorted(set(inside) - set(recordings))
+        if others:
+            shown = ", ".join(others[:5])
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            tell(f"left out, no audio: {shown}{more}")
+        if not recordings:
             raise click.UsageError(f"{file}: no recording in this folder")
-        found += inside
+        found += recordings
     return found
+
+
+def _is_recording(path):
+    """Whether a file is called like a recording, or is one."""
+    if os.path.splitext(path)[1].lower() in AUDIO:
+        return True
+    from speechbrain_ext.audio import AudioError, audio_info
+
+    try:
+        audio_info(path, decode=False)
+    except AudioError:
+        return False
+    return True
 
 
 def _stream(loaded, files, task, piece_seconds):

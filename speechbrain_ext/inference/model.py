@@ -109,8 +109,9 @@ class SpeechLLM:
 
         Arguments
         ---------
-        audio : str, path, (waveform, rate), or list of these
-            wav, flac, mp3 or ogg; mono or more channels (averaged).
+        audio : path, open file, (waveform, rate), dict, or list of these
+            Any usual format; mono or more channels (averaged). A dict is
+            Hugging Face's, with ``array`` and ``sampling_rate``.
         batch_size : int
             Pieces that are decoded together. Does not change the text.
         task : str or None
@@ -153,7 +154,7 @@ class SpeechLLM:
 
         Arguments
         ---------
-        audio : str, path, (waveform, rate), or list of these
+        audio : path, open file, (waveform, rate), dict, or list of these
             As in `transcribe`.
         task : str or None
             A translation task, such as "ast_en_de"; None: the only one.
@@ -185,7 +186,7 @@ class SpeechLLM:
 
         Arguments
         ---------
-        audio : str, path or (waveform, rate)
+        audio : path, open file, (waveform, rate) or dict
             One audio.
         task : str or None
             As in `transcribe`.

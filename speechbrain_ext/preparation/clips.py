@@ -60,7 +60,8 @@ def read_clips(splits, root, flac_folder, longest, check_audio, threads):
     longest : float or None
         Most seconds of an utterance.
     check_audio : str
-        "full" decodes each clip, "header" reads its head.
+        "full" decodes each clip, "header" those whose head does not state
+        their exact length (all MP3 files).
     threads : int
         How many at a time.
 
@@ -86,6 +87,14 @@ def read_clips(splits, root, flac_folder, longest, check_audio, threads):
     what = "converting clips" if flac_folder else "reading clips"
     good = [one for split in splits for one in split.good]
     in_parallel(read, good, threads, what)
+
+
+def _changed(clip):
+    """When a clip was last written (float)."""
+    try:
+        return os.path.getmtime(clip)
+    except OSError as error:
+        raise AudioError(f"{clip}: cannot be opened ({error})") from error
 
 
 def _seconds(one, root, flac_folder, check_audio):
@@ -129,7 +138,7 @@ def _convert(clip, one, flac_folder):
     one.row["wav"] = f"$data_root/{place}"
     file = os.path.join(flac_folder, place)
     fresh = os.path.isfile(file)
-    if fresh and os.path.getmtime(file) >= os.path.getmtime(clip):
+    if fresh and os.path.getmtime(file) >= _changed(clip):
         return audio_info(file).seconds
     samples = read_utterance(clip, SAMPLE_RATE, resample=True)
     os.makedirs(os.path.dirname(file), exist_ok=True)

@@ -45,10 +45,14 @@ def read_tsv(file, columns, mend):
     ([('a.tsv, line 2', ['path', 'text'], ['a.mp3', 'good day'])], '')
     """
     name, rows, tabs, quoted = os.path.basename(file), [], 0, 0
+    blank = 0
     try:
-        with open(file, newline="", encoding="utf-8") as stream:
+        with open(file, newline="\n", encoding="utf-8-sig") as stream:
             lines = csv.reader(
-                stream, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"
+                (_one_row(line) for line in stream),
+                delimiter="\t",
+                quoting=csv.QUOTE_NONE,
+                escapechar="\\",
             )
             header = next(lines, [])
             lacking = [c for c in columns if c not in header]
@@ -58,6 +62,9 @@ def read_tsv(file, columns, mend):
                     f"{', '.join(header) or 'nothing'}): {mend}"
                 )
             for cells in lines:
+                if not "".join(cells).strip():
+                    blank += 1
+                    continue
                 tabs += any("\t" in cell for cell in cells)
                 quoted += any(unquoted(cell) != cell for cell in cells)
                 plain = [" ".join(unquoted(cell).split()) for cell in cells]
@@ -71,7 +78,15 @@ def read_tsv(file, columns, mend):
     notes = f", tabs inside {tabs} rows made spaces" if tabs else ""
     if quoted:
         notes += f", a CSV writer's quotes taken off in {quoted} rows"
+    if blank:
+        notes += f", {blank} blank lines passed over"
     return rows, notes
+
+
+def _one_row(line):
+    """A line whose carriage returns end no row: line feeds alone do."""
+    end = "\n" if line.endswith("\n") else ""
+    return line.rstrip("\r\n").replace("\r", " ") + end
 
 
 def unquoted(text):

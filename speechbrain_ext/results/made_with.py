@@ -14,6 +14,7 @@ from speechbrain_ext.results.files import plain
 PACKAGES = (
     "torch",
     "torchaudio",
+    "av",
     "transformers",
     "peft",
     "speechbrain",
