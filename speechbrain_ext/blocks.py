@@ -6,7 +6,12 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import re
 from dataclasses import dataclass
+
+# A layer's number in a tensor's name, whatever stands in front: checkpoints
+# of the base model have no "model.", PEFT's have more than one.
+LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, order=True)
@@ -225,11 +230,21 @@ def renumber(name, new_index):
     -------
     >>> renumber("model.layers.9.mlp.up_proj.weight", {9: 7})
     'model.layers.7.mlp.up_proj.weight'
+    >>> renumber("layers.9.mlp.up_proj.weight", {9: 7})
+    'layers.7.mlp.up_proj.weight'
     """
-    head, mark, tail = name.partition("model.layers.")
-    if not mark:
+    found = LAYER.search(name)
+    if found is None:
         return name
-    old, _, rest = tail.partition(".")
-    if int(old) not in new_index:
+    if int(found[1]) not in new_index:
         return None
-    return f"{head}{mark}{new_index[int(old)]}.{rest}"
+    new = new_index[int(found[1])]
+    return f"{name[: found.start(1)]}{new}{name[found.end(1) :]}"
+
+
+def layer_and_rest(name):
+    """Layer and name inside it of a tensor; (None, name) outside layers."""
+    found = LAYER.search(name)
+    if found is None:
+        return None, name
+    return int(found[1]), name[found.end() :]

@@ -12,6 +12,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from speechbrain_ext.blocks import kept_layers
+from speechbrain_ext.saved_lm import with_old_rope
 
 # Attributes of a configuration that hold one entry for each layer.
 PER_LAYER_LISTS = (
@@ -71,7 +72,7 @@ def pruned_config(config, removed):
     num_layers = config.num_hidden_layers
     kept = kept_layers(removed, num_layers)
     if len(kept) == num_layers:
-        return config
+        return with_old_rope(config)
     try:
         _plain_sparse_step(config, num_layers)
         _describe_kept(config, kept, num_layers)
@@ -87,7 +88,8 @@ def pruned_config(config, removed):
             f"{whole.model_type}: {differing}, and its configuration cannot "
             f"say otherwise. {CHOOSE}"
         )
-    return config
+    # Whoever saves the model writes what transformers 4 reads, too.
+    return with_old_rope(config)
 
 
 def _describe_kept(config, kept, num_layers):

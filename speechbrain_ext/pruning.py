@@ -22,12 +22,18 @@ from transformers import (
 from speechbrain_ext.blocks import (  # noqa: F401 (part of this module's face)
     Block,
     kept_layers,
+    layer_and_rest,
     receiving_layers,
     removed_layers,
     renumber,
 )
 from speechbrain_ext.pruned_config import pruned_config
-from speechbrain_ext.weights import fetch_file, open_weights, weight_files
+from speechbrain_ext.weights import (
+    fetch_file,
+    first_values,
+    open_weights,
+    weight_files,
+)
 
 
 def decoder_layers(model):
@@ -193,7 +199,9 @@ def load_pruned(source, removed=None, revision=None, **kwargs):
     FileNotFoundError
         If the source holds no weights.
     ValueError
-        If there is no such layer, or weights are missing.
+        If there is no such layer, if weights are missing, if layers have
+        weights that the model has no place for, or if a layer does not hold
+        what its own layer of the source holds.
 
     Example
     -------
@@ -207,12 +215,15 @@ def load_pruned(source, removed=None, revision=None, **kwargs):
     )
     kept = kept_layers(removed, whole.num_hidden_layers)
     files = weight_files(source, revision)
-    state = _kept_state(files, source, revision, kept, kwargs.get("dtype"))
+    depth = whole.num_hidden_layers
     if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TypeError(
             f"{source} is a {whole.model_type} model, not a causal LM: give "
             "a decoder of the Llama or Qwen2 kind."
         )
+    state, samples = _kept_state(
+        files, source, revision, kept, depth, kwargs.get("dtype")
+    )
     # The Auto class wants a folder; the concrete one takes a lazy state.
     model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(whole)].from_pretrained(
         None,
@@ -223,34 +234,97 @@ def load_pruned(source, removed=None, revision=None, **kwargs):
         ignore_mismatched_sizes=True,
         **kwargs,
     )
-    if report["missing_keys"] or report["mismatched_keys"]:
-        wrong = sorted(map(str, report["missing_keys"]))
-        wrong += sorted(map(str, report["mismatched_keys"]))
-        raise ValueError(
-            f"{source}: the weights do not fit its config.json: "
-            f"{', '.join(wrong[:5])} missing or of another shape. "
-            "Download the model again."
-        )
+    _check_report(report, source)
+    _check_layers(model, kept, samples, source)
     model.config._name_or_path = model.name_or_path = str(source)
     _load_generation_config(model, source, revision)
     return model
 
 
-def _kept_state(files, source, revision, kept, dtype=None):
-    """Lazy tensors of the kept layers, under their new names."""
+def _kept_state(files, source, revision, kept, depth, dtype=None):
+    """Lazy tensors of the kept layers, under their new names.
+
+    And the first values of each, by the layer's number in the source. A layer
+    beyond the depth keeps its name: it is for the model's class to say
+    whether it may be there.
+    """
     new_index = {old: new for new, old in enumerate(kept)}
-    state = {}
+
+    def wanted(tensor):
+        beyond = (layer_and_rest(tensor)[0] or 0) >= depth
+        return tensor if beyond else renumber(tensor, new_index)
+
+    state, samples = {}, {}
     for file, tensors in files.items():
-        if tensors is not None and not any(
-            renumber(tensor, new_index) for tensor in tensors
-        ):
+        if tensors is not None and not any(map(wanted, tensors)):
             continue
         path = fetch_file(source, file, revision)
         for tensor, value in open_weights(path, dtype):
-            name = renumber(tensor, new_index)
-            if name is not None:
-                state[name] = value
-    return state
+            name = wanted(tensor)
+            if name is None:
+                continue
+            if name in state:
+                raise ValueError(f"{path}: holds {tensor} a second time")
+            state[name] = value
+            layer, rest = layer_and_rest(tensor)
+            if layer is not None:
+                samples.setdefault(layer, {})[rest] = first_values(value)
+    return state, samples
+
+
+def _check_report(report, source):
+    """Refuse weights that do not fit; a stray one outside layers may be."""
+    lacking = sorted(map(str, report["missing_keys"]))
+    lacking += sorted(map(str, report["mismatched_keys"]))
+    stray = sorted(
+        key
+        for key in report["unexpected_keys"]
+        if layer_and_rest(key)[0] is not None
+    )
+    if not lacking and not stray:
+        return
+    told = []
+    if lacking:
+        names = ", ".join(lacking[:5])
+        told.append(f"{names} missing or of another shape")
+    if stray:
+        told.append(f"{', '.join(stray[:5])} too much")
+    mend = "Download the model again."
+    if stray:
+        mend = (
+            "Load it with the class that it was saved from, and save it "
+            "again as a causal LM."
+        )
+    elif lacking == ["lm_head.weight"]:
+        mend = (
+            "It was saved from the base model, without its head: give the "
+            "whole causal LM."
+        )
+    raise ValueError(
+        f"{source}: the weights do not fit its config.json: "
+        f"{'; '.join(told)}. {mend}"
+    )
+
+
+def _check_layers(model, kept, samples, source):
+    """Each layer must hold what its own layer of the source holds."""
+    for new, old in enumerate(kept):
+        values = decoder_layers(model)[new].state_dict()
+        for name, expected in samples.get(old, {}).items():
+            value = values.get(name)
+            # Fused, offloaded or quantised weights cannot be compared.
+            if value is None or value.is_meta:
+                continue
+            if not value.is_floating_point() or value.dtype.itemsize < 2:
+                continue
+            found = value.flatten()[: len(expected)].cpu()
+            expected = expected.to(found.dtype)
+            if not torch.allclose(found, expected, 0, 0, equal_nan=True):
+                raise ValueError(
+                    f"{source}: after loading, layer {new} is not layer "
+                    f"{old} of the source (seen in {name}): this version of "
+                    "transformers reads the checkpoint in another way."
+                )
 
 
 def _load_generation_config(model, source, revision):

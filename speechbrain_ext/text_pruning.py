@@ -16,6 +16,7 @@ from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.results import write_json
 from speechbrain_ext.rules import DEFAULT, RuleData, find_rule, text_labels
 from speechbrain_ext.rules.data import UTTERANCES
+from speechbrain_ext.saved_lm import save_causal_lm
 from speechbrain_ext.text_lm import (
     batches_of,
     measure_rows,
@@ -174,8 +175,7 @@ def _save_checked(lm, tokenizer, report, folder):
     unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
     try:
         with quiet_loading():
-            lm.save_pretrained(unfinished)
-            tokenizer.save_pretrained(unfinished)
+            save_causal_lm(lm, tokenizer, unfinished)
             write_json(os.path.join(unfinished, PRUNING), report)
             check_saved(lm, unfinished)
         if os.path.isdir(folder):

@@ -6,6 +6,9 @@ Authors
 
 import json
 import os
+import re
+import zipfile
+from dataclasses import replace
 
 import torch
 from safetensors import safe_open
@@ -17,6 +20,7 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
+SAFE = "take a revision with .safetensors files, or save the model as such"
 
 
 def weight_files(source, revision=None):
@@ -120,6 +124,11 @@ def open_weights(path, dtype=None):
     list of (str, object)
         The object gives its tensor with ``[...]``.
 
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or a pickle of more than tensors.
+
     Example
     -------
     >>> from speechbrain_ext.tiny_models import tiny_decoder
@@ -128,11 +137,7 @@ def open_weights(path, dtype=None):
     torch.Size([32])
     """
     if not path.endswith(".safetensors"):
-        # Mapped; converted, if need be, by who loads it.
-        weights = torch.load(
-            path, map_location="cpu", mmap=True, weights_only=True
-        )
-        return list(weights.items())
+        return list(_open_pickle(path).items())
     weights = safe_open(path, framework="pt", device="cpu")
     places = read_head(path)
     return [
@@ -147,3 +152,46 @@ def _differs(stored, wanted):
     """Whether a tensor has to be converted."""
     wants = isinstance(wanted, torch.dtype) and wanted.is_floating_point
     return wants and stored.is_floating_point and stored != wanted
+
+
+def first_values(value, count=8):
+    """The first values of what `open_weights` gives; reads no more."""
+    if isinstance(value, ConvertedTensor):
+        total = value.place.shape
+        shape = (min(count, int(torch.Size(total).numel())),)
+        return replace(value.place, shape=shape).read(value.dtype)
+    while len(shape := tuple(_shape(value))) > 1:
+        value = value[0]
+    return value[:count] if shape else value[...].reshape(1)
+
+
+def _shape(value):
+    return value.shape if torch.is_tensor(value) else value.get_shape()
+
+
+def _open_pickle(path):
+    """A .bin file's tensors; no code that it may name is run."""
+    try:
+        # Mapped, but for files older than torch 1.6, which cannot be.
+        weights = torch.load(
+            path,
+            map_location="cpu",
+            mmap=zipfile.is_zipfile(path),
+            weights_only=True,
+        )
+    except Exception as error:  # damaged pickles fail in many ways
+        code = re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))
+        if code:
+            raise ValueError(
+                f"{path}: is a pickle that calls {code[1]}, which is not "
+                f"allowed: {SAFE}"
+            ) from error
+        raise ValueError(
+            f"{path}: is damaged or cut short: download it again, or {SAFE}"
+        ) from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and torch.is_tensor(value)
+        for key, value in weights.items()
+    ):
+        raise ValueError(f"{path}: holds more than named tensors: {SAFE}")
+    return weights

@@ -33,6 +33,7 @@ from speechbrain_ext.export.lineage import (
 )
 from speechbrain_ext.export.task_checks import LORA_KEYS
 from speechbrain_ext.results import write_json
+from speechbrain_ext.saved_lm import save_causal_lm
 
 
 def backbone_source(run):
@@ -44,9 +45,7 @@ def backbone_source(run):
 def save_backbone(decoder, run, folder, shard_size, tell):
     """A plain causal LM with its tokenizer and licence texts."""
     tell("Writing the backbone")
-    decoder.lm.save_pretrained(folder, max_shard_size=shard_size)
-    # A chat template goes into the JSON, not into a file of its own.
-    decoder.tokenizer.save_pretrained(folder, save_jinja_files=False)
+    save_causal_lm(decoder.lm, decoder.tokenizer, folder, shard_size)
     # tokenizer.json says the same, and is JSON.
     for name in ("tokenizer.model", "spiece.model"):
         path = os.path.join(folder, name)

@@ -38,9 +38,8 @@ from speechbrain_ext.multitask import MultiTask
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.results import write_json
 from speechbrain_ext.results.files import write_text
+from speechbrain_ext.saved_lm import SHARD
 from speechbrain_ext.trained_run import TrainedRun
-
-SHARD = "5GB"
 
 
 def export_runs(
