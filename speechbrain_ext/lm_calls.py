@@ -144,13 +144,15 @@ def final_norm(lm):
     """What stands between the last layer and the LM head."""
     model = base_model(lm)
     parts = dict(model.named_children())
-    found = [parts[name] for name in parts if "norm" in name]
-    if len(found) != 1:
+    named = [name for name in parts if "norm" in name]
+    # Gemma 3n has another one for what it hands to each layer.
+    named = ["norm"] if "norm" in named else named
+    if len(named) != 1:
         raise TypeError(
-            f"{type(model).__name__} has {len(found)} norms outside its "
+            f"{type(model).__name__} has {len(named)} norms outside its "
             "layers: use a causal LM of the Llama or Qwen2 kind."
         )
-    return found[0]
+    return parts[named[0]]
 
 
 @torch.no_grad()

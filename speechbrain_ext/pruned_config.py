@@ -26,7 +26,7 @@ PER_LAYER_LISTS = (
     "num_attention_heads_per_layer",
 )
 # Attributes that hold the indices of some layers.
-INDEX_LISTS = ("mlp_only_layers", "moe_layers")
+INDEX_LISTS = ("mlp_only_layers", "moe_layers", "attn_layer_indices")
 # Attributes that say how many of the first layers are of a kind.
 FIRST_LAYERS = (
     "first_k_dense_replace",
@@ -98,6 +98,8 @@ def _describe_kept(config, kept, num_layers):
         name: getattr(config, name)
         for name in (*PER_LAYER_LISTS, *INDEX_LISTS)
         if isinstance(getattr(config, name, None), (list, tuple))
+        # Some families work a list out of others of their numbers.
+        if not isinstance(getattr(type(config), name, None), property)
     }
     for name, entries in lists.items():
         if name in INDEX_LISTS:

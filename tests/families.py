@@ -13,6 +13,7 @@ import math
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 
 import torch
 import transformers
@@ -33,7 +34,7 @@ from speechbrain_ext.text_lm import perplexity
 LAYERS, VOCABULARY = 6, 64
 # Most weights of a model that counts as tiny.
 LARGEST = 3_000_000
-REMOVED = ({1, 2}, {2}, {0}, {3})
+REMOVED = ({1, 2}, {0})
 # Set where a family's configuration has such a field.
 TINY = dict(
     vocab_size=VOCABULARY,
@@ -97,6 +98,29 @@ TINY = dict(
     sliding_window=4,
     max_window_layers=3,
 )
+PAGE = Path(__file__).parent.parent / "docs" / "families.md"
+HEAD = """# Which causal language models can be pruned
+
+Every causal LM family of transformers {version} is built as a tiny model with
+random weights; layers are removed from it, and the result is compared with
+the kept layers run by hand: from memory, loaded from the whole model's file,
+saved and loaded again, in training, perplexity, rules and cached decoding.
+`python tests/families.py` writes this page, and a test compares it. Names are
+the `model_type` of a model's `config.json`.
+
+A tiny model shows that the code is right, not that a large model is good at
+anything afterwards. What a real checkpoint does is checked when it is loaded:
+a few tokens are read whole and in parts, and must come out alike.
+"""
+ELSEWHERE = "keeps its layers elsewhere than in `model.layers`"
+VERDICTS = {
+    "right": "Pruned, they are their kept layers and nothing else.",
+    "wrong": "They are pruned, and are something else then: do not use them.",
+    "refused": "An error says so before anything long: when the model is "
+    "loaded, or when layers are removed.",
+    "not tried": "They cannot be built tiny without more knowledge of them. "
+    "The checks at loading still apply.",
+}
 # Keys and values of low rank are as many as the queries.
 LOW_RANK = dict(num_key_value_heads=4)
 MIXED = ["full_attention", "sliding_attention"] * 3
@@ -170,7 +194,7 @@ def without(lm, removed):
     tuples = {}
 
     def note(layer, args, output):
-        tuples[layer] = isinstance(output, tuple)
+        tuples[layer] = output[1:] if isinstance(output, tuple) else None
 
     handles = [layer.register_forward_hook(note) for layer in layers]
     lm(input_ids=torch.tensor([[1, 2]]), use_cache=False)
@@ -180,7 +204,7 @@ def without(lm, removed):
     def nothing(layer):
         def forward(*args, **kwargs):
             h = args[0] if args else kwargs["hidden_states"]
-            return (h,) if tuples[layer] else h
+            return h if tuples[layer] is None else (h, *tuples[layer])
 
         return forward
 
@@ -321,38 +345,42 @@ def verdict(kind):
             shapes = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
         count = sum(p.numel() for p in shapes.parameters())
     except Exception as error:
-        return "not tried", f"{type(error).__name__}: {error}"
+        return "not tried", f"cannot be built tiny ({type(error).__name__})"
     try:
         base_model(shapes)
-    except TypeError as error:
-        return "refused", str(error)
+    except TypeError:
+        return "refused", ELSEWHERE
     if count > LARGEST:
-        return "not tried", f"its sizes are set elsewhere: {count:,} weights"
+        return "not tried", "cannot be built tiny (its sizes are nested)"
     try:
         lm = tiny_lm(config)
         lm(input_ids=torch.tensor([[3, 4, 5]]))
     except Exception as error:
-        return "not tried", f"{type(error).__name__}: {error}"
+        return "not tried", f"does not run tiny ({type(error).__name__})"
     try:
         check_calls(lm)
     except TypeError as error:
         return "refused", str(error)
-    texts, refusals, faults = rows(), [], {}
+    return verdict_on(lm)
+
+
+def verdict_on(lm):
+    """What comes of removing layers: (verdict, remark)."""
+    texts, refusals, faults = rows(), [], []
     with tempfile.TemporaryDirectory() as folder:
         lm.save_pretrained(folder)
         for removed in REMOVED:
             try:
-                found = faults_of(lm, folder, removed, texts)
-            except TypeError as error:
-                refusals.append(str(error))
-                continue
-            if found:
-                faults[tuple(removed)] = found
+                faults += faults_of(lm, folder, removed, texts)
+            except (TypeError, ValueError) as error:
+                refusals.append(str(error).replace(folder, "the model"))
+            except Exception as error:
+                faults.append(repr(error).replace(folder, "the model"))
     if faults:
-        return "wrong", str(faults)
+        return "wrong", ", ".join(sorted(set(faults)))
     if len(refusals) == len(REMOVED):
         return "refused", refusals[0]
-    return "right", refusals[0] if refusals else ""
+    return "right", "not every set of layers" if refusals else ""
 
 
 def quiet():
@@ -366,32 +394,46 @@ def quiet():
 def walk(kinds=None):
     """Family to verdict and remark."""
     quiet()
-    found = {}
-    for kind in kinds or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        found[kind] = verdict(kind)
-    return found
+    kinds = kinds or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    return {kind: verdict(kind) for kind in kinds}
+
+
+def short(remark):
+    """The part of a message that says what is wrong, for a table."""
+    remark = " ".join(remark.split())
+    for start in ("pruned here: ", "in parts, ", "alone can be made: "):
+        remark = remark.rpartition(start)[2]
+    for end in (". docs/", ". Remove", ", and its", ": use a", ". Download"):
+        remark = remark.partition(end)[0]
+    return remark[:110].replace("|", "/")
+
+
+def page(found):
+    """The walk's words as a page of the docs."""
+    lines = [HEAD.format(version=transformers.__version__)]
+    for name, about in VERDICTS.items():
+        here = {k: r for k, (v, r) in found.items() if v == name}
+        if not here:
+            continue
+        lines += [f"## {name.capitalize()}: {len(here)}", "", about, ""]
+        groups = {}
+        for kind, remark in here.items():
+            groups.setdefault(short(remark), []).append(kind)
+        lines += ["| families | remark |", "|---|---|"]
+        for remark, kinds in groups.items():
+            lines.append(f"| {', '.join(kinds)} | {remark} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main():
+    """Write the page; with names given, print what is said of them."""
+    found = walk(sys.argv[1:])
+    if sys.argv[1:]:
+        print(*(f"{k}: {': '.join(v)}" for k, v in found.items()), sep="\n")
+    else:
+        PAGE.write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    import time
-    import traceback
-
-    quiet()
-    for kind in sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        start = time.process_time()
-        try:
-            v = verdict(kind)
-        except Exception as error:
-            v = "CRASH", repr(error)[:300]
-            if len(sys.argv) > 1:
-                traceback.print_exc()
-        print(
-            kind,
-            "|",
-            v[0],
-            "|",
-            " ".join(v[1].split())[:330],
-            "|",
-            round(time.process_time() - start, 1),
-            flush=True,
-        )
+    main()
