@@ -198,7 +198,10 @@ def check_calls(lm):
 
 def _difference(lm):
     """In what a model called in parts differs from itself (str or None)."""
-    model, device = base_model(lm), causal_lm(lm).lm_head.weight.device
+    model, head = base_model(lm), getattr(causal_lm(lm), "lm_head", None)
+    if getattr(head, "weight", None) is None:
+        return "its LM head is no matrix called lm_head"
+    device = head.weight.device
     size = min(7, causal_lm(lm).config.vocab_size)
     ids = torch.arange(size, device=device)[None]
     positions = torch.arange(size, device=device)[None]

@@ -99,7 +99,10 @@ def _describe_kept(config, kept, num_layers):
         for name in (*PER_LAYER_LISTS, *INDEX_LISTS)
         if isinstance(getattr(config, name, None), (list, tuple))
         # Some families work a list out of others of their numbers.
-        if not isinstance(getattr(type(config), name, None), property)
+        if not isinstance(
+            getattr(type(config), config.attribute_map.get(name, name), None),
+            property,
+        )
     }
     for name, entries in lists.items():
         if name in INDEX_LISTS:

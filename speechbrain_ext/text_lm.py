@@ -178,7 +178,7 @@ def perplexity(lm, rows, batch_size=8, progress=False):
     rows : list of torch.Tensor
         Token ids; the first of each is read and not predicted.
     batch_size : int
-        Rows of a batch. Does not change the result.
+        Rows of a batch. Changes the result by rounding only.
     progress : bool
         Show a bar.
 

@@ -95,30 +95,32 @@ def test_a_forward_without_a_cache_is_refused(model):
         check_calls(model.decoder.lm)
 
 
+def spoil_cache(lm, spoil):
+    """Do something to the cache before each forward."""
+    forward, name = lm.model.forward, cache_argument(lm.model)
+
+    def spoilt(cache=None, **kwargs):
+        return forward(**kwargs, **{name: spoil(cache)})
+
+    lm.model.forward = spoilt
+
+
 def test_a_cache_that_is_swallowed_is_refused(model):
-    forward = model.decoder.lm.model.forward
-
-    def swallowing(cache=None, **kwargs):
-        return forward(**kwargs)
-
-    model.decoder.lm.model.forward = swallowing
+    spoil_cache(model.decoder.lm, lambda cache: None)
     with pytest.raises(TypeError, match="does not put what it reads into"):
         check_calls(model.decoder.lm)
 
 
-def test_a_cache_of_another_model_is_noticed(model):
-    """What the cache holds is compared, not its length alone."""
-    forward = model.decoder.lm.model.forward
+def test_what_a_cache_holds_is_compared(model):
+    """Not its length alone."""
 
-    def forgetting(cache=None, **kwargs):
+    def forget(cache):
         if cache is not None and cache.get_seq_length():
             for layer in cache.layers:
                 layer.keys.zero_()
-        name = cache_argument(type(model.decoder.lm.model)(lm_config))
-        return forward(**kwargs, **{name: cache})
+        return cache
 
-    lm_config = model.decoder.lm.config
-    model.decoder.lm.model.forward = forgetting
+    spoil_cache(model.decoder.lm, forget)
     with pytest.raises(TypeError, match="token by token"):
         check_calls(model.decoder.lm)
 

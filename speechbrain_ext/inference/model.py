@@ -112,7 +112,8 @@ class SpeechLLM:
         audio : str, path, (waveform, rate), or list of these
             wav, flac, mp3 or ogg; mono or more channels (averaged).
         batch_size : int
-            Pieces that are decoded together. Does not change the text.
+            Pieces that are decoded together. In half precision, rounding
+            may change the text of a few.
         task : str or None
             One of `settings`; None: the default one.
         piece_seconds : float or None
