@@ -7,7 +7,9 @@ INSTALL = [
     "torch>=2.11,<2.12",
     "torchaudio>=2.11,<2.12",
     "speechbrain>=1.1,<2",
-    "transformers>=5.0,<6",
+    # Tried: 5.12.0 and 5.24.0, the latest; with 5.0.0 fixed buffers fail
+    # (decode_static). 5.40 drops names that 5.24 still takes.
+    "transformers>=5.12,<5.40",
     "peft>=0.18,<1",
     "hyperpyyaml>=1.2.2,<2",
     "sacrebleu>=2.4,<3",

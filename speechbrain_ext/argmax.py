@@ -15,7 +15,8 @@ def first_best(logits_BV):
 
     Equal logits come out a rounding apart in batches of different size, so
     that plain ``argmax`` would take one of them here and another there:
-    whatever is within a few roundings of the best counts as equal.
+    whatever is within a few roundings of float32 of the best counts as equal.
+    Half precision is coarser than that; see `speechbrain_ext.greedy`.
 
     Only the best of each stretch of the vocabulary is computed over the whole
     width; the search for the smallest id looks at those and at one stretch.

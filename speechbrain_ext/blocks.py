@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 # A layer's number in a tensor's name, whatever stands in front: checkpoints
 # of the base model have no "model.", PEFT's have more than one.
-LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True, order=True)

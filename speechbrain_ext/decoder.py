@@ -15,6 +15,12 @@ from transformers import AutoTokenizer
 
 from speechbrain_ext.argmax import first_best  # noqa: F401
 from speechbrain_ext.greedy import greedy
+from speechbrain_ext.lm_calls import (
+    check_calls,
+    embed,
+    last_states,
+    logits_of,
+)
 from speechbrain_ext.prompt import IGNORE
 from speechbrain_ext.pruning import base_model, kept_layers, load_pruned
 from speechbrain_ext.static_decoding import StaticDecoding, check_static
@@ -120,6 +126,8 @@ class Decoder(torch.nn.Module):
         ------
         ValueError
             If the dtype is unknown or the source cannot be loaded.
+        TypeError
+            If the decoder's family cannot be pruned or called in parts.
         """
         if dtype not in DTYPES:
             raise ValueError(
@@ -134,6 +142,7 @@ class Decoder(torch.nn.Module):
             device_map={"": device},
             attn_implementation=attention,
         )
+        check_calls(lm)
         # A frozen decoder has no dropout of its own in training either.
         for module in lm.modules():
             if hasattr(module, "attention_dropout"):
@@ -185,7 +194,7 @@ class Decoder(torch.nn.Module):
 
     def embed(self, ids):
         """Token ids of shape ``[*]`` to embeddings of shape ``[*, D]``."""
-        return base_model(self.lm).embed_tokens(ids)
+        return embed(self.lm, ids)
 
     def hidden(self, sequence):
         """Last hidden states, after the final norm, before the LM head.
@@ -200,9 +209,7 @@ class Decoder(torch.nn.Module):
         torch.Tensor
             Shape ``[B, Q, D]``.
         """
-        return base_model(self.lm)(
-            **sequence.as_inputs(), use_cache=False
-        ).last_hidden_state
+        return last_states(self.lm, **sequence.as_inputs())
 
     def target_logits(self, sequence):
         """Logits where a target is predicted, and nowhere else.
@@ -224,7 +231,7 @@ class Decoder(torch.nn.Module):
         """
         h_BQD = self.hidden(sequence)
         wanted_BQ = sequence.labels_BQ != IGNORE
-        logits_NV = self.lm.lm_head(h_BQD[wanted_BQ])
+        logits_NV = logits_of(self.lm, h_BQD[wanted_BQ])
         return logits_NV, sequence.labels_BQ[wanted_BQ]
 
     def greedy(self, sequence, limits_B, on_rows=None):

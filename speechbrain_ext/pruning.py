@@ -26,7 +26,7 @@ from speechbrain_ext.blocks import (  # noqa: F401 (part of this module's face)
     removed_layers,
     renumber,
 )
-from speechbrain_ext.saved_lm import with_old_rope
+from speechbrain_ext.pruned_config import pruned_config
 from speechbrain_ext.weights import (
     fetch_file,
     first_values,
@@ -34,9 +34,6 @@ from speechbrain_ext.weights import (
     source_config,
     weight_files,
 )
-
-# Attributes of a configuration that hold one entry for each layer.
-PER_LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
 
 
 def decoder_layers(model):
@@ -119,38 +116,6 @@ def base_model(model):
     return inner
 
 
-def pruned_config(config, removed):
-    """A copy of a configuration that describes only the kept layers.
-
-    Arguments
-    ---------
-    config : transformers.PretrainedConfig
-        Configuration of the whole decoder.
-    removed : Block, iterable of int or None
-        What is removed.
-
-    Returns
-    -------
-    transformers.PretrainedConfig
-    """
-    config = copy.deepcopy(config)
-    num_layers = config.num_hidden_layers
-    kept = kept_layers(removed, num_layers)
-    for name in PER_LAYER_LISTS:
-        entries = getattr(config, name, None)
-        if isinstance(entries, (list, tuple)) and len(entries) == num_layers:
-            setattr(config, name, [entries[old] for old in kept])
-    # The list above says which layers slide; this older switch would be
-    # applied to the new indices and contradict it.
-    if getattr(config, "max_window_layers", None) is not None:
-        config.max_window_layers = sum(
-            old < config.max_window_layers for old in kept
-        )
-    config.num_hidden_layers = len(kept)
-    # Whoever saves the model writes what transformers 4 reads, too.
-    return with_old_rope(config)
-
-
 def drop_layers(model, removed):
     """A causal LM without the removed layers.
 
@@ -189,6 +154,7 @@ def drop_layers(model, removed):
     """
     num_layers = len(decoder_layers(model))
     kept = kept_layers(removed, num_layers)
+    config = pruned_config(causal_lm(model).config, removed)
     shared = {id(p): p for p in model.parameters()}
     shared.update({id(b): b for b in model.buffers()})
     pruned = copy.deepcopy(model, shared)
@@ -198,7 +164,6 @@ def drop_layers(model, removed):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = new
-    config = pruned_config(causal_lm(model).config, removed)
     for module in pruned.modules():
         if hasattr(module, "config"):
             module.config = config

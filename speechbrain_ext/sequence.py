@@ -2,8 +2,8 @@
 
 A row is ``[before] speech [after] target``, packed without holes; padding
 stands at one end of the row only and positions count real tokens, so that a
-row means the same alone and in any batch. Training (padded on the right) and
-decoding (padded on the left) use the same assembly.
+row means the same alone and in any batch (up to rounding). Training (padded
+on the right) and decoding (padded on the left) use the same assembly.
 
 Authors
  * The speechbrain_ext authors, 2026

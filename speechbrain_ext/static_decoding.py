@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache
 
 from speechbrain_ext.argmax import first_best
-from speechbrain_ext.pruning import base_model
+from speechbrain_ext.lm_calls import last_states, logits_of
 
 # Buffers are this many positions long, or a multiple of it: batches of like
 # length share one recording.
@@ -114,10 +114,8 @@ class StaticSteps:
     def read(self, sequence):
         """Run the prompts and put their keys and values into the buffers."""
         cache = DynamicCache()
-        h_BQD = base_model(self.lm)(
-            **sequence.as_inputs(), past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        self._first = first_best(self.lm.lm_head(h_BQD[:, -1]))
+        h_BQD = last_states(self.lm, cache, **sequence.as_inputs())
+        self._first = first_best(logits_of(self.lm, h_BQD[:, -1]))
         if not self.cache.keys:
             self.cache.make_room(cache)
             if self.token_B1.device.type == "cuda":
@@ -146,14 +144,14 @@ class StaticSteps:
     def _step(self):
         """Read the buffered token, write the next one in its stead."""
         self.mask_B11Q.index_fill_(3, self.cache.place, True)
-        h_B1D = base_model(self.lm)(
+        h_B1D = last_states(
+            self.lm,
+            self.cache,
             input_ids=self.token_B1,
             attention_mask=self.mask_B11Q,
             position_ids=self.positions_B1,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-        token_B = first_best(self.lm.lm_head(h_B1D[:, -1]))
+        )
+        token_B = first_best(logits_of(self.lm, h_B1D[:, -1]))
         self.token_B1.copy_(token_B[:, None])
         self.positions_B1.add_(1)
         self.cache.place.add_(1)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from speechbrain_ext.decoder import DTYPES, Decoder, decoder_config
 from speechbrain_ext.finite import refuse_overflow
-from speechbrain_ext.pruning import base_model
+from speechbrain_ext.lm_calls import last_states, logits_of
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.redundancy import measure
 
@@ -56,7 +56,6 @@ def load_text_model(source, dtype=None, device="cpu", revision=None):
         decoder = Decoder.from_source(
             source, dtype=dtype, device=device, revision=revision
         )
-    base_model(decoder)
     return decoder
 
 
@@ -181,7 +180,7 @@ def perplexity(lm, rows, batch_size=8, progress=False):
     rows : list of torch.Tensor
         Token ids; the first of each is read and not predicted.
     batch_size : int
-        Rows of a batch. Does not change the result.
+        Rows of a batch. Changes the result by rounding only.
     progress : bool
         Show a bar.
 
@@ -196,18 +195,16 @@ def perplexity(lm, rows, batch_size=8, progress=False):
         If the loss is no number.
     """
     lm.eval()
-    model, device = base_model(lm), lm.lm_head.weight.device
+    device = lm.lm_head.weight.device
     loss, count = 0.0, 0
     for batch in batches_of(rows, batch_size, "Perplexity", progress):
         ids_BQ, mask_BQ = (value.to(device) for value in batch.values())
-        h_BQD = model(
-            input_ids=ids_BQ, attention_mask=mask_BQ, use_cache=False
-        ).last_hidden_state
+        h_BQD = last_states(lm, input_ids=ids_BQ, attention_mask=mask_BQ)
         wanted = mask_BQ[:, 1:].bool()
         h_ND, labels_N = h_BQD[:, :-1][wanted], ids_BQ[:, 1:][wanted]
         for h, labels in zip(h_ND.split(POSITIONS), labels_N.split(POSITIONS)):
             loss += torch.nn.functional.cross_entropy(
-                lm.lm_head(h).float(), labels, reduction="sum"
+                logits_of(lm, h).float(), labels, reduction="sum"
             ).item()
         count += len(labels_N)
     refuse_overflow([loss], "loss on the text")

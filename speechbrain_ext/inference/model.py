@@ -113,7 +113,8 @@ class SpeechLLM:
             Any usual format; mono or more channels (averaged). A dict is
             Hugging Face's, with ``array`` and ``sampling_rate``.
         batch_size : int
-            Pieces that are decoded together. Does not change the text.
+            Pieces that are decoded together. In half precision, rounding
+            may change the text of a few.
         task : str or None
             One of `settings`; None: the default one.
         piece_seconds : float or None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from speechbrain_ext.lm_calls import final_norm, logits_of
 from speechbrain_ext.prompt import IGNORE, positions_from_mask
 from speechbrain_ext.pruning import base_model, causal_lm
 from speechbrain_ext.rules.data import input_of
@@ -184,11 +185,11 @@ def target_loss(model, h_BQD, labels_BQ):
     lm = causal_lm(model)
     labels_BQ = labels_BQ.to(h_BQD.device)
     wanted_BQ = labels_BQ != IGNORE
-    h_ND = base_model(lm).norm(h_BQD[wanted_BQ])
+    h_ND = final_norm(lm)(h_BQD[wanted_BQ])
     total = torch.zeros((), dtype=torch.float64, device=h_BQD.device)
     parts = h_ND.split(POSITIONS), labels_BQ[wanted_BQ].split(POSITIONS)
     for h, labels in zip(*parts):
         total += torch.nn.functional.cross_entropy(
-            lm.lm_head(h).float(), labels, reduction="sum"
+            logits_of(lm, h).float(), labels, reduction="sum"
         ).double()
     return total
