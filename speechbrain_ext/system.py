@@ -19,12 +19,13 @@ from speechbrain_ext.healing import (
     ATTENTION,
     bridges_of,
     heal,
-    load_adapter,
     parts_of,
+    put_frozen_adapter,
     save_adapter,
     save_bridges,
     save_folds,
     train_parts,
+    updates_of,
 )
 from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.results import write_json
@@ -34,6 +35,8 @@ PROJECTOR_FILE = "projector.safetensors"
 BRIDGE_FILE = "bridge.safetensors"
 FOLDED_FILE = "folded.safetensors"
 SYSTEM_FILE = "system.json"
+# A baseline's adapter is beside the weights; older runs have it in them.
+FROZEN = "frozen"
 # What a projector was trained with, and is worth nothing without.
 MUST_AGREE = (
     "backbone",
@@ -213,6 +216,7 @@ def save_trained(model, run_folder, about):
             "layers": decoder.whole_layers,
             "kept_layers": list(decoder.kept),
             "adapter": ADAPTER if decoder.adapter is not None else None,
+            "baseline_adapter": FROZEN if updates_of(decoder) else None,
             "bridge": bridge,
             "folded": folded,
         },
@@ -263,8 +267,8 @@ def read_system(run_folder, key="baseline"):
 def load_baseline(model, run_folder, about):
     """Put a baseline's projector and adapter into a whole or pruned model.
 
-    An adapter is folded into the weights of the layers that are left: what
-    heals on top of it is then the only adapter.
+    An adapter is frozen and stays beside the weights of the layers that are
+    left: folded in, 16-bit weights would round it.
 
     Arguments
     ---------
@@ -305,11 +309,10 @@ def load_baseline(model, run_folder, about):
             )
     load_projector(model, run_folder)
     if system["adapter"]:
-        load_adapter(
+        put_frozen_adapter(
             decoder,
             os.path.join(run_folder, TRAINED, system["adapter"]),
-            kept=decoder.kept,
-            merge=True,
+            decoder.kept,
         )
 
 

@@ -236,6 +236,7 @@ def make_model(source, removed=None, encoder=None, width=12, **options):
     decoder = Decoder.from_source(
         source,
         removed,
+        options.get("dtype", "float32"),
         gradient_checkpointing=options.get("gradient_checkpointing", False),
     )
     prompt = Prompt.from_template(

@@ -308,7 +308,7 @@ def test_rebuilt_run_says_what_the_trained_one_said(pruned_run, corpus):
 
 def test_adapted_baseline_has_weights_of_its_own(pruned_run):
     tasks = MultiTask.from_runs({"asr": pruned_run})
-    if TrainedRun(pruned_run).merged_adapter_folder:
+    if TrainedRun(pruned_run).frozen_adapter_folder:
         with pytest.raises(ValueError, match="LoRA-adapted baseline"):
             tasks.add("again", pruned_run)
     else:

@@ -8,7 +8,7 @@
     backbone/            a plain Hugging Face causal LM with its tokenizer
     encoders/<name>/     a speech encoder, where the hub does not have it
     tasks/<name>/        task.json, projector.safetensors, adapter/ (PEFT),
-                         bridge.safetensors
+                         baseline_adapter/ (PEFT), bridge.safetensors
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -30,6 +30,7 @@ TASKS = "tasks"
 TASK = "task.json"
 PROJECTOR = "projector.safetensors"
 ADAPTER = "adapter"
+BASELINE_ADAPTER = "baseline_adapter"
 BRIDGE = "bridge.safetensors"
 PRECISIONS = ("fp32", "bf16", "fp16")
 LONG_AUDIO = ("error", "chunk")
@@ -85,6 +86,8 @@ class TaskSettings:
         Trained embeddings stand around the speech.
     adapter : bool
         There is a PEFT adapter.
+    baseline_adapter : bool
+        There is the frozen PEFT adapter of the unpruned system too.
     bridge : bool
         There are bridges across gaps, which plain transformers lacks.
     precision : str
@@ -111,6 +114,7 @@ class TaskSettings:
     projector_hidden: int | None = None
     speech_markers: bool = False
     adapter: bool = False
+    baseline_adapter: bool = False
     bridge: bool = False
     precision: str = "fp32"
     features_dtype: str | None = None
@@ -174,6 +178,7 @@ class TaskSettings:
             or _number(self.projector_hidden, 1, 1_000_000, int),
             "speech_markers": isinstance(self.speech_markers, bool),
             "adapter": isinstance(self.adapter, bool),
+            "baseline_adapter": isinstance(self.baseline_adapter, bool),
             "bridge": isinstance(self.bridge, bool),
             "precision": self.precision in PRECISIONS,
             "features_dtype": self.features_dtype in (None, "float16"),
