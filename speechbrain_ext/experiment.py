@@ -50,7 +50,7 @@ from speechbrain_ext.run_record import (
 )
 from speechbrain_ext.system import (
     build_model,
-    describe,
+    identify,
     save_trained,
 )
 
@@ -202,7 +202,7 @@ class Experiment:
             history=brain.history,
             final_loss=brain.history[-1].get("valid_loss"),
         )
-        run_on_main(save_trained, args=[model, self.folder, describe(hparams)])
+        run_on_main(save_trained, args=[model, self.folder, identify(hparams)])
         result.speed["train_seconds"] = brain.train_seconds
         self.evaluate(brain, result)
         result.peak_memory_bytes = peak_memory(self.device)

@@ -10,6 +10,7 @@ import resource
 
 import torch
 
+from speechbrain_ext.baseline import read_system
 from speechbrain_ext.data_sets import about_sets
 from speechbrain_ext.results import (
     RunResult,
@@ -17,7 +18,6 @@ from speechbrain_ext.results import (
     load_run,
     versions,
 )
-from speechbrain_ext.system import read_system
 
 # Settings that move a run elsewhere or evaluate it otherwise, and do not
 # change what is trained.

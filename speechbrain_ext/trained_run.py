@@ -9,6 +9,7 @@ Authors
 
 import os
 
+from speechbrain_ext.baseline import TRAINED, read_system
 from speechbrain_ext.decoder import Decoder
 from speechbrain_ext.encoder import SpeechEncoder
 from speechbrain_ext.healing import (
@@ -25,9 +26,7 @@ from speechbrain_ext.results import load_run
 from speechbrain_ext.system import (
     FROZEN,
     PROJECTOR_FILE,
-    TRAINED,
     put_projector,
-    read_system,
 )
 
 
@@ -119,14 +118,10 @@ class TrainedRun:
 
     def load_encoder(self, device="cpu"):
         """Its frozen encoder (SpeechEncoder)."""
-        encoder = self.settings["speech_encoder"]
-        return SpeechEncoder.from_source(
-            encoder["source"],
-            kind=encoder.get("kind"),
-            dtype=encoder["dtype"],
-            revision=encoder.get("revision"),
-            device=device,
-            long_audio=self.settings.get("long_audio", "error"),
+        return SpeechEncoder.from_settings(
+            self.settings["speech_encoder"],
+            device,
+            self.settings.get("long_audio", "error"),
         )
 
     def load_decoder(self, device="cpu"):

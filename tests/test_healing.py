@@ -16,7 +16,6 @@ from conftest import (
     make_features,
     make_model,
 )
-
 from safetensors.torch import load_file, save_file
 
 from speechbrain_ext.healed import pruned_twin

@@ -34,6 +34,13 @@ BASELINE_ADAPTER = "baseline_adapter"
 BRIDGE = "bridge.safetensors"
 PRECISIONS = ("fp32", "bf16", "fp16")
 LONG_AUDIO = ("error", "chunk")
+# Those that are set, and what they may be.
+ENCODER_OPTIONS = {
+    "normalise_input": lambda v: isinstance(v, bool),
+    "output_norm": lambda v: isinstance(v, bool),
+    "max_seconds": lambda v: _number(v, 0.01, 100_000),
+}
+ENCODER_KEYS = {"name", "kind", "dtype", "folder", "source", "revision"}
 # Bytes read at once while hashing.
 PIECE = 1 << 22
 
@@ -74,8 +81,8 @@ class TaskSettings:
     prompt : str
         Template with ``{speech}``.
     encoder : dict
-        name, kind, dtype; ``folder`` inside the export, or ``source`` and
-        ``revision`` on the hub.
+        name, kind, dtype, `ENCODER_OPTIONS`; ``folder`` inside the export,
+        or ``source`` and ``revision`` on the hub.
     downsampling : int
         k, frames of one speech token.
     chat_template : bool
@@ -171,7 +178,13 @@ class TaskSettings:
             "prompt": _text(self.prompt, 10_000)
             and self.prompt.count(SPEECH) == 1,
             "encoder": all(_text(one, 200) for one in named)
-            and ("folder" in encoder) != ("source" in encoder),
+            and ("folder" in encoder) != ("source" in encoder)
+            and not set(encoder) - ENCODER_KEYS - set(ENCODER_OPTIONS)
+            and all(
+                sound(encoder[key])
+                for key, sound in ENCODER_OPTIONS.items()
+                if key in encoder
+            ),
             "downsampling": _number(self.downsampling, 1, 100, int),
             "chat_template": isinstance(self.chat_template, bool),
             "projector_hidden": self.projector_hidden is None

@@ -18,6 +18,7 @@ from speechbrain_ext.export.layout import (
     BACKBONE,
     BASELINE_ADAPTER,
     BRIDGE,
+    ENCODER_OPTIONS,
     ENCODERS,
     PROJECTOR,
     TASK,
@@ -176,6 +177,9 @@ def _write_encoder(out, about, encoder, encoders):
     """How a task names its encoder; one that is a folder is written too."""
     told = {"name": about["name"], "kind": encoder.kind}
     told["dtype"] = about["dtype"]
+    # The longest piece and the norms are part of what it gives.
+    options = {key: about.get(key) for key in ENCODER_OPTIONS}
+    told |= {key: value for key, value in options.items() if value is not None}
     source, revision = about["source"], about.get("revision")
     if not os.path.isdir(source):
         commit = commit_of(source, revision)

@@ -170,14 +170,10 @@ class ExportedTask(TrainedRun):
 
     def load_encoder(self, device="cpu"):
         """Its frozen encoder (SpeechEncoder)."""
-        encoder = self.task.encoder
-        return SpeechEncoder.from_source(
-            self.encoder_source,
-            kind=encoder["kind"],
-            dtype=encoder["dtype"],
-            revision=encoder.get("revision"),
-            device=device,
-            long_audio=self.task.long_audio,
+        options = {**self.task.encoder, "source": self.encoder_source}
+        options.pop("folder", None)
+        return SpeechEncoder.from_settings(
+            options, device, self.task.long_audio
         )
 
     def load_decoder(self, device="cpu"):
