@@ -6,9 +6,6 @@ Authors
 
 import datetime
 import os
-import resource
-
-import torch
 
 from speechbrain_ext.baseline import read_system
 from speechbrain_ext.data_sets import about_sets
@@ -144,6 +141,10 @@ def earlier_result(folder, result):
     # those of these settings.
     if before.trainable and (before.steps or 0) < before.configuration["steps"]:
         before.status, before.scores, before.speed = "running", {}, {}
+        before.train_peak_memory_bytes = None
+    # Where training's peak is not told apart, it is in the other one.
+    if before.train_peak_memory_bytes is None:
+        before.peak_memory_bytes = None
     # A set that was added to test_splits since is still to be scored.
     if not set(before.scores) >= set(result.configuration["test_splits"]):
         before.status = "running"
@@ -200,29 +201,6 @@ def plain_settings(hparams):
         for key, value in hparams.items()
         if plain(value) and not key.startswith("__")
     }
-
-
-def peak_memory(device):
-    """Most memory held so far, in bytes: the card's, or the process's.
-
-    Arguments
-    ---------
-    device : str or torch.device
-        Whose.
-
-    Returns
-    -------
-    int
-
-    Example
-    -------
-    >>> peak_memory("cpu") > 0
-    True
-    """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Linux counts in KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def now():

@@ -19,12 +19,14 @@ from conftest import RECIPE, write_settings
 from safetensors.torch import load_file, save_file
 
 from speechbrain_ext import recipe as recipe_parts
+from speechbrain_ext.brain import SpeechLLMBrain
 from speechbrain_ext.distance_table import RedundancyTable
 from speechbrain_ext.evaluation import EvaluationBrain
 from speechbrain_ext.export import export_runs
 from speechbrain_ext.hparams import load_hparams
 from speechbrain_ext.inference import SpeechLLM
 from speechbrain_ext.multitask import MultiTask
+from speechbrain_ext.peak_memory import PeakMemory
 from speechbrain_ext.pruning import Block
 from speechbrain_ext.results import load_run, read_utterances
 from speechbrain_ext.trained_run import TrainedRun
@@ -405,6 +407,43 @@ def test_the_settings_it_leaves_can_be_loaded(study):
     for key, value in experiment.hparams.items():
         if isinstance(value, (str, int, float, dict, list)):
             assert again[key] == value, key
+
+
+def test_peak_memory_is_inferences_alone(study, monkeypatch):
+    """Training, and the whole model that it looks at, are told apart."""
+    size, fit = 400 * 2**20, SpeechLLMBrain.fit
+    released = []
+
+    def hungry(brain, *sets):
+        torch.ones(size // 4).sum()
+        fit(brain, *sets)
+        brain.distillation = "the whole model"
+
+    def decode(brain, *args):
+        released.append((brain.distillation, brain.optimizer))
+        return EvaluationBrain.decode(brain, *args)
+
+    monkeypatch.setattr(SpeechLLMBrain, "fit", hungry)
+    monkeypatch.setattr(SpeechLLMBrain, "decode", decode)
+    result = study.run(run_name="hungry")
+    assert set(released) == {(None, None)}
+    if not PeakMemory("cpu").known:
+        assert (
+            result.peak_memory_bytes is result.train_peak_memory_bytes is None
+        )
+        return
+    inference, training = load_peaks(study.results / "hungry")
+    assert 0 < inference < training - size / 2
+    # A set that is scored later counts too; a training's peak stays.
+    more = "[test-clean, test-other, dev-clean]"
+    study.run(run_name="hungry", test_splits=more)
+    later = load_peaks(study.results / "hungry")
+    assert later[0] >= inference and later[1] >= training
+
+
+def load_peaks(folder):
+    result = load_run(folder)
+    return result.peak_memory_bytes, result.train_peak_memory_bytes
 
 
 # -- bad input ---------------------------------------------------------------
