@@ -257,6 +257,13 @@ class SpeechLLMBrain(EvaluationBrain):
             self._after_step(steps, valid_set)
         bar.close()
 
+    def end_training(self):
+        """Let go of what only training needs: its memory is not inference's."""
+        self.distillation = self.checkpointer = None
+        self.optimizer, self.optimizers_dict = None, None
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
     def steps_to_take(self):
         """Steps of this training, `--debug` and step limits regarded."""
         steps = self.hparams.steps if self.trainable.named() else 0

@@ -6,9 +6,10 @@ Authors
 
 import os
 
-from speechbrain.utils.distributed import if_main_process, run_on_main
+import torch
+from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_ext.features import FeatureCache
+from speechbrain_ext.features.parts import GIVE_UP, build_share, join
 
 
 def all_sets(datasets):
@@ -240,7 +241,8 @@ def use_cached_features(
     datasets : dict
         As in `all_sets`; changed in place.
     folder : str
-        Where the caches lie, shared by all runs.
+        Where the caches lie, shared by all runs and seen by all processes:
+        each computes its share.
     encoder : speechbrain_ext.encoder.SpeechEncoder
         Computes what is missing.
     downsampling : int
@@ -262,20 +264,34 @@ def use_cached_features(
     >>> dataset[0]["features"].shape
     torch.Size([8, 48])
     """
-    for name, dataset in all_sets(datasets).items():
-        build = dict(
+    rank, world_size = 0, 1
+    if torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+        world_size = torch.distributed.get_world_size()
+    caches = {
+        name: dict(
             folder=os.path.join(
                 folder, f"{encoder.name}-k{downsampling}", name
             ),
             encoder=encoder,
             k=downsampling,
             items=[(i, dataset.data[i]["wav"]) for i in dataset.data_ids],
+        )
+        for name, dataset in all_sets(datasets).items()
+    }
+    for cache in caches.values():
+        build_share(
+            **cache,
+            rank=rank,
+            world_size=world_size,
             resample=resample,
+            progress=rank == 0,
             # A CPU is half again as fast on batches that fit its caches.
             batch_seconds=30.0 if encoder.device.type == "cpu" else 120.0,
         )
-        run_on_main(FeatureCache.build, kwargs=build)
-        cache = FeatureCache.build(**build, progress=False)
+    # Only now: nobody waits while there is something of its own to do.
+    for name, dataset in all_sets(datasets).items():
+        cache = join(**caches[name], give_up=GIVE_UP * (world_size > 1))
         dataset.add_dynamic_item(
             lambda i, cache=cache: cache[i], takes="id", provides="features"
         )

@@ -190,6 +190,25 @@ class SpeechEncoder(torch.nn.Module):
         )
         return encoder.to(device)
 
+    @classmethod
+    def from_settings(cls, speech_encoder, device="cpu", long_audio="error"):
+        """Load the encoder that a run's settings name, with its options.
+
+        Arguments
+        ---------
+        speech_encoder : dict
+            source, and what else of `from_source` is set; name is passed
+            over.
+        device, long_audio : str
+            As in `from_source`.
+
+        Returns
+        -------
+        SpeechEncoder
+        """
+        options = {k: v for k, v in speech_encoder.items() if k != "name"}
+        return cls.from_source(**options, device=device, long_audio=long_audio)
+
     def train(self, mode=True):
         """Stay in eval mode, whatever a training loop asks for."""
         return super().train(False)

@@ -39,6 +39,7 @@ from speechbrain_ext.paths import (
     table_file,
     whose_path,
 )
+from speechbrain_ext.peak_memory import PeakMemory
 from speechbrain_ext.prompt import Prompt
 from speechbrain_ext.results import write_hypotheses, write_losses
 from speechbrain_ext.run_record import (
@@ -46,11 +47,10 @@ from speechbrain_ext.run_record import (
     earlier_result,
     new_result,
     now,
-    peak_memory,
 )
 from speechbrain_ext.system import (
     build_model,
-    describe,
+    identify,
     save_trained,
 )
 
@@ -163,6 +163,8 @@ class Experiment:
             # Sets are scored after training: what has a score is final.
             result.scores, result.speed = before.scores, before.speed
             result.kept_layers = before.kept_layers
+            result.peak_memory_bytes = before.peak_memory_bytes
+            result.train_peak_memory_bytes = before.train_peak_memory_bytes
         try:
             self.train_and_evaluate(result)
         except BaseException as error:
@@ -188,7 +190,10 @@ class Experiment:
         result.trainable = trainable.counts()
         # What goes on later must be this model.
         self._save(result)
+        peak = PeakMemory(self.device, result.train_peak_memory_bytes)
         brain.fit(self.datasets["train"], self.datasets["valid"])
+        if trainable.named():
+            result.train_peak_memory_bytes = peak.bytes()
         if not brain.history:
             brain.history = [
                 {
@@ -204,10 +209,11 @@ class Experiment:
             history=brain.history,
             final_loss=brain.history[-1].get("valid_loss"),
         )
-        run_on_main(save_trained, args=[model, self.folder, describe(hparams)])
+        run_on_main(save_trained, args=[model, self.folder, identify(hparams)])
         result.speed["train_seconds"] = brain.train_seconds
+        del teacher
+        brain.end_training()
         self.evaluate(brain, result)
-        result.peak_memory_bytes = peak_memory(self.device)
         result.status = "done"
         result.finished = now()
         self._save(result)
@@ -216,6 +222,7 @@ class Experiment:
         """Decode and score every test set, saving after each."""
         if not self.datasets["test"]:
             print("test_splits is empty: trained, and nothing was scored.")
+        peak = PeakMemory(self.device, result.peak_memory_bytes)
         for name, dataset in self.datasets["test"].items():
             if name in result.scores:
                 continue
@@ -225,6 +232,7 @@ class Experiment:
             result.scores[name], rows = self.score(rows)
             audio = sum(row["duration"] for row in rows)
             add_speed(result.speed, seconds, audio)
+            result.peak_memory_bytes = peak.bytes()
             if if_main_process():
                 write_hypotheses(self.folder, name, rows)
                 print(f"{name}: {result.scores[name]}")

@@ -6,6 +6,7 @@ Authors
 
 import os
 
+from speechbrain_ext.baseline import refuse_unfinished
 from speechbrain_ext.healing_rules import healing_faults
 from speechbrain_ext.hparams.faults import Fault
 from speechbrain_ext.hparams_values import MISSING, get, is_number, is_whole
@@ -70,6 +71,16 @@ TEXTS = (
     "speech_encoder.source",
 )
 DECODERS = ("qwen2", "llama")
+ENCODER_KEYS = (
+    "name",
+    "source",
+    "revision",
+    "kind",
+    "dtype",
+    "normalise_input",
+    "output_norm",
+    "max_seconds",
+)
 
 
 def speechllm_rules(plain):
@@ -136,6 +147,11 @@ def number_faults(plain):
     if dropout is not MISSING and not fits:
         mend = "choose a number from 0 up to, but not, 1"
         yield Fault("lora_dropout", dropout, mend)
+    limit = get(plain, "speech_encoder.max_seconds")
+    fits = limit in (MISSING, None) or (is_number(limit) and limit > 0)
+    if not fits:
+        mend = "choose null (the encoder's own limit), or seconds above 0"
+        yield Fault("speech_encoder.max_seconds", limit, mend)
     hidden = get(plain, "projector_hidden")
     fits = hidden is None or (is_whole(hidden) and hidden >= 1)
     if hidden is not MISSING and not fits:
@@ -305,6 +321,15 @@ def encoder_faults(plain):
     config, fault = load_config(plain, "speech_encoder")
     if fault:
         yield fault
+    normalise = get(plain, "speech_encoder.normalise_input")
+    if normalise not in (MISSING, None, True, False):
+        mend = "choose null (as the encoder's files say), true or false"
+        yield Fault("speech_encoder.normalise_input", normalise, mend)
+    options = get(plain, "speech_encoder")
+    for key in sorted(set(options if isinstance(options, dict) else ())):
+        if key not in ENCODER_KEYS:
+            mend = f"unknown: known are {', '.join(ENCODER_KEYS)}"
+            yield Fault(f"speech_encoder.{key}", options[key], mend)
     kind = get(plain, "speech_encoder.kind")
     known = CHOICES["speech_encoder.kind"]
     if config is not None and kind in known and config.model_type != kind:
@@ -322,7 +347,12 @@ def baseline_faults(plain):
     cut, baseline = get(plain, "prune_layers"), get(plain, "baseline")
     if not is_whole(cut) or cut < 1 or baseline is MISSING:
         return
-    if isinstance(baseline, str) and os.path.exists(baseline):
+    if isinstance(baseline, str) and os.path.isdir(baseline):
+        try:
+            refuse_unfinished(baseline)
+        except (OSError, ValueError) as error:
+            mend = str(error).removeprefix("baseline: ")
+            yield Fault("baseline", baseline, mend)
         return
     if baseline is not None and not isinstance(baseline, str):
         return

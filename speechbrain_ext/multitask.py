@@ -116,7 +116,10 @@ class MultiTask(torch.nn.Module):
                 "into its weights, which are its own then: give runs with "
                 "the map as a bridge (healing: map)"
             )
-        if any(r.merged_adapter_folder for r in [run, *self.runs.values()]):
+        if any(
+            r.merged_adapter_folder or r.frozen_adapter_folder
+            for r in [run, *self.runs.values()]
+        ):
             raise ValueError(
                 f"{name}: {run.folder} or a task before it stands on a "
                 "LoRA-adapted baseline, whose weights are its own: give runs "

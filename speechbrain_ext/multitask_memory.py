@@ -4,6 +4,8 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+from speechbrain_ext.healing import updates_of
+
 
 def memory_of(tasks):
     """Bytes of the shared backbone, and of what each task adds.
@@ -37,6 +39,8 @@ def memory_of(tasks):
             adapters[owner[-1]] += _bytes(parameter)
         else:
             backbone += _bytes(parameter)
+    for update in updates_of(tasks.decoder):
+        backbone += _bytes(update.down) + _bytes(update.up)
     parts_of, encoders, separately = {}, {}, 0
     for name, model in tasks.models.items():
         parts = [model.projector, *filter(None, [model.markers])]

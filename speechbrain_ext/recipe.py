@@ -28,6 +28,7 @@ from speechbrain_ext.results import write_hypotheses
 from speechbrain_ext.results.run import RESULT_FILE
 from speechbrain_ext.rules import RULES
 from speechbrain_ext.rules.data import UTTERANCES
+from speechbrain_ext.system import check_baseline
 
 ROOT = "$data_root"
 
@@ -54,6 +55,7 @@ def open_experiment(argv, prepare, dataio_prepare):
     # Before anything is built: each process must know its own device.
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
+    check_baseline(hparams)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder)
     if if_main_process():

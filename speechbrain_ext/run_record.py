@@ -6,10 +6,8 @@ Authors
 
 import datetime
 import os
-import resource
 
-import torch
-
+from speechbrain_ext.baseline import read_system
 from speechbrain_ext.data_sets import about_sets
 from speechbrain_ext.results import (
     RunResult,
@@ -18,7 +16,6 @@ from speechbrain_ext.results import (
     versions,
 )
 from speechbrain_ext.scoring.language import form_of, language_of
-from speechbrain_ext.system import read_system
 
 # Settings that move a run elsewhere or evaluate it otherwise, and do not
 # change what is trained.
@@ -146,6 +143,10 @@ def earlier_result(folder, result):
     # those of these settings.
     if before.trainable and (before.steps or 0) < before.configuration["steps"]:
         before.status, before.scores, before.speed = "running", {}, {}
+        before.train_peak_memory_bytes = None
+    # Where training's peak is not told apart, it is in the other one.
+    if before.train_peak_memory_bytes is None:
+        before.peak_memory_bytes = None
     _drop_other_language(before, result.configuration)
     # A set that was added to test_splits since is still to be scored.
     if not set(before.scores) >= set(result.configuration["test_splits"]):
@@ -214,29 +215,6 @@ def plain_settings(hparams):
         for key, value in hparams.items()
         if plain(value) and not key.startswith("__")
     }
-
-
-def peak_memory(device):
-    """Most memory held so far, in bytes: the card's, or the process's.
-
-    Arguments
-    ---------
-    device : str or torch.device
-        Whose.
-
-    Returns
-    -------
-    int
-
-    Example
-    -------
-    >>> peak_memory("cpu") > 0
-    True
-    """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Linux counts in KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def now():

@@ -9,49 +9,57 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-import json
 import os
 
 from safetensors.torch import load_file, save_file
+from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_ext.baseline import (
+    SYSTEM_FILE,
+    TRAINED,
+    read_system,
+    refuse_another,
+    refuse_pruned,
+    refuse_unfinished,
+)
+from speechbrain_ext.encoder_source import (
+    load_config,
+    load_extractor,
+    normalises,
+)
+from speechbrain_ext.fingerprint import fingerprint
 from speechbrain_ext.healing import (
     ADAPTER,
     ATTENTION,
     bridges_of,
     heal,
-    load_adapter,
     parts_of,
+    put_frozen_adapter,
     save_adapter,
     save_bridges,
     save_folds,
     train_parts,
+    updates_of,
 )
 from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
-from speechbrain_ext.results import write_json
+from speechbrain_ext.results import load_run, write_json
+from speechbrain_ext.results.run import RESULT_FILE
 
-TRAINED = "trained"
 PROJECTOR_FILE = "projector.safetensors"
 BRIDGE_FILE = "bridge.safetensors"
 FOLDED_FILE = "folded.safetensors"
-SYSTEM_FILE = "system.json"
-# What a projector was trained with, and is worth nothing without.
-MUST_AGREE = (
-    "backbone",
-    "encoder",
-    "prompt",
-    "chat_template",
-    "downsampling",
-)
+# A baseline's adapter is beside the weights; older runs have it in them.
+FROZEN = "frozen"
 
 
 def describe(hparams):
-    """What a trained system belongs to, by name.
+    """What a trained system belongs to, as the settings name it.
 
     Arguments
     ---------
     hparams : dict
-        Keys used: backbone, speech_encoder, prompt, chat_template,
-        downsampling.
+        A recipe's settings, or a result's configuration: an older one lacks
+        some keys.
 
     Returns
     -------
@@ -63,19 +71,89 @@ def describe(hparams):
     >>> about = describe({"backbone": parts, "speech_encoder": parts,
     ...     "prompt": "{speech}{target}", "chat_template": False,
     ...     "downsampling": 3})
-    >>> about["backbone"]
-    'tiny'
+    >>> about["backbone"], about["output_norm"]
+    ('tiny', False)
+    """
+    about = {}
+    for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
+        settings = hparams[key]
+        about[part] = settings["name"]
+        about[f"{part}_source"] = str(settings["source"])
+        for one in ("revision", "dtype"):
+            about[f"{part}_{one}"] = settings.get(one)
+    encoder = hparams["speech_encoder"]
+    about["output_norm"] = encoder.get("output_norm", False)
+    about["max_seconds"] = encoder.get("max_seconds")
+    about["long_audio"] = hparams.get("long_audio", "error")
+    for key in ("prompt", "chat_template", "downsampling"):
+        about[key] = hparams[key]
+    optional = "task projector_hidden speech_markers lowercase_targets"
+    about |= {k: hparams[k] for k in optional.split() if k in hparams}
+    return about
+
+
+def identify(hparams):
+    """What a trained system belongs to, whatever it is called and wherever.
+
+    Arguments
+    ---------
+    hparams : dict
+        As in `describe`.
+
+    Returns
+    -------
+    dict
+        `describe`, fingerprints of the frozen models' weights, and whether
+        the encoder's waveforms are normalised (which its files may say).
     """
     backbone, encoder = hparams["backbone"], hparams["speech_encoder"]
-    return {
-        "backbone": backbone["name"],
-        "backbone_source": str(backbone["source"]),
-        "encoder": encoder["name"],
-        "encoder_source": str(encoder["source"]),
-        "prompt": hparams["prompt"],
-        "chat_template": hparams["chat_template"],
-        "downsampling": hparams["downsampling"],
+    weights = {
+        f"{part}_weights": fingerprint(one["source"], one.get("revision"))
+        for part, one in (("backbone", backbone), ("encoder", encoder))
     }
+    told = encoder.get("normalise_input")
+    config = load_config(encoder["source"], encoder.get("revision"), None)
+    if told is None and config.model_type != "whisper":
+        extractor = load_extractor(
+            encoder["source"], config, encoder.get("revision")
+        )
+        told = normalises(encoder["source"], config, extractor)
+    return {**describe(hparams), **weights, "normalise_input": bool(told)}
+
+
+def check_baseline(hparams):
+    """Refuse a baseline that is not whole, finished and of this system.
+
+    Arguments
+    ---------
+    hparams : dict
+        As in `describe`, and baseline.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Before anything is loaded, naming all that differs.
+    """
+    folder = hparams["baseline"]
+    if not folder:
+        return
+    refuse_unfinished(folder)
+    unknown = refuse_another(told_of(folder), identify(hparams), folder)
+    if unknown and if_main_process():
+        print(
+            f"Note: the baseline in {folder} was trained before "
+            f"{', '.join(unknown)} were kept: not compared."
+        )
+
+
+def told_of(run_folder):
+    """What a run says it is; of an older one, what its settings say (dict)."""
+    system = read_system(run_folder)
+    if os.path.isfile(os.path.join(run_folder, RESULT_FILE)):
+        settings = load_run(run_folder).configuration
+        if "backbone" in settings:
+            system = {**describe(settings), **system}
+    return system
 
 
 def build_model(hparams, prompt, removed=None, device="cpu", encoder=None):
@@ -213,58 +291,18 @@ def save_trained(model, run_folder, about):
             "layers": decoder.whole_layers,
             "kept_layers": list(decoder.kept),
             "adapter": ADAPTER if decoder.adapter is not None else None,
+            "baseline_adapter": FROZEN if updates_of(decoder) else None,
             "bridge": bridge,
             "folded": folded,
         },
     )
 
 
-def read_system(run_folder, key="baseline"):
-    """What a finished run's ``system.json`` says.
-
-    Arguments
-    ---------
-    run_folder : str
-        A run's output folder.
-    key : str
-        The setting that named it.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    FileNotFoundError
-        If the run is not finished, or there is none.
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> model = tiny_speech_llm()
-    >>> folder = str(getfixture("tmpdir"))
-    >>> save_trained(model, folder, {"encoder": "small"})
-    >>> read_system(folder)["encoder"]
-    'small'
-    """
-    path = os.path.join(run_folder, TRAINED, SYSTEM_FILE)
-    if not os.path.isfile(path):
-        name = os.path.basename(os.path.normpath(run_folder))
-        raise FileNotFoundError(
-            f"{key}: {run_folder} holds no trained system ({path} is not "
-            f"there). Train it first: python train.py hparams/{name}.yaml "
-            "(with the same results_folder), or give another folder with "
-            f"--{key}."
-        )
-    with open(path, encoding="utf-8") as stream:
-        return json.load(stream)
-
-
 def load_baseline(model, run_folder, about):
     """Put a baseline's projector and adapter into a whole or pruned model.
 
-    An adapter is folded into the weights of the layers that are left: what
-    heals on top of it is then the only adapter.
+    An adapter is frozen and stays beside the weights of the layers that are
+    left: folded in, 16-bit weights would round it.
 
     Arguments
     ---------
@@ -280,7 +318,7 @@ def load_baseline(model, run_folder, about):
     ValueError
         If the baseline was trained for another backbone or projector.
     """
-    system = read_system(run_folder)
+    system = told_of(run_folder)
     decoder = model.decoder
     if system["layers"] != decoder.whole_layers:
         raise ValueError(
@@ -288,28 +326,14 @@ def load_baseline(model, run_folder, about):
             f"{system['layers']} layers; this backbone has "
             f"{decoder.whole_layers}. Give a baseline of the same backbone."
         )
-    for key, ours in about.items():
-        if key in MUST_AGREE and system[key] != ours:
-            raise ValueError(
-                f"{key}: {ours!r}, but the baseline in {run_folder} was "
-                f"trained with {system[key]!r}. Use the same, or train "
-                "another baseline."
-            )
-    # Both belong to gaps, and a baseline is to have none.
-    for part in ("bridge", "folded"):
-        if system.get(part):
-            raise ValueError(
-                f"baseline: {run_folder} was pruned, and its {system[part]} "
-                "belongs to the layers that it kept: give the whole model's "
-                "run."
-            )
+    refuse_pruned(system, run_folder)
+    refuse_another(system, about, run_folder)
     load_projector(model, run_folder)
     if system["adapter"]:
-        load_adapter(
+        put_frozen_adapter(
             decoder,
             os.path.join(run_folder, TRAINED, system["adapter"]),
-            kept=decoder.kept,
-            merge=True,
+            decoder.kept,
         )
 
 

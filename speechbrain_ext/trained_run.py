@@ -9,6 +9,7 @@ Authors
 
 import os
 
+from speechbrain_ext.baseline import TRAINED, read_system
 from speechbrain_ext.decoder import Decoder
 from speechbrain_ext.encoder import SpeechEncoder
 from speechbrain_ext.healing import (
@@ -16,16 +17,16 @@ from speechbrain_ext.healing import (
     load_adapter,
     load_bridges,
     load_folds,
+    put_frozen_adapter,
     use_bridges,
 )
 from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.prompt import Prompt
 from speechbrain_ext.results import load_run
 from speechbrain_ext.system import (
+    FROZEN,
     PROJECTOR_FILE,
-    TRAINED,
     put_projector,
-    read_system,
 )
 
 
@@ -91,12 +92,19 @@ class TrainedRun:
         return os.path.join(self.folder, TRAINED, PROJECTOR_FILE)
 
     @property
-    def merged_adapter_folder(self):
-        """The adapter of its baseline, folded into its weights, or None.
+    def frozen_adapter_folder(self):
+        """The adapter of its baseline, frozen beside its weights, or None."""
+        frozen = self.system.get("baseline_adapter") == FROZEN
+        return self._baseline_adapter() if frozen else None
 
-        The baseline is looked for where the settings say, then beside the
-        run.
-        """
+    @property
+    def merged_adapter_folder(self):
+        """The same of an older run, which has it folded into its weights."""
+        frozen = self.system.get("baseline_adapter") == FROZEN
+        return None if frozen else self._baseline_adapter()
+
+    def _baseline_adapter(self):
+        """Looked for where the settings say, then beside the run."""
         named = self.settings.get("baseline")
         if not named:
             return None
@@ -110,15 +118,10 @@ class TrainedRun:
 
     def load_encoder(self, device="cpu"):
         """Its frozen encoder (SpeechEncoder)."""
-        encoder = self.settings["speech_encoder"]
-        return SpeechEncoder.from_source(
-            encoder["source"],
-            kind=encoder.get("kind"),
-            dtype=encoder["dtype"],
-            revision=encoder.get("revision"),
-            device=device,
-            long_audio=self.settings.get("long_audio", "error"),
-            output_norm=encoder.get("output_norm", False),
+        return SpeechEncoder.from_settings(
+            self.settings["speech_encoder"],
+            device,
+            self.settings.get("long_audio", "error"),
         )
 
     def load_decoder(self, device="cpu"):
@@ -134,6 +137,10 @@ class TrainedRun:
         merged = self.merged_adapter_folder
         if merged:
             load_adapter(decoder, merged, kept=decoder.kept, merge=True)
+        if self.frozen_adapter_folder:
+            put_frozen_adapter(
+                decoder, self.frozen_adapter_folder, decoder.kept
+            )
         if self.folded_file:
             load_folds(decoder, self.folded_file)
         return decoder

@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import json
 import sys
 from pathlib import Path
 
@@ -236,6 +237,7 @@ def make_model(source, removed=None, encoder=None, width=12, **options):
     decoder = Decoder.from_source(
         source,
         removed,
+        options.get("dtype", "float32"),
         gradient_checkpointing=options.get("gradient_checkpointing", False),
     )
     prompt = Prompt.from_template(
@@ -377,6 +379,15 @@ def write_settings(folder, decoder, encoder, kind="wavlm"):
     text = "\n".join(line[4:] for line in lines.splitlines())
     file.write_text(text + "\n")
     return str(file)
+
+
+def pretend_baseline(folder, layers=2):
+    """Just what says of a folder that a whole run was finished there (str)."""
+    (Path(folder) / "trained").mkdir(parents=True, exist_ok=True)
+    system = {"layers": layers, "kept_layers": list(range(layers))}
+    (Path(folder) / "trained/system.json").write_text(json.dumps(system))
+    (Path(folder) / "result.json").write_text('{"status": "done"}')
+    return str(folder)
 
 
 @pytest.fixture

@@ -11,11 +11,24 @@ from conftest import PROMPT
 
 from speechbrain_ext.decoder import Decoder
 from speechbrain_ext.encoder import SpeechEncoder
-from speechbrain_ext.healing import heal
+from speechbrain_ext.healing import (
+    ADAPTER,
+    ATTENTION,
+    Lora,
+    add_adapter,
+    heal,
+    put_frozen_adapter,
+    save_adapter,
+)
 from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.prompt import Prompt
 from speechbrain_ext.pruning import Block
-from speechbrain_ext.results import RunResult, SetScore, write_hypotheses
+from speechbrain_ext.results import (
+    RunResult,
+    SetScore,
+    write_hypotheses,
+    write_json,
+)
 from speechbrain_ext.system import describe, save_trained
 
 RATE = 16000
@@ -61,6 +74,9 @@ def make_run(
     settings = settings_of(decoder, encoder, **changes)
     block = Block(1, 2)
     lm = Decoder.from_source(decoder, block, settings["backbone"]["dtype"])
+    if settings["baseline"]:
+        adapter = f"{settings['baseline']}/trained/{ADAPTER}"
+        put_frozen_adapter(lm, adapter, lm.kept)
     speech = SpeechEncoder.from_source(encoder)
     torch.manual_seed(seed)
     model = SpeechLLM(
@@ -87,6 +103,7 @@ def make_run(
         removed=2,
         start=1,
         kept_layers=[0, 3, 4],
+        adapter="lora" if settings["baseline"] else None,
         healing=strategy if isinstance(strategy, str) else "mine",
         path={"from": "speech", "distance": 0.1, "count": 5, "input": "speech"},
         steps=7,
@@ -105,6 +122,22 @@ def make_run(
     ]
     write_hypotheses(folder, "test-clean", rows)
     return folder
+
+
+def make_lora_baseline(folder, decoder, seed=1):
+    """The decoder's part of a LoRA-adapted whole run; gives its folder."""
+    lm = Decoder.from_source(decoder)
+    add_adapter(lm, ATTENTION, range(lm.num_layers), Lora(rank=2))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in lm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    (folder / "trained").mkdir(parents=True)
+    save_adapter(lm, str(folder / "trained"))
+    about = {"adapter": ADAPTER, "layers": lm.num_layers}
+    write_json(folder / "trained/system.json", about)
+    return str(folder)
 
 
 def speech_like(seconds, seed=0, rate=RATE):

@@ -84,6 +84,7 @@ class MiniStudy:
                     "real_time_factor": 0.1 * share * (1 + 0.01 * seed),
                 },
                 "peak_memory_bytes": int(1e9 * share + seed),
+                "train_peak_memory_bytes": int(2e9 + seed),
                 "status": "done",
                 **more,
             }

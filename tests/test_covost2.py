@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import pretend_baseline
 from encoded import write_encoded
 from recipe_scripts import RECIPES, load_script, quick, run_command, train
 
@@ -446,7 +447,7 @@ def test_every_yaml_loads(name, tmp_path, decoder_folders, encoder_folders):
         "results_folder": str(tmp_path / "results"),
         "backbone.source": str(sources[0]),
         "speech_encoder.source": str(sources[1]),
-        "baseline": str(tmp_path) if "prune" in name else None,
+        "baseline": pretend_baseline(tmp_path) if "prune" in name else None,
     }
     hparams = load_hparams(
         str(RECIPE / "hparams" / name), overrides, [speechllm_rules]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPE
+from conftest import RECIPE, write_settings
 from safetensors.torch import load_file
 
 from speechbrain_ext import experiment
@@ -49,6 +49,7 @@ prepare_experiment(words).measure("text")
 search_plans(prepare_experiment(words), "greedy-layers", [1, 2])
 base = words[words.index("--results_folder") + 1] + "/base"
 more = ["--run_name", "pruned", "--prune_layers", "2", "--baseline", base]
+more += ["--cache_features", "null"]
 prepare_experiment(words + more).run()
 """
 
@@ -56,14 +57,18 @@ prepare_experiment(words + more).run()
 def arguments(settings, corpus, results, **changes):
     words = [settings, "--results_folder", str(results)]
     words += ["--data_folder", corpus, "--noprogressbar"]
+    words += ["--cache_features", str(Path(results) / "features")]
     for name, value in {**SETTINGS, **changes}.items():
         words += [f"--{name}", str(value)]
     return words
 
 
-@pytest.fixture
-def pair(recipe, settings, corpus, tmp_path):
+@pytest.fixture(scope="module")
+def pair(recipe, corpus, decoder_folders, encoder_folders, tmp_path_factory):
     """Folders of the same study, by one process and by two."""
+    tmp_path = tmp_path_factory.mktemp("pair")
+    sources = decoder_folders["qwen2"], encoder_folders["wavlm"]
+    settings = write_settings(tmp_path, *sources)
     one, two = tmp_path / "one", tmp_path / "two"
     words = arguments(settings, corpus, one, grad_accumulation_factor=2)
     recipe.prepare_experiment(words).run()
@@ -71,7 +76,7 @@ def pair(recipe, settings, corpus, tmp_path):
         recipe.prepare_experiment(words).measure(kind)
     search_plans(recipe.prepare_experiment(words), "greedy-layers", [1, 2])
     words += ["--run_name", "pruned", "--prune_layers", "2"]
-    words += ["--baseline", str(one / "base")]
+    words += ["--baseline", str(one / "base"), "--cache_features", "null"]
     recipe.prepare_experiment(words).run()
     script = tmp_path / "study.py"
     script.write_text(SCRIPT)
@@ -88,6 +93,17 @@ def pair(recipe, settings, corpus, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return one, two
+
+
+def test_each_process_computes_its_share_of_the_features(pair):
+    """Into a file of its own, so that none waits for one that does all."""
+    parts = {
+        file.parent.name: len(file.read_text().splitlines()) - 1
+        for file in (pair[1] / "features").rglob("train/**/index.jsonl")
+    }
+    assert parts == {"train": 5, "part-1": 5}
+    alone = (pair[0] / "features").rglob("train/**/index.jsonl")
+    assert [len(f.read_text().splitlines()) for f in alone] == [11]
 
 
 def trained(folder):

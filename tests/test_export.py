@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import make_decoder
-from exported import make_run, speech_like
+from exported import make_lora_baseline, make_run, speech_like
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -92,6 +92,47 @@ def test_round_trip(
         a, b = lm(input_ids=ids).logits, ours.decoder.lm(input_ids=ids).logits
     allowed = MERGED[a.dtype] if merge else 0
     assert (a - b).abs().max() <= allowed * b.abs().max()
+
+
+@pytest.mark.parametrize(
+    "strategy, merge",
+    [("both", False), ("everywhere", False), ("none", False), ("both", True)],
+)
+def test_a_baselines_adapter_goes_along(
+    strategy, merge, tmp_path, decoder_folders, encoder_folders
+):
+    """Beside the weights, in bfloat16 too; PEFT alone gives the same."""
+    source = decoder_folders["qwen2"]
+    baseline = make_lora_baseline(tmp_path / "lora", source)
+    options = dict(dtype="bfloat16", eval_precision="bf16", strategy=strategy)
+    options["baseline"] = baseline
+    encoder = encoder_folders["wavlm"]
+    run = make_run(tmp_path / "run", source, encoder, **options)
+    folder = tmp_path / "exported"
+    found = quietly([run], str(folder), merge=merge)["differences"]["asr"]
+    assert (found["logits_NV"] == 0) != merge
+    assert merge or strategy == "everywhere" or found["lm_logits_QV"] == 0
+    task = folder / "tasks/asr"
+    assert (task / "baseline_adapter").is_dir() != merge
+    ours = TrainedRun(run).load()
+    with torch.no_grad():
+        ids = torch.arange(4, 12)[None]
+        wanted = ours.decoder.lm(input_ids=ids).logits
+        loaded = SpeechLLM.from_pretrained(str(folder)).use("asr").decoder.lm
+        gap = (loaded(input_ids=ids).logits - wanted).abs().max()
+        assert gap <= (MERGED[torch.bfloat16] * wanted.abs().max()) * merge
+    card = (folder / "README.md").read_text()
+    assert ("stays beside the weights" in card) != merge
+    if merge:
+        return
+    # The backbone is the source's own, unrounded.
+    lm = AutoModelForCausalLM.from_pretrained(folder / "backbone")
+    whole = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    pairs = [(0, 0), (1, 3), (2, 4)]
+    for new, old in pairs:
+        ours_, theirs = (m.model.layers for m in (lm, whole))
+        a, b = ours_[new].self_attn.q_proj, theirs[old].self_attn.q_proj
+        assert torch.equal(a.weight, b.weight)
 
 
 def test_the_adapter_is_more_than_rounding(run, tmp_path):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from speechbrain_ext.features import (
     writer,
 )
 from speechbrain_ext.features.lock import locked
+from speechbrain_ext.features.parts import build_share, join
 
 K = 3
 
@@ -473,3 +475,71 @@ def test_no_space_in_the_middle_keeps_what_is_there(
     cache = build(tmp_path, counting, items)
     assert 0 < len(counting.names) < len(items)
     assert_right(cache, encoder, items)
+
+
+def share(folder, encoder, items, rank, world_size):
+    options = dict(batch_seconds=2, progress=False)
+    build_share(folder, encoder, K, items, rank, world_size, **options)
+
+
+def part_lines(folder):
+    """Utterances in the index of each part (dict)."""
+    files = Path(folder).rglob("index.jsonl")
+    return {
+        file.parent.name: [
+            json.loads(line)["id"] for line in file.read_text().splitlines()[1:]
+        ]
+        for file in files
+    }
+
+
+def test_processes_build_a_share_each(tmp_path, encoder, items):
+    """Disjoint, in files of their own, and as if one had built all."""
+    folder = tmp_path / "cache"
+    for rank in (2, 0, 1):
+        share(folder, encoder, items, rank, 3)
+    lines = part_lines(folder)
+    assert set(lines) == {"cache", "part-1", "part-2"}
+    assert [len(ids) for ids in lines.values()] == [4, 4, 4]
+    assert sorted(sum(lines.values(), [])) == sorted(i for i, _ in items)
+    cache = join(folder, encoder, K, items, give_up=0)
+    assert_right(cache, encoder, items)
+    assert len(pickle.loads(pickle.dumps(cache))) == len(items)
+    # Another number of processes finds all, and computes nothing again.
+    share(folder, encoder, items, 0, 1)
+    assert part_lines(folder) == lines
+
+
+def test_another_number_of_processes_goes_on(tmp_path, encoder, items):
+    folder = tmp_path / "cache"
+    share(folder, encoder, items, 1, 2)
+    for rank in range(3):
+        share(folder, encoder, items, rank, 3)
+    ids = sum(part_lines(folder).values(), [])
+    assert sorted(ids) == sorted(i for i, _ in items)  # each once
+    # Changed audio is computed again, by whoever has it in its share.
+    name, path = items[7]
+    soundfile.write(path, 0.2 * np.ones(4000), 16000)
+    for rank in range(2):
+        share(folder, encoder, items, rank, 2)
+    assert_right(join(folder, encoder, K, items, give_up=0), encoder, items)
+
+
+def test_who_is_done_waits_for_the_others(tmp_path, encoder, items):
+    folder = tmp_path / "cache"
+    share(folder, encoder, items, 0, 2)
+    with pytest.raises(TimeoutError, match="6 utterances are missing"):
+        join(folder, encoder, K, items, look=0.01, give_up=0.05)
+    late = threading.Timer(0.3, share, [folder, encoder, items, 1, 2])
+    late.start()
+    cache = join(folder, encoder, K, items, look=0.05, give_up=60)
+    late.join()
+    assert_right(cache, encoder, items)
+
+
+def test_parts_of_another_encoder_are_refused(tmp_path, source, encoder, items):
+    folder = tmp_path / "cache"
+    share(folder, encoder, items, 1, 2)
+    other = SpeechEncoder.from_source(source, output_norm=True)
+    with pytest.raises(StaleCacheError, match="part-1"):
+        share(folder, other, items, 0, 2)

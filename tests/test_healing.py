@@ -16,7 +16,9 @@ from conftest import (
     make_features,
     make_model,
 )
+from safetensors.torch import load_file, save_file
 
+from speechbrain_ext.healed import pruned_twin
 from speechbrain_ext.healing import (
     ATTENTION,
     MLP,
@@ -27,6 +29,7 @@ from speechbrain_ext.healing import (
     healing_parts,
     load_adapter,
     needs_whole,
+    put_frozen_adapter,
     save_adapter,
     train_parts,
 )
@@ -189,12 +192,14 @@ def test_saved_and_loaded_adapter(source, tmp_path):
             )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("removed", [BLOCK, {0, 3}], ids=str)
-def test_an_adapted_baseline_is_folded_into_what_is_kept(
-    source, removed, tmp_path
+@pytest.mark.parametrize("twin", [False, True])
+def test_an_adapted_baseline_keeps_its_adapter_unrounded(
+    source, removed, dtype, twin, tmp_path
 ):
-    """Merged into fewer layers: the same as dropping the adapted layers."""
-    whole = make_model(source).eval()
+    """Bit for bit the baseline's kept layers, its LoRA beside the weights."""
+    whole = make_model(source, dtype=dtype).eval()
     trainable = train_parts(
         whole, True, (ATTENTION, range(LAYERS)), Lora(rank=2), verbose=False
     )
@@ -204,26 +209,56 @@ def test_an_adapted_baseline_is_folded_into_what_is_kept(
     shake(trainable)
     whole.eval()
     save_adapter(whole.decoder, str(tmp_path))
-    pruned = make_model(source, removed).eval()
+    folder = str(tmp_path / "healing")
+    pruned = make_model(source, None if twin else removed, dtype=dtype).eval()
     pruned.projector.load_state_dict(whole.projector.state_dict())
     with torch.no_grad():
         plain = logits_of(pruned)
-        folder = str(tmp_path / "healing")
-        load_adapter(pruned.decoder, folder, pruned.decoder.kept, merge=True)
-        pruned.eval()
+        put_frozen_adapter(pruned.decoder, folder, pruned.decoder.kept)
+        if twin:  # a whole model whose frozen weights both share
+            assert torch.equal(logits_of(pruned), logits_of(whole))
+            pruned = pruned_twin(pruned, removed).eval()
         lm = whole.decoder.lm
         kept = pruned.decoder.kept
         lm.model.layers = torch.nn.ModuleList(lm.model.layers[k] for k in kept)
         lm.config.num_hidden_layers = len(kept)
         lm.model.config.num_hidden_layers = len(kept)
-        torch.testing.assert_close(
-            logits_of(pruned), logits_of(whole), atol=1e-5, rtol=1e-5
-        )
-        assert (logits_of(pruned) - plain).abs().max() > 1e-2
-    # Nothing of it is left open, and healing is then the only adapter.
-    trainable = heal(pruned, removed, "both", verbose=False)
-    assert not {n for n, _ in trainable.named() if "self_attn" in n}
-    assert not {n for n, _ in pruned.named_parameters() if "q_proj.lora" in n}
+        before = logits_of(pruned)
+        assert torch.equal(before, logits_of(whole))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(logits_of(pruned), logits_of(whole))
+        assert twin or (before - plain).abs().max() > 1e-2
+    # Nothing of it is left open, and healing adapters go on top of it.
+    trainable = heal(pruned, removed, "everywhere", verbose=False)
+    assert {p for p in trainable.parts} == {"projector", "adapter"}
+    assert any("q_proj.lora" in n for n, _ in trainable.named())
+    with torch.no_grad():
+        assert torch.equal(logits_of(pruned), before)
+    # What is saved of the decoder is a plain one.
+    assert not [n for n in pruned.decoder.state_dict() if "q_proj.up" in n]
+
+
+def test_a_baselines_adapter_that_does_not_fit_is_refused(source, tmp_path):
+    model = make_model(source)
+    train_parts(model, False, (ATTENTION, range(LAYERS)), verbose=False)
+    save_adapter(model.decoder, str(tmp_path))
+    folder = tmp_path / "healing"
+    file = folder / "adapter_model.safetensors"
+    state = load_file(file)
+    name = next(name for name in state if "q_proj.lora_B" in name)
+    other = make_model(source)
+    save_file({**state, name: state[name][1:].contiguous()}, file)
+    with pytest.raises(ValueError, match="does not fit this decoder .*q_proj"):
+        put_frozen_adapter(other.decoder, str(folder))
+    save_file({**state, "odd": state[name].clone()}, file)
+    with pytest.raises(ValueError, match="does not fit this decoder .*odd"):
+        put_frozen_adapter(make_model(source).decoder, str(folder))
+    save_file(state, file)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["use_rslora"] = True
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="use_rslora"):
+        put_frozen_adapter(make_model(source).decoder, str(folder))
 
 
 def test_an_adapter_of_another_model_is_refused(source, tmp_path):

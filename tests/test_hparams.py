@@ -591,7 +591,34 @@ def test_a_pruned_run_needs_its_baseline(tmp_path):
     gone = {**GOOD, "prune_layers": 2, "baseline": str(tmp_path / "gone")}
     assert "is not there" in str(speechllm_rules(gone)[0])
     there = {**GOOD, "prune_layers": 2, "baseline": str(tmp_path)}
-    assert speechllm_rules(there) == []
+
+    def told():
+        return "".join(map(str, speechllm_rules(there)))
+
+    assert "holds no trained system" in told()
+    (tmp_path / "trained").mkdir()
+    system, result = tmp_path / "trained/system.json", tmp_path / "result.json"
+    system.write_text('{"layers": 3, "kept_layers": [0, 2]}')
+    assert "was pruned, it keeps 2 of 3" in told()
+    system.write_text('{"layers": 2, "kept_layers": [0, 1]}')
+    assert "result.json cannot be read" in told()
+    result.write_text('{"status": "running"}')
+    assert "is not finished" in told()
+    result.write_text('{"status": "done"}')
+    assert told() == ""
+
+
+def test_encoder_options_have_their_values():
+    encoder = {"output_norm": 1, "normalise_input": "yes", "max_seconds": 0}
+    faults = speechllm_rules(
+        {"speech_encoder": {**encoder, "outputnorm": True}}
+    )
+    assert {fault.key.partition(".")[2] for fault in faults} == {
+        *encoder,
+        "outputnorm",
+    }
+    encoder = dict(output_norm=True, normalise_input=None, max_seconds=20)
+    assert speechllm_rules({"speech_encoder": encoder}) == []
 
 
 def backbone(name, source, **more):

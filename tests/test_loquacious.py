@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import pretend_baseline
 from encoded import Pipe, encode, noise
 from recipe_scripts import (
     RECIPES,
@@ -346,7 +347,7 @@ def test_rebuilt_run_says_what_the_trained_one_said(pruned_run, corpus):
 
 def test_adapted_baseline_has_weights_of_its_own(pruned_run):
     tasks = MultiTask.from_runs({"asr": pruned_run})
-    if TrainedRun(pruned_run).merged_adapter_folder:
+    if TrainedRun(pruned_run).frozen_adapter_folder:
         with pytest.raises(ValueError, match="LoRA-adapted baseline"):
             tasks.add("again", pruned_run)
     else:
@@ -376,7 +377,7 @@ def test_every_yaml_loads(name, tmp_path, decoder_folders, encoder_folders):
         "results_folder": str(tmp_path / "results"),
         "backbone.source": str(sources[0]),
         "speech_encoder.source": str(sources[1]),
-        "baseline": str(tmp_path) if "prune" in name else None,
+        "baseline": pretend_baseline(tmp_path) if "prune" in name else None,
     }
     hparams = load_hparams(
         str(RECIPE / "hparams" / name), overrides, [speechllm_rules]

@@ -16,11 +16,17 @@ import pytest
 import soundfile
 import torch
 from conftest import RECIPE, write_settings
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from speechbrain_ext import recipe as recipe_parts
+from speechbrain_ext.brain import SpeechLLMBrain
 from speechbrain_ext.distance_table import RedundancyTable
 from speechbrain_ext.evaluation import EvaluationBrain
+from speechbrain_ext.export import export_runs
 from speechbrain_ext.hparams import load_hparams
+from speechbrain_ext.inference import SpeechLLM
+from speechbrain_ext.multitask import MultiTask
+from speechbrain_ext.peak_memory import PeakMemory
 from speechbrain_ext.pruning import Block
 from speechbrain_ext.results import load_run, read_utterances
 from speechbrain_ext.trained_run import TrainedRun
@@ -431,6 +437,43 @@ def test_the_settings_it_leaves_can_be_loaded(study):
             assert again[key] == value, key
 
 
+def test_peak_memory_is_inferences_alone(study, monkeypatch):
+    """Training, and the whole model that it looks at, are told apart."""
+    size, fit = 400 * 2**20, SpeechLLMBrain.fit
+    released = []
+
+    def hungry(brain, *sets):
+        torch.ones(size // 4).sum()
+        fit(brain, *sets)
+        brain.distillation = "the whole model"
+
+    def decode(brain, *args):
+        released.append((brain.distillation, brain.optimizer))
+        return EvaluationBrain.decode(brain, *args)
+
+    monkeypatch.setattr(SpeechLLMBrain, "fit", hungry)
+    monkeypatch.setattr(SpeechLLMBrain, "decode", decode)
+    result = study.run(run_name="hungry")
+    assert set(released) == {(None, None)}
+    if not PeakMemory("cpu").known:
+        assert (
+            result.peak_memory_bytes is result.train_peak_memory_bytes is None
+        )
+        return
+    inference, training = load_peaks(study.results / "hungry")
+    assert 0 < inference < training - size / 2
+    # A set that is scored later counts too; a training's peak stays.
+    more = "[test-clean, test-other, dev-clean]"
+    study.run(run_name="hungry", test_splits=more)
+    later = load_peaks(study.results / "hungry")
+    assert later[0] >= inference and later[1] >= training
+
+
+def load_peaks(folder):
+    result = load_run(folder)
+    return result.peak_memory_bytes, result.train_peak_memory_bytes
+
+
 # -- bad input ---------------------------------------------------------------
 
 
@@ -480,6 +523,103 @@ def test_a_baseline_of_other_settings_is_refused(study):
     with pytest.raises(ValueError, match="backbone: 'twin', but the baseline"):
         twin = {"backbone.name": "twin", "prune_layers": 0}
         study.prune(run_name="twin", **twin)
+
+
+def test_a_pruned_run_is_no_baseline(study, monkeypatch):
+    study.prune(run_name="cut", healing="decoder")
+    monkeypatch.setattr(recipe_parts, "load_prompt", None)
+    with pytest.raises(ValueError, match="cut was pruned, it keeps 3 of 5"):
+        study.prune(run_name="again", baseline=study.results / "cut")
+    with pytest.raises(ValueError, match="cut was pruned, it keeps 3 of 5"):
+        study.open(run_name="on", baseline=study.results / "cut")
+
+
+def test_a_baseline_that_heard_something_else_is_refused(study, monkeypatch):
+    """Everything that differs is told at once, before anything is loaded."""
+    monkeypatch.setattr(recipe_parts, "load_prompt", None)
+    changes = {
+        "speech_encoder.dtype": "bfloat16",
+        "speech_encoder.output_norm": True,
+        "speech_encoder.normalise_input": False,
+        "speech_encoder.max_seconds": 20,
+        "backbone.dtype": "bfloat16",
+        "lowercase_targets": False,
+    }
+    with pytest.raises(ValueError) as told:
+        study.prune(run_name="else", **changes)
+    words = "encoder_dtype output_norm normalise_input max_seconds "
+    words += "backbone_dtype lowercase_targets"
+    for key in words.split():
+        assert f"{key}: " in str(told.value)
+    # What the encoder's files say is no other setting when it is spelled out.
+    with pytest.raises(TypeError, match="NoneType"):  # load_prompt is reached
+        study.prune(run_name="t", **{"speech_encoder.normalise_input": True})
+
+
+@pytest.mark.parametrize("part", ["backbone", "speech_encoder"])
+def test_other_weights_of_the_same_name_are_refused(study, part, tmp_path):
+    source = study.open(run_name="look").hparams[part]["source"]
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    # Elsewhere, but the same.
+    study.open(
+        run_name="moved",
+        baseline=study.results / "base",
+        prune_layers=2,
+        **{f"{part}.source": copy},
+    )
+    state = load_file(copy / "model.safetensors")
+    name = next(n for n in sorted(state) if "q_proj.weight" in n)
+    state[name][-1, -1] += 0.01
+    save_file(state, copy / "model.safetensors", {"format": "pt"})
+    word = {"speech_encoder": "encoder"}.get(part, part)
+    with pytest.raises(ValueError, match=f"{word}_weights: .*same checkpoint"):
+        study.prune(run_name="moved", **{f"{part}.source": copy})
+
+
+def test_an_older_baseline_is_compared_by_what_it_says(study, capsys):
+    """It has no fingerprints and no options; its settings are its word."""
+    old = study.folder / "old"
+    shutil.copytree(study.results / "base", old)
+    file = old / "trained/system.json"
+    system = json.loads(file.read_text())
+    kept = "backbone encoder prompt chat_template downsampling layers "
+    kept += "kept_layers adapter bridge folded"
+    system = {key: system[key] for key in kept.split()}
+    file.write_text(json.dumps(system))
+    result = json.loads((old / "result.json").read_text())
+    for key in ("output_norm", "normalise_input", "max_seconds"):
+        result["configuration"]["speech_encoder"].pop(key, None)
+    (old / "result.json").write_text(json.dumps(result))
+    done = study.prune(run_name="on-old", baseline=old, healing="none")
+    assert done.status == "done"
+    said = capsys.readouterr().out
+    assert "Note: the baseline in" in said and "encoder_weights" in said
+    with pytest.raises(ValueError, match="encoder_revision"):
+        more = {"speech_encoder.revision": "other"}
+        study.prune(run_name="on-old2", baseline=old, **more)
+    # And it is loaded as it was.
+    assert TrainedRun(old).load_encoder().output_norm is False
+
+
+def test_encoder_options_stay_with_the_run(study, monkeypatch):
+    options = dict(output_norm=True, normalise_input=False, max_seconds=2.5)
+    changes = {f"speech_encoder.{k}": v for k, v in options.items()}
+    result = study.run(run_name="options", **changes)
+    about = result.configuration["speech_encoder"]
+    assert {key: about[key] for key in options} == options
+    folder = study.results / "options"
+    system = json.loads((folder / "trained/system.json").read_text())
+    assert {key: system[key] for key in options} == options
+    exported = str(study.folder / "exported")
+    export_runs([str(folder)], exported, tell=lambda line: None)
+    for encoder in (
+        TrainedRun(folder).load_encoder(),
+        MultiTask.from_runs({"asr": str(folder)}).encoders()[0],
+        SpeechLLM.from_pretrained(exported).use("asr").encoder,
+    ):
+        assert (encoder.output_norm, encoder.normalise_input) == (True, False)
+        assert encoder.max_samples == 40000
 
 
 def broken_corpus(corpus, folder):

@@ -1,10 +1,10 @@
 """Every YAML of the LibriSpeech recipe, against the real models' configs."""
 
-import os
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import pretend_baseline
 from transformers import AutoConfig
 
 from speechbrain_ext.hparams import ConfigError, load_hparams
@@ -46,7 +46,7 @@ def test_pairs_of_table_1(
     name, config, layers, width, removed, per_cent, tmp_path, monkeypatch
 ):
     whole = load(name, config, tmp_path, monkeypatch)
-    os.makedirs(tmp_path / name, exist_ok=True)
+    pretend_baseline(tmp_path / name)
     pruned = load(f"{name}_prune", config, tmp_path, monkeypatch)
     published = AutoConfig.from_pretrained(pruned["backbone"]["source"])
     assert published.num_hidden_layers == layers
@@ -74,7 +74,7 @@ def test_no_yaml_is_left_out(tmp_path, monkeypatch):
 
 def test_mini_reads_the_shipped_models(tmp_path, monkeypatch):
     monkeypatch.chdir(HPARAMS.parent)
-    os.makedirs(tmp_path / "mini")
+    pretend_baseline(tmp_path / "mini")
     hparams = load_hparams(
         "hparams/mini_prune.yaml",
         {"data_folder": "/data", "results_folder": str(tmp_path)},
@@ -86,7 +86,7 @@ def test_mini_reads_the_shipped_models(tmp_path, monkeypatch):
 
 
 def test_depth_without_a_receiving_layer_is_refused(tmp_path, monkeypatch):
-    os.makedirs(tmp_path / "qwen7b")
+    pretend_baseline(tmp_path / "qwen7b")
     with pytest.raises(ConfigError, match="choose 1 to 27"):
         load(
             "qwen7b_prune", "qwen2.5-7b", tmp_path, monkeypatch, prune_layers=28

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from speechbrain_ext import results
+from speechbrain_ext.report.claims.strategies import peak_memory
 from speechbrain_ext.results import RunResult, SetScore
 
 
@@ -240,3 +241,11 @@ def test_hypotheses_come_back(tmp_path):
         results.read_utterances(path)
     with pytest.raises(ValueError, match="without slashes"):
         results.write_hypotheses(tmp_path, "../x", rows)
+
+
+def test_an_older_runs_peak_is_none_of_inference():
+    """Training was in it; no ratio may be made of it and a newer one."""
+    old = RunResult("a", "tiny", layers=4, steps=5, peak_memory_bytes=9)
+    assert peak_memory(old) is None
+    old.train_peak_memory_bytes = 12
+    assert peak_memory(old) == 9

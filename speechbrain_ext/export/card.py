@@ -7,6 +7,7 @@ Authors
 from huggingface_hub import EvalResult, ModelCardData
 
 from speechbrain_ext.blocks import ranges
+from speechbrain_ext.export.layout import BASELINE_ADAPTER
 
 KINDS = {
     "WER": "automatic-speech-recognition",
@@ -20,7 +21,8 @@ HEAD = """# {title}
 
 A speech LLM exported with speechbrain_ext: a frozen speech encoder, a trained
 projector and a causal LM{pruned}. `backbone/` is a plain Hugging Face causal
-LM, `tasks/<name>/` a projector and (where there is one) a PEFT adapter.
+LM, `tasks/<name>/` a projector and (where there are some) PEFT adapters, all of
+which are to be active at once.
 
 ```python
 from speechbrain_ext.inference import SpeechLLM
@@ -64,7 +66,7 @@ def model_card(title, tasks, licence, merged):
     licence : dict
         As `speechbrain_ext.export.lineage.licence_of` gives it.
     merged : bool
-        The adapter was folded into the backbone.
+        The adapters were folded into the backbone.
 
     Returns
     -------
@@ -79,7 +81,9 @@ def model_card(title, tasks, licence, merged):
     parts = [
         f"---\n{_head(tasks, licence)}\n---\n",
         HEAD.format(title=title, pruned=pruned),
-        _lineage(first, merged),
+        _lineage(
+            first, merged, any(one.baseline_adapter for one in tasks.values())
+        ),
         *_bridges(tasks),
         *(_task(name, task) for name, task in tasks.items()),
         LIMITS.format(seconds=seconds),
@@ -130,7 +134,7 @@ def _head(tasks, licence):
     return data.to_yaml()
 
 
-def _lineage(about, merged):
+def _lineage(about, merged, adapters):
     backbone, removed = about["backbone"], removed_of(about)
     revision = backbone["revision"]
     at = f" (revision `{revision}`)" if revision else ""
@@ -140,7 +144,11 @@ def _lineage(about, merged):
         f"- Speech encoder: `{about['encoder']}`, frozen.",
     ]
     if about["baseline_adapter"]:
-        lines.append("- LoRA of the unpruned system is part of the weights.")
+        beside = f" (`tasks/<name>/{BASELINE_ADAPTER}/`)" if adapters else ""
+        where = "stays beside" if adapters else "is part of"
+        lines.append(
+            f"- LoRA of the unpruned system {where} the weights{beside}."
+        )
     if removed:
         lines.append(
             f"- Removed: layers {ranges(removed)} (counted from 0), "

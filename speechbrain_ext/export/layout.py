@@ -8,7 +8,7 @@
     backbone/            a plain Hugging Face causal LM with its tokenizer
     encoders/<name>/     a speech encoder, where the hub does not have it
     tasks/<name>/        task.json, projector.safetensors, adapter/ (PEFT),
-                         bridge.safetensors
+                         baseline_adapter/ (PEFT), bridge.safetensors
 
 Authors
  * The speechbrain_ext authors, 2026
@@ -30,9 +30,17 @@ TASKS = "tasks"
 TASK = "task.json"
 PROJECTOR = "projector.safetensors"
 ADAPTER = "adapter"
+BASELINE_ADAPTER = "baseline_adapter"
 BRIDGE = "bridge.safetensors"
 PRECISIONS = ("fp32", "bf16", "fp16")
 LONG_AUDIO = ("error", "chunk")
+# Those that are set, and what they may be.
+ENCODER_OPTIONS = {
+    "normalise_input": lambda v: isinstance(v, bool),
+    "output_norm": lambda v: isinstance(v, bool),
+    "max_seconds": lambda v: _number(v, 0.01, 100_000),
+}
+ENCODER_KEYS = {"name", "kind", "dtype", "folder", "source", "revision"}
 # Bytes read at once while hashing.
 PIECE = 1 << 22
 
@@ -73,8 +81,8 @@ class TaskSettings:
     prompt : str
         Template with ``{speech}``.
     encoder : dict
-        name, kind, dtype; ``folder`` inside the export, or ``source`` and
-        ``revision`` on the hub.
+        name, kind, dtype, `ENCODER_OPTIONS`; ``folder`` inside the export,
+        or ``source`` and ``revision`` on the hub.
     downsampling : int
         k, frames of one speech token.
     chat_template : bool
@@ -85,6 +93,8 @@ class TaskSettings:
         Trained embeddings stand around the speech.
     adapter : bool
         There is a PEFT adapter.
+    baseline_adapter : bool
+        There is the frozen PEFT adapter of the unpruned system too.
     bridge : bool
         There are bridges across gaps, which plain transformers lacks.
     precision : str
@@ -111,6 +121,7 @@ class TaskSettings:
     projector_hidden: int | None = None
     speech_markers: bool = False
     adapter: bool = False
+    baseline_adapter: bool = False
     bridge: bool = False
     precision: str = "fp32"
     features_dtype: str | None = None
@@ -167,13 +178,20 @@ class TaskSettings:
             "prompt": _text(self.prompt, 10_000)
             and not list(template_faults(self.prompt)),
             "encoder": all(_text(one, 200) for one in named)
-            and ("folder" in encoder) != ("source" in encoder),
+            and ("folder" in encoder) != ("source" in encoder)
+            and not set(encoder) - ENCODER_KEYS - set(ENCODER_OPTIONS)
+            and all(
+                sound(encoder[key])
+                for key, sound in ENCODER_OPTIONS.items()
+                if key in encoder
+            ),
             "downsampling": _number(self.downsampling, 1, 100, int),
             "chat_template": isinstance(self.chat_template, bool),
             "projector_hidden": self.projector_hidden is None
             or _number(self.projector_hidden, 1, 1_000_000, int),
             "speech_markers": isinstance(self.speech_markers, bool),
             "adapter": isinstance(self.adapter, bool),
+            "baseline_adapter": isinstance(self.baseline_adapter, bool),
             "bridge": isinstance(self.bridge, bool),
             "precision": self.precision in PRECISIONS,
             "features_dtype": self.features_dtype in (None, "float16"),

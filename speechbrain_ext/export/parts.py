@@ -16,7 +16,9 @@ from speechbrain_ext.encoder_source import load_config, load_extractor
 from speechbrain_ext.export.layout import (
     ADAPTER,
     BACKBONE,
+    BASELINE_ADAPTER,
     BRIDGE,
+    ENCODER_OPTIONS,
     ENCODERS,
     PROJECTOR,
     TASK,
@@ -32,6 +34,7 @@ from speechbrain_ext.export.lineage import (
     longest_seconds,
 )
 from speechbrain_ext.export.task_checks import LORA_KEYS
+from speechbrain_ext.healing.adapters import kept_adapter
 from speechbrain_ext.results import write_json
 from speechbrain_ext.saved_lm import save_causal_lm
 
@@ -101,7 +104,17 @@ def write_task(out, name, run, model, merge, encoders):
     shutil.copyfile(run.projector_file, os.path.join(folder, PROJECTOR))
     adapter = bool(run.adapter_folder) and not merge
     if adapter:
-        _write_adapter(run.adapter_folder, os.path.join(folder, ADAPTER))
+        _write_adapter(
+            model.decoder, run.adapter_folder, os.path.join(folder, ADAPTER)
+        )
+    baseline = run.frozen_adapter_folder
+    if baseline and not merge:
+        _write_adapter(
+            model.decoder,
+            baseline,
+            os.path.join(folder, BASELINE_ADAPTER),
+            run.kept,
+        )
     if run.bridge_file:
         shutil.copyfile(run.bridge_file, os.path.join(folder, BRIDGE))
     config = run.settings
@@ -117,6 +130,7 @@ def write_task(out, name, run, model, merge, encoders):
         projector_hidden=config["projector_hidden"],
         speech_markers=config["speech_markers"],
         adapter=adapter,
+        baseline_adapter=bool(baseline) and not merge,
         bridge=bool(run.bridge_file),
         precision=config.get("eval_precision") or "fp32",
         features_dtype="float16" if cached else None,
@@ -133,7 +147,7 @@ def write_task(out, name, run, model, merge, encoders):
     return settings
 
 
-def _write_adapter(source, folder):
+def _write_adapter(decoder, source, folder, kept=None):
     """PEFT's own two files; of its settings only those that say something."""
     os.makedirs(folder)
     with open(os.path.join(source, "adapter_config.json")) as stream:
@@ -148,10 +162,13 @@ def _write_adapter(source, folder):
     # Not the whole model's hub id: there, the layers have other numbers.
     config["base_model_name_or_path"] = BACKBONE
     config["inference_mode"] = True
+    renumbered, state = kept_adapter(decoder, source, kept)
+    config["layers_to_transform"] = renumbered.layers_to_transform
     write_json(os.path.join(folder, "adapter_config.json"), config)
-    shutil.copyfile(
-        os.path.join(source, "adapter_model.safetensors"),
+    save_file(
+        state,
         os.path.join(folder, "adapter_model.safetensors"),
+        metadata={"format": "pt"},
     )
 
 
@@ -159,6 +176,9 @@ def _write_encoder(out, about, encoder, encoders):
     """How a task names its encoder; one that is a folder is written too."""
     told = {"name": about["name"], "kind": encoder.kind}
     told["dtype"] = about["dtype"]
+    # The longest piece and the norms are part of what it gives.
+    options = {key: about.get(key) for key in ENCODER_OPTIONS}
+    told |= {key: value for key, value in options.items() if value is not None}
     source, revision = about["source"], about.get("revision")
     if not os.path.isdir(source):
         commit = commit_of(source, revision)

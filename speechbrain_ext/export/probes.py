@@ -37,6 +37,9 @@ class Probe:
         What transformers' own generation adds to them, with the cache.
     dtype : torch.dtype
         Of the weights.
+    two_adapters : bool
+        PEFT adds the baseline's and the healing adapter up in one type, and
+        the run in two: where both are on one matrix, 16 bits round twice.
     """
 
     logits_NV: torch.Tensor
@@ -45,6 +48,7 @@ class Probe:
     lm_logits_QV: torch.Tensor
     lm_tokens: list
     dtype: torch.dtype
+    two_adapters: bool = False
 
 
 @torch.no_grad()
@@ -82,6 +86,7 @@ def probe(model, settings):
         lm_logits_QV,
         lm_tokens,
         decoder.dtype,
+        settings.adapter and settings.baseline_adapter,
     )
 
 

@@ -11,6 +11,7 @@ from speechbrain_ext.export.checks import (
 )
 from speechbrain_ext.export.layout import (
     ADAPTER,
+    BASELINE_ADAPTER,
     BRIDGE,
     PROJECTOR,
     TASKS,
@@ -76,6 +77,8 @@ def check_task(folder, name, features, width):
     compare_shapes(file, wanted, shapes, extra=False)
     if settings.adapter:
         _check_adapter(folder, f"{TASKS}/{name}/{ADAPTER}")
+    if settings.baseline_adapter:
+        _check_adapter(folder, f"{TASKS}/{name}/{BASELINE_ADAPTER}")
     if settings.bridge:
         _check_bridge(folder, f"{TASKS}/{name}/{BRIDGE}", width)
 

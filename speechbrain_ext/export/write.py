@@ -33,7 +33,7 @@ from speechbrain_ext.export.parts import (
     write_task,
 )
 from speechbrain_ext.export.verify import compare_probes, probe, reload_probes
-from speechbrain_ext.healing import remove_bridges
+from speechbrain_ext.healing import fold_frozen_adapter, remove_bridges
 from speechbrain_ext.multitask import MultiTask
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.results import write_json
@@ -61,7 +61,7 @@ def export_runs(
     folder : str
         Where to; must not exist, or be empty.
     merge : bool
-        Fold the healing adapter into the backbone; for a single run.
+        Fold all adapters into the backbone, rounded; for a single run.
     licence : str or None
         Licence of the backbone; None: as its own card says.
     overwrite : bool
@@ -193,6 +193,7 @@ def _write(named, out, final, merge, licence, shard_size, device, tell):
         if decoder.adapter is not None:
             decoder.lm = decoder.adapter.merge_and_unload()
             decoder.use_adapter(None)
+        fold_frozen_adapter(decoder)
         # They have a file of their own; the backbone is a plain one.
         remove_bridges(decoder)
         save_backbone(decoder, first, backbone, shard_size, tell)

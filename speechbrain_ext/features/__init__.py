@@ -12,7 +12,8 @@ which the next run overwrites. A cache is used only if encoder and k are the
 same, and an entry only if its audio file has the size and time it had.
 
 `todo` finds what is to be computed, `writer` computes it, `entries`, `index`
-and `lock` keep the folder, `reading` maps it, `cache` is what others use.
+and `lock` keep the folder, `reading` maps it, `cache` is what others use;
+`parts` lets several processes build one together.
 
 Example
 -------

@@ -140,8 +140,8 @@ def _check_finite(utterance, values):
         return
     raise OverflowError(
         f"{utterance}: its features go beyond the range of 16 bits (65504) or "
-        "are NaN: set output_norm: True for the encoder, or do without the "
-        "cache"
+        "are NaN: give --speech_encoder.output_norm True, or do "
+        "without the cache"
     )
 
 

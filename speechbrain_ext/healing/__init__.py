@@ -29,6 +29,11 @@ from speechbrain_ext.healing.bridge import (
 from speechbrain_ext.healing.bridge_file import load_bridges, save_bridges
 from speechbrain_ext.healing.distillation import Distillation
 from speechbrain_ext.healing.folding import fold_maps, load_folds, save_folds
+from speechbrain_ext.healing.frozen_adapter import (
+    fold_frozen_adapter,
+    put_frozen_adapter,
+    updates_of,
+)
 from speechbrain_ext.healing.places import receivers
 from speechbrain_ext.healing.presets import (
     PRESETS,
@@ -57,6 +62,7 @@ __all__ = [
     "add_bridges",
     "bridges_of",
     "check_places",
+    "fold_frozen_adapter",
     "fold_maps",
     "heal",
     "healing_parts",
@@ -65,12 +71,14 @@ __all__ = [
     "load_folds",
     "needs_whole",
     "parts_of",
+    "put_frozen_adapter",
     "receivers",
     "remove_bridges",
     "save_adapter",
     "save_bridges",
     "save_folds",
     "train_parts",
+    "updates_of",
     "use_bridges",
     "uses_map",
 ]

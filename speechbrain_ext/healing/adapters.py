@@ -155,11 +155,39 @@ def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
     >>> other.num_layers
     4
     """
+    config, state = kept_adapter(decoder, folder, kept)
+    config.inference_mode = False
+    adapter = _wrap(decoder, config, name)
+    report = set_peft_model_state_dict(adapter, state, name)
+    if report.unexpected_keys:
+        raise ValueError(
+            f"{folder}: the adapter does not fit this decoder "
+            f"({report.unexpected_keys[0]}). It was made for another model."
+        )
+    decoder.use_adapter(adapter)
+    if merge:
+        decoder.lm = adapter.merge_and_unload()
+        decoder.use_adapter(None)
+
+
+def kept_adapter(decoder, folder, kept=None):
+    """A saved adapter's configuration and tensors, of the kept layers alone.
+
+    Arguments
+    ---------
+    decoder, folder, kept
+        As in `load_adapter`; the decoder is left as it is.
+
+    Returns
+    -------
+    config : peft.LoraConfig
+    state : dict
+        PEFT's name, with the layer's index in this decoder, to tensor.
+    """
     path = os.path.join(folder, "adapter_model.safetensors")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is not there: no adapter was saved.")
     config = LoraConfig.from_pretrained(folder)
-    config.inference_mode = False
     deepest = max(config.layers_to_transform)
     if kept is None and deepest >= decoder.num_layers:
         raise ValueError(
@@ -177,14 +205,4 @@ def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
         for key, value in load_file(path).items()
     }
     state.pop(None, None)
-    adapter = _wrap(decoder, config, name)
-    report = set_peft_model_state_dict(adapter, state, name)
-    if report.unexpected_keys:
-        raise ValueError(
-            f"{folder}: the adapter does not fit this decoder "
-            f"({report.unexpected_keys[0]}). It was made for another model."
-        )
-    decoder.use_adapter(adapter)
-    if merge:
-        decoder.lm = adapter.merge_and_unload()
-        decoder.use_adapter(None)
+    return config, state

@@ -18,12 +18,14 @@ from speechbrain_ext.export.content import PLAIN_TEXTS, SUFFIXES
 from speechbrain_ext.export.folder import ExportFolder
 from speechbrain_ext.export.layout import (
     ADAPTER,
+    BASELINE_ADAPTER,
     BRIDGE,
     PROJECTOR,
     TASKS,
     ExportError,
 )
 from speechbrain_ext.export.task_checks import check_task
+from speechbrain_ext.healing import put_frozen_adapter
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.trained_run import TrainedRun
 
@@ -121,6 +123,13 @@ class ExportedTask(TrainedRun):
         return os.path.join(self.folder, ADAPTER)
 
     @property
+    def frozen_adapter_folder(self):
+        """Where its baseline's adapter lies (str), or None."""
+        if not self.task.baseline_adapter:
+            return None
+        return os.path.join(self.folder, BASELINE_ADAPTER)
+
+    @property
     def bridge_file(self):
         """Where its bridges lie (str), or None."""
         if not self.task.bridge:
@@ -161,14 +170,10 @@ class ExportedTask(TrainedRun):
 
     def load_encoder(self, device="cpu"):
         """Its frozen encoder (SpeechEncoder)."""
-        encoder = self.task.encoder
-        return SpeechEncoder.from_source(
-            self.encoder_source,
-            kind=encoder["kind"],
-            dtype=encoder["dtype"],
-            revision=encoder.get("revision"),
-            device=device,
-            long_audio=self.task.long_audio,
+        options = {**self.task.encoder, "source": self.encoder_source}
+        options.pop("folder", None)
+        return SpeechEncoder.from_settings(
+            options, device, self.task.long_audio
         )
 
     def load_decoder(self, device="cpu"):
@@ -182,6 +187,8 @@ class ExportedTask(TrainedRun):
             self.export.backbone, dtype=self.dtype, device=device
         )
         decoder.kept = self.kept
+        if self.frozen_adapter_folder:
+            put_frozen_adapter(decoder, self.frozen_adapter_folder)
         return decoder
 
 

@@ -147,8 +147,8 @@ def _record(run, runs):
     baseline = baseline_of(run, runs) if run.removed else None
     fields = (
         "name backbone family encoder adapter task layers removed start "
-        "kept_layers healing seed steps trainable peak_memory_bytes speed "
-        "status error"
+        "kept_layers healing seed steps trainable peak_memory_bytes "
+        "train_peak_memory_bytes speed status error"
     )
     record = {name: getattr(run, name) for name in fields.split()}
     record["path"] = run.path_from

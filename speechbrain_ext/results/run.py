@@ -129,7 +129,11 @@ class RunResult:
         "train_seconds", "decode_seconds", "audio_seconds" and
         "real_time_factor" (decoding seconds per second of audio).
     peak_memory_bytes : int or None
-        Most memory held on the device (or by the process on a CPU).
+        Most memory held on the device (or by the process on a CPU) while the
+        test sets were decoded, by the main process; None where it cannot be
+        told. Of older runs, which lack the next key, training is included.
+    train_peak_memory_bytes : int or None
+        The same of training, with its validations; None without training.
     configuration : dict
         The run's settings, plain values only.
     versions : dict of str to str
@@ -172,6 +176,7 @@ class RunResult:
     validation: dict = field(default_factory=dict)
     speed: dict = field(default_factory=dict)
     peak_memory_bytes: int | None = None
+    train_peak_memory_bytes: int | None = None
     configuration: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)

@@ -125,7 +125,9 @@ def decoding_time(run):
 
 
 def peak_memory(run):
-    """Most memory that a run held, in bytes; None where unknown.
+    """Most memory that a run's inference held, in bytes; None where unknown.
+
+    An older run's figure includes training: it is none of inference.
 
     Arguments
     ---------
@@ -136,6 +138,8 @@ def peak_memory(run):
     -------
     int or None
     """
+    if run.steps and run.train_peak_memory_bytes is None:
+        return None
     return run.peak_memory_bytes
 
 
@@ -178,7 +182,7 @@ def savings(cells):
         above(
             None if memory_R is None else 100 * (1 - 1 / memory_R),
             100 / 3,
-            "peak memory of the run saved, per cent (training included)",
+            "peak memory of inference saved, per cent",
             "a third or more",
             form="{:.0f}",
             paper=f"{100 * share:.0f}",
