@@ -41,6 +41,16 @@ DECODERS = {
         num_key_value_heads=4,
         max_position_embeddings=8192,
     ),
+    "Llama-3.2-1B": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
 }
 TINY = {
     "tiny": LlamaConfig(

@@ -198,7 +198,7 @@ class Decoder(torch.nn.Module):
             Shape ``[B, Q, D]``.
         """
         return base_model(self.lm)(
-            **sequence.as_inputs(), use_cache=False
+            **sequence.causal_inputs(), use_cache=False
         ).last_hidden_state
 
     def target_logits(self, sequence):
