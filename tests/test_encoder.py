@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.profiler import profile
 from transformers import (
     HubertConfig,
     HubertModel,
@@ -27,8 +28,6 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperModel,
 )
-
-from torch.profiler import profile
 
 from speechbrain_ext.encoder import SpeechEncoder, concatenate_frames
 from speechbrain_ext.encoder_cores import MOST_BYTES
