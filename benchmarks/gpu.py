@@ -10,7 +10,8 @@ after each change (`benchmarks.gpu_training`), and which text comes out of
 recorded steps and of batches (`benchmarks.gpu_text`). Results are written as
 they come; what does not fit the card, or the time, is named as skipped.
 
-    python -m benchmarks.gpu --json benchmarks/results/NAME-OF-THE-CARD.json
+    python -m benchmarks.gpu                     results/<name of the card>.json
+    python -m benchmarks.gpu --only training     the other rows are kept
 
 Paper: Llama-3.1-8B with 40 % of its layers removed: a 35 % wall-clock
 speed-up, peak memory from 15.72 to 10.37 GiB.
@@ -30,12 +31,20 @@ from benchmarks.gpu_clock import Clock, copy_rate, kernels
 from benchmarks.gpu_models import SAMPLE_RATE, TIERS, build
 from benchmarks.gpu_text import batch_invariance, same_tokens
 from benchmarks.gpu_training import encoder_memory, training_steps
+from benchmarks.run import RESULTS, file_of
 from speechbrain_ext.greedy import greedy
 from speechbrain_ext.static_decoding import StaticDecoding
 
 COMMAND = "python -m benchmarks.gpu"
 PAPER = {"speed_up": 1.35, "memory_gib": [15.72, 10.37]}
 FLOOR_TARGET = 1.6
+PIECES = (
+    "same_tokens",
+    "decoding",
+    "training",
+    "encoder_memory",
+    "batch_invariance",
+)
 
 
 def weight_bytes(lm):
@@ -187,8 +196,11 @@ def main(argv=None):
     """Measure, and write after each piece; gives what was written (dict)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--tier", choices=TIERS, default="full")
-    parser.add_argument("--json", default="benchmarks/results/gpu.json")
+    parser.add_argument("--json", help="by default results/<the card>.json")
     parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument(
+        "--only", nargs="+", choices=PIECES, default=PIECES, help="keep others"
+    )
     args = parser.parse_args(argv)
     if args.tier == "full" and not torch.cuda.is_available():
         parser.error("no GPU here: give --tier cpu for tiny models")
@@ -196,22 +208,27 @@ def main(argv=None):
     tier = TIERS[args.tier]
     clock = Clock(device, tier["repeats"], args.minutes)
     rate = copy_rate(clock, tier["copy_bytes"])
+    on_gpu = device.type == "cuda"
+    card = torch.cuda.get_device_name() if on_gpu else "cpu"
+    file = Path(args.json or RESULTS / f"{file_of(card)}.json")
+    kept = len(args.only) < len(PIECES) and file.exists()
     whole = {
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else "cpu",
+        **(json.loads(file.read_text()) if kept else {}),
+        "device": card,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "command": COMMAND,
         "paper": PAPER,
-        "copy_gb_per_s": rate / 1e9,
-        "results": {},
     }
+    if "decoding" in args.only:
+        whole["copy_gb_per_s"] = rate / 1e9
+    for title in ("results", "training"):
+        whole.setdefault(title, {})
 
     def save():
         whole["summary"] = summary(whole["results"])
-        Path(args.json).write_text(json.dumps(whole, indent=1) + "\n")
+        file.write_text(json.dumps(whole, indent=1) + "\n")
 
     def piece(into, title, work, *given):
         into[title] = clock.guarded(work, *given)
@@ -229,16 +246,23 @@ def main(argv=None):
             given = (name, removed, tier, clock, rate, keep)
             piece(depths, str(removed), measure_one, *given)
 
-    training = whole["training"] = {}
-    whole_depth, *others = tier["removed"]
-    piece(whole, "same_tokens", same_tokens, tier, clock)
-    decode(whole_depth)
-    for name in tier["trained"]:
-        piece(training, name, training_steps, name, tier, clock)
-    piece(whole, "encoder_memory", encoder_memory, tier, clock)
-    for removed in others:
-        decode(removed)
-    piece(whole, "batch_invariance", batch_invariance, tier, clock)
+    def train():
+        for name in tier["trained"]:
+            given = (name, tier, clock)
+            piece(whole["training"], name, training_steps, *given)
+
+    def once(work):
+        piece(whole, work.__name__, work, tier, clock)
+
+    work = {
+        "same_tokens": lambda: once(same_tokens),
+        "decoding": lambda: [decode(removed) for removed in tier["removed"]],
+        "training": train,
+        "encoder_memory": lambda: once(encoder_memory),
+        "batch_invariance": lambda: once(batch_invariance),
+    }
+    for title in args.only:
+        work[title]()
     save()
     print(json.dumps(whole["summary"], indent=1))
     return whole

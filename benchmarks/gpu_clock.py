@@ -67,7 +67,7 @@ class Clock:
         except torch.OutOfMemoryError:
             found = {"skipped": "does not fit the memory"}
         except Exception as error:  # The other pieces are to be measured.
-            traceback.print_exc()
+            traceback.print_exc(limit=-5)
             found = {"failed": f"{type(error).__name__}: {error}"[:500]}
         title = getattr(work, "__name__", "piece")
         took = f"{time.monotonic() - began:.1f} s"
@@ -79,6 +79,8 @@ class Clock:
         """Give back the memory of models that are no longer used."""
         # Module hooks make circles, which keep 16 GB until they are cut.
         gc.collect()
+        # What was compiled for one model's sizes counts against the next's.
+        torch._dynamo.reset()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

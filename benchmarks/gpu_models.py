@@ -100,7 +100,7 @@ TIERS = {
         training_batch=16,
         copy_bytes=2**31,
         repeats=2,
-        sentences=32,
+        sentences=24,
     ),
     "cpu": dict(
         decoders=TINY,
@@ -160,6 +160,8 @@ def build(name, removed, tier, device, dtype=torch.bfloat16):
         projector = Projector(
             wavlm.config.hidden_size * JOINED, lm.config.hidden_size
         )
+    # One of WavLM's parameters is born on the CPU, whatever the device.
+    wavlm = wavlm.to(device)
     lm.generation_config.eos_token_id = None
     encoder = SpeechEncoder(
         WaveformCore(wavlm.eval(), Wav2Vec2FeatureExtractor()),

@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from speechbrain_ext.waveform_convolutions import use_channels_last
 from speechbrain_ext.wavlm_attention import use_fused_attention
 
 # Rows are encoded together up to this many bytes of waveform, so that memory
@@ -37,7 +38,7 @@ class WaveformCore(torch.nn.Module):
     def __init__(self, model, extractor):
         super().__init__()
         config = model.config
-        self.model = use_fused_attention(model)
+        self.model = use_channels_last(use_fused_attention(model))
         self.width = config.hidden_size
         self.sample_rate = getattr(extractor, "sampling_rate", 16000)
         self.windows = list(

@@ -8,6 +8,7 @@ take for a new program.
 """
 
 import contextlib
+import functools
 import importlib.util
 import sys
 import types
@@ -41,26 +42,20 @@ def fused(lm):
 
 def _replacements(model):
     """What to put where: owner, attribute, compiled function."""
-    compiled = {}
-
-    def once(function):
-        if function not in compiled:
-            compiled[function] = _compile(function)
-        return compiled[function]
-
     for module in model.modules():
         if _is_plain(module):
-            forward = once(type(module).forward)
+            forward = _compiled(type(module).forward, BACKEND)
             yield module, "forward", types.MethodType(forward, module)
     homes = {type(layer.self_attn).__module__ for layer in model.layers}
     for home in map(sys.modules.get, sorted(homes)):
         if hasattr(home, ROTATION):
-            yield home, ROTATION, once(getattr(home, ROTATION))
+            yield home, ROTATION, _compiled(getattr(home, ROTATION), BACKEND)
 
 
-def _compile(function):
-    options = OPTIONS if BACKEND == "inductor" else None
-    return torch.compile(function, backend=BACKEND, options=options)
+@functools.cache
+def _compiled(function, backend):
+    options = OPTIONS if backend == "inductor" else None
+    return torch.compile(function, backend=backend, options=options)
 
 
 def _is_plain(module):

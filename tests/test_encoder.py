@@ -29,6 +29,7 @@ from transformers import (
     WhisperModel,
 )
 
+from speechbrain_ext import waveform_convolutions
 from speechbrain_ext.encoder import SpeechEncoder, concatenate_frames
 from speechbrain_ext.encoder_cores import MOST_BYTES
 from speechbrain_ext.wavlm_attention import use_fused_attention
@@ -476,6 +477,27 @@ def test_fused_attention_is_transformers_own(tmp_path, norm, padded):
         other = fused(wav_BN, attention_mask=mask_BN).last_hidden_state
     assert (other - expected).abs().max() > 1e-3
     assert {*fused.state_dict()} == {*plain.state_dict()}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_channels_last_is_transformers_own(tmp_path, monkeypatch, kind):
+    folder = make_waveform(tmp_path, kind)
+    plain = CLASSES[kind][0].from_pretrained(folder).eval()
+    encoder = SpeechEncoder.from_source(folder)
+    monkeypatch.setattr(waveform_convolutions, "DEVICES", ("cpu",))
+    wav_BN, _ = waves()
+    with torch.no_grad():
+        expected = plain.feature_extractor(wav_BN)
+        calls = []
+        monkeypatch.setattr(
+            waveform_convolutions.F,
+            "conv2d",
+            lambda *args, conv2d=torch.conv2d, **kwargs: calls.append(1)
+            or conv2d(*args, **kwargs),
+        )
+        x_BCT = encoder.core.model.feature_extractor(wav_BN)
+    torch.testing.assert_close(x_BCT, expected, rtol=1e-5, atol=1e-5)
+    assert len(calls) == len(WAVEFORM["conv_dim"])
 
 
 def peak_bytes(work):
