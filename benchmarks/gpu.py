@@ -1,93 +1,50 @@
 """The paper's geometry on one GPU: pruned decoders of 7 and 8 billion.
 
 Random bfloat16 weights in the dimensions of Llama-3.1-8B, Qwen2.5-7B and
-WavLM-Large, nothing downloaded. For 0, 13 and 14 layers removed: seconds per
-utterance of 15 s, prefill and decoding apart, at batch 1, 8 and 32, plain and
-in fixed buffers; peak memory; decoding against the floor that the memory sets
-(bytes of the kept weights over the card's own copy rate); and a projector's
-training step at batch 16, with and without gradient checkpointing. Results
-are written as they come; what does not fit the card, or the time, is named as
-skipped.
+WavLM-Large, nothing downloaded. With and without 13 layers removed: seconds
+per utterance of 15 s, prefill and decoding apart, at batch 1, 8 and 32, plain
+and in fixed buffers; peak memory; decoding against the floor that the memory
+sets (bytes of the kept weights over the card's own copy rate). Then a
+projector's training step at batch 16 and the encoder's memory, before and
+after each change (`benchmarks.gpu_training`), and which text comes out of
+recorded steps and of batches (`benchmarks.gpu_text`). Results are written as
+they come; what does not fit the card, or the time, is named as skipped.
 
-    python -m benchmarks.gpu --json benchmarks/results/gpu.json
+    python -m benchmarks.gpu                     results/<name of the card>.json
+    python -m benchmarks.gpu --only training     the other rows are kept
 
 Paper: Llama-3.1-8B with 40 % of its layers removed: a 35 % wall-clock
 speed-up, peak memory from 15.72 to 10.37 GiB.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import argparse
-import gc
+import contextlib
 import json
-import statistics
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
+import transformers
 
+from benchmarks.gpu_clock import Clock, copy_rate, kernels
 from benchmarks.gpu_models import SAMPLE_RATE, TIERS, build
+from benchmarks.gpu_text import batch_invariance, same_tokens
+from benchmarks.gpu_training import encoder_memory, training_steps
+from benchmarks.run import RESULTS, file_of
 from speechbrain_ext.greedy import greedy
 from speechbrain_ext.static_decoding import StaticDecoding
 
+COMMAND = "python -m benchmarks.gpu"
 PAPER = {"speed_up": 1.35, "memory_gib": [15.72, 10.37]}
-FLOOR_TARGET = 1.25
-
-
-class Clock:
-    """Times work on a device, and gives up once the time is spent.
-
-    Arguments
-    ---------
-    device : torch.device
-        Where the work runs.
-    repeats : int
-        Timings of each piece; the median counts.
-    minutes : float
-        When to stop starting new pieces.
-    """
-
-    def __init__(self, device, repeats, minutes):
-        self.device, self.repeats = device, repeats
-        self.end = time.monotonic() + 60 * minutes
-
-    def wait(self):
-        """Until the device has done all it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def seconds(self, work):
-        """Median seconds of a call, after one that does not count."""
-        work()
-        times = []
-        for _ in range(self.repeats):
-            self.wait()
-            began = time.perf_counter()
-            work()
-            self.wait()
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
-
-    def peak(self, work):
-        """Peak memory of a call in GiB; None where it is not counted."""
-        if self.device.type != "cuda":
-            work()
-            return None
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        return torch.cuda.max_memory_allocated() / 2**30
-
-    def spent(self):
-        """Whether the time is spent (bool)."""
-        return time.monotonic() > self.end
-
-
-def copy_rate(clock, size):
-    """Bytes a second that the device reads and writes in a large copy."""
-    source = torch.empty(size, dtype=torch.uint8, device=clock.device)
-    target = torch.empty_like(source)
-    return 2 * size / clock.seconds(lambda: target.copy_(source))
+FLOOR_TARGET = 1.6
+PIECES = (
+    "same_tokens",
+    "decoding",
+    "training",
+    "encoder_memory",
+    "batch_invariance",
+)
 
 
 def weight_bytes(lm):
@@ -97,12 +54,25 @@ def weight_bytes(lm):
     return sum(p.numel() * p.element_size() for p in read)
 
 
+def ways(batch):
+    """How tokens are made: what is replaced meanwhile, and the buffers."""
+    unfused = mock.patch(
+        "speechbrain_ext.static_decoding.fused",
+        lambda lm: contextlib.nullcontext(),
+    )
+    return {
+        "plain": (contextlib.nullcontext(), None),
+        **({"unfused": (unfused, StaticDecoding())} if batch == 1 else {}),
+        "static": (contextlib.nullcontext(), StaticDecoding()),
+    }
+
+
 @torch.no_grad()
 def measure_decoding(model, batch, tier, clock, rate):
-    """One batch size: encoder, prefill, tokens, plain and in fixed buffers.
+    """One batch size: encoder, prefill, tokens, in each way.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     model : SpeechLLM
     batch : int
         Utterances.
@@ -121,94 +91,64 @@ def measure_decoding(model, batch, tier, clock, rate):
     wav_BN = 0.1 * torch.randn(batch, samples, device=clock.device)
     lengths_B = torch.full((batch,), samples)
     lm, tokens = model.decoder.lm, tier["tokens"]
-    x_BSF, tokens_B = model.features(wav_BN, lengths_B)
-    sequence = model.sequence(x_BSF, tokens_B, side="left")
-    found = {
-        "encoder_s": clock.seconds(lambda: model.features(wav_BN, lengths_B)),
-    }
+
+    def features():
+        return model.features(wav_BN, lengths_B)
+
+    sequence = model.sequence(*features(), side="left")
+    found = {"encoder_s": clock.seconds(features)}
     answers = {}
-    for way, static in (("plain", None), ("static", StaticDecoding())):
+    for way, (replaced, static) in ways(batch).items():
 
         def answer(count):
             limits_B = torch.full((batch,), count)
             return greedy(lm, sequence, limits_B, [-1], static=static)
 
-        answers[way] = answer(tokens)
-        first = clock.seconds(lambda: answer(1))
-        whole = clock.seconds(lambda: answer(tokens))
+        with replaced:
+            began = time.perf_counter()
+            answers[way] = answer(tokens)
+            found[way] = {"first_answer_s": time.perf_counter() - began}
+            first = clock.seconds(lambda: answer(1))
+            whole = clock.seconds(lambda: answer(tokens), warm_up=False)
+            shown = (
+                kernels(clock.device, lambda: answer(3)) if batch == 1 else None
+            )
         token = (whole - first) / (tokens - 1)
-        found[way] = {
+        found[way] |= {
             "prefill_s": first,
             "token_s": token,
             "utterance_s": (found["encoder_s"] + whole) / batch,
             "over_floor": token / (weight_bytes(lm) / rate),
+            "same_tokens": alike(answers["plain"], answers[way]),
+            "kernels_of_3_tokens": shown,
         }
-    found["same_text"] = answers["plain"] == answers["static"]
 
     def everything():
-        x_BSF, tokens_B = model.features(wav_BN, lengths_B)
-        sequence = model.sequence(x_BSF, tokens_B, side="left")
+        sequence = model.sequence(*features(), side="left")
         greedy(lm, sequence, torch.full((batch,), tokens), [-1])
 
     found["peak_gib"] = clock.peak(everything)
     return found
 
 
-def measure_training(model, tier, clock, checkpointing):
-    """A projector's training step, encoder included (dict)."""
-    lm = model.decoder.lm
-    if checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
-        lm.disable_input_require_grads()
-        lm.train()
-    batch, tokens = tier["training_batch"], tier["tokens"]
-    samples = tier["seconds"] * SAMPLE_RATE
-    wav_BN = 0.1 * torch.randn(batch, samples, device=clock.device)
-    lengths_B = torch.full((batch,), samples)
-    vocabulary = lm.config.vocab_size
-    targets = list(torch.randint(vocabulary, (batch, tokens)))
-    model.projector.requires_grad_(True)
-
-    def step():
-        model.projector.zero_grad(set_to_none=True)
-        x_BSF, tokens_B = model.features(wav_BN, lengths_B)
-        logits_NV, labels_N = model(x_BSF, tokens_B, targets)
-        loss = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N)
-        loss.backward()
-
-    found = {"step_s": clock.seconds(step), "peak_gib": clock.peak(step)}
-    assert all(p.grad.isfinite().all() for p in model.projector.parameters())
-    if checkpointing:
-        lm.gradient_checkpointing_disable()
-        lm.eval()
-    return found
+def alike(texts, others):
+    """Share of tokens before the first that differs (float)."""
+    same = 0
+    for text, other in zip(texts, others, strict=True):
+        pairs = [a == b for a, b in zip(text, other, strict=True)] + [False]
+        same += pairs.index(False)
+    return same / sum(map(len, texts))
 
 
 def measure_one(name, removed, tier, clock, rate, save):
-    """All measurements of one decoder at one depth; gives them (dict)."""
+    """All decoding of one decoder at one depth; gives it (dict)."""
     found = {}
     model = build(name, removed, tier, clock.device)
     model.requires_grad_(False)
-    pieces = {
-        f"batch {batch}": lambda batch=batch: measure_decoding(
-            model, batch, tier, clock, rate
+    for batch in tier["batches"]:
+        found[f"batch {batch}"] = clock.guarded(
+            measure_decoding, model, batch, tier, clock, rate
         )
-        for batch in tier["batches"]
-    }
-    for checkpointing in (False, True):
-        title = "training" + ", gradient checkpointing" * checkpointing
-        pieces[title] = lambda on=checkpointing: measure_training(
-            model, tier, clock, on
-        )
-    for title, piece in pieces.items():
-        if clock.spent():
-            found[title] = {"skipped": "the time was spent"}
-            continue
-        try:
-            found[title] = piece()
-        except torch.OutOfMemoryError:
-            found[title] = {"skipped": "does not fit the memory"}
-            torch.cuda.empty_cache()
         save(found)
     return found
 
@@ -256,8 +196,11 @@ def main(argv=None):
     """Measure, and write after each piece; gives what was written (dict)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--tier", choices=TIERS, default="full")
-    parser.add_argument("--json", default="benchmarks/results/gpu.json")
+    parser.add_argument("--json", help="by default results/<the card>.json")
     parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument(
+        "--only", nargs="+", choices=PIECES, default=PIECES, help="keep others"
+    )
     args = parser.parse_args(argv)
     if args.tier == "full" and not torch.cuda.is_available():
         parser.error("no GPU here: give --tier cpu for tiny models")
@@ -265,39 +208,61 @@ def main(argv=None):
     tier = TIERS[args.tier]
     clock = Clock(device, tier["repeats"], args.minutes)
     rate = copy_rate(clock, tier["copy_bytes"])
+    on_gpu = device.type == "cuda"
+    card = torch.cuda.get_device_name() if on_gpu else "cpu"
+    file = Path(args.json or RESULTS / f"{file_of(card)}.json")
+    kept = len(args.only) < len(PIECES) and file.exists()
     whole = {
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else "cpu",
+        **(json.loads(file.read_text()) if kept else {}),
+        "device": card,
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": COMMAND,
         "paper": PAPER,
-        "copy_gb_per_s": rate / 1e9,
-        "results": {},
     }
+    if "decoding" in args.only:
+        whole["copy_gb_per_s"] = rate / 1e9
+    for title in ("results", "training"):
+        whole.setdefault(title, {})
 
     def save():
         whole["summary"] = summary(whole["results"])
-        Path(args.json).write_text(json.dumps(whole, indent=1) + "\n")
+        file.write_text(json.dumps(whole, indent=1) + "\n")
 
-    for name in tier["decoders"]:
-        depths = whole["results"].setdefault(name, {})
-        for removed in tier["removed"]:
-            if clock.spent():
-                depths[str(removed)] = {"skipped": "the time was spent"}
-                continue
+    def piece(into, title, work, *given):
+        into[title] = clock.guarded(work, *given)
+        clock.empty()
+        save()
 
-            def keep(found, removed=removed):
+    def decode(removed):
+        for name in tier["decoded"]:
+            depths = whole["results"].setdefault(name, {})
+
+            def keep(found, depths=depths):
                 depths[str(removed)] = found
                 save()
 
-            try:
-                measure_one(name, removed, tier, clock, rate, keep)
-            except torch.OutOfMemoryError:
-                depths[str(removed)] = {"skipped": "does not fit the memory"}
-            # Module hooks make circles, which keep 16 GB until they are cut.
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            given = (name, removed, tier, clock, rate, keep)
+            piece(depths, str(removed), measure_one, *given)
+
+    def train():
+        for name in tier["trained"]:
+            given = (name, tier, clock)
+            piece(whole["training"], name, training_steps, *given)
+
+    def once(work):
+        piece(whole, work.__name__, work, tier, clock)
+
+    work = {
+        "same_tokens": lambda: once(same_tokens),
+        "decoding": lambda: [decode(removed) for removed in tier["removed"]],
+        "training": train,
+        "encoder_memory": lambda: once(encoder_memory),
+        "batch_invariance": lambda: once(batch_invariance),
+    }
+    for title in args.only:
+        work[title]()
     save()
     print(json.dumps(whole["summary"], indent=1))
     return whole

@@ -41,6 +41,16 @@ DECODERS = {
         num_key_value_heads=4,
         max_position_embeddings=8192,
     ),
+    "Llama-3.2-1B": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
 }
 TINY = {
     "tiny": LlamaConfig(
@@ -78,26 +88,36 @@ TIERS = {
     "full": dict(
         decoders=DECODERS,
         encoder=WAVLM_LARGE,
-        removed=(0, 13, 14),
+        decoded=("Llama-3.1-8B", "Qwen2.5-7B"),
+        trained=("Qwen2.5-7B", "Llama-3.2-1B"),
+        exact="Qwen2.5-7B",
+        removed=(0, 13),
         batches=(1, 8, 32),
         seconds=15,
+        long_seconds=35,
         tokens=50,
         prompt=8,
         training_batch=16,
         copy_bytes=2**31,
-        repeats=3,
+        repeats=2,
+        sentences=24,
     ),
     "cpu": dict(
         decoders=TINY,
         encoder=TINY_WAVLM,
+        decoded=("tiny",),
+        trained=("tiny",),
+        exact="tiny",
         removed=(0, 2),
         batches=(1, 3),
         seconds=1,
+        long_seconds=1,
         tokens=5,
         prompt=3,
         training_batch=2,
         copy_bytes=2**20,
         repeats=1,
+        sentences=2,
     ),
 }
 
@@ -108,7 +128,7 @@ class _NoText:
     eos_token_id = None
 
 
-def build(name, removed, tier, device):
+def build(name, removed, tier, device, dtype=torch.bfloat16):
     """A random speech LLM with some of its decoder's layers removed.
 
     Arguments
@@ -121,6 +141,8 @@ def build(name, removed, tier, device):
         One of `TIERS`.
     device : torch.device
         Where to build it; nothing is built elsewhere first.
+    dtype : torch.dtype
+        Of encoder and decoder.
 
     Returns
     -------
@@ -129,7 +151,6 @@ def build(name, removed, tier, device):
     config = tier["decoders"][name]
     start = config.num_hidden_layers - 2 - removed
     block = Block(start, removed) if removed else None
-    dtype = torch.bfloat16
     torch.manual_seed(0)
     with torch.device(device):
         lm = AutoModelForCausalLM.from_config(
@@ -141,6 +162,8 @@ def build(name, removed, tier, device):
         projector = Projector(
             wavlm.config.hidden_size * JOINED, lm.config.hidden_size
         )
+    # One of WavLM's parameters is born on the CPU, whatever the device.
+    wavlm = wavlm.to(device)
     lm.generation_config.eos_token_id = None
     encoder = SpeechEncoder(
         WaveformCore(wavlm.eval(), Wav2Vec2FeatureExtractor()),

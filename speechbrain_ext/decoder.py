@@ -209,7 +209,7 @@ class Decoder(torch.nn.Module):
         torch.Tensor
             Shape ``[B, Q, D]``.
         """
-        return last_states(self.lm, **sequence.as_inputs())
+        return last_states(self.lm, **sequence.causal_inputs())
 
     def target_logits(self, sequence):
         """Logits where a target is predicted, and nowhere else.

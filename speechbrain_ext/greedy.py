@@ -141,7 +141,9 @@ class Steps:
     def __init__(self, lm, sequence):
         self.lm = lm
         self.cache = DynamicCache(config=lm.config)
-        self.mask_BQ = sequence.mask_BQ
+        # Rows of one length need no mask, now or later.
+        unpadded = sequence.padding == "none"
+        self.mask_BQ = None if unpadded else sequence.mask_BQ
         self.positions = sequence.positions_BQ
         self.inputs = {"inputs_embeds": sequence.embeds_BQD}
 
@@ -160,13 +162,15 @@ class Steps:
     def keep_rows(self, stay):
         """Go on with some rows only (indices into the present batch)."""
         self.cache.batch_select_indices(stay)
-        self.mask_BQ = self.mask_BQ[stay]
+        if self.mask_BQ is not None:
+            self.mask_BQ = self.mask_BQ[stay]
         self.positions = self.positions[stay]
 
     def feed(self, token_B):
         """Read one more token in each row."""
-        more = self.mask_BQ.new_ones(len(token_B), 1)
-        self.mask_BQ = torch.cat([self.mask_BQ, more], dim=1)
+        if self.mask_BQ is not None:
+            more = self.mask_BQ.new_ones(len(token_B), 1)
+            self.mask_BQ = torch.cat([self.mask_BQ, more], dim=1)
         self.inputs = {"input_ids": token_B[:, None]}
 
 

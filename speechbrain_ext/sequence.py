@@ -35,6 +35,8 @@ class Sequence:
         Real positions up to the end of the prompt.
     labels_BQ : torch.Tensor or None
         The id each position has to predict, `IGNORE` where it predicts none.
+    padding : str
+        Where padding may stand: "none", "right", or "any" (not known).
 
     Example
     -------
@@ -50,6 +52,7 @@ class Sequence:
     positions_BQ: torch.Tensor
     prompt_lengths_B: torch.Tensor
     labels_BQ: Optional[torch.Tensor] = None
+    padding: str = "any"
 
     def as_inputs(self):
         """The rows as keyword arguments of a Hugging Face model (dict)."""
@@ -58,6 +61,18 @@ class Sequence:
             "attention_mask": self.mask_BQ,
             "position_ids": self.positions_BQ,
         }
+
+    def causal_inputs(self):
+        """`as_inputs`, without mask and positions where none are needed.
+
+        No real position of a causal LM sees padding that stands behind it,
+        and its positions count from 0 by themselves. Without a mask, torch
+        attends with its fastest kernels and copies no grouped heads. What
+        comes out at padding differs, and means nothing either way.
+        """
+        if self.padding == "any":
+            return self.as_inputs()
+        return {"inputs_embeds": self.embeds_BQD}
 
 
 def assemble(prompts, speech, embed, targets=None, side="right"):
@@ -116,7 +131,9 @@ def assemble(prompts, speech, embed, targets=None, side="right"):
             said = target if length else target[1:]
             labels.append(torch.cat([nothing, said]))
         rows.append(torch.cat(row))
-    lengths = torch.tensor([len(row) for row in rows], device=device)
+    sizes = [len(row) for row in rows]
+    lengths = torch.tensor(sizes, device=device)
+    padding = "any" if side == "left" else "right"
     mask_BQ = _mask(lengths, side)
     return Sequence(
         embeds_BQD=pad_sequence(rows, batch_first=True, padding_side=side),
@@ -128,6 +145,7 @@ def assemble(prompts, speech, embed, targets=None, side="right"):
         )
         if targets is not None
         else None,
+        padding="none" if min(sizes) == max(sizes) else padding,
     )
 
 

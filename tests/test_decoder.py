@@ -4,13 +4,17 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import make_decoder, make_features, make_model
 
 from speechbrain_ext import greedy as greedy_module
 from speechbrain_ext.decoder import Decoder, check_source, first_best
+from speechbrain_ext.prompt import Sequence
 from speechbrain_ext.pruning import Block
+from speechbrain_ext.static_decoding import StaticDecoding
 
 SPEECH = [4, 9, 1, 6, 2, 7, 3, 5]
 MANY = torch.full((len(SPEECH),), 25)
@@ -227,3 +231,61 @@ def test_sources_that_are_none(tmp_path):
         check_source(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="no config.json"):
         check_source(tmp_path)
+
+
+def spied_attention(monkeypatch):
+    """Whether each attention was given a mask, and repeated its heads."""
+    calls = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, attn_mask=None, **kwargs):
+        calls.append((attn_mask is not None, key.shape[1] == query.shape[1]))
+        return attend(query, key, value, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", spy
+    )
+    return calls
+
+
+@pytest.mark.parametrize("sizes", [[7, 2, 4], [3, 3, 3]])
+def test_padding_on_the_right_needs_no_mask(source, monkeypatch, sizes):
+    model = make_model(source)
+    targets = [model.prompt.encode_target(t) for t in ("one", "cat dog", "red")]
+    x_BSF, tokens_B = make_features(sizes)
+    seq = model.sequence(x_BSF, tokens_B, targets)
+    assert seq.padding == "right"
+    calls = spied_attention(monkeypatch)
+
+    def loss():
+        model.zero_grad()
+        logits, labels = model.decoder.target_logits(
+            model.sequence(x_BSF, tokens_B, targets)
+        )
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        loss.backward()
+        gradients = [p.grad for p in model.projector.parameters()]
+        return [loss.detach(), *gradients]
+
+    found = loss()
+    assert set(calls) == {(False, False)}
+    calls.clear()
+    monkeypatch.setattr(Sequence, "causal_inputs", Sequence.as_inputs)
+    expected = loss()
+    assert set(calls) == {(True, True)}
+    for ours, masked in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, masked, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_one_length_are_decoded_without_masks(model, monkeypatch):
+    make_stops(model)
+    sizes, limits = [4, 4, 4], torch.tensor([25, 3, 18])
+    sequence = left(model, sizes)
+    assert sequence.padding == "none"
+    assert left(model, [4, 3]).padding == "any"
+    expected = model.decoder.greedy(replace(sequence, padding="any"), limits)
+    calls = spied_attention(monkeypatch)
+    assert model.decoder.greedy(sequence, limits) == expected
+    assert calls and {masked for masked, _ in calls} == {False}
+    model.decoder.static = StaticDecoding()
+    assert model.decoder.greedy(sequence, limits) == expected

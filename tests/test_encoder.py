@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.profiler import profile
 from transformers import (
     HubertConfig,
     HubertModel,
@@ -28,7 +29,10 @@ from transformers import (
     WhisperModel,
 )
 
+from speechbrain_ext import waveform_convolutions
 from speechbrain_ext.encoder import SpeechEncoder, concatenate_frames
+from speechbrain_ext.encoder_cores import MOST_BYTES
+from speechbrain_ext.wavlm_attention import use_fused_attention
 
 # Frame counts come out odd, and some utterances are much shorter.
 LENGTHS = [5000, 16000, 720, 9999, 15999, 400, 12345, 3201]
@@ -451,3 +455,89 @@ def test_real_whisper_on_real_recordings():
         assert n == frames_B[row] == -(-len(wav_N) // 320)
         scale = alone.abs().max()
         assert (x_BTE[row, :n] - alone[0]).abs().max() < 1e-5 * scale
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_fused_attention_is_transformers_own(tmp_path, norm, padded):
+    folder = make_waveform(tmp_path, norm=norm)
+    plain = WavLMModel.from_pretrained(folder).eval()
+    fused = use_fused_attention(WavLMModel.from_pretrained(folder).eval())
+    wav_BN, lengths_B = waves()
+    mask_BN = None
+    if padded:
+        mask_BN = (torch.arange(wav_BN.shape[1]) < lengths_B[:, None]).long()
+    with torch.no_grad():
+        expected = plain(wav_BN, attention_mask=mask_BN).last_hidden_state
+        x_BTE = fused(wav_BN, attention_mask=mask_BN).last_hidden_state
+    torch.testing.assert_close(x_BTE, expected, rtol=1e-5, atol=1e-5)
+    # The bias matters, so that the test can see it go wrong.
+    with torch.no_grad():
+        fused.encoder.layers[0].attention.rel_attn_embed.weight.mul_(2)
+        other = fused(wav_BN, attention_mask=mask_BN).last_hidden_state
+    assert (other - expected).abs().max() > 1e-3
+    assert {*fused.state_dict()} == {*plain.state_dict()}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_channels_last_is_transformers_own(tmp_path, monkeypatch, kind):
+    folder = make_waveform(tmp_path, kind)
+    plain = CLASSES[kind][0].from_pretrained(folder).eval()
+    encoder = SpeechEncoder.from_source(folder)
+    monkeypatch.setattr(waveform_convolutions, "DEVICES", ("cpu",))
+    wav_BN, _ = waves()
+    with torch.no_grad():
+        expected = plain.feature_extractor(wav_BN)
+        calls = []
+        monkeypatch.setattr(
+            waveform_convolutions.F,
+            "conv2d",
+            lambda *args, conv2d=torch.conv2d, **kwargs: calls.append(1)
+            or conv2d(*args, **kwargs),
+        )
+        x_BCT = encoder.core.model.feature_extractor(wav_BN)
+    torch.testing.assert_close(x_BCT, expected, rtol=1e-5, atol=1e-5)
+    assert len(calls) == len(WAVEFORM["conv_dim"])
+
+
+def peak_bytes(work):
+    """Most bytes that some work held at a time."""
+    with profile(profile_memory=True) as profiler:
+        work()
+    held, peak = 0, 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+@torch.no_grad()
+def test_fused_attention_holds_one_large_tensor(tmp_path):
+    folder = make_waveform(tmp_path)
+    h_BTE = torch.randn(8, 300, WAVEFORM["hidden_size"])
+    real_BT = torch.arange(300) < torch.arange(230, 310, 10)[:, None]
+    peaks = []
+    for change in (lambda model: model, use_fused_attention):
+        layers = change(WavLMModel.from_pretrained(folder).eval()).encoder
+        peaks.append(
+            peak_bytes(lambda: layers(h_BTE.clone(), attention_mask=real_BT))
+        )
+    plain, fused = peaks
+    # 4 heads, fp32: five such tensors (and more) at once, and one.
+    assert plain > 5 * (8 * 4 * 300**2 * 4) and fused <= 0.3 * plain
+
+
+@pytest.mark.parametrize("name", ["wavlm-layer", "wavlm-group", "hubert-layer"])
+def test_long_batches_are_encoded_in_parts(tmp_path, monkeypatch, name):
+    encoder = SpeechEncoder.from_source(make(tmp_path, name))
+    wav_BN, lengths_B = waves()
+    expected, frames_B = encoder(wav_BN, lengths_B)
+    sizes = []
+    encoder.core.model.register_forward_hook(
+        lambda module, args, output: sizes.append(len(args[0]))
+    )
+    monkeypatch.setitem(MOST_BYTES, "cpu", 3 * 4 * wav_BN.shape[1])
+    x_BTE, parts_B = encoder(wav_BN, lengths_B)
+    assert sizes == [3, 3, 2] and parts_B.tolist() == frames_B.tolist()
+    torch.testing.assert_close(x_BTE, expected, rtol=1e-5, atol=1e-5)

@@ -4,10 +4,13 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import sys
+
 import pytest
 import torch
 from conftest import make_decoder, make_features, make_model
 
+from speechbrain_ext import fused_kernels
 from speechbrain_ext.argmax import STRETCH, first_best
 from speechbrain_ext.decoder import Decoder
 from speechbrain_ext.greedy import (
@@ -18,7 +21,7 @@ from speechbrain_ext.greedy import (
 )
 from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.pruning import Block
-from speechbrain_ext.static_decoding import StaticDecoding
+from speechbrain_ext.static_decoding import StaticDecoding, check_static
 
 SPEECH = [4, 9, 1, 6, 2, 7, 3, 5]
 LIMITS = torch.tensor([25, 3, 18, 0, 25, 1, 14, 6])
@@ -140,3 +143,74 @@ def test_answers_do_not_depend_on_the_order_of_products(source, monkeypatch):
     assert model.decoder.greedy(sequence, LIMITS) == said
     # Rows leave the batch of eight; the last one is multiplied as two.
     assert {2, 3} & set(products) and max(products) <= FEW_ROWS
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_masks_are_added_in_any_attention(source, attention):
+    model = make_model(source).eval()
+    model.decoder.lm.set_attn_implementation(attention)
+    plain, fixed = both(model, StaticDecoding())
+    assert plain == fixed and max(map(len, plain)) > 10
+
+
+def test_other_attention_is_refused(source):
+    lm = make_model(source).decoder.lm
+    lm.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="attention: sdpa"):
+        check_static(lm)
+
+
+def test_fused_pieces_are_the_same_and_leave_no_trace(source, monkeypatch):
+    monkeypatch.setattr(fused_kernels, "BACKEND", "aot_eager")
+    model = make_model(source, Block(1, 2)).eval()
+    lm = model.decoder.lm
+    before = {name: vars(m).copy() for name, m in lm.named_modules()}
+    rotation = sys.modules[type(lm).__module__].apply_rotary_pos_emb
+    sequence = left(model)
+    expected = lm(**sequence.as_inputs()).logits
+    with fused_kernels.fused(lm):
+        norms = [
+            "forward" in vars(m)
+            for m in lm.modules()
+            if type(m).__name__.endswith(("RMSNorm", "MLP"))
+        ]
+        assert all(norms) and len(norms) == 3 * len(lm.model.layers) + 1
+        found = sys.modules[type(lm).__module__].apply_rotary_pos_emb
+        assert found is not rotation
+        logits = lm(**sequence.as_inputs()).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert sys.modules[type(lm).__module__].apply_rotary_pos_emb is rotation
+    after = {name: vars(m).copy() for name, m in lm.named_modules()}
+    assert before.keys() == after.keys()
+    assert all(before[n].keys() == after[n].keys() for n in before)
+
+
+def test_what_others_have_changed_is_not_fused(source, monkeypatch):
+    monkeypatch.setattr(fused_kernels, "BACKEND", "aot_eager")
+    model = make_model(source, Block(1, 2)).eval()
+    first, second, *_ = model.decoder.lm.model.layers
+    first.mlp.up_proj = torch.nn.Sequential(first.mlp.up_proj)
+    first.input_layernorm.register_forward_hook(lambda *args: None)
+    second.mlp.act_fn.register_forward_pre_hook(lambda *args: None)
+    lm = model.decoder.lm
+    with fused_kernels.fused(lm):
+        changed = {n for n, m in lm.named_modules() if "forward" in vars(m)}
+    kept = {"model.layers.0.mlp", "model.layers.1.mlp"}
+    assert not changed & {*kept, "model.layers.0.input_layernorm"}
+    assert "model.layers.1.input_layernorm" in changed
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("sizes", [SPEECH, [5], [3, 3]])
+def test_a_recorded_graph_says_the_same(source, sizes):
+    model = make_model(source).eval().to("cuda")
+    x_BSF, tokens_B = make_features(sizes)
+    limits = torch.full((len(sizes),), 25)
+    static = StaticDecoding()
+    with torch.no_grad():
+        sequence = model.sequence(x_BSF.cuda(), tokens_B.cuda(), side="left")
+    plain = model.decoder.greedy(sequence, limits)
+    model.decoder.static = static
+    for _ in range(2):
+        assert model.decoder.greedy(sequence, limits) == plain
+    assert static._steps.graph is not None

@@ -60,7 +60,7 @@ def states_at(decoder, index, sequence, mlp=False):
     if mlp:
         handles.append(layers[index - 1].mlp.register_forward_hook(leave))
     try:
-        model(**sequence.as_inputs(), use_cache=False)
+        model(**sequence.causal_inputs(), use_cache=False)
     except _Reached:
         pass
     finally:
@@ -170,7 +170,7 @@ def on_device(sequence, device):
     True
     """
     parts = {
-        name: value if value is None else value.to(device)
+        name: value.to(device) if torch.is_tensor(value) else value
         for name, value in vars(sequence).items()
     }
     return type(sequence)(**parts)

@@ -1,0 +1,115 @@
+"""Which tokens come out: of recorded steps, and of batches of other sizes."""
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu_models import SAMPLE_RATE, build
+from speechbrain_ext import mini_world
+from speechbrain_ext.decoder import DTYPES, Decoder
+from speechbrain_ext.greedy import greedy
+from speechbrain_ext.mini_world.noisy_text import TextTasks
+from speechbrain_ext.mini_world.text import draw_sentences
+from speechbrain_ext.prompt import Prompt
+from speechbrain_ext.sequence import assemble
+from speechbrain_ext.static_decoding import StaticDecoding
+
+
+@torch.no_grad()
+def same_tokens(tier, clock):
+    """Recorded steps against plain ones in fp32, where ties do not decide.
+
+    Returns
+    -------
+    dict
+        By batch size, whether all tokens are the same.
+    """
+    model = build(tier["exact"], 0, tier, clock.device, torch.float32)
+    lm, samples = model.decoder.lm, tier["seconds"] * SAMPLE_RATE
+    found = {"decoder": tier["exact"], "tokens": tier["tokens"]}
+    for batch in tier["batches"][:2]:
+        wav_BN = 0.1 * torch.randn(batch, samples, device=clock.device)
+        lengths_B = torch.linspace(0.5, 1, batch).mul(samples).long()
+        features = model.features(wav_BN, lengths_B)
+        sequence = model.sequence(*features, side="left")
+        limits_B = torch.full((batch,), tier["tokens"])
+        plain, recorded = (
+            greedy(lm, sequence, limits_B, [-1], static=static)
+            for static in (None, StaticDecoding())
+        )
+        found[f"batch {batch}"] = plain == recorded
+    return found
+
+
+def read_sources(decoder, examples):
+    """Sources and their prompts as rows to decode (Sequence)."""
+    device = decoder.device
+    prompts = [
+        Prompt(
+            torch.tensor([], dtype=torch.long),
+            torch.tensor(example.prompt),
+            decoder.tokenizer,
+        )
+        for example in examples
+    ]
+    sources = [
+        decoder.embed(torch.tensor(example.source, device=device))
+        for example in examples
+    ]
+    return assemble(prompts, sources, decoder.embed, side="left")
+
+
+@torch.no_grad()
+def batch_invariance(tier, clock):
+    """Share of a mini decoder's translations that change with batch or way.
+
+    Returns
+    -------
+    dict
+        By type: batches of 1 against batches of 8, and of 8 in fixed buffers
+        against batches of 8.
+    """
+    source = Path(mini_world.__file__).parent / "models/mini-qwen2"
+    return {
+        dtype: changed_rows(str(source), dtype, tier, clock)
+        for dtype in ("float32", "bfloat16")
+    }
+
+
+def changed_rows(source, dtype, tier, clock):
+    """`batch_invariance` in one type (dict)."""
+    decoder = Decoder.from_source(source, dtype=dtype, device=clock.device)
+    assert decoder.dtype == DTYPES[dtype]
+    tasks = TextTasks(decoder.tokenizer, "dev-clean", 1, seed=1)
+    examples = [
+        tasks.example("to-german", "en", sentence, 1.0)
+        for sentence in draw_sentences("dev-clean", tier["sentences"], seed=2)
+    ]
+    texts = {}
+    for title, size, static in (
+        ("1", 1, None),
+        ("8", 8, None),
+        ("8, fixed", 8, StaticDecoding()),
+    ):
+        decoder.static = static
+        texts[title] = [
+            text
+            for first in range(0, len(examples), size)
+            for text in decoder.greedy(
+                read_sources(decoder, examples[first : first + size]),
+                torch.full((min(size, len(examples) - first),), 60),
+            )
+        ]
+    targets = [example.target[:-1] for example in examples]
+    return {
+        "rows": len(examples),
+        "right": share(texts["1"], targets),
+        "changed_by_batch": 1 - share(texts["1"], texts["8"]),
+        "changed_by_recording": 1 - share(texts["8"], texts["8, fixed"]),
+    }
+
+
+def share(texts, others):
+    """Of rows that are the same (float)."""
+    pairs = list(zip(texts, others, strict=True))
+    return sum(a == b for a, b in pairs) / len(pairs)
