@@ -8,15 +8,15 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check report bench upstream
 
 mini: .venv/ready
-	$(BIN)/python -m speechbrain_ext.mini_world.demo --output results/mini
+	$(BIN)/python -m speechllm.mini_world.demo --output results/mini
 
 mini-full: .venv/ready
-	$(BIN)/python -m speechbrain_ext.mini_world.full --output results/mini-full
+	$(BIN)/python -m speechllm.mini_world.full --output results/mini-full
 
 # Mini decoders that are missing; the package ships all but the one whose
 # redundant layers stay together. A quarter of an hour of one core.
 mini-models: .venv/ready
-	$(BIN)/python -m speechbrain_ext.mini_world.pretrain --missing mini-qwen2-8 mini-llama-8 mini-qwen2-block
+	$(BIN)/python -m speechllm.mini_world.pretrain --missing mini-qwen2-8 mini-llama-8 mini-qwen2-block
 
 # All six claims in miniature; goes on where it stopped. `make -n paper-mini`
 # shows the plan, ARGS go to snakemake.
@@ -40,10 +40,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint -c .yamllint.yaml hparams recipes workflow
-	$(BIN)/codespell benchmarks docs hparams recipes speechbrain_ext tests upstream workflow *.md *.py
+	$(BIN)/codespell benchmarks docs hparams recipes speechbrain_ext speechllm tests upstream workflow *.md *.py
 
 report: .venv/ready
-	$(BIN)/python -m speechbrain_ext.report $(or $(RESULTS),results/mini)
+	$(BIN)/python -m speechllm.report $(or $(RESULTS),results/mini)
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.run

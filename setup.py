@@ -60,12 +60,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["speechbrain_ext*"]),
+    packages=find_packages(include=["speechbrain_ext*", "speechllm*"]),
     package_data={
-        "speechbrain_ext": ["*.json", "*.LICENSE"],
-        "speechbrain_ext.mini_world": ["models/**/*"],
+        "speechbrain_ext": ["py.typed"],
+        "speechbrain_ext.scores": ["*.json", "*.LICENSE"],
+        "speechllm": ["py.typed"],
+        "speechllm.mini_world": ["models/**/*"],
     },
     install_requires=INSTALL,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["speechllm = speechbrain_ext.cli:main"]},
+    entry_points={"console_scripts": ["speechllm = speechllm.cli:main"]},
 )

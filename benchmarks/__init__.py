@@ -3,7 +3,4 @@
 One script for each claim; each checks first that both sides compute the same
 thing. ``python -m benchmarks.run`` runs them all, writes one JSON for the
 machine and makes the tables of the README.
-
-Authors
- * The speechbrain_ext authors, 2026
 """

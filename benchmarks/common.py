@@ -3,9 +3,6 @@
 A script has ``SIZES`` (a dict for each tier: "full" and "tiny"), ``check``
 (raises unless both sides compute the same) and ``rows`` (measures). Its last
 line hands them to `script`.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import argparse
@@ -37,28 +34,7 @@ torch.set_num_threads(THREADS)
 
 @dataclasses.dataclass
 class Row:
-    """One claim, measured.
-
-    Arguments
-    ---------
-    name : str
-        What was measured, ours against the peer.
-    ours, peer : float
-        Medians, in `unit`.
-    ratio : float
-        Median of the pairs' ratios: peer / ours where the target is "at
-        least", ours / peer where it is "at most".
-    spread : list of float
-        Smallest and largest ratio of a pair.
-    target : str
-        "at least N" or "at most N"; "" for a row that only informs.
-    unit : str
-        "s" or "MB".
-    sizes : str
-        What was run, in words.
-    note : str
-        What was learned; shown where the target is missed.
-    """
+    """One claim, measured."""
 
     name: str
     ours: float
@@ -90,13 +66,7 @@ class Row:
 
 
 def meets(ratio, target):
-    """Whether a ratio reaches a target (None where there is none).
-
-    Example
-    -------
-    >>> meets(8.5, "at least 8"), meets(1.05, "at most 1.03"), meets(2, "")
-    (True, False, None)
-    """
+    """Whether a ratio reaches a target (None where there is none)."""
     if not target:
         return None
     kind, limit = target.rsplit(" ", 1)
@@ -108,23 +78,7 @@ def meets(ratio, target):
 
 
 def row_of(name, ours, peer, target, **more):
-    """A row from paired measurements.
-
-    Arguments
-    ---------
-    name : str
-        What was measured.
-    ours, peer : list of float
-        One value for each pair.
-    target : str
-        See `Row`.
-    **more : dict
-        The row's other fields.
-
-    Returns
-    -------
-    Row
-    """
+    """A row from paired measurements."""
     at_most = target.startswith("at most")
     ratios = [o / p if at_most else p / o for o, p in zip(ours, peer)]
     return Row(
@@ -140,24 +94,7 @@ def row_of(name, ours, peer, target, **more):
 
 
 def paired(ours, peer, repeats, warm_up=True):
-    """Seconds of both sides, measured in turns.
-
-    What else the machine does falls on both alike; who goes first changes
-    from pair to pair.
-
-    Arguments
-    ---------
-    ours, peer : callable
-        The two sides.
-    repeats : int
-        How many pairs.
-    warm_up : bool
-        Run each once before.
-
-    Returns
-    -------
-    ours, peer : list of float
-    """
+    """Seconds of both sides, measured in turns."""
     times = {ours: [], peer: []}
     if warm_up:
         ours()
@@ -185,21 +122,7 @@ def memory_now(field):
 
 
 def peak_of(prepare, work):
-    """Peak memory of some work and of what it works on.
-
-    Arguments
-    ---------
-    prepare : callable
-        Builds what `work` takes; its own peak does not count, what it leaves
-        behind does.
-    work : callable
-        What is measured.
-
-    Returns
-    -------
-    float
-        MB above what the process held before `prepare`.
-    """
+    """Peak memory of some work and of what it works on."""
     before = memory_now("VmRSS")
     prepared = prepare()
     # 5: begin anew with the highest value (proc(5)).
@@ -209,21 +132,7 @@ def peak_of(prepare, work):
 
 
 def peak_in_fresh_process(module, side, tier):
-    """Peak memory in MB of one side, in a process that does nothing else.
-
-    Arguments
-    ---------
-    module : str
-        A script of this package with a function ``peak(side, sizes)``.
-    side : str
-        "ours" or "peer", or what the script calls it.
-    tier : str
-        Which sizes.
-
-    Returns
-    -------
-    float
-    """
+    """Peak memory in MB of one side, in a process that does nothing else."""
     code = (
         f"from benchmarks import {module} as m; "
         f"print('MB', m.peak({side!r}, m.SIZES[{tier!r}]))"
@@ -256,25 +165,7 @@ def peaks(module, sides, tier, repeats=1):
 
 
 def script(module, sizes, check, rows, argv=None):
-    """The command line that all scripts have.
-
-    Arguments
-    ---------
-    module : str
-        The script's name in this package.
-    sizes : dict
-        Tier to the sizes that `check` and `rows` take.
-    check : callable
-        Sizes to nothing; raises unless both sides compute the same.
-    rows : callable
-        Sizes and tier to an iterable of `Row`.
-    argv : list of str or None
-        The command line after the name.
-
-    Returns
-    -------
-    list of Row
-    """
+    """The command line that all scripts have."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
     parser.add_argument("--tier", choices=sizes, default="full")
     parser.add_argument("--json", help="write the rows there")

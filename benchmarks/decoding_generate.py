@@ -2,9 +2,6 @@
 
 generate carries a row that has ended to the end of the batch; ours lets it
 leave.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 from benchmarks.common import paired, row_of, script
@@ -12,7 +9,7 @@ from benchmarks.common import paired, row_of, script
 import torch  # isort: skip
 
 from benchmarks.models import prompts, random_lm
-from speechbrain_ext.greedy import greedy
+from speechbrain_ext.model.decoding import greedy
 
 SIZES = {
     "full": dict(
@@ -66,19 +63,7 @@ def cut(rows_BT, stops):
 
 
 def staggered_stops(texts):
-    """Stop tokens with which the rows end one after another.
-
-    Arguments
-    ---------
-    texts : list of list of int
-        What the rows say without any stop.
-
-    Returns
-    -------
-    list of int
-        Row r of R stops at about (r + 1) / R of its length, where one of its
-        tokens says nothing about an earlier place of any other row.
-    """
+    """Stop tokens with which the rows end one after another."""
     stops = []
     for row, text in enumerate(texts[:-1]):
         wanted = len(text) * (row + 1) // len(texts)

@@ -2,9 +2,6 @@
 
 The searcher keeps no key-value cache: each token runs the whole sequence
 again, with logits at all its positions.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 from benchmarks.common import paired, row_of, script
@@ -13,7 +10,7 @@ import torch  # isort: skip
 from speechbrain.decoders.seq2seq import S2SHuggingFaceLLMGreedySearcher
 
 from benchmarks.models import prompts, random_lm
-from speechbrain_ext.greedy import greedy
+from speechbrain_ext.model.decoding import greedy
 
 # cases: layers, width, rows, tokens, target, pairs. The batch of 8 is narrow so
 # that the peer ends within minutes.

@@ -2,9 +2,6 @@
 
 Upstream's speech LLM recipes score one utterance at a time. The answers of
 ours do not depend on the batch, so that it may be of any size.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 from benchmarks.common import paired, row_of, script
@@ -13,10 +10,10 @@ import speechbrain as sb  # isort: skip
 import torch
 
 from benchmarks.models import random_decoder
-from speechbrain_ext.evaluation import EvaluationBrain
-from speechbrain_ext.model import Projector, SpeechLLM
-from speechbrain_ext.prompt import Prompt
-from speechbrain_ext.scoring import wer
+from speechbrain_ext.model.prompt import Prompt
+from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
+from speechbrain_ext.scores.words import wer
+from speechbrain_ext.training.brain import EvaluationBrain
 
 SIZES = {
     "full": dict(

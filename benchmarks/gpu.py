@@ -32,8 +32,8 @@ from benchmarks.gpu_models import SAMPLE_RATE, TIERS, build
 from benchmarks.gpu_text import batch_invariance, same_tokens
 from benchmarks.gpu_training import encoder_memory, training_steps
 from benchmarks.run import RESULTS, file_of
-from speechbrain_ext.greedy import greedy
-from speechbrain_ext.static_decoding import StaticDecoding
+from speechbrain_ext.model.decoding import greedy
+from speechbrain_ext.model.static_decoding import StaticDecoding
 
 COMMAND = "python -m benchmarks.gpu"
 PAPER = {"speed_up": 1.35, "memory_gib": [15.72, 10.37]}
@@ -57,7 +57,7 @@ def weight_bytes(lm):
 def ways(batch):
     """How tokens are made: what is replaced meanwhile, and the buffers."""
     unfused = mock.patch(
-        "speechbrain_ext.static_decoding.fused",
+        "speechbrain_ext.model.static_decoding.fused",
         lambda lm: contextlib.nullcontext(),
     )
     return {
@@ -69,24 +69,7 @@ def ways(batch):
 
 @torch.no_grad()
 def measure_decoding(model, batch, tier, clock, rate):
-    """One batch size: encoder, prefill, tokens, in each way.
-
-    Parameters
-    ----------
-    model : SpeechLLM
-    batch : int
-        Utterances.
-    tier : dict
-        One of `TIERS`.
-    clock : Clock
-    rate : float
-        The card's copy rate, bytes a second.
-
-    Returns
-    -------
-    dict
-        Seconds per batch; GiB; decoding over the memory's floor.
-    """
+    """One batch size: encoder, prefill, tokens, in each way."""
     samples = tier["seconds"] * SAMPLE_RATE
     wav_BN = 0.1 * torch.randn(batch, samples, device=clock.device)
     lengths_B = torch.full((batch,), samples)
@@ -154,19 +137,7 @@ def measure_one(name, removed, tier, clock, rate, save):
 
 
 def summary(results):
-    """What is held against the paper and the floor, per decoder (dict).
-
-    Arguments
-    ---------
-    results : dict
-        Decoder to depth to measurements.
-
-    Returns
-    -------
-    dict
-        Speed-ups over the whole decoder at batch 1, memory, and decoding over
-        the floor; with whether each reaches what the paper or the target has.
-    """
+    """What is held against the paper and the floor, per decoder (dict)."""
     told = {}
     for name, depths in results.items():
         pieces = {

@@ -10,17 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 class Clock:
-    """Times work on a device, and gives up once the time is spent.
-
-    Arguments
-    ---------
-    device : torch.device
-        Where the work runs.
-    repeats : int
-        Timings of each piece; the median counts.
-    minutes : float
-        When to stop starting new pieces.
-    """
+    """Times work on a device, and gives up once the time is spent."""
 
     def __init__(self, device, repeats, minutes):
         self.device, self.repeats = device, repeats
@@ -93,20 +83,7 @@ def copy_rate(clock, size):
 
 
 def kernels(device, work, names=()):
-    """Kernels that some work ran on a GPU.
-
-    Parameters
-    ----------
-    device : torch.device
-    work : callable
-    names : tuple of str
-        Count those apart whose names hold one of these.
-
-    Returns
-    -------
-    dict or None
-        How many, their seconds, and the ten that took longest.
-    """
+    """Kernels that some work ran on a GPU."""
     if device.type != "cuda":
         work()
         return None

@@ -1,8 +1,4 @@
-"""The models that `benchmarks.gpu` measures, random, in the paper's sizes.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""The models that `benchmarks.gpu` measures, random, in the paper's sizes."""
 
 import torch
 from transformers import (
@@ -14,12 +10,13 @@ from transformers import (
     WavLMModel,
 )
 
-from speechbrain_ext.decoder import Decoder
-from speechbrain_ext.encoder import SpeechEncoder
-from speechbrain_ext.encoder_cores import WaveformCore
-from speechbrain_ext.model import Projector, SpeechLLM
-from speechbrain_ext.prompt import Prompt
-from speechbrain_ext.pruning import Block, pruned_config
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.layers.surgery import pruned_config
+from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.encoder import SpeechEncoder
+from speechbrain_ext.model.encoder_cores import WaveformCore
+from speechbrain_ext.model.prompt import Prompt
+from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 JOINED, SAMPLE_RATE = 5, 16_000
 DECODERS = {
@@ -129,25 +126,7 @@ class _NoText:
 
 
 def build(name, removed, tier, device, dtype=torch.bfloat16):
-    """A random speech LLM with some of its decoder's layers removed.
-
-    Arguments
-    ---------
-    name : str
-        Which decoder.
-    removed : int
-        How many layers; those before the last few, as measured paths have it.
-    tier : dict
-        One of `TIERS`.
-    device : torch.device
-        Where to build it; nothing is built elsewhere first.
-    dtype : torch.dtype
-        Of encoder and decoder.
-
-    Returns
-    -------
-    SpeechLLM
-    """
+    """A random speech LLM with some of its decoder's layers removed."""
     config = tier["decoders"][name]
     start = config.num_hidden_layers - 2 - removed
     block = Block(start, removed) if removed else None

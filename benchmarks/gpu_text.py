@@ -5,25 +5,18 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_models import SAMPLE_RATE, build
-from speechbrain_ext import mini_world
-from speechbrain_ext.decoder import DTYPES, Decoder
-from speechbrain_ext.greedy import greedy
-from speechbrain_ext.mini_world.noisy_text import TextTasks
-from speechbrain_ext.mini_world.text import draw_sentences
-from speechbrain_ext.prompt import Prompt
-from speechbrain_ext.sequence import assemble
-from speechbrain_ext.static_decoding import StaticDecoding
+from speechbrain_ext.model.decoder import DTYPES, Decoder
+from speechbrain_ext.model.decoding import greedy
+from speechbrain_ext.model.prompt import Prompt, assemble
+from speechbrain_ext.model.static_decoding import StaticDecoding
+from speechllm import mini_world
+from speechllm.mini_world.noisy_text import TextTasks
+from speechllm.mini_world.text import draw_sentences
 
 
 @torch.no_grad()
 def same_tokens(tier, clock):
-    """Recorded steps against plain ones in fp32, where ties do not decide.
-
-    Returns
-    -------
-    dict
-        By batch size, whether all tokens are the same.
-    """
+    """Recorded steps against plain ones in fp32, where ties do not decide."""
     model = build(tier["exact"], 0, tier, clock.device, torch.float32)
     lm, samples = model.decoder.lm, tier["seconds"] * SAMPLE_RATE
     found = {"decoder": tier["exact"], "tokens": tier["tokens"]}
@@ -61,14 +54,7 @@ def read_sources(decoder, examples):
 
 @torch.no_grad()
 def batch_invariance(tier, clock):
-    """Share of a mini decoder's translations that change with batch or way.
-
-    Returns
-    -------
-    dict
-        By type: batches of 1 against batches of 8, and of 8 in fixed buffers
-        against batches of 8.
-    """
+    """Share of a mini decoder's translations that change with batch or way."""
     source = Path(mini_world.__file__).parent / "models/mini-qwen2"
     return {
         dtype: changed_rows(str(source), dtype, tier, clock)

@@ -12,9 +12,14 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from benchmarks.gpu_clock import kernels
 from benchmarks.gpu_models import SAMPLE_RATE, build
-from speechbrain_ext import encoder_cores, waveform_convolutions
-from speechbrain_ext.sequence import Sequence
-from speechbrain_ext.wavlm_attention import FusedWavLMAttention
+from speechbrain_ext.model import (
+    encoder_cores,
+)
+from speechbrain_ext.model import (
+    encoder_cores as waveform_convolutions,
+)
+from speechbrain_ext.model.encoder_cores import FusedWavLMAttention
+from speechbrain_ext.model.prompt import Sequence
 
 # What each step adds to the one before it.
 CHANGES = (
@@ -66,20 +71,7 @@ def difference(x, y):
 
 
 def training_steps(name, tier, clock):
-    """A step of batch 16, encoder included, with more and more changes.
-
-    Parameters
-    ----------
-    name : str
-        Which decoder.
-    tier : dict
-    clock : Clock
-
-    Returns
-    -------
-    dict
-        Change to seconds a step, GiB, loss and attention kernels.
-    """
+    """A step of batch 16, encoder included, with more and more changes."""
     model = build(name, 0, tier, clock.device)
     model.requires_grad_(False)
     model.projector.requires_grad_(True)
@@ -148,14 +140,7 @@ def checkpointed(model, step, clock):
 
 @torch.no_grad()
 def encoder_memory(tier, clock):
-    """The encoder on long utterances: memory and time, checked in fp32.
-
-    Returns
-    -------
-    dict
-        GiB above the weights and seconds of each state, fp32 and bfloat16,
-        and how far apart the fp32 features are.
-    """
+    """The encoder on long utterances: memory and time, checked in fp32."""
     model = build(tier["trained"][-1], 0, tier, clock.device)
     batch, device = tier["training_batch"], clock.device
     wav_BN, lengths_B = utterances(batch, tier["long_seconds"], device)

@@ -3,9 +3,6 @@
 The file is in bfloat16 and the model in float32, as on a CPU: every layer that
 is loaded is converted. (Where both are of one type a CPU maps the file, and
 neither side reads what nobody looks at.)
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import atexit
@@ -20,7 +17,8 @@ import torch  # isort: skip
 from transformers import AutoModelForCausalLM
 
 from benchmarks.models import random_lm
-from speechbrain_ext.pruning import Block, drop_layers, load_pruned
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 
 SIZES = {
     "full": dict(

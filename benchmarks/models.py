@@ -1,8 +1,4 @@
-"""Random models of real architectures, and inputs for them.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Random models of real architectures, and inputs for them."""
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -12,27 +8,14 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from speechbrain_ext.decoder import Decoder
-from speechbrain_ext.prompt import IGNORE, Sequence, positions_from_mask
+from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.prompt import IGNORE, Sequence, positions_from_mask
 
 VOCABULARY = 151_936  # Qwen2.5's
 
 
 def qwen2_config(layers, width, vocabulary=VOCABULARY, tied=True):
-    """A configuration in Qwen2.5's proportions.
-
-    Arguments
-    ---------
-    layers, width, vocabulary : int
-        L, D and V; heads are 64 wide, keys and values share them by four
-        where the width allows.
-    tied : bool
-        Embeddings and LM head are one.
-
-    Returns
-    -------
-    transformers.Qwen2Config
-    """
+    """A configuration in Qwen2.5's proportions."""
     heads = max(width // 64, 1)
     return Qwen2Config(
         vocab_size=vocabulary,
@@ -75,21 +58,7 @@ def random_decoder(layers, width, vocabulary=VOCABULARY, words=None, **more):
 
 
 def prompts(lm, lengths, seed=1):
-    """Rows to decode, random embeddings of given lengths, padded left.
-
-    Arguments
-    ---------
-    lm : transformers.PreTrainedModel
-        Says the width, the type and the size of embeddings.
-    lengths : list of int
-        Of each row.
-    seed : int
-        Of the random numbers.
-
-    Returns
-    -------
-    speechbrain_ext.prompt.Sequence
-    """
+    """Rows to decode, random embeddings of given lengths, padded left."""
     weight = lm.get_input_embeddings().weight
     torch.manual_seed(seed)
     rows = [torch.randn(n, weight.shape[1]) * 0.06 for n in lengths]
@@ -106,26 +75,7 @@ def prompts(lm, lengths, seed=1):
 
 
 def training_batch(width, rows, speech, target, vocabulary, seed=2):
-    """Features and targets of one training step.
-
-    Arguments
-    ---------
-    width : int
-        F, of the features.
-    rows, speech, target : int
-        Utterances, speech tokens and target tokens of the longest; the
-        others are shorter by up to a fifth.
-    vocabulary : int
-        V.
-    seed : int
-        Of the random numbers.
-
-    Returns
-    -------
-    x_BSF : torch.Tensor
-    tokens_B : torch.Tensor
-    targets : list of torch.Tensor
-    """
+    """Features and targets of one training step."""
     torch.manual_seed(seed)
 
     def lengths(longest):
@@ -138,20 +88,7 @@ def training_batch(width, rows, speech, target, vocabulary, seed=2):
 
 
 def all_logits_loss(lm, sequence):
-    """The loss from logits at all positions: what ours is held against.
-
-    Arguments
-    ---------
-    lm : transformers.PreTrainedModel
-        The causal LM.
-    sequence : speechbrain_ext.prompt.Sequence
-        Rows with labels.
-
-    Returns
-    -------
-    torch.Tensor
-        Summed negative log-likelihood.
-    """
+    """The loss from logits at all positions: what ours is held against."""
     logits_BQV = lm(**sequence.as_inputs(), use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits_BQV.flatten(0, 1).float(),

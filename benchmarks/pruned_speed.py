@@ -3,9 +3,6 @@
 The ideal runs the kept layers by hand, one after the other, between the
 embeddings and the head, with everything prepared beforehand that does not
 belong to them (masks, rotary angles, loop).
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 from benchmarks.common import paired, row_of, script
@@ -14,8 +11,9 @@ import torch  # isort: skip
 from transformers import DynamicCache
 
 from benchmarks.models import prompts, random_lm
-from speechbrain_ext.greedy import greedy
-from speechbrain_ext.pruning import Block, drop_layers
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.layers.surgery import drop_layers
+from speechbrain_ext.model.decoding import greedy
 
 SIZES = {
     "full": dict(
@@ -40,25 +38,7 @@ SIZES = {
 
 
 def ideal(whole, block, sequence, tokens):
-    """The kept layers of the whole model by hand.
-
-    Arguments
-    ---------
-    whole : transformers.PreTrainedModel
-        The unpruned causal LM.
-    block : Block
-        Layers to jump over.
-    sequence : speechbrain_ext.prompt.Sequence
-        One row.
-    tokens : int
-        Tokens to say.
-
-    Returns
-    -------
-    prefill, decode : callable
-        `prefill` gives the first token and the filled cache; `decode` takes
-        a copy of both and gives all tokens.
-    """
+    """The kept layers of the whole model by hand."""
     model = whole.model
     kept = [
         layer

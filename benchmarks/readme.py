@@ -1,9 +1,6 @@
 """The README of the benchmarks, from the JSON files of the results.
 
-    python -m benchmarks.readme
-
-Authors
- * The speechbrain_ext authors, 2026
+python -m benchmarks.readme
 """
 
 import json
@@ -82,13 +79,7 @@ def table(rows):
 
 
 def number(value):
-    """Three digits, without exponents (str).
-
-    Example
-    -------
-    >>> number(0.012345), number(1.0349), number(14.849), number(1460.2)
-    ('0.0123', '1.035', '14.8', '1460')
-    """
+    """Three digits, without exponents (str)."""
     if value >= 100:
         return f"{value:.0f}"
     if 0.9 < value < 1.1:
@@ -248,15 +239,7 @@ def training_part(whole):
 
 
 def write_readme(results, file):
-    """Make the page.
-
-    Arguments
-    ---------
-    results : pathlib.Path
-        Folder of JSON files.
-    file : pathlib.Path
-        The page.
-    """
+    """Make the page."""
     lines = [HEAD]
     pages = [
         json.loads(path.read_text()) for path in sorted(results.glob("*.json"))

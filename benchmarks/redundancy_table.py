@@ -7,9 +7,6 @@
 
 The last two read what stands behind the last layer after the final norm, so
 blocks that end there are left out of the comparison of results.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 from benchmarks.common import paired, peak_of, peaks, row_of, script
@@ -18,7 +15,7 @@ import numpy as np  # isort: skip
 import torch
 
 from benchmarks.models import random_lm
-from speechbrain_ext.redundancy import measure
+from speechbrain_ext.layers.distances import measure
 
 SIZES = {
     "full": dict(

@@ -5,9 +5,6 @@
 
 Writes ``benchmarks/results/<machine>.json`` and makes the README anew. Each
 script runs in a process of its own, one after the other.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import argparse
@@ -61,13 +58,7 @@ def file_of(machine):
 
 
 def run_script(name, tier):
-    """Rows of one script (list of dict).
-
-    Raises
-    ------
-    RuntimeError
-        If it fails, as it does where the two sides do not agree.
-    """
+    """Rows of one script (list of dict)."""
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "rows.json")
         command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}"]
@@ -79,18 +70,7 @@ def run_script(name, tier):
 
 
 def main(argv=None):
-    """Run, write, and say what was missed.
-
-    Arguments
-    ---------
-    argv : list of str or None
-        The command line.
-
-    Returns
-    -------
-    int
-        How many scripts failed.
-    """
+    """Run, write, and say what was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
     parser.add_argument("--tier", choices=("full", "tiny"), default="full")

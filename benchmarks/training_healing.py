@@ -4,9 +4,6 @@ With a frozen projector nothing below the receiving layer needs a gradient.
 The peer computes them down to the embeddings all the same, as a model does
 whose inputs are made to need one (what PEFT and gradient checkpointing ask
 for by default).
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 from benchmarks.common import paired, row_of, script
@@ -14,11 +11,13 @@ from benchmarks.common import paired, row_of, script
 import torch  # isort: skip
 
 from benchmarks.models import random_decoder, training_batch
-from speechbrain_ext.decoder import Decoder
-from speechbrain_ext.healing import Lora, heal
-from speechbrain_ext.model import Projector, SpeechLLM
-from speechbrain_ext.prompt import Prompt
-from speechbrain_ext.pruning import Block, drop_layers
+from speechbrain_ext.healing.apply import heal
+from speechbrain_ext.healing.lora import Lora
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.layers.surgery import drop_layers
+from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.prompt import Prompt
+from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 SIZES = {
     "full": dict(
@@ -71,18 +70,7 @@ def make_model(sizes):
 
 
 def step(model, parameters, batch, whole_way):
-    """One step's loss and gradients.
-
-    Arguments
-    ---------
-    model : SpeechLLM
-    parameters : list of torch.Tensor
-        What is trained.
-    batch : tuple
-        Features, lengths, targets.
-    whole_way : bool
-        Gradients down to the embeddings.
-    """
+    """One step's loss and gradients."""
     for parameter in parameters:
         parameter.grad = None
     sequence = model.sequence(*batch)

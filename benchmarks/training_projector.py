@@ -2,9 +2,6 @@
 
 Both run the same frozen decoder; the peer computes logits at speech and
 prompt positions too, and lets the loss ignore them.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 from benchmarks.common import paired, peaks, row_of, script
@@ -16,8 +13,8 @@ from benchmarks.models import (
     random_decoder,
     training_batch,
 )
-from speechbrain_ext.model import Projector, SpeechLLM
-from speechbrain_ext.prompt import Prompt
+from speechbrain_ext.model.prompt import Prompt
+from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 SIZES = {
     "full": dict(

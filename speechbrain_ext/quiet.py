@@ -1,8 +1,4 @@
-"""Libraries that are quiet while they load, and only then.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Libraries that are quiet while they load, and only then."""
 
 import contextlib
 import logging

@@ -2,9 +2,6 @@
 
 Random weights, a vocabulary of single bytes, no download: they show that data
 flow through the very code of the large models, and learn nothing useful.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import os
@@ -64,18 +61,7 @@ WHISPER = dict(
 
 
 def tiny_tokenizer():
-    """A tokenizer of single bytes with an end token.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerFast
-
-    Example
-    -------
-    >>> tokenizer = tiny_tokenizer()
-    >>> tokenizer.decode(tokenizer("a cat").input_ids)
-    'a cat'
-    """
+    """A tokenizer of single bytes with an end token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([END, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -100,12 +86,6 @@ def tiny_decoder(folder=None, kind="qwen2", layers=4):
     -------
     str
         The folder.
-
-    Example
-    -------
-    >>> folder = tiny_decoder(kind="llama")
-    >>> LlamaForCausalLM.from_pretrained(folder).config.num_hidden_layers
-    4
     """
     folder = folder or tempfile.mkdtemp()
     model_class, config_class = DECODERS[kind]
@@ -144,11 +124,6 @@ def tiny_encoder(folder=None, kind="wavlm"):
     -------
     str
         The folder.
-
-    Example
-    -------
-    >>> WavLMModel.from_pretrained(tiny_encoder()).config.hidden_size
-    16
     """
     folder = folder or tempfile.mkdtemp()
     torch.manual_seed(1)
@@ -167,31 +142,11 @@ def tiny_encoder(folder=None, kind="wavlm"):
 
 
 def tiny_speech_llm(kind="qwen2", layers=4, removed=None):
-    """A tiny speech LLM: encoder, projector and decoder, joined.
-
-    Arguments
-    ---------
-    kind : str
-        The decoder's: "qwen2" or "llama".
-    layers : int
-        The decoder's depth before any layer is removed.
-    removed : Block, iterable of int or None
-        Layers to leave out.
-
-    Returns
-    -------
-    SpeechLLM
-
-    Example
-    -------
-    >>> model = tiny_speech_llm(layers=5)
-    >>> model.decoder.num_layers
-    5
-    """
-    from speechbrain_ext.decoder import Decoder
-    from speechbrain_ext.encoder import SpeechEncoder
-    from speechbrain_ext.model import Projector, SpeechLLM
-    from speechbrain_ext.prompt import Prompt
+    """A tiny speech LLM: encoder, projector and decoder, joined."""
+    from speechbrain_ext.model.decoder import Decoder
+    from speechbrain_ext.model.encoder import SpeechEncoder
+    from speechbrain_ext.model.prompt import Prompt
+    from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
     with tempfile.TemporaryDirectory() as top:
         source = tiny_encoder(os.path.join(top, "encoder"))

@@ -230,9 +230,13 @@ PROMPT = "{speech}\nsay: {target}"
 
 def make_model(source, removed=None, encoder=None, width=12, **options):
     """A tiny speech LLM on features of some width, or with an encoder."""
-    from speechbrain_ext.decoder import Decoder
-    from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
-    from speechbrain_ext.prompt import Prompt
+    from speechbrain_ext.model.decoder import Decoder
+    from speechbrain_ext.model.prompt import Prompt
+    from speechbrain_ext.model.speech_llm import (
+        Projector,
+        SpeechLLM,
+        SpeechMarkers,
+    )
 
     decoder = Decoder.from_source(
         source,
@@ -315,9 +319,10 @@ def make_dataset(prompt, size=10, seed=0, width=12):
 
 def make_brain(source, removed=None, strategy=None, folder=None, **changes):
     """A tiny speech LLM's Brain; a baseline where there is no strategy."""
-    from speechbrain_ext.brain import SpeechLLMBrain
-    from speechbrain_ext.checkpoints import AtomicCheckpointer
-    from speechbrain_ext.healing import Lora, heal, train_parts
+    from speechbrain_ext.healing import Lora, heal
+    from speechbrain_ext.healing.apply import train_parts
+    from speechbrain_ext.training.brain import SpeechLLMBrain
+    from speechbrain_ext.training.checkpoints import AtomicCheckpointer
 
     torch.manual_seed(11)
     model = make_model(source, removed)

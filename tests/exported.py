@@ -9,27 +9,22 @@ import soundfile
 import torch
 from conftest import PROMPT
 
-from speechbrain_ext.decoder import Decoder
-from speechbrain_ext.encoder import SpeechEncoder
-from speechbrain_ext.healing import (
+from speechbrain_ext.healing import Lora, heal
+from speechbrain_ext.healing.frozen_adapter import put_frozen_adapter
+from speechbrain_ext.healing.lora import (
     ADAPTER,
     ATTENTION,
-    Lora,
     add_adapter,
-    heal,
-    put_frozen_adapter,
     save_adapter,
 )
-from speechbrain_ext.model import Projector, SpeechLLM, SpeechMarkers
-from speechbrain_ext.prompt import Prompt
-from speechbrain_ext.pruning import Block
-from speechbrain_ext.results import (
-    RunResult,
-    SetScore,
-    write_hypotheses,
-    write_json,
-)
-from speechbrain_ext.system import describe, save_trained
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.encoder import SpeechEncoder
+from speechbrain_ext.model.prompt import Prompt
+from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
+from speechbrain_ext.runs.files import write_hypotheses, write_json
+from speechbrain_ext.runs.result import RunResult, SetScore
+from speechbrain_ext.training.build import describe, save_trained
 
 RATE = 16000
 

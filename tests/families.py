@@ -22,14 +22,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from speechbrain_ext.decoder import Decoder
-from speechbrain_ext.lm_calls import check_calls
-from speechbrain_ext.prompt import IGNORE
-from speechbrain_ext.pruning import base_model, drop_layers, load_pruned
-from speechbrain_ext.rules.data import RuleData
-from speechbrain_ext.rules.search import candidate_losses
-from speechbrain_ext.sequence import Sequence
-from speechbrain_ext.text_lm import perplexity
+from speechbrain_ext.layers.lm_calls import check_calls
+from speechbrain_ext.layers.residual import RuleData
+from speechbrain_ext.layers.search import candidate_losses
+from speechbrain_ext.layers.surgery import base_model, drop_layers, load_pruned
+from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.prompt import IGNORE, Sequence
+from speechllm.text_lm import perplexity
 
 LAYERS, VOCABULARY = 6, 64
 # Most weights of a model that counts as tiny.

@@ -6,12 +6,9 @@ claims must say to it, is known beforehand.
 
 import numpy as np
 
-from speechbrain_ext.results import (
-    RunResult,
-    write_hypotheses,
-    write_json,
-)
-from speechbrain_ext.set_scores import score_recognition, score_translation
+from speechbrain_ext.runs.files import write_hypotheses, write_json
+from speechbrain_ext.runs.result import RunResult
+from speechbrain_ext.scores.score import score_recognition, score_translation
 
 SETS = ("test-clean", "test-other")
 WORDS = "red green blue black white brown grey pink gold teal".split()

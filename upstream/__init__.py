@@ -2,7 +2,4 @@
 
 ``python -m upstream CHECKOUT`` plans every file, writes the plan, and runs
 SpeechBrain's own checks there; see CONTRIBUTING.md.
-
-Authors
- * The speechbrain_ext authors, 2026
 """

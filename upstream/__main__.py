@@ -1,8 +1,4 @@
-"""``python -m upstream CHECKOUT``: plan, write, check.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""``python -m upstream CHECKOUT``: plan, write, check."""
 
 import argparse
 import os
@@ -18,22 +14,7 @@ WORK = ROOT / "results" / "upstream"
 
 
 def parse(argv):
-    """The command line.
-
-    Arguments
-    ---------
-    argv : list of str or None
-        Its words.
-
-    Returns
-    -------
-    argparse.Namespace
-
-    Example
-    -------
-    >>> parse(["DIR", "--dry-run"]).dry_run
-    True
-    """
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m upstream",
         description="Lay recipes and library over a checkout of SpeechBrain "
@@ -57,18 +38,7 @@ def parse(argv):
 
 
 def main(argv=None):
-    """Plan, write and check.
-
-    Arguments
-    ---------
-    argv : list of str or None
-        The command line.
-
-    Returns
-    -------
-    int
-        0 if every check passed.
-    """
+    """Plan, write and check."""
     options = parse(argv)
     try:
         checkout = Checkout(options.checkout)

@@ -2,9 +2,6 @@
 
 What was written is noted in the checkout's git folder, so that a second run
 knows its own files from a person's changes.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import hashlib
@@ -17,42 +14,11 @@ NOTE = "speech_llm_upstream.json"
 
 
 class CheckoutError(ValueError):
-    """Why nothing can be laid over that folder.
-
-    Arguments
-    ---------
-    message : str
-        The fault and its mend.
-
-    Example
-    -------
-    >>> raise CheckoutError("x: no checkout")
-    Traceback (most recent call last):
-    ...
-    upstream.checkout.CheckoutError: x: no checkout
-    """
+    """Why nothing can be laid over that folder."""
 
 
 class Checkout:
-    """A checkout, and what was laid over it.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Its root.
-
-    Raises
-    ------
-    CheckoutError
-        If it is no checkout of SpeechBrain.
-
-    Example
-    -------
-    >>> Checkout(getfixture("tmpdir"))
-    Traceback (most recent call last):
-    ...
-    upstream.checkout.CheckoutError: SPEECHBRAIN: ..., no checkout of ...
-    """
+    """A checkout, and what was laid over it."""
 
     def __init__(self, folder):
         self.folder = Path(folder).resolve()
@@ -96,12 +62,7 @@ class Checkout:
         return json.loads(self.note.read_text("utf-8"))
 
     def changed(self):
-        """Paths that are not as committed, nor as the last run left them.
-
-        Returns
-        -------
-        list of str
-        """
+        """Paths that are not as committed, nor as the last run left them."""
         status = self.git(
             "status", "--porcelain", "-z", "--untracked-files=all"
         )
@@ -110,13 +71,7 @@ class Checkout:
         return [p for p in paths if ours.get(p) != fingerprint(self.folder / p)]
 
     def refuse_dirty(self):
-        """Stop where a person's changes would be mixed with ours.
-
-        Raises
-        ------
-        CheckoutError
-            Naming them.
-        """
+        """Stop where a person's changes would be mixed with ours."""
         changed = self.changed()
         if changed:
             shown = ", ".join(changed[:5])
@@ -127,18 +82,7 @@ class Checkout:
             )
 
     def refuse_ignored(self, files):
-        """Stop where git would leave a file out of a pull request in silence.
-
-        Arguments
-        ---------
-        files : dict
-            Path to ``Planned``.
-
-        Raises
-        ------
-        CheckoutError
-            Naming them.
-        """
+        """Stop where git would leave a file out of a pull request in silence."""
         done = subprocess.run(
             ["git", "check-ignore", "--stdin", "-z"],
             cwd=self.folder,
@@ -158,18 +102,7 @@ class Checkout:
             )
 
     def news(self, files):
-        """What writing a plan would do.
-
-        Arguments
-        ---------
-        files : dict
-            Path to ``Planned``.
-
-        Returns
-        -------
-        dict
-            Path to "new", "changed", "same" or "gone".
-        """
+        """What writing a plan would do."""
         told = {}
         for path, planned in files.items():
             there = self.folder / path
@@ -184,13 +117,7 @@ class Checkout:
         return told
 
     def write(self, files):
-        """Lay a plan over the checkout; what it no longer has is undone.
-
-        Arguments
-        ---------
-        files : dict
-            Path to ``Planned``.
-        """
+        """Lay a plan over the checkout; what it no longer has is undone."""
         for path in self.written():
             if path not in files and os.path.lexists(self.folder / path):
                 (self.folder / path).unlink()
@@ -212,45 +139,14 @@ class Checkout:
 
 
 def planned_fingerprint(planned):
-    """What `fingerprint` says of a thing once it is written.
-
-    Arguments
-    ---------
-    planned : Planned
-        The thing.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> from upstream.plan import Planned
-    >>> planned_fingerprint(Planned("link", "a"))
-    'link a'
-    """
+    """What `fingerprint` says of a thing once it is written."""
     if planned.kind == "link":
         return f"link {planned.text}"
     return hashlib.sha256(planned.text.encode()).hexdigest()
 
 
 def fingerprint(path):
-    """A path's content; empty where there is nothing.
-
-    Arguments
-    ---------
-    path : Path
-        A file or link.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> fingerprint(Path("/nowhere"))
-    ''
-    """
+    """A path's content; empty where there is nothing."""
     if path.is_symlink():
         return f"link {os.readlink(path)}"
     if not path.is_file():

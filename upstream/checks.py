@@ -1,8 +1,4 @@
-"""SpeechBrain's own checks, run in the checkout, and their table.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""SpeechBrain's own checks, run in the checkout, and their table."""
 
 import json
 import os
@@ -22,19 +18,7 @@ from upstream.rows import COLUMNS
 
 @dataclass
 class Outcome:
-    """How a check ended.
-
-    Arguments
-    ---------
-    name : str
-        The check's.
-    passed : bool
-        Whether it did.
-    seconds : float
-        How long it took.
-    log : Path
-        What it printed.
-    """
+    """How a check ended."""
 
     name: str
     passed: bool
@@ -43,17 +27,7 @@ class Outcome:
 
 
 class Checks:
-    """The checks of what a plan brought.
-
-    Arguments
-    ---------
-    checkout : upstream.checkout.Checkout
-        With the plan written.
-    plan : upstream.plan.Plan
-        What was written.
-    work : Path
-        Folder for the interpreter, the logs and the spoken world.
-    """
+    """The checks of what a plan brought."""
 
     def __init__(self, checkout, plan, work):
         self.checkout = checkout
@@ -63,13 +37,7 @@ class Checks:
         self.python = str(self.work / "venv/bin/python")
 
     def commands(self):
-        """Each check as commands to run in the checkout's root.
-
-        Returns
-        -------
-        dict
-            Name to a list of commands.
-        """
+        """Each check as commands to run in the checkout's root."""
         tools = os.path.dirname(sys.executable)
         python = [n for n in self._files(".py")]
         yamls = self._files(".yaml")
@@ -129,10 +97,7 @@ class Checks:
         return [self.python, "-c", said]
 
     def _two_processes(self):
-        """One run of two processes, by the flags of its recipe test.
-
-        What a recipe test runs beforehand makes the models and the baseline.
-        """
+        """One run of two processes, by the flags of its recipe test."""
         row = next(
             r for r in self.plan.rows(RECIPES[0]) if "prune" in r["Hparam_file"]
         )
@@ -154,10 +119,7 @@ class Checks:
         return [["sh", f"{SETUP}/{folder}/{name}"], command]
 
     def prepare(self):
-        """An interpreter that sees the checkout, and nothing of this project.
-
-        Its packages are this one's, so that the checks need no download.
-        """
+        """An interpreter that sees the checkout, and nothing of this project."""
         # A run that is finished already would be left as it is.
         shutil.rmtree(self.checkout.folder / SCRATCH, ignore_errors=True)
         shutil.rmtree(self.work / "mini", ignore_errors=True)
@@ -171,17 +133,7 @@ class Checks:
         self.logs.mkdir(parents=True, exist_ok=True)
 
     def run(self, only=None):
-        """Run the checks one after the other, each told as it ends.
-
-        Arguments
-        ---------
-        only : list of str or None
-            Beginnings of the names of those to run; None: all.
-
-        Returns
-        -------
-        list of Outcome
-        """
+        """Run the checks one after the other, each told as it ends."""
         self.prepare()
         outcomes = []
         for name, commands in self.commands().items():
@@ -223,24 +175,7 @@ class Checks:
 
 
 def outcome_table(outcomes):
-    """The checks as a Markdown table.
-
-    Arguments
-    ---------
-    outcomes : list of Outcome
-        In order.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> print(outcome_table([Outcome("ruff", True, 1.2, Path("a"))]))
-    | check | result | seconds |
-    | --- | --- | --- |
-    | ruff | passed | 1 |
-    """
+    """The checks as a Markdown table."""
     lines = ["| check | result | seconds |", "| --- | --- | --- |"]
     for one in outcomes:
         result = "passed" if one.passed else "FAILED"
@@ -249,23 +184,7 @@ def outcome_table(outcomes):
 
 
 def scores_of(folder):
-    """Finished runs' scores, for the READMEs' tables.
-
-    Arguments
-    ---------
-    folder : str or None
-        A folder of runs, each with its ``result.json``.
-
-    Returns
-    -------
-    dict
-        Run name to its date, its scores by set, and its GPUs.
-
-    Example
-    -------
-    >>> scores_of(None)
-    {}
-    """
+    """Finished runs' scores, for the READMEs' tables."""
     found = {}
     for file in sorted(Path(folder).glob("*/result.json")) if folder else []:
         run = json.loads(file.read_text("utf-8"))

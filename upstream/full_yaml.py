@@ -1,8 +1,4 @@
-"""One full YAML for each variant, as SpeechBrain's recipes have them.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""One full YAML for each variant, as SpeechBrain's recipes have them."""
 
 import functools
 import os
@@ -10,8 +6,8 @@ import re
 
 import yaml
 
-from speechbrain_ext.hparams.faults import ConfigError
-from speechbrain_ext.hparams.overlay import Overlay
+from speechbrain_ext.training.faults import ConfigError
+from speechllm.hparams.overlay import Overlay
 
 BLOCK = "experiment"
 BLOCK_HEAD = f"""
@@ -29,39 +25,7 @@ RUN_OPTIONS = (
 
 
 def full_yaml(path, read_by_library, dropped=()):
-    """The YAML that a variant stands for: nothing included, nothing resolved.
-
-    Arguments
-    ---------
-    path : str
-        The variant.
-    read_by_library : set of str
-        Names of settings that the library reads.
-    dropped : iterable of str
-        Settings to leave out.
-
-    Returns
-    -------
-    str
-        HyperPyYAML text with comments and references kept.
-
-    Raises
-    ------
-    ConfigError
-        If base and variant do not fit together.
-
-    Example
-    -------
-    >>> file = getfixture("tmpdir").join("train.yaml")
-    >>> file.write("# Command: python train.py\\n\\nsteps: 9 # many\\n")
-    >>> print(full_yaml(str(file), {"steps"}), end="")
-    <BLANKLINE>
-    steps: 9 # many
-    <BLANKLINE>
-    ######################## What the experiment takes of all this #################
-    experiment:
-        steps: !ref <steps>
-    """
+    """The YAML that a variant stands for: nothing included, nothing resolved."""
     text = merged(path)
     for key in dropped:
         text = without_key(text, key)
@@ -75,27 +39,7 @@ def full_yaml(path, read_by_library, dropped=()):
 
 @functools.lru_cache(maxsize=None)
 def merged(path):
-    """Base and variants as one text, fragments written in.
-
-    Kept, since every plan needs it more than once and it takes a while.
-
-    Arguments
-    ---------
-    path : str
-        The variant.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> folder = getfixture("tmpdir")
-    >>> folder.join("train.yaml").write("steps: 9\\n")
-    >>> folder.join("two.yaml").write("base: train.yaml\\nsteps: 2\\n")
-    >>> merged(str(folder.join("two.yaml")))
-    'steps: 2\\n'
-    """
+    """Base and variants as one text, fragments written in."""
     overlay = Overlay(path, None, os.path.dirname(os.path.realpath(path)))
     overlay.inline_all()
     if overlay.faults:
@@ -104,25 +48,7 @@ def merged(path):
 
 
 def own_head(path):
-    """A variant's head comment; empty for a base.
-
-    Arguments
-    ---------
-    path : str
-        The YAML.
-
-    Returns
-    -------
-    list of str
-        Its lines.
-
-    Example
-    -------
-    >>> file = getfixture("tmpdir").join("two.yaml")
-    >>> file.write("# Two.\\nbase: train.yaml\\n")
-    >>> own_head(str(file))
-    ['# Two.']
-    """
+    """A variant's head comment; empty for a base."""
     with open(path, encoding="utf-8") as stream:
         text = stream.read()
     if not re.search(r"^base:", text, re.MULTILINE):
@@ -133,24 +59,7 @@ def own_head(path):
 
 
 def with_head(text, head):
-    """A base's banner with a variant's own lines in place of its command.
-
-    Arguments
-    ---------
-    text : str
-        The merged YAML, the base's banner first.
-    head : list of str
-        The variant's head comment.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> with_head("# Model\\n# Command: a\\n#   b\\n# End\\n", ["# Two."])
-    '# Model\\n# Two.\\n# End\\n'
-    """
+    """A base's banner with a variant's own lines in place of its command."""
     return re.sub(
         r"^# Command:.*\n(?:#   .*\n)*",
         lambda found: "".join(f"{line}\n" for line in head),
@@ -161,29 +70,7 @@ def with_head(text, head):
 
 
 def without_key(text, key):
-    """A YAML without a top-level key, its value and its own comment.
-
-    Arguments
-    ---------
-    text : str
-        The YAML.
-    key : str
-        A key with a value on its own line.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If the key is not there.
-
-    Example
-    -------
-    >>> without_key("a: 1\\n# of b\\nb: 2\\n", "b")
-    'a: 1\\n'
-    """
+    """A YAML without a top-level key, its value and its own comment."""
     text, count = re.subn(
         rf"^(?:#.*\n)*{key}: *\S.*\n", "", text, count=1, flags=re.MULTILINE
     )
@@ -193,46 +80,13 @@ def without_key(text, key):
 
 
 def top_keys(text):
-    """The top-level keys of a YAML, in order.
-
-    Arguments
-    ---------
-    text : str
-        HyperPyYAML text.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> top_keys("a: 1\\nb:\\n    c: !ref <a>\\n")
-    ['a', 'b']
-    """
+    """The top-level keys of a YAML, in order."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     return [key.value for key, _ in root.value]
 
 
 def with_banners(text):
-    """Each section's short comment as a banner across the page.
-
-    Arguments
-    ---------
-    text : str
-        HyperPyYAML text.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> print(with_banners("a: 1\\n\\n# Data\\nb: 2\\n"), end="")
-    a: 1
-    <BLANKLINE>
-    ######################## Data ##################################################
-    b: 2
-    """
+    """Each section's short comment as a banner across the page."""
 
     def banner(found):
         return f"\n\n{'#' * 24} {found.group(1)} ".ljust(RULE + 2, "#") + "\n"

@@ -1,8 +1,4 @@
-"""Where things stand here, and where SpeechBrain's reviewers look for them.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Where things stand here, and where SpeechBrain's reviewers look for them."""
 
 import re
 from dataclasses import dataclass, field
@@ -25,7 +21,7 @@ SCRATCH = "tests/tmp/speech_llm"
 MOVED = {"hparams/faults.py": "faults.py", "results/": "run_results/"}
 # Functions that stay here, by file.
 LEFT_OUT = {
-    "speechbrain_ext/recipe.py": {"open_experiment"},
+    "speechbrain_ext/training/experiment.py": {"open_experiment"},
     "tests/conftest.py": {"recipe", "write_settings", "settings", "RECIPE"},
 }
 # Beside the recipes' own needs: tiny models for examples and recipe tests.
@@ -34,31 +30,7 @@ ALSO = ["speechbrain_ext/tiny_models.py"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe, here and there.
-
-    Arguments
-    ---------
-    dataset : str
-        Its folder's name there, under ``recipes/``.
-    ours, theirs : str
-        Its folder, relative to either root.
-    csv : str
-        The file of SpeechBrain's recipe tests that gets its rows.
-    task : str
-        As in the first column of that file.
-    prepare : str or None
-        Our prepare script; None: SpeechBrain's own serves.
-    their_prepare : str
-        The prepare script there, beside ``theirs``' dataset.
-    template : str or None
-        File of functions that replace the script's own.
-    exchanged : dict
-        Text of train.py to what stands there instead.
-    dropped : tuple of str
-        Settings that only our prepare script has.
-    data : str
-        Flags that name the tiny data of a recipe test.
-    """
+    """One recipe, here and there."""
 
     dataset: str
     ours: str
@@ -123,23 +95,7 @@ RECIPES = [
 
 
 def their_module(file):
-    """Where a file of the library stands there.
-
-    Arguments
-    ---------
-    file : str
-        Relative to this project, such as ``speechbrain_ext/prompt.py``.
-
-    Returns
-    -------
-    str
-        Relative to the checkout.
-
-    Example
-    -------
-    >>> their_module("speechbrain_ext/hparams/faults.py")
-    'speechbrain/integrations/huggingface/speech_llm/faults.py'
-    """
+    """Where a file of the library stands there."""
     inner = file.removeprefix(f"{OURS}/")
     for ours, theirs in MOVED.items():
         if inner.startswith(ours):
@@ -153,22 +109,7 @@ def _dotted(path):
 
 
 def renamed(text):
-    """A text with our names exchanged for the names there.
-
-    Arguments
-    ---------
-    text : str
-        Source, YAML or Markdown.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> renamed("from speechbrain_ext.hparams.faults import Fault")
-    'from speechbrain.integrations.huggingface.speech_llm.faults import Fault'
-    """
+    """A text with our names exchanged for the names there."""
     for ours, theirs in MOVED.items():
         ours, theirs = _dotted(ours), _dotted(theirs)
         text = re.sub(

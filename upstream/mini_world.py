@@ -1,12 +1,8 @@
-"""The mini world, trained from inside the checkout by its own recipe.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""The mini world, trained from inside the checkout by its own recipe."""
 
 import sys
 
-from speechbrain_ext.hparams.faults import as_yaml
+from speechbrain_ext.training.faults import as_yaml
 from upstream.full_yaml import full_yaml
 from upstream.layout import RECIPES, ROOT
 from upstream.rows import plain_values
@@ -17,26 +13,7 @@ WER = 20.0
 
 
 def mini_world_commands(python, work):
-    """Build the world here, train there, look at the score.
-
-    Arguments
-    ---------
-    python : str
-        The interpreter that sees the checkout.
-    work : Path
-        Folder for the corpus and the run.
-
-    Returns
-    -------
-    list of list of str
-        Commands.
-
-    Example
-    -------
-    >>> commands = mini_world_commands("python", ROOT)
-    >>> commands[1][1]
-    'recipes/LibriSpeech/ASR/SpeechLLM/train.py'
-    """
+    """Build the world here, train there, look at the score."""
     recipe = RECIPES[0]
     mini = ROOT / recipe.ours / "hparams/mini.yaml"
     plain = plain_values(full_yaml(str(mini), set()))
@@ -64,7 +41,7 @@ def mini_world_commands(python, work):
         "value = run['scores']['test-clean']['value']\n"
         f"print('WER', value)\nassert value < {WER}"
     )
-    corpus = ["-m", "speechbrain_ext.mini_world.corpus", str(work / "mini")]
+    corpus = ["-m", "speechllm.mini_world.corpus", str(work / "mini")]
     train = [
         python,
         f"{recipe.theirs}/train.py",

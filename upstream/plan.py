@@ -1,8 +1,4 @@
-"""Every file that a pull request would bring, before anything is written.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Every file that a pull request would bring, before anything is written."""
 
 import os
 import subprocess
@@ -44,40 +40,14 @@ AUTHOR = f"The {OURS} authors, 2026"
 
 @dataclass(frozen=True)
 class Planned:
-    """One thing to write.
-
-    Arguments
-    ---------
-    kind : str
-        "file", "executable" or "link".
-    text : str
-        The file's text, or what the link points to.
-    """
+    """One thing to write."""
 
     kind: str
     text: str
 
 
 def variants(recipe):
-    """A recipe's YAMLs that go there, by name.
-
-    The base is no run of its own, and the mini world's models are not there.
-
-    Arguments
-    ---------
-    recipe : upstream.layout.Recipe
-        Whose.
-
-    Returns
-    -------
-    dict
-        Name to file, baselines before what prunes them.
-
-    Example
-    -------
-    >>> list(variants(RECIPES[0]))[:2]
-    ['llama1b', 'llama1b_prune']
-    """
+    """A recipe's YAMLs that go there, by name."""
     files = sorted((ROOT / recipe.ours / "hparams").glob("*.yaml"))
     return {
         file.stem: str(file)
@@ -87,23 +57,7 @@ def variants(recipe):
 
 
 class Plan:
-    """The files, by their path in the checkout.
-
-    Arguments
-    ---------
-    committed : callable
-        Path to the text committed there; empty where there is none.
-    scores : dict
-        Run name to a finished run's date, scores and GPUs, for the tables.
-    author : str
-        The line of each file's Authors block.
-
-    Example
-    -------
-    >>> plan = Plan(lambda path: "")
-    >>> plan.files["recipes/LibriSpeech/ASR/SpeechLLM/measure.py"].kind
-    'file'
-    """
+    """The files, by their path in the checkout."""
 
     def __init__(self, committed, scores=None, author=AUTHOR):
         self.committed = committed
@@ -216,13 +170,7 @@ class Plan:
             self.files["pyproject.toml"] = Planned("file", text)
 
     def format(self, settings):
-        """Sort imports and lay out every Python file as SpeechBrain does.
-
-        Arguments
-        ---------
-        settings : str
-            Text of its pyproject.toml.
-        """
+        """Sort imports and lay out every Python file as SpeechBrain does."""
         names = [name for name in self.files if name.endswith(".py")]
         names = [name for name in names if self.files[name].kind != "link"]
         with tempfile.TemporaryDirectory() as folder:

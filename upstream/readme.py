@@ -1,8 +1,4 @@
-"""A recipe's README as SpeechBrain's readers know them.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""A recipe's README as SpeechBrain's readers know them."""
 
 import re
 
@@ -44,23 +40,7 @@ FOOTER = ["HuggingFace link", "Model link", "GPUs"]
 
 
 def readme(recipe, yamls, scores, tail):
-    """The README's text.
-
-    Arguments
-    ---------
-    recipe : upstream.layout.Recipe
-        Whose.
-    yamls : dict
-        Name to full YAML.
-    scores : dict
-        Run name to the date, scores by set and GPUs of a finished run.
-    tail : str
-        SpeechBrain's own closing blocks, About and Citing.
-
-    Returns
-    -------
-    str
-    """
+    """The README's text."""
     title, data, about, sets = ABOUT[recipe.dataset]
     first = next(name for name in yamls if not name.endswith("_prune"))
     text = (TEMPLATES / "README.md").read_text("utf-8")
@@ -84,51 +64,13 @@ def readme(recipe, yamls, scores, tail):
 
 
 def table(header, rows):
-    """A Markdown table.
-
-    Arguments
-    ---------
-    header : list of str
-        Names of the columns.
-    rows : list of list of str
-        Their cells.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> print(table(["a", "b"], [["1", "2"]]))
-    | a | b |
-    | --- | --- |
-    | 1 | 2 |
-    """
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def variant(name, text):
-    """A row of the table of YAMLs.
-
-    Arguments
-    ---------
-    name : str
-        The YAML without its ending.
-    text : str
-        The full YAML.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> part = "name: A, source: b/a"
-    >>> variant("x", f"backbone: {{{part}}}\\nspeech_encoder: {{{part}}}\\n"
-    ...     "prune_layers: 0\\nadapt_attention: True")
-    ['`x.yaml`', 'A, LoRA on q, k, v, o', 'A', '-']
-    """
+    """A row of the table of YAMLs."""
     plain = plain_values(text)
     backbone = plain["backbone"]["name"]
     if plain["adapt_attention"]:
@@ -143,28 +85,7 @@ def variant(name, text):
 
 
 def result(name, text, scores, sets):
-    """A row of the table of results: what was measured, or dashes.
-
-    Arguments
-    ---------
-    name : str
-        The YAML without its ending.
-    text : str
-        The full YAML.
-    scores : dict
-        As in ``readme``.
-    sets : list of str
-        Test sets.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> result("x", "run_name: x\\nprune_layers: 2", {}, ["test"])
-    ['-', 'x.yaml', '2', '-', '-', '-', '-']
-    """
+    """A row of the table of results: what was measured, or dashes."""
     plain = plain_values(text)
     run = scores.get(plain["run_name"], {})
     found = [run.get("scores", {}).get(name) for name in sets]
@@ -180,27 +101,7 @@ def result(name, text, scores, sets):
 
 
 def closing_blocks(their_readme):
-    """SpeechBrain's About and Citing blocks, from one of its own READMEs.
-
-    Arguments
-    ---------
-    their_readme : str
-        The text of a README there.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If it has none.
-
-    Example
-    -------
-    >>> closing_blocks("# A\\n# **About SpeechBrain**\\nx\\n# **Citing")
-    '# **About SpeechBrain**\\nx\\n# **Citing'
-    """
+    """SpeechBrain's About and Citing blocks, from one of its own READMEs."""
     found = re.search(
         r"^# \*\*About SpeechBrain\*\*.*", their_readme, re.S | re.M
     )

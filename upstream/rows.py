@@ -1,8 +1,4 @@
-"""Rows of SpeechBrain's recipe tests, and what runs before each.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Rows of SpeechBrain's recipe tests, and what runs before each."""
 
 import csv
 import io
@@ -44,20 +40,7 @@ TRAIN_LOSS = 5.4
 
 
 def flags(recipe, text):
-    """Flags that make a YAML run in seconds on the CPU.
-
-    Arguments
-    ---------
-    recipe : upstream.layout.Recipe
-        Whose.
-    text : str
-        The full YAML.
-
-    Returns
-    -------
-    str
-        They take at least one optimiser step even with ``--debug``.
-    """
+    """Flags that make a YAML run in seconds on the CPU."""
     plain = plain_values(text)
     family = plain["backbone"]["family"]
     kind = plain["speech_encoder"]["kind"]
@@ -83,22 +66,7 @@ def flags(recipe, text):
 
 
 def plain_values(text):
-    """A YAML's plain values; tags are passed over.
-
-    Arguments
-    ---------
-    text : str
-        HyperPyYAML text.
-
-    Returns
-    -------
-    dict
-
-    Example
-    -------
-    >>> plain_values("a: 1\\nb: !ref <a>\\n")["b"]
-    '<a>'
-    """
+    """A YAML's plain values; tags are passed over."""
 
     class Plain(yaml.SafeLoader):
         """Reads every tag as what stands behind it."""
@@ -117,24 +85,7 @@ def plain_values(text):
 
 
 def row(recipe, name, text, performance=""):
-    """One row.
-
-    Arguments
-    ---------
-    recipe : upstream.layout.Recipe
-        Whose.
-    name : str
-        The YAML without its ending.
-    text : str
-        The full YAML.
-    performance : str
-        Scores measured, as ``Test-WER=2.01%``.
-
-    Returns
-    -------
-    dict
-        Column to value.
-    """
+    """One row."""
     loss = f"train_loss, <{TRAIN_LOSS}, step: {STEPS}"
     checks = f"file_exists=[{','.join(FILES)}]"
     # A baseline learns in its few steps; what is pruned begins trained.
@@ -156,28 +107,7 @@ def row(recipe, name, text, performance=""):
 
 
 def with_rows(text, rows, folder):
-    """SpeechBrain's CSV with a recipe's rows at its end.
-
-    Arguments
-    ---------
-    text : str
-        The file as committed there; empty where there is none.
-    rows : list of dict
-        As ``row`` gives them.
-    folder : str
-        The recipe's folder there: rows of it are replaced.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> one = {"Task": "ASR", "Hparam_file": "a/hparams/b.yaml"}
-    >>> text = with_rows("", [one], "a")
-    >>> with_rows(text, [], "a") == ",".join(COLUMNS) + "\\n"
-    True
-    """
+    """SpeechBrain's CSV with a recipe's rows at its end."""
     text = text or ",".join(COLUMNS) + "\n"
     # Lines that are not ours stay as they are, to the last quote.
     kept = [
@@ -191,20 +121,7 @@ def with_rows(text, rows, folder):
 
 
 def setup_scripts(recipe, names):
-    """What the recipe tests run before each row.
-
-    Arguments
-    ---------
-    recipe : upstream.layout.Recipe
-        Whose.
-    names : iterable of str
-        The YAMLs without their endings.
-
-    Returns
-    -------
-    dict
-        Path to ("file", "executable" or "link", text or target).
-    """
+    """What the recipe tests run before each row."""
     folder = f"{SETUP}/{recipe.theirs.replace('/', '_')}_train"
     first, *others = sorted(names)
     said = f'python {SETUP}/speech_llm.py "$0"\n'

@@ -2,9 +2,6 @@
 
 Everything is done on the text, by the places that its tree tells, so that
 comments and layout stay.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import ast
@@ -28,29 +25,7 @@ def _names_of(node):
 
 
 def without(text, names):
-    """A module without some of its functions, and what only they imported.
-
-    Arguments
-    ---------
-    text : str
-        A module's source.
-    names : set of str
-        Names of top-level functions, classes or constants.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If one of them is not there.
-
-    Example
-    -------
-    >>> print(without("import os\\ndef f():\\n    os.sep\\nx = 1", {"f"}))
-    x = 1
-    """
+    """A module without some of its functions, and what only they imported."""
     lines, found = text.split("\n"), set()
     for node in reversed(ast.parse(text).body):
         if names & set(_names_of(node)):
@@ -62,22 +37,7 @@ def without(text, names):
 
 
 def without_unused_imports(text):
-    """A module without the top-level imports that nothing in it uses.
-
-    Arguments
-    ---------
-    text : str
-        A module's source; an import marked ``noqa`` stays.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> without_unused_imports("from os import path, sep\\nprint(sep)")
-    'from os import sep\\nprint(sep)'
-    """
+    """A module without the top-level imports that nothing in it uses."""
     tree, lines = ast.parse(text), text.split("\n")
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     for node in reversed(tree.body):
@@ -97,30 +57,7 @@ def without_unused_imports(text):
 
 
 def with_functions(text, template):
-    """A module whose functions are exchanged for a template's of that name.
-
-    Arguments
-    ---------
-    text : str
-        A module's source.
-    template : str
-        Source of the functions, and of the imports that they need.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If the module lacks a function of the template.
-
-    Example
-    -------
-    >>> print(with_functions("def f():\\n    return 1", "def f():\\n    return 2"))
-    def f():
-        return 2
-    """
+    """A module whose functions are exchanged for a template's of that name."""
     wanted, imports = {}, []
     template_lines = template.split("\n")
     for node in ast.parse(template).body:
@@ -144,27 +81,7 @@ def with_functions(text, template):
 
 
 def with_docstrings(text):
-    """A module in which every function says what it is.
-
-    SpeechBrain's check wants a docstring of tests and of inner functions too;
-    where there is none, the name is read out: names of tests are sentences.
-
-    Arguments
-    ---------
-    text : str
-        A module's source.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> print(with_docstrings("def test_it_works():\\n    pass"))
-    def test_it_works():
-        \"\"\"It works.\"\"\"
-        pass
-    """
+    """A module in which every function says what it is."""
     lines = text.split("\n")
     bare = [
         node
@@ -182,23 +99,7 @@ def with_docstrings(text):
 
 
 def imported_modules(text):
-    """The modules, and possible modules, that a source imports.
-
-    Arguments
-    ---------
-    text : str
-        A module's source, imports inside of functions included.
-
-    Returns
-    -------
-    set of str
-        Dotted names; ``from a import b`` gives both ``a`` and ``a.b``.
-
-    Example
-    -------
-    >>> sorted(imported_modules("import os\\nfrom a import b"))
-    ['a', 'a.b', 'os']
-    """
+    """The modules, and possible modules, that a source imports."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -210,23 +111,7 @@ def imported_modules(text):
 
 
 def names_wanted(text):
-    """The names that a file of tests imports, or takes as fixtures.
-
-    Arguments
-    ---------
-    text : str
-        The file's source.
-
-    Returns
-    -------
-    set of str
-
-    Example
-    -------
-    >>> text = "from conftest import A\\ndef test_b(c, d): pass"
-    >>> sorted(names_wanted(text))
-    ['A', 'c', 'd']
-    """
+    """The names that a file of tests imports, or takes as fixtures."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
@@ -237,25 +122,7 @@ def names_wanted(text):
 
 
 def settings_read(text):
-    """The settings that a source reads by name.
-
-    Arguments
-    ---------
-    text : str
-        A module's source.
-
-    Returns
-    -------
-    set of str
-        Of ``hparams["key"]``, ``hparams.get("key")``, ``self.hparams.key``
-        and ``hasattr(self.hparams, "key")``; ``settings`` likewise, and the
-        ``configuration`` that a result keeps of them.
-
-    Example
-    -------
-    >>> sorted(settings_read("hparams['a'] + self.hparams.b"))
-    ['a', 'b']
-    """
+    """The settings that a source reads by name."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Subscript) and _is_settings(node.value):

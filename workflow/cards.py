@@ -1,8 +1,4 @@
-"""Which GPUs a run may use, where no cluster hands them out.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Which GPUs a run may use, where no cluster hands them out."""
 
 import contextlib
 import fcntl
@@ -13,13 +9,7 @@ import time
 
 
 def visible_cards():
-    """Numbers of the GPUs of this machine (list of str).
-
-    Returns
-    -------
-    list of str
-        What ``CUDA_VISIBLE_DEVICES`` says, or else ``nvidia-smi``.
-    """
+    """Numbers of the GPUs of this machine (list of str)."""
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     if told is not None:
         return [one for one in told.split(",") if one.strip()]
@@ -32,28 +22,7 @@ def visible_cards():
 
 @contextlib.contextmanager
 def held_cards(count, folder, patience=1.0):
-    """Hold some GPUs for a run until it ends, or is killed.
-
-    Arguments
-    ---------
-    count : int
-        How many; 0 holds none.
-    folder : Path
-        Where the locks of the cards lie, one file each.
-    patience : float
-        Seconds between two looks, where all cards are taken.
-
-    Yields
-    ------
-    dict
-        Environment of the run. Empty under Slurm, which has handed out the
-        cards already.
-
-    Raises
-    ------
-    ValueError
-        If the machine has fewer.
-    """
+    """Hold some GPUs for a run until it ends, or is killed."""
     if not count or "SLURM_JOB_ID" in os.environ:
         yield {}
         return

@@ -2,41 +2,21 @@
 
 Two runs whose settings say the same have the same fingerprint, whatever the
 comments, the order of the keys or the folders are.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import functools
 
 import yaml
 
-from speechbrain_ext.hparams.overlay import Overlay
-from speechbrain_ext.results.made_with import configuration_hash
-from speechbrain_ext.run_record import NOT_TRAINING
+from speechbrain_ext.runs.files import configuration_hash
+from speechbrain_ext.training.run_record import NOT_TRAINING
+from speechllm.hparams.overlay import Overlay
 
 EVALUATED = "test_splits"
 
 
 def made_of(words, file=None, options=None, everything=False):
-    """The fingerprint of words and, with a file, of a recipe's settings.
-
-    Arguments
-    ---------
-    words : list
-        Whatever else decides the outcome.
-    file : Path, optional
-        A recipe's YAML, with its base and its includes.
-    options : dict, optional
-        Laid over it.
-    everything : bool
-        Count what is only evaluated too.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits; with a file also the list of its test sets.
-    """
+    """The fingerprint of words and, with a file, of a recipe's settings."""
     if file is None:
         return configuration_hash({"words": words})
     given = {k: _content(file, v) for k, v in (options or {}).items()}

@@ -2,9 +2,6 @@
 
 The graph's main process writes it to ``plan.json``; the process of each run
 reads it there, which takes no time and wants no library.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import dataclasses
@@ -13,45 +10,20 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechbrain_ext.results.files import write_json
+from speechbrain_ext.runs.files import write_json
 
 KINDS = ("data", "baseline", "table", "healed", "score")
 PLAN_FILE = "plan.json"
 # What makes a study's report, and the file below its results that says so.
 REPORTS = {
-    "paper": ("speechbrain_ext.report", "report/report.html"),
-    "healing": ("speechbrain_ext.report.healing", "summary.json"),
+    "paper": ("speechllm.report", "report/report.html"),
+    "healing": ("speechllm.report.healing", "summary.json"),
 }
 
 
 @dataclass
 class Run:
-    """One node of the graph.
-
-    Arguments
-    ---------
-    name : str
-        Unique in the study; also the folder below ``runs/`` where there is
-        a result.
-    kind : str
-        One of ``KINDS``.
-    command : list of str
-        The words after ``python``.
-    folder : str
-        Where the command is to be typed.
-    needs : list of str
-        Names of runs that must be done before.
-    made : str
-        Fingerprint of all settings, its own and those of what it needs.
-    trained : str
-        The same without what only evaluates: when it differs, an earlier
-        result of this name is of another run.
-    sets : list of str
-        Evaluation sets that its result must have in the end.
-    trials : dict of str to dict
-        Trial runs to their options; those of the best on validation data
-        are added to the command.
-    """
+    """One node of the graph."""
 
     name: str
     kind: str
@@ -69,17 +41,7 @@ class Run:
 
 
 class Study:
-    """Runs by name, and their files.
-
-    Arguments
-    ---------
-    results : str or Path
-        Folder of everything that the study leaves.
-    runs : dict of str to Run
-        In an order in which they could be made.
-    cards : int
-        GPUs of a training run.
-    """
+    """Runs by name, and their files."""
 
     def __init__(self, results, runs=None, cards=0):
         self.results = Path(results).resolve()
@@ -89,17 +51,7 @@ class Study:
 
     @classmethod
     def load(cls, file):
-        """The study of a ``plan.json``.
-
-        Arguments
-        ---------
-        file : str or Path
-            As `save` wrote it.
-
-        Returns
-        -------
-        Study
-        """
+        """The study of a ``plan.json``."""
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         runs = {one["name"]: Run(**one) for one in content["runs"]}
         study = cls(Path(file).parent, runs, content["cards"])
@@ -107,13 +59,7 @@ class Study:
         return study
 
     def save(self):
-        """Write ``plan.json`` into the results.
-
-        Returns
-        -------
-        Path
-            The file.
-        """
+        """Write ``plan.json`` into the results."""
         self.results.mkdir(parents=True, exist_ok=True)
         runs = [dataclasses.asdict(run) for run in self.runs.values()]
         file = self.results / PLAN_FILE
@@ -127,10 +73,6 @@ class Study:
         return self.results / "runs" / name
 
     def marker(self, run):
-        """The file that says how a run ended (Path).
-
-        Its name has the fingerprint in it: changed settings want a file
-        that is not there yet, and nothing else is run again.
-        """
+        """The file that says how a run ended (Path)."""
         file = f"{run.name}.{run.made}.json"
         return self.results / "graph" / run.kind / file

@@ -1,8 +1,4 @@
-"""What a study's configuration may say, and what is told where it says else.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""What a study's configuration may say, and what is told where it says else."""
 
 from study import REPORTS
 
@@ -33,25 +29,7 @@ class PlanError(ValueError):
 
 
 def checked(config, file):
-    """A configuration, refused where it has what is not known.
-
-    Arguments
-    ---------
-    config : dict
-        As the YAML has it.
-    file : str
-        Its name, for errors.
-
-    Returns
-    -------
-    dict
-        The same, each system's ``study`` one flat list.
-
-    Raises
-    ------
-    PlanError
-        Naming the key, the value and the mend.
-    """
+    """A configuration, refused where it has what is not known."""
     _check(config, KEYS, f"{file}: ")
     for key in ("results", "seeds", "systems"):
         if not config.get(key):

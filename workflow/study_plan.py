@@ -3,9 +3,6 @@
 One YAML says which systems, depths, healings, paths and seeds a study has;
 this turns it into runs with the command line of each, exactly as a person
 would type it in the recipe's folder. Nothing here runs anything.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import itertools
@@ -22,15 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Plan(Study):
-    """A study's runs, in an order in which they could be made.
-
-    Arguments
-    ---------
-    config : dict
-        As the YAML has it.
-    file : str
-        Its name, for errors.
-    """
+    """A study's runs, in an order in which they could be made."""
 
     def __init__(self, config, file="configuration"):
         self.config, self.file = checked(config, file), file
@@ -319,24 +308,7 @@ def _as_option(value):
 
 
 def read_plan(file, **changes):
-    """The plan of a configuration file.
-
-    Arguments
-    ---------
-    file : str or Path
-        A YAML such as ``config/mini.yaml``.
-    **changes : dict
-        Top-level keys to use in place of the file's.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    PlanError
-        Naming the key, the value and the mend.
-    """
+    """The plan of a configuration file."""
     # $NAME stands for a variable: where data lie is not the study's business.
     told = os.path.expandvars(Path(file).read_text(encoding="utf-8"))
     config = yaml.safe_load(told)

@@ -11,9 +11,6 @@ runs it in the recipe's folder and writes a small marker:
 A run that was killed leaves no marker and an exit status: it is tried again
 by the graph and goes on from its last checkpoint. What is true of a run is in
 its ``result.json``; one that is done is never started again.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import argparse
@@ -38,7 +35,7 @@ from study_state import (  # noqa: E402
 from tuning import with_best_rates  # noqa: E402
 from warm import VARIABLE, die_with_parent, run_warm  # noqa: E402
 
-from speechbrain_ext.results.files import write_json  # noqa: E402
+from speechbrain_ext.runs.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # How a run that was told to stop ends, though Python says "failed".
@@ -46,22 +43,7 @@ STOPPED = ("KeyboardInterrupt", "SystemExit")
 
 
 def make(plan, run, cards=0):
-    """Make one run unless it is done, and write its marker.
-
-    Arguments
-    ---------
-    plan : Study
-        The study.
-    run : Run
-        Which.
-    cards : int
-        GPUs to use; with several, torchrun starts a process for each.
-
-    Returns
-    -------
-    int
-        0 if the marker was written; else the status of what was killed.
-    """
+    """Make one run unless it is done, and write its marker."""
     marker = plan.marker(run)
     marker.parent.mkdir(parents=True, exist_ok=True)
     missing = [one for one in run.needs if status_of(plan, one) != "done"]
@@ -174,18 +156,7 @@ def _error(plan, run, said):
 
 
 def main(argv=None):
-    """Read the command line and make the run.
-
-    Arguments
-    ---------
-    argv : list of str or None
-        The command line.
-
-    Returns
-    -------
-    int
-        0 if the run ended, well or not; else it was killed.
-    """
+    """Read the command line and make the run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("plan", help="the study's plan.json")
     parser.add_argument("run", help="name of the run")

@@ -1,14 +1,10 @@
-"""How far a run of a study is, from the files that it leaves.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""How far a run of a study is, from the files that it leaves."""
 
 import json
 import shutil
 import time
 
-from speechbrain_ext.results.files import write_json
+from speechbrain_ext.runs.files import write_json
 
 # In a run's folder: which settings it was started with.
 STARTED = "workflow.json"
@@ -24,19 +20,7 @@ def status_of(plan, name):
 
 
 def is_done(plan, run):
-    """Whether the files that a run leaves say that it is done.
-
-    Arguments
-    ---------
-    plan : Study
-        The study.
-    run : Run
-        Which.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether the files that a run leaves say that it is done."""
     if run.kind == "data":
         return started(plan, run).get("ended") == 0
     if run.kind == "table":

@@ -2,9 +2,6 @@
 
 A trial is a short run of its own. Which one was best is known only when they
 are done: the command line of what needs them is completed then.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import dataclasses
@@ -20,25 +17,7 @@ class TuningError(ValueError):
 
 
 def trials_of(tuning):
-    """The trials that a system's ``tuning`` asks for.
-
-    Arguments
-    ---------
-    tuning : dict or None
-        depth, steps, healing (healing to the path that its trials take),
-        trials (a list of rates that all healings share) and test_splits (a
-        small set: trials are judged on validation data).
-
-    Returns
-    -------
-    list of (str, str, int, dict)
-        Healing, path, the trial's number, its options.
-
-    Raises
-    ------
-    TuningError
-        Naming the key and the mend.
-    """
+    """The trials that a system's ``tuning`` asks for."""
     if not tuning:
         return []
     for key in KEYS:
@@ -55,17 +34,7 @@ def trials_of(tuning):
 
 
 def steps_options(steps):
-    """A recipe's options for a number of steps: a tenth of them warms up.
-
-    Arguments
-    ---------
-    steps : int or None
-        None: as the recipe's settings have it.
-
-    Returns
-    -------
-    dict
-    """
+    """A recipe's options for a number of steps: a tenth of them warms up."""
     if steps is None:
         return {}
     warm = max(1, steps // 10)
@@ -77,20 +46,7 @@ def steps_options(steps):
 
 
 def with_best_rates(plan, run):
-    """A run whose command has the options of the best of its trials.
-
-    Arguments
-    ---------
-    plan : Study
-        Whose trials are done.
-    run : Run
-        Any run.
-
-    Returns
-    -------
-    Run
-        The same where it has no trials.
-    """
+    """A run whose command has the options of the best of its trials."""
     if not run.trials:
         return run
 

@@ -8,9 +8,6 @@ study with ``warm: true`` starts this server beside the graph::
 and `study_run` asks it for a process that runs a script, as if typed. Where
 no server answers (another machine, another system) scripts start as usual.
 The socket lies in a folder that only its user may enter.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import contextlib
@@ -37,26 +34,7 @@ def die_with_parent():
 
 
 def run_warm(place, command, folder, environment, log):
-    """Have a script run by the server, to its end.
-
-    Arguments
-    ---------
-    place : str or None
-        The server's socket.
-    command : list of str
-        A Python file and its options.
-    folder : str
-        Where it would be typed.
-    environment : dict of str to str
-        Its variables.
-    log : str or Path
-        Gets everything that it prints.
-
-    Returns
-    -------
-    int or None
-        Its exit status, negative for a signal; None where no server answers.
-    """
+    """Have a script run by the server, to its end."""
     if not place or not command[0].endswith(".py"):
         return None
     with socket.socket(socket.AF_UNIX) as server:
@@ -83,18 +61,7 @@ def _line(connection):
 
 
 def serve(place):
-    """Answer requests for ever; comes back in the process of each run.
-
-    Arguments
-    ---------
-    place : str
-        The socket to make.
-
-    Returns
-    -------
-    dict
-        The request that this process is to run.
-    """
+    """Answer requests for ever; comes back in the process of each run."""
 
     def leave(*_):
         Path(place).unlink(missing_ok=True)
@@ -140,13 +107,7 @@ def _attend(connection):
 
 
 def main(argv):
-    """Import, serve, and in each run's process run the script.
-
-    Arguments
-    ---------
-    argv : list of str
-        The socket, then what to import.
-    """
+    """Import, serve, and in each run's process run the script."""
     place, *modules = argv
     for module in modules:
         importlib.import_module(module)

@@ -9,9 +9,6 @@ What is needed, in the folders' own layout:
   them from its translations and Common Voice's ``validated.tsv``
 
 Download: https://github.com/facebookresearch/covost
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import hashlib
@@ -21,7 +18,7 @@ import re
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_ext.preparation import (
+from speechbrain_ext.data.manifests import (
     Fingerprints,
     PreparationError,
     Split,
@@ -64,54 +61,7 @@ def prepare_covost2(
     check_audio="full",
     threads=8,
 ):
-    """Check the data and write ``<source>_<target>_<split>.csv``.
-
-    A manifest is kept when neither its data nor the settings have changed.
-    Its paths begin with ``$data_root``, which stands for what this returns.
-
-    Arguments
-    ---------
-    data_folder : str
-        The release's folder of the source language, or the one above it.
-    save_folder : str
-        Where the manifests go.
-    source_language, target_language : str
-        Codes, such as "en", "de", "zh-CN".
-    splits : iterable of str
-        Of train, dev and test.
-    covost_folder : str or None
-        Where the ``covost_v2.*.tsv`` are; None: beside or above the clips.
-    flac_folder : str or None
-        Convert each clip once into a FLAC file at 16 kHz there. What is
-        there already and not older than its clip is kept.
-    longest_seconds : float or None
-        A longer utterance counts as bad.
-    skip_prep : bool
-        Take the manifests as they are.
-    skip_bad : bool
-        Leave bad utterances out, listed in ``<manifest>-left-out.csv``,
-        instead of stopping.
-    check_audio : str
-        "full" decodes each clip, which alone finds broken ones; "header"
-        only those whose head does not state a length, as no MP3 does.
-    threads : int
-        Clips read at a time.
-
-    Returns
-    -------
-    str
-        The folder that ``$data_root`` stands for.
-
-    Raises
-    ------
-    PreparationError
-        If something is missing, or for bad utterances.
-
-    Example
-    -------
-    >>> prepare_covost2("/data/en", "out", "en", "de")  # doctest: +SKIP
-    '/data/en'
-    """
+    """Check the data and write ``<source>_<target>_<split>.csv``."""
     if check_audio not in ("full", "header"):
         raise PreparationError(
             f"check_audio: {check_audio}, choose full or header"
@@ -147,24 +97,7 @@ def prepare_covost2(
 
 
 def find_clips(data_folder, source, target):
-    """The folder with ``clips/`` in it, for a pair of languages.
-
-    Arguments
-    ---------
-    data_folder : str
-        What the user gave.
-    source, target : str
-        Language codes.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    PreparationError
-        If a code is none, or no such folder is there.
-    """
+    """The folder with ``clips/`` in it, for a pair of languages."""
     for key, code in (("source_language", source), ("target_language", target)):
         if not LANGUAGE.fullmatch(code):
             raise PreparationError(
@@ -191,28 +124,7 @@ def find_clips(data_folder, source, target):
 
 
 def find_table(data_folder, root, covost_folder, pair, split):
-    """The TSV of a pair and split.
-
-    Arguments
-    ---------
-    data_folder, root : str
-        What the user gave, and the folder with the clips.
-    covost_folder : str or None
-        Where to look; None: in those two.
-    pair : str
-        Such as "en_de".
-    split : str
-        train, dev or test.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    PreparationError
-        If it is not there; says which are.
-    """
+    """The TSV of a pair and split."""
     places = [covost_folder] if covost_folder else [root, data_folder]
     wanted = f"covost_v2.{pair}.{split}.tsv"
     others = []
@@ -235,28 +147,7 @@ def find_table(data_folder, root, covost_folder, pair, split):
 
 
 def read_split(name, table, root, language, settings):
-    """A split from its table, before any clip is opened.
-
-    Arguments
-    ---------
-    name : str
-        The manifest's.
-    table : str
-        The TSV.
-    root : str
-        The folder with ``clips/``.
-    language : str
-        The source's code.
-    settings : list
-        What the manifest depends on beside the files.
-
-    Returns
-    -------
-    split : Split
-        Faults that show without opening a clip are marked.
-    notes : str
-        What was cleaned, for the log.
-    """
+    """A split from its table, before any clip is opened."""
     rows, notes = read_tsv(table, TSV_COLUMNS, AGAIN)
     clips = set(os.listdir(os.path.join(root, "clips")))
     utterances = [
@@ -272,23 +163,7 @@ def read_split(name, table, root, language, settings):
 
 
 def utterance(header, cells, place, clips, language):
-    """One row of a table as an Utterance, its faults marked.
-
-    Arguments
-    ---------
-    header, cells : list of str
-        The columns' names and the row.
-    place : str
-        Where the row stands.
-    clips : set of str
-        The files that are there.
-    language : str
-        The source's code.
-
-    Returns
-    -------
-    Utterance
-    """
+    """One row of a table as an Utterance, its faults marked."""
     row = dict(zip(header, cells))
     path = row.get("path", "")
     path = path if os.path.splitext(path)[1] else f"{path}.mp3"

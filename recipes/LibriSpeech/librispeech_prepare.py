@@ -4,9 +4,6 @@ Any folder in LibriSpeech's layout (``<split>/<speaker>/<chapter>/*.flac``
 with a ``.trans.txt`` beside) will do, whatever the split is called.
 
 Download: http://www.openslr.org/12
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import hashlib
@@ -15,13 +12,9 @@ import os
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_ext.audio import (
-    AudioError,
-    audio_info,
-    check_format,
-    read_utterance,
-)
-from speechbrain_ext.preparation import (
+from speechbrain_ext.data.audio import audio_info, check_format, read_utterance
+from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.data.manifests import (
     Fingerprints,
     PreparationError,
     Split,
@@ -53,48 +46,7 @@ def prepare_librispeech(
     check_audio="header",
     threads=8,
 ):
-    """Check the data and write ``<split>.csv`` for each split.
-
-    A manifest is kept when neither its data nor the settings have changed.
-    Its paths begin with ``$data_root``: load it with
-    ``DynamicItemDataset.from_csv(..., replacements={"data_root": root})``,
-    ``root`` being what this function returns.
-
-    Arguments
-    ---------
-    data_folder : str
-        The LibriSpeech folder, or the folder that holds it.
-    save_folder : str
-        Where the manifests go.
-    splits : list of str
-        Names of folders, such as ``["train-clean-100", "dev-clean"]``.
-    skip_prep : bool
-        Take the manifests as they are.
-    skip_bad : bool
-        Leave bad utterances out and list them, with the reason, in
-        ``<split>-left-out.csv``, instead of stopping.
-    check_audio : str
-        "header" reads each file's header, and decodes a file whose header
-        does not state its length; "full" decodes all, which alone finds
-        broken or NaN samples.
-    threads : int
-        How many files are read at a time.
-
-    Returns
-    -------
-    str
-        The folder that ``$data_root`` stands for.
-
-    Raises
-    ------
-    PreparationError
-        If a folder is missing or empty, or for bad utterances.
-
-    Example
-    -------
-    >>> prepare_librispeech("/data", "results", ["dev-clean"])  # doctest: +SKIP
-    '/data/LibriSpeech'
-    """
+    """Check the data and write ``<split>.csv`` for each split."""
     if check_audio not in ("header", "full"):
         raise PreparationError(
             f"check_audio: {check_audio}, choose header or full"
@@ -122,25 +74,7 @@ def prepare_librispeech(
 
 
 def find_root(data_folder, splits):
-    """The folder with the splits in it: the one given, or LibriSpeech/ below.
-
-    Arguments
-    ---------
-    data_folder : str
-        What the user gave.
-    splits : list
-        Names of the folders wanted.
-
-    Returns
-    -------
-    str
-        The folder.
-
-    Raises
-    ------
-    PreparationError
-        If no such folder has every split.
-    """
+    """The folder with the splits in it: the one given, or LibriSpeech/ below."""
     if not splits:
         raise PreparationError("splits: [], name one split at least")
     below = os.path.join(data_folder, "LibriSpeech")
@@ -167,27 +101,7 @@ def find_root(data_folder, splits):
 
 
 def scan(root, name, settings):
-    """Find a split's audio and transcripts, and what does not match.
-
-    Arguments
-    ---------
-    root : str
-        The LibriSpeech folder.
-    name : str
-        The split.
-    settings : list
-        What the manifest depends on beside the files.
-
-    Returns
-    -------
-    Split
-        Its audio not yet read.
-
-    Raises
-    ------
-    PreparationError
-        If there is no audio at all.
-    """
+    """Find a split's audio and transcripts, and what does not match."""
     state = hashlib.sha256(json.dumps(settings).encode())
     found = {}
     folder = os.path.join(root, name)
@@ -262,21 +176,7 @@ def refuse_mismatch(one):
 
 
 def read_all(splits, root, threads, read, what):
-    """Read the audio of the splits' good utterances, several at a time.
-
-    Arguments
-    ---------
-    splits : list of Split
-        Durations and faults are noted in them.
-    root : str
-        What ``$data_root`` stands for.
-    threads : int
-        How many at a time.
-    read : callable
-        A path to seconds: `read_head` or `decode`.
-    what : str
-        Shown at the bar.
-    """
+    """Read the audio of the splits' good utterances, several at a time."""
 
     def read_one(one):
         try:

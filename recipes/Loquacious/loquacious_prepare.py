@@ -7,9 +7,6 @@ them: ``<subset>/*.parquet``, the subsets being small (250 h), medium
 (2,500 h), clean (13,000 h), large (25,000 h), dev and test.
 
 Download: https://huggingface.co/datasets/speechbrain/LoquaciousSet
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import glob
@@ -22,14 +19,9 @@ import re
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_ext.audio import (
-    AudioError,
-    audio_info,
-    check_format,
-    read_utterance,
-)
-from speechbrain_ext.parquet_audio import open_parquet, place_of
-from speechbrain_ext.preparation import (
+from speechbrain_ext.data.audio import audio_info, check_format, read_utterance
+from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.data.manifests import (
     Fingerprints,
     PreparationError,
     Split,
@@ -41,6 +33,7 @@ from speechbrain_ext.preparation import (
     require_manifests,
     write_good,
 )
+from speechbrain_ext.data.parquet import open_parquet, place_of
 
 logger = get_logger(__name__)
 WHERE = "https://huggingface.co/datasets/speechbrain/LoquaciousSet"
@@ -61,47 +54,7 @@ def prepare_loquacious(
     check_audio="header",
     threads=4,
 ):
-    """Index the Parquet files and write ``<subset>.csv`` for each subset.
-
-    A manifest is kept when neither its files nor the settings have changed.
-    Its paths begin with ``$data_root``, which stands for what this returns.
-
-    Arguments
-    ---------
-    data_folder : str
-        Folder with the subsets' folders, or a hub name such as
-        "speechbrain/LoquaciousSet".
-    save_folder : str
-        Where the manifests go.
-    splits : list of str
-        Subsets, such as ["small", "dev"].
-    skip_prep : bool
-        Take the manifests as they are.
-    skip_bad : bool
-        Leave bad utterances out, listed in ``<subset>-left-out.csv``,
-        instead of stopping.
-    check_audio : str
-        "none" looks at the texts alone, "header" opens each utterance,
-        "full" decodes it. The first reads megabytes, the others everything.
-        The table's duration stands unless the audio states its own.
-    threads : int
-        Files read at a time.
-
-    Returns
-    -------
-    str
-        The folder that ``$data_root`` stands for.
-
-    Raises
-    ------
-    PreparationError
-        If something is missing, or for bad utterances.
-
-    Example
-    -------
-    >>> prepare_loquacious("/data", "out", ["dev"])  # doctest: +SKIP
-    '/data'
-    """
+    """Index the Parquet files and write ``<subset>.csv`` for each subset."""
     if check_audio not in CHECKS:
         raise PreparationError(
             f"check_audio: {check_audio}, choose none, header or full"
@@ -131,24 +84,7 @@ def prepare_loquacious(
 
 
 def find_root(data_folder, splits):
-    """The folder with the subsets in it, fetched if it is on the hub.
-
-    Arguments
-    ---------
-    data_folder : str
-        A folder, or a hub name.
-    splits : list of str
-        The subsets wanted.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    PreparationError
-        If a subset has no Parquet file there.
-    """
+    """The folder with the subsets in it, fetched if it is on the hub."""
     if not os.path.isdir(data_folder) and HUB_ID.fullmatch(data_folder):
         return fetch(data_folder, splits)
     lacking = [s for s in splits if not parquet_files(data_folder, s)]
@@ -197,19 +133,7 @@ def fingerprint(files, settings):
 
 
 def read_split(split, files, check_audio, threads):
-    """Index a subset's files, several at a time.
-
-    Arguments
-    ---------
-    split : Split
-        Gets the utterances, in the files' order.
-    files : list of str
-        Its Parquet files.
-    check_audio : str
-        As in `prepare_loquacious`.
-    threads : int
-        How many files at a time.
-    """
+    """Index a subset's files, several at a time."""
     found = {}
 
     def read(file):
@@ -222,26 +146,7 @@ def read_split(split, files, check_audio, threads):
 
 
 def read_file(file, name, check_audio):
-    """Index one Parquet file.
-
-    Arguments
-    ---------
-    file : str
-        The file.
-    name : str
-        What manifests call it.
-    check_audio : str
-        As in `prepare_loquacious`.
-
-    Returns
-    -------
-    list of Utterance
-
-    Raises
-    ------
-    PreparationError
-        If it lacks a column.
-    """
+    """Index one Parquet file."""
     try:
         source = open_parquet(file)
     except AudioError as error:
@@ -280,21 +185,7 @@ def _unreadable(place, fault, error):
 
 
 def utterance(cells, place, check_audio):
-    """One row as an Utterance, its faults marked.
-
-    Arguments
-    ---------
-    cells : dict
-        The row's columns.
-    place : str
-        Where it is.
-    check_audio : str
-        As in `prepare_loquacious`.
-
-    Returns
-    -------
-    Utterance
-    """
+    """One row as an Utterance, its faults marked."""
     name = str(cells["ID"] or place)
     one = Utterance(name, place)
     try:

@@ -3,12 +3,37 @@
 A healing has parts, each of which may be there or not: the projector,
 adapters (LoRA), bridges across the gaps, and distillation from the unpruned
 model. The paper's four are combinations of the first two.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
-from speechbrain_ext.healing.adapters import (
+from speechbrain_ext.healing.apply import (
+    TrainableSet,
+    check_places,
+    heal,
+    receivers,
+    train_parts,
+)
+from speechbrain_ext.healing.bridge import (
+    FULL,
+    Bridge,
+    add_bridges,
+    bridges_of,
+    load_bridges,
+    remove_bridges,
+    save_bridges,
+    use_bridges,
+)
+from speechbrain_ext.healing.closed_form import (
+    fold_maps,
+    load_folds,
+    save_folds,
+)
+from speechbrain_ext.healing.distillation import Distillation
+from speechbrain_ext.healing.frozen_adapter import (
+    fold_frozen_adapter,
+    put_frozen_adapter,
+    updates_of,
+)
+from speechbrain_ext.healing.lora import (
     ADAPTER,
     ATTENTION,
     MLP,
@@ -18,23 +43,6 @@ from speechbrain_ext.healing.adapters import (
     load_adapter,
     save_adapter,
 )
-from speechbrain_ext.healing.bridge import (
-    FULL,
-    Bridge,
-    add_bridges,
-    bridges_of,
-    remove_bridges,
-    use_bridges,
-)
-from speechbrain_ext.healing.bridge_file import load_bridges, save_bridges
-from speechbrain_ext.healing.distillation import Distillation
-from speechbrain_ext.healing.folding import fold_maps, load_folds, save_folds
-from speechbrain_ext.healing.frozen_adapter import (
-    fold_frozen_adapter,
-    put_frozen_adapter,
-    updates_of,
-)
-from speechbrain_ext.healing.places import receivers
 from speechbrain_ext.healing.presets import (
     PRESETS,
     STRATEGIES,
@@ -43,8 +51,6 @@ from speechbrain_ext.healing.presets import (
     parts_of,
     uses_map,
 )
-from speechbrain_ext.healing.strategies import check_places, heal
-from speechbrain_ext.healing.trainable import TrainableSet, train_parts
 
 __all__ = [
     "ADAPTER",

@@ -4,37 +4,21 @@ It stands in front of a receiving layer, where the removed layers' change of
 the residual stream is missing. It starts as the identity, or as a map in
 closed form. It is part of the decoder layer, so that whatever runs the
 decoder (training, checkpointing, cached and recorded decoding) goes over it.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import math
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from speechbrain_ext.healing.adapters import ADAPTER
-from speechbrain_ext.pruning import decoder_layers
+from speechbrain_ext.healing.lora import ADAPTER
+from speechbrain_ext.layers.surgery import decoder_layers
 
 FULL = "full"
 
 
 class Bridge(torch.nn.Module):
-    """One linear step beside the identity.
-
-    Arguments
-    ---------
-    width : int
-        D, the decoder's width.
-    rank : int or "full"
-        Rank r of the step, or a D x D matrix.
-
-    Example
-    -------
-    >>> h_BQD = torch.rand(2, 3, 8)
-    >>> torch.equal(Bridge(8, rank=2)(h_BQD), h_BQD)
-    True
-    """
+    """One linear step beside the identity."""
 
     def __init__(self, width, rank=FULL):
         super().__init__()
@@ -60,13 +44,7 @@ class Bridge(torch.nn.Module):
 
     @torch.no_grad()
     def start_from(self, linear_map):
-        """Take over a map in closed form, of the same rank.
-
-        Arguments
-        ---------
-        linear_map : speechbrain_ext.closed_form_map.LinearMap
-            Full, or with factors of this bridge's rank.
-        """
+        """Take over a map in closed form, of the same rank."""
         if hasattr(self, "weight"):
             self.weight.copy_(linear_map.weight_DD)
         else:
@@ -77,17 +55,7 @@ class Bridge(torch.nn.Module):
 
 
 class Bridges(torch.nn.Module):
-    """All bridges in front of one layer, by name; one of them is used.
-
-    With a name for each row (a batch of several tasks) each row takes its
-    own; a row whose name has no bridge here passes as it is.
-
-    Example
-    -------
-    >>> bridges = Bridges()
-    >>> bridges(torch.ones(1, 2, 4)).shape
-    torch.Size([1, 2, 4])
-    """
+    """All bridges in front of one layer, by name; one of them is used."""
 
     def __init__(self):
         super().__init__()
@@ -118,25 +86,7 @@ def _cross(layer, args, kwargs):
 
 
 def put_bridge(layer, bridge, name=ADAPTER):
-    """Put a bridge in front of a decoder layer and use it.
-
-    Arguments
-    ---------
-    layer : torch.nn.Module
-        A decoder layer.
-    bridge : Bridge
-        The bridge; an older one of this name is replaced.
-    name : str
-        What it is called.
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> layer = tiny_speech_llm().decoder.lm.model.layers[1]
-    >>> put_bridge(layer, Bridge(32))
-    >>> list(layer.bridges.named)
-    ['healing']
-    """
+    """Put a bridge in front of a decoder layer and use it."""
     if not hasattr(layer, "bridges"):
         layer.bridges = Bridges()
         # A function of the module, not of an object: it survives deepcopy.
@@ -146,29 +96,7 @@ def put_bridge(layer, bridge, name=ADAPTER):
 
 
 def add_bridges(decoder, layers, rank=FULL, maps=None, name=ADAPTER):
-    """Put a new bridge in front of some layers.
-
-    Arguments
-    ---------
-    decoder : speechbrain_ext.decoder.Decoder
-        Gets the bridges, in place, in float32.
-    layers : iterable of int
-        Layer indices as they are now.
-    rank : int or "full"
-        Rank of each.
-    maps : dict or None
-        Layer index to the map that its bridge starts from; None: identity.
-    name : str
-        What they are called.
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> decoder = tiny_speech_llm().decoder
-    >>> add_bridges(decoder, [1, 2], rank=4)
-    >>> sorted(bridges_of(decoder))
-    [1, 2]
-    """
+    """Put a new bridge in front of some layers."""
     for index in layers:
         bridge = Bridge(decoder.width, rank)
         if maps:
@@ -188,26 +116,7 @@ def all_bridges(decoder):
 
 
 def bridges_of(decoder, name=ADAPTER):
-    """The bridges of one name, by the index of the layer behind (dict).
-
-    Arguments
-    ---------
-    decoder : torch.nn.Module
-        Ours, or a causal LM of the Llama kind.
-    name : str
-        What they are called.
-
-    Returns
-    -------
-    dict
-        Layer index to `Bridge`; empty where there is none.
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> bridges_of(tiny_speech_llm().decoder)
-    {}
-    """
+    """The bridges of one name, by the index of the layer behind (dict)."""
     found = all_bridges(decoder).items()
     return {i: b.named[name] for i, b in found if name in b.named}
 
@@ -221,13 +130,6 @@ def use_bridges(decoder, name):
         Ours, or a causal LM of the Llama kind.
     name : str or None
         What they are called; None: use none.
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> decoder = tiny_speech_llm().decoder
-    >>> add_bridges(decoder, [1])
-    >>> use_bridges(decoder, None)
     """
     for bridges in all_bridges(decoder).values():
         bridges.active_bridge = name
@@ -240,16 +142,60 @@ def remove_bridges(decoder):
     ---------
     decoder : torch.nn.Module
         Ours, or a causal LM of the Llama kind.
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> decoder = tiny_speech_llm().decoder
-    >>> add_bridges(decoder, [1])
-    >>> remove_bridges(decoder)
-    >>> bridges_of(decoder)
-    {}
     """
     for bridges in all_bridges(decoder).values():
         bridges.named.clear()
         bridges.active_bridge = None
+
+
+# ----------------------------------------------------------------------------
+# Bridges to and from their file.
+
+
+def save_bridges(decoder, path, name=ADAPTER):
+    """Write the bridges of one name as safetensors: ``<layer>.<part>``."""
+    state = {
+        f"{index}.{part}": value.detach().cpu().contiguous()
+        for index, bridge in bridges_of(decoder, name).items()
+        for part, value in bridge.state_dict().items()
+    }
+    save_file(state, path)
+
+
+def load_bridges(decoder, path, name=ADAPTER):
+    """Put saved bridges back.
+
+    Arguments
+    ---------
+    decoder : torch.nn.Module
+        Gets them, in place: ours, or a causal LM of the Llama kind.
+    path : str
+        As `save_bridges` wrote it.
+    name : str
+        What they are called from now on.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit this decoder.
+    """
+    layers, states = decoder_layers(decoder), {}
+    for key, value in load_file(path).items():
+        index, _, part = key.partition(".")
+        states.setdefault(int(index), {})[part] = value
+    for index, state in states.items():
+        width = len(layers[0].input_layernorm.weight)
+        rank = state["up"].shape[1] if "up" in state else FULL
+        bridge = Bridge(width, rank)
+        wanted = {k: v.shape for k, v in bridge.state_dict().items()}
+        given = {k: v.shape for k, v in state.items()}
+        if index >= len(layers) or given != wanted:
+            raise ValueError(
+                f"{path}: the bridge of layer {index} has the shapes {given}; "
+                f"this decoder has {len(layers)} layers of width {width}. It "
+                "was made for another model."
+            )
+        bridge.load_state_dict(state)
+        device = layers[index].input_layernorm.weight.device
+        bridge.requires_grad_(False).to(device).eval()
+        put_bridge(layers[index], bridge, name)

@@ -2,9 +2,6 @@
 
 The teacher is the whole baseline with its own projector; its logits are
 computed at target positions alone, from the same features as the pupil's.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import torch
@@ -15,21 +12,12 @@ class Distillation:
 
     Arguments
     ---------
-    teacher : speechbrain_ext.model.SpeechLLM
+    teacher : speechbrain_ext.model.speech_llm.SpeechLLM
         The unpruned baseline; is put into eval mode and never changed.
     weight : float
         Share w of the loss, 0 to 1.
     temperature : float
         t; what logits are divided by.
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> distillation = Distillation(tiny_speech_llm(), 0.5, 2.0)
-    >>> logits_NV, labels_N = torch.zeros(2, 4), torch.tensor([0, 3])
-    >>> loss = distillation.loss(logits_NV, logits_NV, labels_N)
-    >>> round(loss.item(), 4)  # two halves of log(4)
-    1.3863
     """
 
     def __init__(self, teacher, weight=0.5, temperature=1.0):
@@ -44,7 +32,7 @@ class Distillation:
         Arguments
         ---------
         x_BSF, tokens_B, targets
-            As `speechbrain_ext.model.SpeechLLM.forward` takes them.
+            As `speechbrain_ext.model.speech_llm.SpeechLLM.forward` takes them.
 
         Returns
         -------
@@ -54,23 +42,7 @@ class Distillation:
         return self.teacher(x_BSF, tokens_B, targets)[0]
 
     def loss(self, logits_NV, teacher_NV, labels_N):
-        """Labels' and teacher's word together, summed over target tokens.
-
-        ``(1 - w) NLL + w t^2 KL(teacher || pupil)``, both distributions
-        softened by t; the square keeps the gradients' size.
-
-        Arguments
-        ---------
-        logits_NV, teacher_NV : torch.Tensor
-            The pupil's and the teacher's logits.
-        labels_N : torch.Tensor
-            The ids to predict.
-
-        Returns
-        -------
-        torch.Tensor
-            A scalar, in nats.
-        """
+        """Labels' and teacher's word together, summed over target tokens."""
         functional, t = torch.nn.functional, self.temperature
         logits_NV, teacher_NV = logits_NV.float(), teacher_NV.float()
         nll = functional.cross_entropy(logits_NV, labels_N, reduction="sum")

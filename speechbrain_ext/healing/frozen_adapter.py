@@ -11,19 +11,15 @@ import re
 
 import torch
 
-from speechbrain_ext.healing.adapters import kept_adapter
-from speechbrain_ext.pruning import decoder_layers
+from speechbrain_ext.healing.lora import kept_adapter
+from speechbrain_ext.layers.surgery import decoder_layers
 
 # PEFT's: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight
 PLACE = re.compile(r"(.*\.layers\.(\d+)\.(.+)\.(\w+))\.lora_[AB]\.weight")
 
 
 class UpdatedLinear(torch.nn.Linear):
-    """A linear layer with a low-rank update beside its weight.
-
-    The same operations in the same order as PEFT's, so that both give the
-    same values to the last bit, under autocast too.
-    """
+    """A linear layer with a low-rank update beside its weight."""
 
     def __init__(self, linear, down_RE, up_DR, scaling):
         # Without memory of its own: the parameters are the old layer's.
@@ -63,7 +59,7 @@ def put_frozen_adapter(decoder, folder, kept=None):
 
     Arguments
     ---------
-    decoder : speechbrain_ext.decoder.Decoder
+    decoder : speechbrain_ext.model.decoder.Decoder
         Without PEFT's adapters yet; gets the update, in place.
     folder : str
         A PEFT folder.
@@ -75,18 +71,6 @@ def put_frozen_adapter(decoder, folder, kept=None):
     ------
     FileNotFoundError, ValueError
         There is no adapter, or it does not fit this decoder.
-
-    Example
-    -------
-    >>> from speechbrain_ext.healing import ATTENTION, add_adapter, save_adapter
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> model, folder = tiny_speech_llm(), str(getfixture("tmpdir"))
-    >>> add_adapter(model.decoder, ATTENTION, range(4))
-    >>> save_adapter(model.decoder, folder)
-    >>> decoder = tiny_speech_llm(removed=[1]).decoder
-    >>> put_frozen_adapter(decoder, folder + "/healing", decoder.kept)
-    >>> sum(isinstance(m, UpdatedLinear) for m in decoder.modules())
-    12
     """
     config, state = kept_adapter(decoder, folder, kept)
     _check_plain(config, folder)

@@ -4,9 +4,6 @@ A healing is plain data: which of projector, adapters, bridge and distillation
 it has, and how. The paper's four stand first, with the paper's settings. One's
 own is written in a YAML under ``healing_parts`` in the same words, with a new
 name under ``healing``.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import copy
@@ -135,63 +132,15 @@ def healing_parts(name, own=None):
 
 
 def parts_of(hparams):
-    """The parts of the healing that a recipe's settings name.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: healing, healing_parts.
-
-    Returns
-    -------
-    dict
-        As `healing_parts` gives it.
-
-    Example
-    -------
-    >>> parts_of({"healing": "mine", "healing_parts": {"projector": True}})[
-    ...     "projector"
-    ... ]
-    True
-    """
+    """The parts of the healing that a recipe's settings name."""
     return healing_parts(hparams["healing"], hparams.get("healing_parts"))
 
 
 def uses_map(parts):
-    """Whether a healing needs the closed-form map.
-
-    Arguments
-    ---------
-    parts : dict
-        As `healing_parts` gives it.
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
-    >>> uses_map(healing_parts("map")), uses_map(healing_parts("bridge"))
-    (True, False)
-    """
+    """Whether a healing needs the closed-form map."""
     return parts["bridge"] is not None and parts["bridge"]["start"] == "map"
 
 
 def needs_whole(parts):
-    """Whether a healing needs the unpruned model beside the pruned one.
-
-    Arguments
-    ---------
-    parts : dict
-        As `healing_parts` gives it.
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
-    >>> needs_whole(healing_parts("both"))
-    False
-    """
+    """Whether a healing needs the unpruned model beside the pruned one."""
     return uses_map(parts) or parts["distillation"] is not None

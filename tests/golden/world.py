@@ -16,10 +16,10 @@ from conftest import RECIPE
 from recipe_scripts import load_script
 from safetensors.torch import load_file
 
-from speechbrain_ext import report
-from speechbrain_ext.cli import main as speechllm
-from speechbrain_ext.inference import SpeechLLM
-from speechbrain_ext.trained_run import TrainedRun
+from speechbrain_ext.training.trained_run import TrainedRun
+from speechllm import report
+from speechllm.cli import main as speechllm
+from speechllm.exported.model import SpeechLLM
 
 FILES = Path(__file__).parent / "files"
 RUNS = {

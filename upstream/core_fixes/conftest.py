@@ -1,8 +1,4 @@
-"""Nothing here goes to the hub.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Nothing here goes to the hub."""
 
 import os
 

@@ -2,9 +2,6 @@
 
 Every test says what should be and fails today; ``strict`` makes a fault that
 was mended show itself, and its test can go.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import pytest

@@ -1,8 +1,4 @@
-"""Faults of SpeechBrain's model wrappers, each with the example that shows it.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Faults of SpeechBrain's model wrappers, each with the example that shows it."""
 
 import pytest
 import torch

@@ -1,8 +1,4 @@
-"""Faults in how SpeechBrain reads and scores text, each with its example.
-
-Authors
- * The speechbrain_ext authors, 2026
-"""
+"""Faults in how SpeechBrain reads and scores text, each with its example."""
 
 import pytest
 from speechbrain.dataio.dataio import load_data_csv

@@ -6,23 +6,13 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_ext.experiment import Experiment, load_prompt
-from speechbrain_ext.hparams.faults import ConfigError
-from speechbrain_ext.hparams_rules import speechllm_rules
+from speechbrain_ext.training.experiment import Experiment, load_prompt
+from speechbrain_ext.training.faults import ConfigError
+from speechbrain_ext.training.settings import speechllm_rules
 
 
 def prepare_experiment(argv):
-    """The experiment of a command line, its data prepared.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-
-    Returns
-    -------
-    speechbrain_ext.experiment.Experiment
-    """
+    """The experiment of a command line, its data prepared."""
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
 
     # Before anything is built: each process must know its own device

@@ -4,14 +4,7 @@ from librispeech_prepare import prepare_librispeech
 
 
 def prepare(hparams):
-    """Write the manifests of the settings' splits.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: data_folder, manifest_folder, the three lists of splits,
-        skip_prep.
-    """
+    """Write the manifests of the settings' splits."""
     prepare_librispeech(
         hparams["data_folder"],
         hparams["manifest_folder"],

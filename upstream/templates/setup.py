@@ -3,9 +3,6 @@
 Run before each of them, in the repository's root, by the scripts beside it:
 makes what is not there yet, from tests/samples; for a recipe that prunes, also
 the baseline that it prunes.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import csv
@@ -24,17 +21,7 @@ SAMPLES = "tests/samples/annotation/ASR_train.csv"
 
 
 def spoken(rate=16000):
-    """Sound and words of the samples.
-
-    Arguments
-    ---------
-    rate : int
-        A multiple of 16000; sounds are repeated to reach it.
-
-    Returns
-    -------
-    list of (numpy.ndarray, str)
-    """
+    """Sound and words of the samples."""
     with open(SAMPLES, encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     sounds = [soundfile.read(row["wav"])[0][:32000] for row in rows]
@@ -111,15 +98,7 @@ DATA = {
 
 
 def make(name, build):
-    """Build a folder whole or not at all, unless it is there.
-
-    Arguments
-    ---------
-    name : str
-        Its name in the scratch folder.
-    build : callable
-        Takes a folder that it fills.
-    """
+    """Build a folder whole or not at all, unless it is there."""
     folder = os.path.join(SCRATCH, name)
     if not os.path.isdir(folder):
         os.makedirs(f"{folder}.part", exist_ok=True)
@@ -128,15 +107,7 @@ def make(name, build):
 
 
 def train_baseline(recipe, name):
-    """Train what a pruned recipe prunes, by that recipe's own test flags.
-
-    Arguments
-    ---------
-    recipe : str
-        The recipe's folder.
-    name : str
-        The baseline's YAML, without its ending.
-    """
+    """Train what a pruned recipe prunes, by that recipe's own test flags."""
     hparams = f"{recipe}/hparams/{name}.yaml"
     for file in os.listdir("tests/recipes"):
         if not file.endswith(".csv"):
@@ -153,14 +124,7 @@ def train_baseline(recipe, name):
 
 
 def main(script):
-    """Make what one recipe test needs.
-
-    Arguments
-    ---------
-    script : str
-        Path of the script that SpeechBrain's recipe tests run: its folder
-        names the recipe, its name the YAML.
-    """
+    """Make what one recipe test needs."""
     folder, name = script.split(os.sep)[-2:]
     recipe = folder.removeprefix("recipes_").removesuffix("_train")
     recipe = "recipes/" + recipe.replace("_", "/")

@@ -9,9 +9,6 @@ Batches are mixed from all tasks; each row goes through its own projector and
 adapter. Prints the memory that is shared and saved, and each task's score.
 With ``--check``, each task's logits and texts are compared with those of its
 run loaded by itself; in float32 they are the same, bit for bit.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import argparse
@@ -23,39 +20,26 @@ import speechbrain as sb
 import torch
 from tqdm import tqdm
 
-from speechbrain_ext.hparams import load_hparams
-from speechbrain_ext.hparams.command_line import own_options
-from speechbrain_ext.multitask import MultiTask, told_memory
-from speechbrain_ext.multitask_check import (
+from speechbrain_ext.runs.files import write_hypotheses, write_json
+from speechbrain_ext.scores.language import check_bleu, language_of
+from speechbrain_ext.scores.score import score_recognition, score_translation
+from speechbrain_ext.training.experiment import read_manifest
+from speechllm.hparams import load_hparams
+from speechllm.hparams.command_line import own_options
+from speechllm.multitask import (
+    MultiTask,
     compare_with_separate,
     in_batches,
     limits,
     read_wavs,
+    told_memory,
 )
-from speechbrain_ext.recipe import read_manifest
-from speechbrain_ext.results import write_hypotheses, write_json
-from speechbrain_ext.scoring import check_bleu
-from speechbrain_ext.scoring.language import language_of
-from speechbrain_ext.set_scores import score_recognition, score_translation
 
 SCORES = {"WER": score_recognition, "BLEU": score_translation}
 
 
 def parse(argv):
-    """Options, and each task's settings.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name; ``--TASK.KEY VALUE`` changes
-        a task's YAML.
-
-    Returns
-    -------
-    options : argparse.Namespace
-    settings : dict
-        Task name to its settings.
-    """
+    """Options, and each task's settings."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tasks", nargs="+", metavar="TASK.yaml")
     parser.add_argument("--output_folder", default="results")
@@ -82,24 +66,7 @@ def parse(argv):
 
 
 def read_rows(name, one, run, limit):
-    """What a task is to decode.
-
-    Arguments
-    ---------
-    name : str
-        The task.
-    one : dict
-        Its settings.
-    run : speechbrain_ext.trained_run.TrainedRun
-        Tells whether its targets are in lower case.
-    limit : int or None
-        Most utterances.
-
-    Returns
-    -------
-    list of dict
-        id, task, wav (a file), resample, target, duration.
-    """
+    """What a task is to decode."""
     rows = []
     manifest = read_manifest(one["manifest"], one["data_root"])
     for key, row in list(manifest.items())[:limit]:
@@ -120,17 +87,7 @@ def read_rows(name, one, run, limit):
 
 
 def decode(tasks, rows, batch_size):
-    """Decode rows of all tasks in mixed batches.
-
-    Arguments
-    ---------
-    tasks : MultiTask
-        All tasks.
-    rows : list of dict
-        From `read_rows`; each gets its ``hypothesis`` and ``hit_limit``.
-    batch_size : int
-        Rows of a batch.
-    """
+    """Decode rows of all tasks in mixed batches."""
     for batch in tqdm(in_batches(rows, batch_size), desc="Decoding"):
         names = [row["task"] for row in batch]
         most = [
@@ -143,24 +100,7 @@ def decode(tasks, rows, batch_size):
 
 
 def score(rows, settings, languages, folder):
-    """Score each task and write what it said.
-
-    Arguments
-    ---------
-    rows : list of dict
-        Decoded.
-    settings : dict
-        Of each task.
-    languages : dict
-        Of each task's references, by its name.
-    folder : str
-        Where to.
-
-    Returns
-    -------
-    dict
-        Task name to SetScore.
-    """
+    """Score each task and write what it said."""
     scores = {}
     for name, one in settings.items():
         own = [
@@ -181,18 +121,7 @@ def score(rows, settings, languages, folder):
 
 
 def main(argv):
-    """Load, decode, score, and check.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-
-    Returns
-    -------
-    int
-        1 if a check failed.
-    """
+    """Load, decode, score, and check."""
     options, settings = parse(argv)
     device = options.device or sb.utils.distributed.infer_device()
     runs = {name: one["run_folder"] for name, one in settings.items()}

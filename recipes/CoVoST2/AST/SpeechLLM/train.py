@@ -8,9 +8,6 @@ The first trains a baseline: a frozen speech encoder, a trained projector and
 a frozen LLM. The second takes that baseline, removes the decoder layers that
 a measured pruning path names (its own or another task's), heals what is left
 and evaluates it.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import os
@@ -19,19 +16,17 @@ import sys
 import speechbrain as sb
 
 from covost2_prepare import find_clips, prepare_covost2
-from speechbrain_ext.audio import read_utterance
-from speechbrain_ext.data_sets import keep_lengths
-from speechbrain_ext.recipe import all_splits, open_experiment, read_manifest
+from speechbrain_ext.data.audio import read_utterance
+from speechbrain_ext.data.sets import keep_lengths
+from speechbrain_ext.training.experiment import (
+    all_splits,
+    open_experiment,
+    read_manifest,
+)
 
 
 def prepare(hparams):
-    """Write the manifests of the settings' pair of languages.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: those of `covost2_prepare.prepare_covost2`.
-    """
+    """Write the manifests of the settings' pair of languages."""
     prepare_covost2(
         hparams["data_folder"],
         hparams["manifest_folder"],
@@ -49,22 +44,7 @@ def prepare(hparams):
 
 
 def dataio_prepare(hparams, prompt):
-    """Data sets from the manifests: what a batch holds, and where it is from.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: manifest_folder, data_folder, flac_folder, the languages,
-        the three lists of splits, train_min_seconds, train_max_seconds,
-        lowercase_targets, resample.
-    prompt : speechbrain_ext.prompt.Prompt
-        Turns a translation into target ids.
-
-    Returns
-    -------
-    dict
-        "train", "valid": DynamicItemDataset; "test": one for each split.
-    """
+    """Data sets from the manifests: what a batch holds, and where it is from."""
     languages = hparams["source_language"], hparams["target_language"]
 
     @sb.utils.data_pipeline.takes("wav")
@@ -108,17 +88,7 @@ def dataio_prepare(hparams, prompt):
 
 
 def prepare_experiment(argv):
-    """The experiment of a command line, its data prepared.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-
-    Returns
-    -------
-    speechbrain_ext.experiment.Experiment
-    """
+    """The experiment of a command line, its data prepared."""
     return open_experiment(argv, prepare, dataio_prepare)
 
 

@@ -7,9 +7,6 @@
 The first trains a baseline: a frozen speech encoder, a trained projector and
 a frozen LLM. The second takes that baseline, removes the decoder layers that
 its measured pruning path names, heals what is left and evaluates it.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import os
@@ -18,19 +15,12 @@ import sys
 import speechbrain as sb
 
 from librispeech_prepare import find_root, prepare_librispeech
-from speechbrain_ext.audio import read_utterance
-from speechbrain_ext.recipe import all_splits, open_experiment
+from speechbrain_ext.data.audio import read_utterance
+from speechbrain_ext.training.experiment import all_splits, open_experiment
 
 
 def prepare(hparams):
-    """Write the manifests of the settings' splits.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: data_folder, manifest_folder, the three lists of splits,
-        skip_prep, skip_bad, check_audio.
-    """
+    """Write the manifests of the settings' splits."""
     prepare_librispeech(
         hparams["data_folder"],
         hparams["manifest_folder"],
@@ -42,21 +32,7 @@ def prepare(hparams):
 
 
 def dataio_prepare(hparams, prompt):
-    """Data sets from the manifests: what a batch holds, and where it is from.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: manifest_folder, data_folder, the three lists of splits,
-        lowercase_targets.
-    prompt : speechbrain_ext.prompt.Prompt
-        Turns a transcript into target ids.
-
-    Returns
-    -------
-    dict
-        "train", "valid": DynamicItemDataset; "test": one for each split.
-    """
+    """Data sets from the manifests: what a batch holds, and where it is from."""
 
     @sb.utils.data_pipeline.takes("wav")
     @sb.utils.data_pipeline.provides("sig")
@@ -93,17 +69,7 @@ def dataio_prepare(hparams, prompt):
 
 
 def prepare_experiment(argv):
-    """The experiment of a command line, its data prepared.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-
-    Returns
-    -------
-    speechbrain_ext.experiment.Experiment
-    """
+    """The experiment of a command line, its data prepared."""
     return open_experiment(argv, prepare, dataio_prepare)
 
 

@@ -7,9 +7,6 @@ RUN_FOLDER is a finished run, such as LibriSpeech's ``results/qwen7b_prune``:
 nothing else has to be said. The score is added to the run's ``result.json``
 as ``loquacious-dev``, beside its own sets, and what was decoded lies beside
 it. The paper uses the dev set, since the test set contains LibriSpeech's.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import argparse
@@ -21,26 +18,15 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
 from loquacious_prepare import CHECKS, find_root, prepare_loquacious
-from speechbrain_ext.evaluation import EvaluationBrain
-from speechbrain_ext.recipe import score_set
-from speechbrain_ext.set_scores import score_recognition
-from speechbrain_ext.trained_run import TrainedRun
+from speechbrain_ext.scores.score import score_recognition
+from speechbrain_ext.training.brain import EvaluationBrain
+from speechbrain_ext.training.experiment import score_set
+from speechbrain_ext.training.trained_run import TrainedRun
 from train import open_split
 
 
 def parse(argv):
-    """The command line's own options, and SpeechBrain's run options.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-
-    Returns
-    -------
-    options : argparse.Namespace
-    run_opts : RunOptions
-    """
+    """The command line's own options, and SpeechBrain's run options."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         epilog="SpeechBrain's run options, such as --device, serve too.",
@@ -63,13 +49,7 @@ def parse(argv):
 
 
 def main(argv):
-    """Index the data, load the run, decode, score, note the score.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-    """
+    """Index the data, load the run, decode, score, note the score."""
     options, run_opts = parse(argv)
     run = TrainedRun(options.run_folder)
     sb.utils.distributed.ddp_init_group(run_opts)

@@ -11,14 +11,11 @@ pruning path. Text needs no trained speech model.
 
 Chooses layers by a rule, on some of the validation sets' utterances, and
 writes the plans beside the baseline, for train.py's --path_from.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import sys
 
-from speechbrain_ext.recipe import measure_command
+from speechbrain_ext.training.experiment import measure_command
 from train import prepare_experiment
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@
 A folder or ``speechbrain/LoquaciousSet``; the audio is read from the Parquet
 files themselves. To score a system that was trained elsewhere, see
 evaluate.py.
-
-Authors
- * The speechbrain_ext authors, 2026
 """
 
 import os
@@ -18,19 +15,16 @@ import sys
 import speechbrain as sb
 
 from loquacious_prepare import find_root, prepare_loquacious
-from speechbrain_ext.parquet_audio import ParquetAudio
-from speechbrain_ext.recipe import all_splits, open_experiment, read_manifest
+from speechbrain_ext.data.parquet import ParquetAudio
+from speechbrain_ext.training.experiment import (
+    all_splits,
+    open_experiment,
+    read_manifest,
+)
 
 
 def prepare(hparams):
-    """Write the manifests of the settings' subsets.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: data_folder, manifest_folder, the three lists of splits,
-        cache_features, skip_prep, skip_bad, check_audio, prepare_threads.
-    """
+    """Write the manifests of the settings' subsets."""
     if hparams["cache_features"]:
         raise ValueError(
             f"cache_features: {hparams['cache_features']}, but a cache is "
@@ -49,26 +43,7 @@ def prepare(hparams):
 
 
 def open_split(files, root, prompt, lowercase, cache_gigabytes):
-    """A data set whose audio is read from Parquet files.
-
-    Arguments
-    ---------
-    files : list of str
-        Manifests.
-    root : str
-        What ``$data_root`` stands for.
-    prompt : speechbrain_ext.prompt.Prompt
-        Turns a transcript into target ids.
-    lowercase : bool
-        Write targets in lower case.
-    cache_gigabytes : float
-        Memory for row groups, in each process.
-
-    Returns
-    -------
-    DynamicItemDataset
-        Its ``group_of`` tells which utterances are read together.
-    """
+    """A data set whose audio is read from Parquet files."""
     audio = ParquetAudio(cache_bytes=cache_gigabytes * 1e9)
 
     @sb.utils.data_pipeline.takes("wav", "id")
@@ -98,21 +73,7 @@ def open_split(files, root, prompt, lowercase, cache_gigabytes):
 
 
 def dataio_prepare(hparams, prompt):
-    """Data sets from the manifests: what a batch holds, and where it is from.
-
-    Arguments
-    ---------
-    hparams : dict
-        Keys used: manifest_folder, data_folder, the three lists of splits,
-        lowercase_targets, cache_gigabytes.
-    prompt : speechbrain_ext.prompt.Prompt
-        Turns a transcript into target ids.
-
-    Returns
-    -------
-    dict
-        "train", "valid": DynamicItemDataset; "test": one for each subset.
-    """
+    """Data sets from the manifests: what a batch holds, and where it is from."""
     root = find_root(hparams["data_folder"], all_splits(hparams))
 
     def dataset(splits):
@@ -133,17 +94,7 @@ def dataio_prepare(hparams, prompt):
 
 
 def prepare_experiment(argv):
-    """The experiment of a command line, its data prepared.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line after the script's name.
-
-    Returns
-    -------
-    speechbrain_ext.experiment.Experiment
-    """
+    """The experiment of a command line, its data prepared."""
     return open_experiment(argv, prepare, dataio_prepare)
 
 

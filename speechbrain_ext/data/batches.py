@@ -1,0 +1,132 @@
+"""Which utterances make up which step, and what a batch holds."""
+
+import torch
+
+# Groups of a Parquet file that training draws from at a time: enough to mix
+# utterances well, few enough to stay in memory.
+MIXED_GROUPS = 16
+
+
+class StepBatchSampler(torch.utils.data.Sampler):
+    """Shuffled batches that follow from the step's number alone."""
+
+    def __init__(
+        self,
+        size,
+        batch_size,
+        steps,
+        start=0,
+        accumulation=1,
+        rank=0,
+        world_size=1,
+        seed=0,
+        groups=None,
+    ):
+        if size < 1:
+            raise ValueError("No utterance to train on: the data are empty.")
+        self.size = size
+        self.batch_size = batch_size
+        self.steps = steps
+        self.start = start
+        self.accumulation = accumulation
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.groups = groups
+        self._epoch = None
+        self._order = None
+
+    def __len__(self):
+        return max(self.steps - self.start, 0) * self.accumulation
+
+    def __iter__(self):
+        in_step = self.batch_size * self.world_size * self.accumulation
+        for step in range(self.start, self.steps):
+            for micro in range(self.accumulation):
+                turn = micro * self.world_size + self.rank
+                first = step * in_step + turn * self.batch_size
+                yield [
+                    self._utterance(first + place)
+                    for place in range(self.batch_size)
+                ]
+
+    def _utterance(self, place):
+        """The utterance at a place of the endless row of permutations."""
+        epoch, place = divmod(place, self.size)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(
+                (self.seed * 1_000_003 + epoch) % 2**63
+            )
+            if self.groups is None:
+                self._order = torch.randperm(self.size, generator=generator)
+            else:
+                self._order = by_group(self.groups, generator)
+            self._epoch = epoch
+        return int(self._order[place])
+
+
+def by_group(groups, generator, mixed=MIXED_GROUPS):
+    """A permutation that stays within a few groups at a time."""
+    members = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    members = list(members.values())
+    order = torch.randperm(len(members), generator=generator).tolist()
+    parts = []
+    for first in range(0, len(order), mixed):
+        some = [i for o in order[first : first + mixed] for i in members[o]]
+        mix = torch.randperm(len(some), generator=generator)
+        parts.append(torch.tensor(some)[mix])
+    return torch.cat(parts)
+
+
+def by_duration(durations, batch_size, rank=0, world_size=1):
+    """Batches of similar length for evaluation, this process's share.
+
+    Longest first: memory that suffices for the first batch suffices. Every
+    utterance is in exactly one batch of exactly one process.
+
+    Arguments
+    ---------
+    durations : list of float
+        Of each utterance, in any unit.
+    batch_size : int
+        Utterances per batch.
+    rank, world_size : int
+        This process and how many there are.
+
+    Returns
+    -------
+    list of list of int
+    """
+    order = sorted(range(len(durations)), key=lambda i: (-durations[i], i))
+    batches = [
+        order[first : first + batch_size]
+        for first in range(0, len(order), batch_size)
+    ]
+    return batches[rank::world_size]
+
+
+def true_lengths(padded):
+    """Lengths in items of a SpeechBrain `PaddedData` (int64, shape ``[B]``)."""
+    longest = padded.data.shape[1]
+    return (padded.lengths.double() * longest).round().long()
+
+
+def targets_of(batch):
+    """A batch's target ids, a tensor for each utterance, without padding.
+
+    Arguments
+    ---------
+    batch : speechbrain.dataio.batch.PaddedBatch
+        With target_ids.
+
+    Returns
+    -------
+    list of torch.Tensor
+    """
+    ids = batch.target_ids
+    return [
+        row[:length]
+        for row, length in zip(ids.data, true_lengths(ids).tolist())
+    ]

@@ -1,0 +1,185 @@
+"""A run's data sets: what they hold, and cached features for them."""
+
+import os
+
+import torch
+from speechbrain.utils.distributed import if_main_process
+
+from speechbrain_ext.data.features.parts import GIVE_UP, build_share, join
+
+
+def all_sets(datasets):
+    """Every set by its name (dict of str to DynamicItemDataset)."""
+    sets = {name: datasets[name] for name in ("train", "valid")}
+    return {**sets, **datasets["test"]}
+
+
+def about_sets(datasets):
+    """Utterances and hours of each set, for the result.
+
+    Arguments
+    ---------
+    datasets : dict
+        As in `all_sets`.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        name: {
+            "utterances": len(dataset),
+            "hours": sum(durations(dataset)) / 3600,
+        }
+        for name, dataset in all_sets(datasets).items()
+    }
+
+
+def durations(dataset):
+    """Seconds of each utterance, in the set's order (list of float)."""
+    return [float(dataset.data[i]["duration"]) for i in dataset.data_ids]
+
+
+def refuse_lengths(datasets, encoder, skip=False):
+    """Find utterances that the encoder does not take, before long work."""
+    rate = encoder.sample_rate
+    # One frame suffices for a speech token, which is filled up with zeros.
+    # Half a sample less: a duration in seconds is rounded.
+    least = (encoder.min_samples - 0.5) / rate
+    bounds = [
+        (
+            lambda seconds: seconds < least,
+            f"shorter than the {encoder.min_samples / rate:.4f} s that one "
+            f"frame of {encoder.name} needs",
+            "",
+        )
+    ]
+    if encoder.max_samples is not None and encoder.long_audio != "chunk":
+        most = encoder.max_samples / rate
+        bounds.append(
+            (
+                lambda seconds: seconds > most,
+                f"longer than the {most:.1f} s that {encoder.name} takes",
+                ", cut them with long_audio: chunk where the YAML has it",
+            )
+        )
+    for name, dataset in all_sets(datasets).items():
+        for is_bad, why, mend in bounds:
+            _refuse_where(is_bad, name, dataset, why, mend, skip)
+
+
+def _refuse_where(is_bad, name, dataset, why, mend, skip):
+    """Refuse a set's utterances of some lengths, or leave them out."""
+    seconds = dict(zip(dataset.data_ids, durations(dataset)))
+    bad = [i for i, length in seconds.items() if is_bad(length)]
+    if not bad:
+        return
+    told = ", ".join(f"{i} ({seconds[i]:.4g} s)" for i in bad[:10])
+    if len(bad) > 10:
+        told += f" and {len(bad) - 10} more"
+    if not skip:
+        raise ValueError(
+            f"{name}: {len(bad)} utterances are {why}: {told}. Leave them "
+            f"out with --skip_bad True{mend}, or take another encoder."
+        )
+    print(f"{name}: left out as {why}: {told}")
+    left_out = set(bad)
+    dataset.data_ids = [i for i in dataset.data_ids if i not in left_out]
+
+
+def keep_lengths(dataset, shortest, longest):
+    """Train on clips of some lengths alone, and say how many those are.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The training set; changed in place.
+    shortest, longest : float
+        Bounds in seconds, themselves included.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left.
+    """
+    seconds = dict(zip(dataset.data_ids, durations(dataset)))
+    short = sum(length < shortest for length in seconds.values())
+    long = sum(length > longest for length in seconds.values())
+    told = (
+        f"{short} shorter than train_min_seconds {shortest}, {long} longer "
+        f"than train_max_seconds {longest}"
+    )
+    if short + long == len(seconds):
+        raise ValueError(
+            f"train: none of {len(seconds)} utterances is left, {told}: give "
+            "other bounds"
+        )
+    dataset.data_ids = [
+        i for i, length in seconds.items() if shortest <= length <= longest
+    ]
+    if if_main_process():
+        print(
+            f"train: {len(dataset)} of {len(seconds)} utterances are trained "
+            f"on, {sum(durations(dataset)) / 3600:.2f} hours; {told}"
+        )
+
+
+def texts(dataset):
+    """Target texts of a set, as the decoder is to say them (list of str).
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        With the key target.
+
+    Returns
+    -------
+    list of str
+    """
+    with dataset.output_keys_as(["target"]):
+        return [row["target"] for row in dataset]
+
+
+def groups_of(dataset):
+    """Which utterances are read together, where that matters."""
+    group_of = getattr(dataset, "group_of", None)
+    return group_of and [group_of[i] for i in dataset.data_ids]
+
+
+def use_cached_features(
+    datasets, folder, encoder, downsampling, resample=False
+):
+    """Let sets give features instead of waveforms, each computed once."""
+    rank, world_size = 0, 1
+    if torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+        world_size = torch.distributed.get_world_size()
+    caches = {
+        name: dict(
+            folder=os.path.join(
+                folder, f"{encoder.name}-k{downsampling}", name
+            ),
+            encoder=encoder,
+            k=downsampling,
+            items=[(i, dataset.data[i]["wav"]) for i in dataset.data_ids],
+        )
+        for name, dataset in all_sets(datasets).items()
+    }
+    for cache in caches.values():
+        build_share(
+            **cache,
+            rank=rank,
+            world_size=world_size,
+            resample=resample,
+            progress=rank == 0,
+            # A CPU is half again as fast on batches that fit its caches.
+            batch_seconds=30.0 if encoder.device.type == "cpu" else 120.0,
+        )
+    # Only now: nobody waits while there is something of its own to do.
+    for name, dataset in all_sets(datasets).items():
+        cache = join(**caches[name], give_up=GIVE_UP * (world_size > 1))
+        dataset.add_dynamic_item(
+            lambda i, cache=cache: cache[i], takes="id", provides="features"
+        )
+        keys = [key for key in dataset.pipeline.output_mapping if key != "sig"]
+        dataset.set_output_keys(keys + ["features"])

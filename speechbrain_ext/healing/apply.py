@@ -1,0 +1,326 @@
+"""From a healing's name to a model that is ready to be trained so.
+
+Paper, Section 3.3: removing a block leaves the receiving layer with an input
+it does not know. LoRA on that layer's MLP (gate, up, down) and training the
+projector on are the two remedies; the strategies are none, decoder,
+projector and both.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from speechbrain_ext.healing.bridge import add_bridges
+from speechbrain_ext.healing.closed_form import check_layer_before, fold_maps
+from speechbrain_ext.healing.lora import (
+    ADAPTER,
+    MLP,
+    MODULES,
+    Lora,
+    add_adapter,
+)
+from speechbrain_ext.healing.presets import healing_parts
+from speechbrain_ext.layers.removal import Block, receiving_layers
+from speechbrain_ext.layers.surgery import decoder_layers
+
+# ----------------------------------------------------------------------------
+# Where healing acts in a pruned decoder, and how much a budget buys there.
+
+WHERE = ("receivers", "after", "all")
+# Budgets that are told by what the paper's LoRA takes: on the MLP of all
+# receiving layers, or of one, as after a run of layers.
+PAPER, BLOCK = "paper", "block"
+
+
+def receivers(decoder, removed):
+    """New indices of the layers that receive across a gap.
+
+    Arguments
+    ---------
+    decoder : speechbrain_ext.model.decoder.Decoder
+        Already pruned.
+    removed : Block, iterable of int or None
+        What was removed.
+
+    Returns
+    -------
+    tuple of int
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> receivers(tiny_speech_llm(removed=[1]).decoder, [1])
+    (1,)
+    """
+    if removed is None:
+        return ()
+    gone = removed.removed if isinstance(removed, Block) else set(removed)
+    return receiving_layers(removed, decoder.num_layers + len(gone))
+
+
+def layers_where(where, receiving, num_layers):
+    """Layers by a word for them."""
+    if where == "all":
+        return tuple(range(num_layers))
+    if where == "receivers":
+        return tuple(receiving)
+    if where == "after":
+        return tuple(range(receiving[0], num_layers)) if receiving else ()
+    if isinstance(where, str):
+        raise ValueError(
+            f"where: {where!r} is none of {', '.join(WHERE)}, or a list."
+        )
+    wrong = [index for index in where if not 0 <= index < num_layers]
+    if wrong:
+        raise ValueError(
+            f"where: {list(where)}, but {num_layers} layers are kept, "
+            f"numbered 0 to {num_layers - 1}: leave out {wrong}."
+        )
+    return tuple(sorted(where))
+
+
+def values_per_rank(decoder, layers, modules):
+    """Values that LoRA of rank 1 trains: inputs and outputs together."""
+    return sum(
+        module.in_features + module.out_features
+        for index in layers
+        for name, module in decoder_layers(decoder)[index].named_modules()
+        if name.rpartition(".")[2] in modules
+    )
+
+
+def lora_for(decoder, adapters, layers, receiving, lora):
+    """LoRA's numbers for a part: a rank, or what a budget allows."""
+    rank, budget = adapters["rank"], adapters["budget"]
+    if budget is not None:
+        if budget in (PAPER, BLOCK):
+            own = receiving[:1] if budget == BLOCK else receiving
+            budget = lora.rank * values_per_rank(decoder, own, MLP)
+        one = values_per_rank(decoder, layers, MODULES[adapters["modules"]])
+        rank = budget // one
+        if rank < 1:
+            raise ValueError(
+                f"healing_parts.adapters.budget: {budget}, but rank 1 on "
+                f"{adapters['modules']} of the layers {list(layers)} takes "
+                f"{one}: give at least as much, or fewer layers."
+            )
+    if rank is None:
+        return lora
+    return replace(lora, rank=rank, alpha=lora.alpha * rank / lora.rank)
+
+
+# ----------------------------------------------------------------------------
+# What is trained, part by part; everything else is frozen.
+
+
+@dataclass
+class TrainableSet:
+    """The trained parameters by part: "projector", "adapter", "bridge".
+
+    Arguments
+    ---------
+    parts : dict
+        Part to a list of (name, parameter).
+
+    Example
+    -------
+    >>> from torch import nn
+    >>> layer = nn.Linear(2, 3)
+    >>> parts = {"projector": list(layer.named_parameters())}
+    >>> TrainableSet(parts).counts()
+    {'projector': 9}
+    """
+
+    parts: dict = field(default_factory=dict)
+
+    def named(self):
+        """All (name, parameter) pairs (list)."""
+        return [pair for pairs in self.parts.values() for pair in pairs]
+
+    def parameters(self, part):
+        """One part's parameters (list; empty if it is not trained)."""
+        return [parameter for _, parameter in self.parts.get(part, [])]
+
+    def counts(self):
+        """Part to number of trained values (dict)."""
+        return {
+            part: sum(parameter.numel() for _, parameter in pairs)
+            for part, pairs in self.parts.items()
+        }
+
+    def check(self, model):
+        """Assert that the model trains exactly this, no more and no less.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            The speech LLM.
+
+        Raises
+        ------
+        RuntimeError
+            If a parameter is trainable and not in the set, or the reverse.
+        """
+        ours = {id(parameter) for _, parameter in self.named()}
+        wrong = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad != (id(parameter) in ours)
+        ]
+        if wrong:
+            raise RuntimeError(
+                f"Not the trainable set that was asked for: {wrong[:5]}"
+            )
+
+    def __str__(self):
+        """One line for each part: names in short, number of values."""
+        if not self.named():
+            return "Trained: nothing"
+        counts = self.counts()
+        return "\n".join(
+            f"Trained: {part}, {counts[part]:,} parameters in "
+            f"{len(pairs)} tensors"
+            for part, pairs in self.parts.items()
+        )
+
+
+def train_parts(
+    model, projector, adapter=None, lora=None, verbose=True, bridge=False
+):
+    """Freeze everything, then open exactly the parts that are named."""
+    model.requires_grad_(False)
+    trainable = TrainableSet()
+    if projector:
+        parts = {"projector": model.projector, "markers": model.markers}
+        trainable.parts["projector"] = [
+            (f"{prefix}.{name}", parameter)
+            for prefix, module in parts.items()
+            if module is not None
+            for name, parameter in module.named_parameters()
+        ]
+    if adapter is not None:
+        add_adapter(model.decoder, *adapter, lora=lora)
+        trainable.parts["adapter"] = [
+            (f"decoder.{name}", parameter)
+            for name, parameter in model.decoder.named_parameters()
+            if "lora_" in name
+        ]
+    if bridge:
+        trainable.parts["bridge"] = [
+            (f"decoder.{name}", parameter)
+            for name, parameter in model.decoder.named_parameters()
+            if f".bridges.named.{ADAPTER}." in name
+        ]
+    for _, parameter in trainable.named():
+        parameter.requires_grad_(True)
+    trainable.check(model)
+    if verbose:
+        print(trainable)
+    return trainable
+
+
+def heal(model, block, strategy="both", lora=None, verbose=True, maps=None):
+    """Make a pruned speech LLM trainable in one of the ways of healing.
+
+    Nothing is trained here: the training loop is the same as before. With
+    adapters and bridges that start from nothing the healed model equals the
+    pruned one.
+
+    Arguments
+    ---------
+    model : speechbrain_ext.model.speech_llm.SpeechLLM
+        Already pruned: load, drop, heal, in this order.
+    block : Block, iterable of int or None
+        What was removed; None for a whole model, which can only be trained
+        on ("projector").
+    strategy : str or dict
+        "none", "decoder" (LoRA on the MLP of each receiving layer),
+        "projector" or "both", a preset's name, or parts as
+        `speechbrain_ext.healing.presets.healing_parts` gives them.
+    lora : Lora or None
+        LoRA's numbers; None: the defaults.
+    verbose : bool
+        Print the trainable set.
+    maps : dict or None
+        Receiving layer to its map in closed form, where the healing starts
+        from it; see `speechbrain_ext.closed_form_map`.
+
+    Returns
+    -------
+    TrainableSet
+
+    Raises
+    ------
+    ValueError
+        If the strategy is unknown, there is no receiving layer to adapt, or
+        the maps are not there.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> from speechbrain_ext.layers.surgery import Block
+    >>> block = Block(1, 2)
+    >>> model = tiny_speech_llm(removed=block)
+    >>> sorted(heal(model, block, "both", verbose=False).counts())
+    ['adapter', 'projector']
+    """
+    parts, name = strategy, "healing_parts"
+    if not isinstance(strategy, dict):
+        parts, name = healing_parts(strategy), strategy
+    decoder = model.decoder
+    receiving = receivers(decoder, block)
+    where = check_places(parts, receiving, decoder.num_layers, name)
+    if parts["bridge"] is not None:
+        _build_bridges(decoder, parts["bridge"], where["bridge"], maps)
+    adapter = None
+    if parts["adapters"] is not None:
+        layers, lora = where["adapters"], lora or Lora()
+        lora = lora_for(decoder, parts["adapters"], layers, receiving, lora)
+        adapter = (MODULES[parts["adapters"]["modules"]], layers)
+    form = (parts["bridge"] or {}).get("form")
+    return train_parts(
+        model,
+        projector=parts["projector"],
+        adapter=adapter,
+        lora=lora,
+        verbose=verbose,
+        bridge=form == "trained",
+    )
+
+
+def check_places(parts, receiving, num_layers, name="healing_parts"):
+    """The layers that each part acts on."""
+    found = {}
+    for part in ("adapters", "bridge"):
+        if parts[part] is None:
+            continue
+        where = parts[part]["where"]
+        try:
+            found[part] = layers_where(where, receiving, num_layers)
+        except ValueError as error:
+            raise ValueError(f"healing_parts.{part}.{error}") from None
+        if not found[part]:
+            raise ValueError(
+                f"healing: {name!r} adapts the receiving layer, but no "
+                "layer was removed: choose prune_layers of 1 or more, or "
+                "healing: projector."
+            )
+    if parts["bridge"] is not None and parts["bridge"]["form"] == "folded":
+        check_layer_before(found["bridge"])
+    return found
+
+
+def _build_bridges(decoder, bridge, layers, maps):
+    """Bridges, or maps folded in, as a healing's part says."""
+    if bridge["start"] == "map":
+        missing = sorted(set(layers) - set(maps or {}))
+        if missing:
+            raise ValueError(
+                "healing: the bridge starts from the closed-form map, which "
+                f"was not fitted for the layers {missing}: give heal(maps=...)"
+            )
+    else:
+        maps = None
+    if bridge["form"] == "folded":
+        weights = {index: maps[index].weight_DD for index in layers}
+        fold_maps(decoder, weights)
+    else:
+        add_bridges(decoder, layers, bridge["rank"], maps)

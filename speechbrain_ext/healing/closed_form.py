@@ -1,0 +1,212 @@
+"""A map for each gap, one after the other, its ridge chosen on other data.
+
+A later gap is fitted on what the pruned decoder says with the earlier maps
+in it, so that it also mends what those left wrong.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from speechbrain_ext.healing.bridge import (
+    FULL,
+    Bridge,
+    put_bridge,
+    remove_bridges,
+)
+from speechbrain_ext.healing.lora import ADAPTER
+from speechbrain_ext.layers.linear_map import LinearMap, MapSums
+from speechbrain_ext.layers.residual import (
+    cross_entropy,
+    on_device,
+    position_weights,
+    states_at,
+)
+from speechbrain_ext.layers.surgery import decoder_layers
+
+# ----------------------------------------------------------------------------
+# A map that becomes part of the layer before the gap.
+#
+# The map acts on that layer's MLP output, m -> m + W m. The last thing that
+# makes m is a matrix, so both are one matrix, and the pruned decoder stays a
+# plain one without anything beside it. There is no bias: the decoders' MLPs
+# have none to put it into.
+
+
+@torch.no_grad()
+def folded_weights(down_proj, weight_DD):
+    """Weight and bias of an MLP's last matrix with a map behind it."""
+    old = down_proj.weight
+    step_DD = weight_DD.to(old.device, torch.float64)
+
+    def folded(value):
+        value = value.double()
+        return (value + step_DD @ value).to(old.dtype)
+
+    bias = down_proj.bias
+    return folded(old), None if bias is None else folded(bias)
+
+
+def put_down_proj(layer, weight, bias=None):
+    """Exchange the last matrix of a layer's MLP."""
+    down_proj = layer.mlp.down_proj
+    down_proj.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        down_proj.bias = torch.nn.Parameter(bias, requires_grad=False)
+
+
+def fold_maps(decoder, weights):
+    """Fold maps into a decoder's layers, in place."""
+    check_layer_before(weights)
+    layers = decoder_layers(decoder)
+    for index, weight_DD in weights.items():
+        weight_DD = weight_DD.detach().float().cpu().contiguous()
+        layer = layers[index - 1]
+        put_down_proj(layer, *folded_weights(layer.mlp.down_proj, weight_DD))
+        decoder.folded[index] = weight_DD
+
+
+def check_layer_before(receivers):
+    """Refuse a receiving layer that has no layer before it."""
+    if 0 in receivers:
+        raise ValueError(
+            "healing: the first layers were removed, so that there is no "
+            "layer before the gap to fold a map into: keep layer 0, or choose "
+            "bridge form: fixed"
+        )
+
+
+def save_folds(decoder, path):
+    """Write what was folded as safetensors: ``<receiving layer>.weight``."""
+    save_file(
+        {f"{index}.weight": value for index, value in decoder.folded.items()},
+        path,
+    )
+
+
+def load_folds(decoder, path):
+    """Fold saved maps into a decoder, in place."""
+    weights = load_file(path)
+    fold_maps(decoder, {int(k.split(".")[0]): v for k, v in weights.items()})
+
+
+FORMS = ("module", "folded")
+
+
+@dataclass
+class FittedMap:
+    """A map, and how it came to be."""
+
+    map: LinearMap
+    strength: float | None = None
+    positions: int = 0
+    losses: dict = field(default_factory=dict)
+
+    def told(self):
+        """What a result keeps of it (dict)."""
+        return {
+            "ridge": self.strength,
+            "positions": self.positions,
+            "losses": {str(k): v for k, v in self.losses.items()},
+        }
+
+
+def fit_in_sequence(
+    whole,
+    pruned,
+    layers,
+    rows,
+    held_out,
+    strengths,
+    form="module",
+    rank=FULL,
+    positions="all",
+):
+    """Fit a map in front of each layer; leaves both decoders as they were."""
+    fitted, places = {}, []
+    try:
+        for index in sorted(layers):
+            sums = _sums(whole, pruned, index, rows, form, positions)
+            places.append(_Place(pruned, index, form))
+            fitted[index] = _choose(sums, places[-1], held_out, strengths, rank)
+    finally:
+        for place in places:
+            place.clear()
+    return fitted
+
+
+def _choose(sums, place, held_out, strengths, rank):
+    """The map of the best ridge, which stays in its place (FittedMap)."""
+
+    def lowered(linear_map):
+        if rank == FULL:
+            return linear_map
+        return linear_map.lowered(rank, sums.covariance())
+
+    identity = lowered(LinearMap.identity(sums.width, sums.x_D.device))
+    candidates = {None: identity}
+    candidates |= {one: lowered(sums.solve(one)) for one in strengths}
+    losses = {}
+    for strength, linear_map in candidates.items():
+        place.put(linear_map)
+        losses[strength] = cross_entropy(place.decoder, held_out)
+    # The first of equals is the identity; a map that is not finite loses.
+    best = min(losses, key=lambda s: (not math.isfinite(losses[s]), losses[s]))
+    place.put(candidates[best])
+    return FittedMap(candidates[best], best, int(sums.count), losses)
+
+
+def _sums(whole, pruned, index, rows, form, positions):
+    """Sums over all rows for the map in front of a layer."""
+    folded = form == "folded"
+    device = pruned.device
+    # The sums of the MLP's map have no bias: there is nowhere to put one.
+    sums = MapSums(pruned.width, bias=not folded, device=device)
+    count = 0
+    for sequence in rows:
+        sequence = on_device(sequence, device)
+        before_BQD, m_BQD = states_at(pruned, index, sequence, mlp=folded)
+        after_BQD, _ = states_at(whole, pruned.kept[index], sequence)
+        x_BQD = m_BQD if folded else before_BQD
+        y_BQD = after_BQD.double() - before_BQD.double()
+        weights_BQ = position_weights(sequence, positions)
+        real = weights_BQ > 0
+        sums.add(x_BQD[real], y_BQD[real], weights_BQ[real])
+        count += len(sequence.mask_BQ)
+    sums.add_up()
+    sums.check(f"from {count} utterances, counting {positions} positions")
+    return sums
+
+
+class _Place:
+    """Where a map is tried, and stays in the end."""
+
+    def __init__(self, decoder, index, form):
+        self.decoder, self.form = decoder, form
+        layers = decoder_layers(decoder)
+        self.layer = layers[index - 1] if form == "folded" else layers[index]
+        if form == "folded":
+            self.down_proj = torch.nn.Linear(1, 1)
+            self.down_proj.weight = self.layer.mlp.down_proj.weight
+            self.down_proj.bias = self.layer.mlp.down_proj.bias
+
+    def put(self, linear_map):
+        """Let the decoder run with this map."""
+        if self.form == "folded":
+            weight_DD = linear_map.weight_DD.float()
+            weights = folded_weights(self.down_proj, weight_DD)
+            put_down_proj(self.layer, *weights)
+            return
+        bridge = Bridge(self.decoder.width).requires_grad_(False)
+        bridge.start_from(linear_map)
+        put_bridge(self.layer, bridge.to(self.decoder.device).eval(), ADAPTER)
+
+    def clear(self):
+        """Leave the decoder as it was found."""
+        if self.form == "folded":
+            self.layer.mlp.down_proj.weight = self.down_proj.weight
+            self.layer.mlp.down_proj.bias = self.down_proj.bias
+        else:
+            remove_bridges(self.decoder)

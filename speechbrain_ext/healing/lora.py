@@ -1,0 +1,126 @@
+"""LoRA inside the decoder: where it sits, how large it is, its file.
+
+Paper, Section 3.3: LoRA on the MLP (gate, up, down) of the receiving layer.
+Here it may also sit on attention, and on other layers that are kept.
+"""
+
+import os
+from dataclasses import dataclass
+
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from speechbrain_ext.layers.removal import renumber
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MODULES = {"mlp": MLP, "attention": ATTENTION, "both": ATTENTION + MLP}
+# PEFT's name of the one adapter that a run trains.
+ADAPTER = "healing"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """LoRA's numbers (the paper's are lost; these are guesses).
+
+    Arguments
+    ---------
+    rank : int
+        Rank r of the two factors.
+    alpha : float
+        The update is scaled by alpha / rank.
+    dropout : float
+        On the adapter's input, in training.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+
+
+def add_adapter(decoder, modules, layers, lora=None, name=ADAPTER):
+    """Attach LoRA to some modules of some layers, at zero."""
+    lora = lora or Lora()
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(modules),
+        layers_to_transform=list(layers),
+        layers_pattern="layers",
+        base_model_name_or_path=decoder.source,
+        task_type="CAUSAL_LM",
+    )
+    decoder.use_adapter(_wrap(decoder, config, name))
+
+
+def _wrap(decoder, config, name):
+    """PEFT's adapter inside a decoder, beside others (PeftModel)."""
+    if decoder.adapter is not None:
+        decoder.adapter.add_adapter(name, config)
+        return decoder.adapter
+    adapter = get_peft_model(decoder.lm, config, adapter_name=name)
+    # With gradient checkpointing PEFT makes the embeddings need a gradient,
+    # which would then be computed through every layer, for nothing.
+    decoder.lm.disable_input_require_grads()
+    return adapter
+
+
+def save_adapter(decoder, folder):
+    """Write the adapter in PEFT's own format, into ``folder/<name>/``."""
+    decoder.adapter.save_pretrained(folder, safe_serialization=True)
+
+
+def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
+    """Put a saved adapter back, also onto fewer layers than it was made for."""
+    config, state = kept_adapter(decoder, folder, kept)
+    config.inference_mode = False
+    adapter = _wrap(decoder, config, name)
+    report = set_peft_model_state_dict(adapter, state, name)
+    if report.unexpected_keys:
+        raise ValueError(
+            f"{folder}: the adapter does not fit this decoder "
+            f"({report.unexpected_keys[0]}). It was made for another model."
+        )
+    decoder.use_adapter(adapter)
+    if merge:
+        decoder.lm = adapter.merge_and_unload()
+        decoder.use_adapter(None)
+
+
+def kept_adapter(decoder, folder, kept=None):
+    """A saved adapter's configuration and tensors, of the kept layers alone.
+
+    Arguments
+    ---------
+    decoder, folder, kept
+        As in `load_adapter`; the decoder is left as it is.
+
+    Returns
+    -------
+    config : peft.LoraConfig
+    state : dict
+        PEFT's name, with the layer's index in this decoder, to tensor.
+    """
+    path = os.path.join(folder, "adapter_model.safetensors")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path} is not there: no adapter was saved.")
+    config = LoraConfig.from_pretrained(folder)
+    deepest = max(config.layers_to_transform)
+    if kept is None and deepest >= decoder.num_layers:
+        raise ValueError(
+            f"{folder}: the adapter was made for a decoder of at least "
+            f"{deepest + 1} layers, this one has {decoder.num_layers}. Say "
+            "which of its layers are kept, or give another adapter."
+        )
+    kept = kept or tuple(range(decoder.num_layers))
+    new_index = {old: new for new, old in enumerate(kept)}
+    config.layers_to_transform = [
+        new_index[old] for old in config.layers_to_transform if old in new_index
+    ]
+    state = {
+        renumber(key, new_index): value
+        for key, value in load_file(path).items()
+    }
+    state.pop(None, None)
+    return config, state

@@ -1,0 +1,423 @@
+"""Which layers are redundant: angular distances and the pruning path.
+
+Paper, Section 3.1, after Gromov et al. (arXiv 2403.17887): the distance of a
+block of n layers that starts at l is
+
+    d(l, n) = arccos(cos(h_l, h_(l+n))) / pi,
+
+h_l being the residual stream before layer l at a sequence's last token,
+averaged over sequences. h_L, behind the last layer, is the stream *before*
+the final norm: hidden states as models hand them out are normed there, and
+would compare unlike things.
+
+One pass over the data gives the whole table. Only last tokens are kept, on
+the device; neither the LM head nor other positions' states are computed or
+stored.
+"""
+
+import contextlib
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from speechbrain_ext.layers.finite import refuse_overflow
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.layers.surgery import base_model
+from speechbrain_ext.runs.files import write_json
+
+# ----------------------------------------------------------------------------
+# The table of angular distances: its path, its file, and its comparison.
+
+FORMAT = "speechbrain_ext.redundancy/1"
+
+
+@dataclass
+class RedundancyTable:
+    """Angular distances d(l, n) of all blocks of a decoder.
+
+    Arguments
+    ---------
+    distances : numpy.ndarray
+        float64 ``[L, L]``: row n - 1 for block size n, column for the start
+        l, NaN where l + n > L. In 0 .. 1.
+    errors : numpy.ndarray
+        Standard errors of the means over sequences, same shape.
+    count : int
+        Sequences averaged.
+    provenance : dict
+        Where it comes from: model, encoder, task, input, position.
+
+    Raises
+    ------
+    ValueError
+        If a block's distance is NaN: a NaN would be the smallest.
+
+    Example
+    -------
+    >>> distances = np.array([[0.3, 0.1, 0.2], [0.4, 0.5, np.nan],
+    ...     [0.6, np.nan, np.nan]])
+    >>> table = RedundancyTable(distances, np.zeros((3, 3)), count=1)
+    >>> table.best(1)
+    Block(start=1, size=1)
+    """
+
+    distances: np.ndarray
+    errors: np.ndarray
+    count: int
+    provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for size in range(1, self.num_layers + 1):
+            self._starts(size, self.num_layers - size + 1)
+
+    def _starts(self, size, many):
+        """Distances of the blocks of a size that start first; all numbers."""
+        found = self.distances[size - 1, :many]
+        refuse_overflow(found, f"distances of blocks of {size} layers")
+        return found
+
+    @classmethod
+    def from_pairs(cls, mean, errors, count, provenance=None):
+        """Rearrange distances between depths into sizes and starts."""
+        layers = len(mean) - 1
+        tables = []
+        for pairs in (mean, errors):
+            table = np.full((layers, layers), np.nan)
+            for size in range(1, layers + 1):
+                starts = np.arange(layers - size + 1)
+                table[size - 1, starts] = pairs[starts, starts + size]
+            tables.append(table)
+        return cls(*tables, int(count), dict(provenance or {}))
+
+    @property
+    def num_layers(self):
+        """Layers of the decoder (int)."""
+        return len(self.distances)
+
+    def best(self, size):
+        """The block of a size with the smallest distance (Equation 2).
+
+        Arguments
+        ---------
+        size : int
+            Layers to remove, 1 to L - 1.
+
+        Returns
+        -------
+        Block
+
+        Raises
+        ------
+        ValueError
+            If no layer would be left to receive, or a distance is NaN.
+        """
+        if not 1 <= size <= self.num_layers - 1:
+            raise ValueError(
+                f"prune_layers: {size}, but the table is of a decoder with "
+                f"{self.num_layers} layers and one must stay to receive: "
+                f"choose 1 to {self.num_layers - 1}."
+            )
+        # A block that ends with the last layer has no receiving layer.
+        starts = self._starts(size, self.num_layers - size)
+        return Block(int(np.argmin(starts)), int(size))
+
+    def path(self):
+        """The pruning path: the best block of each size (list of Block)."""
+        return [self.best(size) for size in range(1, self.num_layers)]
+
+    def save(self, path):
+        """Write the table as JSON.
+
+        Arguments
+        ---------
+        path : str
+            The file.
+        """
+        write_json(
+            path,
+            {
+                "format": FORMAT,
+                "distances": self.distances.tolist(),
+                "errors": self.errors.tolist(),
+                "count": self.count,
+                "path": [[b.start, b.size] for b in self.path()],
+                "provenance": self.provenance,
+            },
+        )
+
+    @classmethod
+    def load(cls, path):
+        """Read a table that `save` wrote.
+
+        Arguments
+        ---------
+        path : str
+            The file.
+
+        Returns
+        -------
+        RedundancyTable
+
+        Raises
+        ------
+        ValueError
+            If the file is not such a table, or was cut short.
+        """
+        mend = "Measure again with measure.py, or give another file."
+        try:
+            with open(path, encoding="utf-8") as stream:
+                content = json.load(stream)
+            if content["format"] != FORMAT:
+                raise ValueError(f"its format is {content['format']!r}")
+            tables = [
+                np.array(content[name], dtype=np.float64)
+                for name in ("distances", "errors")
+            ]
+            if tables[0].ndim != 2 or len(set(tables[0].shape)) != 1:
+                raise ValueError("its distances are not square")
+            return cls(*tables, content["count"], content["provenance"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is not a redundancy table ({error}). {mend}"
+            ) from error
+
+    def check_model(self, num_layers, name, path="the table"):
+        """Refuse the table if it was measured on another model.
+
+        Arguments
+        ---------
+        num_layers : int
+            Layers of the decoder to be pruned.
+        name : str
+            That decoder's name.
+        path : str
+            Where the table was read.
+
+        Raises
+        ------
+        ValueError
+            If depths or names differ.
+        """
+        model = self.provenance.get("model", name)
+        if num_layers != self.num_layers or model != name:
+            raise ValueError(
+                f"path_from: {path} was measured on {model} with "
+                f"{self.num_layers} layers, but this run prunes {name} with "
+                f"{num_layers}. Give a table of this backbone, or path_from: "
+                "text to measure one."
+            )
+
+
+def compare(one, other):
+    """How much two tables agree (the paper's Figure 1, a against b).
+
+    Arguments
+    ---------
+    one : RedundancyTable
+        For instance measured on speech.
+    other : RedundancyTable
+        For instance measured on text.
+
+    Returns
+    -------
+    dict
+        mean_difference : mean absolute difference of the distances.
+        correlation : Pearson's, over all blocks.
+        same_start : fraction of sizes at which both paths start alike.
+        overlap : mean share of layers that both paths remove, over sizes.
+
+    Raises
+    ------
+    ValueError
+        If the tables are of different depths.
+    """
+    if one.num_layers != other.num_layers:
+        raise ValueError(
+            f"Tables of {one.num_layers} and {other.num_layers} layers cannot "
+            "be compared."
+        )
+    there = ~np.isnan(one.distances)
+    a, b = one.distances[there], other.distances[there]
+    pairs = list(zip(one.path(), other.path()))
+    shared = [len(set(p.removed) & set(q.removed)) / p.size for p, q in pairs]
+    return {
+        "mean_difference": float(np.abs(a - b).mean()),
+        "correlation": float(np.corrcoef(a, b)[0, 1]),
+        "same_start": float(np.mean([p == q for p, q in pairs])),
+        "overlap": float(np.mean(shared)),
+    }
+
+
+POSITIONS = ("target", "prompt")
+
+
+@contextlib.contextmanager
+def last_token_states(model, last_B):
+    """Record the residual stream at one position of each row."""
+    states, room = [], []
+    rows_B = torch.arange(len(last_B), device=last_B.device)
+
+    def record(h_BQD):
+        if not room:
+            # All at once: small pieces that stay, between large ones that
+            # go, would keep the memory of the large ones from being reused.
+            shape = len(model.layers) + 1, len(last_B), h_BQD.shape[-1]
+            room.extend(h_BQD.new_empty(shape))
+        states.append(room[len(states)].copy_(h_BQD[rows_B, last_B]))
+
+    def before(module, args, kwargs):
+        record(args[0] if args else kwargs["hidden_states"])
+
+    def behind(module, args, output):
+        record(output[0] if isinstance(output, tuple) else output)
+
+    handles = [
+        layer.register_forward_pre_hook(before, with_kwargs=True)
+        for layer in model.layers
+    ]
+    handles.append(model.layers[-1].register_forward_hook(behind))
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def angular_distances(states):
+    """Angular distance between the states of all pairs of depths."""
+    h_BLD = torch.stack(states, dim=1).double()
+    h_BLD = torch.nn.functional.normalize(h_BLD, dim=-1)
+    cosine_BLL = torch.bmm(h_BLD, h_BLD.transpose(1, 2))
+    return torch.arccos(cosine_BLL.clamp(-1.0, 1.0)) / torch.pi
+
+
+def last_positions(batch, position):
+    """The column of the token that is measured, in each row."""
+    if position not in POSITIONS:
+        raise ValueError(
+            f"position: {position!r} is neither of {', '.join(POSITIONS)}."
+        )
+    mask_BQ = batch["attention_mask"].long()
+    counts_B = mask_BQ.sum(dim=1)
+    if (counts_B == 0).any():
+        raise ValueError("A row without a single token cannot be measured.")
+    if position == "target":
+        places_Q = torch.arange(mask_BQ.shape[1], device=mask_BQ.device)
+        return (mask_BQ * places_Q).argmax(dim=1)
+    if batch.get("prompt_lengths") is None:
+        raise ValueError(
+            "position: 'prompt' needs prompt_lengths in each batch: how many "
+            "tokens of each row belong to the prompt."
+        )
+    lengths_B = batch["prompt_lengths"].to(mask_BQ.device)
+    if (lengths_B < 1).any() or (lengths_B > counts_B).any():
+        raise ValueError(
+            "prompt_lengths must be between 1 and the row's own length."
+        )
+    return mask_BQ.argmax(dim=1) + lengths_B - 1
+
+
+@torch.no_grad()
+def measure(
+    decoder, batches, position="target", provenance=None, across_ranks=False
+):
+    """Angular distances of all blocks, in one pass over the data.
+
+    Arguments
+    ---------
+    decoder : torch.nn.Module
+        Ours, or any Hugging Face causal LM of the Llama kind.
+    batches : iterable of dict
+        `input_ids` or `inputs_embeds`, `attention_mask` (padding on either
+        side; taken as all ones if absent) and, for ``position="prompt"``,
+        `prompt_lengths`.
+    position : str
+        "target": the last token of each row; "prompt": the prompt's last.
+    provenance : dict or None
+        Where the table comes from (model, encoder, task, input); stored.
+    across_ranks : bool
+        Each process has its own share of the data: add them up.
+
+    Returns
+    -------
+    RedundancyTable
+        ``[L, L]`` distances with standard errors over the sequences.
+
+    Raises
+    ------
+    ValueError
+        If there are no sequences, or the states overflow.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> lm = tiny_speech_llm().decoder.lm
+    >>> table = measure(lm, [{"input_ids": torch.tensor([[5, 6, 7]])}])
+    >>> table.best(2).size, table.count
+    (2, 1)
+    """
+    model = base_model(decoder)
+    # Setting a mode touches every module: about 1 % of a small batch.
+    in_training = [part for part in model.modules() if part.training]
+    if in_training:
+        model.eval()
+    device = next(model.parameters()).device
+    depth = len(model.layers) + 1
+    total = torch.zeros(depth, depth, dtype=torch.float64, device=device)
+    squares = torch.zeros_like(total)
+    count = torch.zeros((), dtype=torch.float64, device=device)
+    for place, batch in enumerate(batches):
+        distances_BLL = _batch_distances(model, batch, position)
+        if place == 0:
+            # A model overflows on its first words; the table, made at the
+            # end, looks at all. Asking each time would wait for the card.
+            refuse_overflow(distances_BLL, "distances of the first batch")
+        total += distances_BLL.sum(dim=0)
+        squares += distances_BLL.square().sum(dim=0)
+        count += len(distances_BLL)
+    for part in in_training:
+        part.training = True
+    if across_ranks and torch.distributed.is_initialized():
+        for sums in (total, squares, count):
+            torch.distributed.all_reduce(sums)
+    count = int(count)
+    if not count:
+        raise ValueError("No sequence to measure: the data are empty.")
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp(min=0)
+    error = (variance / max(count - 1, 1)).sqrt()
+    return RedundancyTable.from_pairs(
+        mean.cpu().numpy(),
+        error.cpu().numpy(),
+        count,
+        dict(provenance or {}, position=position),
+    )
+
+
+def _batch_distances(model, batch, position):
+    """Distances of one batch, shape ``[B, L + 1, L + 1]``."""
+    device = next(model.parameters()).device
+    inputs = {
+        name: value.to(device)
+        for name, value in batch.items()
+        if torch.is_tensor(value)
+    }
+    text = inputs.get("inputs_embeds", inputs.get("input_ids"))
+    if inputs.get("attention_mask") is None:
+        inputs["attention_mask"] = torch.ones(
+            text.shape[:2], dtype=torch.long, device=device
+        )
+    lengths = batch.get("prompt_lengths")
+    if lengths is not None:
+        inputs["prompt_lengths"] = torch.as_tensor(lengths, device=device)
+    last_B = last_positions(inputs, position)
+    for not_the_models in ("prompt_lengths", "labels"):
+        inputs.pop(not_the_models, None)
+    if "position_ids" not in inputs:
+        mask_BQ = inputs["attention_mask"].long()
+        inputs["position_ids"] = (mask_BQ.cumsum(dim=1) - 1).clamp(min=0)
+    with last_token_states(model, last_B) as states:
+        model(**inputs, use_cache=False)
+    return angular_distances(states)

@@ -1,0 +1,319 @@
+"""Find and open the weight files of a Hugging Face model, lazily."""
+
+import json
+import math
+import os
+import re
+import zipfile
+from dataclasses import dataclass, replace
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+# ----------------------------------------------------------------------------
+# The head of a safetensors file, and its tensors read a piece at a time.
+#
+# The library maps the whole file into memory, which costs nothing as long as a
+# tensor is used as it lies there. Where another type is wanted, the mapped
+# original and the converted copy are held side by side; here a tensor is read
+# in small pieces and only the converted one stays.
+
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# Bytes; the library's own limit is the same.
+LONGEST_HEAD = 100_000_000
+# Values converted at once.
+PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor lies in its file."""
+
+    path: str
+    dtype: torch.dtype
+    shape: tuple
+    offset: int
+
+    def read(self, dtype=None):
+        """Read the tensor, converted on the way."""
+        value = torch.empty(self.shape, dtype=dtype or self.dtype)
+        flat = value.view(-1)
+        buffer = bytearray(PIECE * self.dtype.itemsize)
+        with open(self.path, "rb", buffering=0) as stream:
+            stream.seek(self.offset)
+            for first in range(0, len(flat), PIECE):
+                count = min(PIECE, len(flat) - first)
+                part = memoryview(buffer)[: count * self.dtype.itemsize]
+                _fill(stream, part, self.path)
+                piece = torch.frombuffer(part, dtype=self.dtype)
+                flat[first : first + count] = piece
+        return value
+
+
+@dataclass(frozen=True)
+class ConvertedTensor:
+    """A tensor that is read, and converted, when it is asked for."""
+
+    place: TensorPlace
+    dtype: torch.dtype
+
+    def __getitem__(self, index):
+        """The tensor; transformers asks for it with ``[...]``."""
+        return self.place.read(self.dtype)[index]
+
+
+def read_head(path):
+    """Names and places of a safetensors file's tensors; reads no tensor.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+
+    Returns
+    -------
+    dict
+        Name to `TensorPlace`.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole safetensors file: names it and says what to do.
+    """
+    try:
+        return _read_head(path, os.path.getsize(path))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}): fetch or write "
+            "it again"
+        ) from error
+
+
+def _read_head(path, size):
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(LONGEST_HEAD, size - 8):
+            raise ValueError("it is cut short")
+        head = json.loads(stream.read(length))
+    if not isinstance(head, dict):
+        raise ValueError("its head is no table")
+    head.pop("__metadata__", None)
+    return {
+        name: _place(path, name, entry, 8 + length, size)
+        for name, entry in head.items()
+    }
+
+
+def _place(path, name, entry, data, size):
+    """A tensor's place, checked against the size of the file."""
+    if entry["dtype"] not in TYPES:
+        raise ValueError(f"{name} is of the unknown type {entry['dtype']!r}")
+    dtype, shape = TYPES[entry["dtype"]], tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    for number in (*shape, begin, end):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{name} has {number!r} for a size")
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name}: {end - begin} bytes for shape {shape}")
+    if data + end > size:
+        raise ValueError(f"it is cut short within {name}")
+    return TensorPlace(str(path), dtype, shape, data + begin)
+
+
+def _fill(stream, part, path):
+    """Read until the buffer is full."""
+    done = 0
+    while done < len(part):
+        count = stream.readinto(part[done:])
+        if not count:
+            raise ValueError(f"{path}: is cut short: fetch it again")
+        done += count
+
+
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BIN = "pytorch_model.bin"
+BIN_INDEX = "pytorch_model.bin.index.json"
+SAFE = "take a revision with .safetensors files, or save the model as such"
+
+
+def source_config(source, revision=None):
+    """A model's configuration; code that it brings along is never run.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read without code of its own.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{source}: needs code of its own, which is never run: give a "
+            "model of a kind that transformers has (Llama, Qwen2)"
+        ) from error
+
+
+def weight_files(source, revision=None):
+    """Which file of a model holds which tensor.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    dict
+        File name to list of tensor names; None instead of the list for a
+        file that is not sharded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no weight file is found.
+    """
+    for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (BIN, BIN_INDEX)):
+        if fetch_file(source, single, revision, missing_ok=True):
+            return {single: None}
+        index_path = fetch_file(source, index, revision, missing_ok=True)
+        if index_path:
+            with open(index_path, encoding="utf-8") as stream:
+                weight_map = json.load(stream)["weight_map"]
+            files = {}
+            for tensor, name in weight_map.items():
+                files.setdefault(name, []).append(tensor)
+            return files
+    raise FileNotFoundError(
+        f"{source} holds no weights: neither {SAFETENSORS} nor {BIN}, whole "
+        "or sharded. Give the folder of a Hugging Face model, or a hub id."
+    )
+
+
+def fetch_file(source, name, revision, missing_ok=False):
+    """Local path of one file of a model, downloaded where need be.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    name : str
+        The file's.
+    revision : str or None
+        Branch, tag or commit on the hub.
+    missing_ok : bool
+        Give None for a file that is not there.
+
+    Returns
+    -------
+    str or None
+    """
+    if os.path.isdir(source):
+        path = os.path.join(source, name)
+        if os.path.isfile(path):
+            return path
+        if missing_ok:
+            return None
+        raise FileNotFoundError(
+            f"{path} is listed in the model's index but is not there: the "
+            "folder was cut short. Download the model again."
+        )
+    return cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=not missing_ok,
+    )
+
+
+def open_weights(path, dtype=None):
+    """Pairs of tensor name and lazily read value of one weight file."""
+    if not path.endswith(".safetensors"):
+        return list(_open_pickle(path).items())
+    weights = safe_open(path, framework="pt", device="cpu")
+    places = read_head(path)
+    return [
+        (name, ConvertedTensor(places[name], dtype))
+        if _differs(places[name].dtype, dtype)
+        else (name, weights.get_slice(name))
+        for name in weights.keys()
+    ]
+
+
+def _differs(stored, wanted):
+    """Whether a tensor has to be converted."""
+    wants = isinstance(wanted, torch.dtype) and wanted.is_floating_point
+    return wants and stored.is_floating_point and stored != wanted
+
+
+def first_values(value, count=8):
+    """The first values of what `open_weights` gives; reads no more."""
+    if isinstance(value, ConvertedTensor):
+        total = value.place.shape
+        shape = (min(count, int(torch.Size(total).numel())),)
+        return replace(value.place, shape=shape).read(value.dtype)
+    while len(shape := tuple(_shape(value))) > 1:
+        value = value[0]
+    return value[:count] if shape else value[...].reshape(1)
+
+
+def _shape(value):
+    return value.shape if torch.is_tensor(value) else value.get_shape()
+
+
+def _open_pickle(path):
+    """A .bin file's tensors; no code that it may name is run."""
+    try:
+        # Mapped, but for files older than torch 1.6, which cannot be.
+        weights = torch.load(
+            path,
+            map_location="cpu",
+            mmap=zipfile.is_zipfile(path),
+            weights_only=True,
+        )
+    except Exception as error:  # damaged pickles fail in many ways
+        raise ValueError(f"{path}: {pickle_fault(error)}") from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and torch.is_tensor(value)
+        for key, value in weights.items()
+    ):
+        raise ValueError(f"{path}: holds more than named tensors: {SAFE}")
+    return weights
+
+
+def pickle_fault(error):
+    """What is wrong with a .bin file that torch refuses to load."""
+    code = re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))
+    if code:
+        return f"is a pickle that calls {code[1]}, which is not allowed: {SAFE}"
+    return f"is damaged or cut short: download it again, or {SAFE}"

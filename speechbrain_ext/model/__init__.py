@@ -1,0 +1,1 @@
+"""The speech LLM: frozen encoder, trained projector, frozen decoder."""

@@ -1,0 +1,269 @@
+"""The LLM: load it, embed, hidden states, target logits, greedy decoding.
+
+Any Hugging Face causal LM of the Llama or Qwen2 kind. Its embeddings are
+never resized: a row is padded with nothing but a mask, and stop tokens come
+from the tokenizer and the model's generation settings.
+"""
+
+import os
+
+import torch
+from transformers import AutoTokenizer
+
+from speechbrain_ext.layers.lm_calls import (
+    check_calls,
+    embed,
+    last_states,
+    logits_of,
+)
+from speechbrain_ext.layers.removal import kept_layers
+from speechbrain_ext.layers.surgery import base_model, load_pruned
+from speechbrain_ext.layers.weights import source_config
+from speechbrain_ext.model.decoding import greedy
+from speechbrain_ext.model.prompt import IGNORE
+from speechbrain_ext.model.static_decoding import StaticDecoding, check_static
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Decoder(torch.nn.Module):
+    """A causal LM with its tokenizer, whole or pruned.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        The causal LM.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer.
+    source : str
+        Where both came from; for results and error messages.
+    kept : tuple of int or None
+        Which of the source's layers `lm` has; None: all.
+    decode_static : bool
+        Decode in buffers of a fixed size, as one recorded graph on a GPU.
+    """
+
+    def __init__(
+        self, lm, tokenizer, source="", kept=None, decode_static=False
+    ):
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.source = str(source)
+        self.lm.requires_grad_(False)
+        self.kept = kept or tuple(range(len(base_model(lm).layers)))
+        self._adapter = None
+        # Maps that were folded in, by receiving layer: part of `lm`.
+        self.folded = {}
+        if decode_static:
+            check_static(lm)
+        self.static = StaticDecoding() if decode_static else None
+
+    @property
+    def adapter(self):
+        """PEFT's handle on the adapters inside `lm` (PeftModel or None)."""
+        return self._adapter
+
+    def use_adapter(self, adapter):
+        """Remember PEFT's handle (PeftModel or None)."""
+        # Not a property's setter: torch registers any module that is
+        # assigned, and its layers are already part of `lm`.
+        object.__setattr__(self, "_adapter", adapter)
+
+    @classmethod
+    def from_source(
+        cls,
+        source,
+        removed=None,
+        dtype="float32",
+        device="cpu",
+        revision=None,
+        attention="sdpa",
+        gradient_checkpointing=False,
+        decode_static=False,
+    ):
+        """Load a decoder, kept layers only, straight to its device.
+
+        Arguments
+        ---------
+        source : str
+            Hub id or local folder.
+        removed : Block, iterable of int or None
+            Layers to leave out; their weights are never read.
+        dtype : str
+            "float32", "bfloat16" or "float16".
+        device : str
+            Where the weights go.
+        revision : str or None
+            Branch, tag or commit on the hub.
+        attention : str
+            transformers' attention implementation.
+        gradient_checkpointing : bool
+            Recompute activations in training to save memory.
+        decode_static : bool
+            Decode in buffers of a fixed size, as one recorded graph on a
+            GPU: the same text, with less time between two tokens.
+
+        Returns
+        -------
+        Decoder
+
+        Raises
+        ------
+        ValueError
+            If the dtype is unknown or the source cannot be loaded.
+        TypeError
+            If the decoder's family cannot be pruned or called in parts.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(
+                f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
+            )
+        whole = decoder_config(source, revision).num_hidden_layers
+        lm = load_pruned(
+            source,
+            removed,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            device_map={"": device},
+            attn_implementation=attention,
+        )
+        check_calls(lm)
+        # A frozen decoder has no dropout of its own in training either.
+        for module in lm.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
+        if gradient_checkpointing:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+            # Only reentrant checkpoints need an input with a gradient; here
+            # it would be computed through every layer, for nothing.
+            lm.disable_input_require_grads()
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+        kept = kept_layers(removed, whole)
+        return cls(lm, tokenizer, source, kept, decode_static)
+
+    @property
+    def width(self):
+        """Width D of the residual stream (int)."""
+        return self.lm.config.hidden_size
+
+    @property
+    def num_layers(self):
+        """Layers that are there (int)."""
+        return len(base_model(self.lm).layers)
+
+    @property
+    def whole_layers(self):
+        """Layers of the source before anything was removed (int)."""
+        return max(self.kept) + 1
+
+    @property
+    def device(self):
+        """Where the weights are (torch.device)."""
+        return self.lm.lm_head.weight.device
+
+    @property
+    def dtype(self):
+        """Type of the weights (torch.dtype)."""
+        return self.lm.lm_head.weight.dtype
+
+    @property
+    def stop_ids(self):
+        """Ids that end an answer: tokenizer's and generation settings'."""
+        stops = {self.tokenizer.eos_token_id}
+        extra = getattr(self.lm.generation_config, "eos_token_id", None)
+        extra = extra if isinstance(extra, (list, tuple)) else [extra]
+        stops.update(extra)
+        return sorted(int(stop) for stop in stops if stop is not None)
+
+    def embed(self, ids):
+        """Token ids of shape ``[*]`` to embeddings of shape ``[*, D]``."""
+        return embed(self.lm, ids)
+
+    def hidden(self, sequence):
+        """Last hidden states, after the final norm, before the LM head.
+
+        Arguments
+        ---------
+        sequence : speechbrain_ext.model.prompt.Sequence
+            Assembled rows.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape ``[B, Q, D]``.
+        """
+        return last_states(self.lm, **sequence.causal_inputs())
+
+    def target_logits(self, sequence):
+        """Logits where a target is predicted, and nowhere else.
+
+        With a vocabulary of 150,000 the head costs more than several layers:
+        at speech and prompt positions nobody looks at it.
+
+        Arguments
+        ---------
+        sequence : speechbrain_ext.model.prompt.Sequence
+            Assembled rows with labels; N is their number of target tokens.
+
+        Returns
+        -------
+        logits_NV : torch.Tensor
+            Row after row, in order.
+        labels_N : torch.Tensor
+            The ids to predict.
+        """
+        h_BQD = self.hidden(sequence)
+        wanted_BQ = sequence.labels_BQ != IGNORE
+        logits_NV = logits_of(self.lm, h_BQD[wanted_BQ])
+        return logits_NV, sequence.labels_BQ[wanted_BQ]
+
+    def greedy(self, sequence, limits_B, on_rows=None):
+        """Greedy decoding of a batch; see `speechbrain_ext.model.decoding.greedy`."""
+        # Whoever must hear of rows that leave needs them to leave.
+        static = self.static if on_rows is None else None
+        return greedy(
+            self.lm, sequence, limits_B, self.stop_ids, on_rows, static
+        )
+
+
+def check_source(source):
+    """Refuse a local folder that cannot be a model, before anything long."""
+    source = str(source)
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_local and not os.path.isdir(source):
+        raise FileNotFoundError(
+            f"source: {source} is not a folder. Give a Hugging Face model "
+            "folder or a hub id such as Qwen/Qwen2.5-7B."
+        )
+    if os.path.isdir(source) and not os.path.isfile(
+        os.path.join(source, "config.json")
+    ):
+        raise FileNotFoundError(
+            f"source: {source} holds no config.json, so it is no Hugging "
+            "Face model folder."
+        )
+
+
+def decoder_config(source, revision=None):
+    """The configuration of a decoder, without its weights.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+    """
+    check_source(source)
+    return source_config(source, revision)

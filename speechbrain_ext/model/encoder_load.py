@@ -1,0 +1,203 @@
+"""Load a speech encoder from the hub or a folder, and say what is wrong."""
+
+import logging
+import pickle
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    WhisperFeatureExtractor,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import logging as hf_logging
+
+from speechbrain_ext.layers.weights import pickle_fault
+
+logger = logging.getLogger(__name__)
+
+WAVEFORM_KINDS = ("wavlm", "wav2vec2", "hubert")
+KINDS = (*WAVEFORM_KINDS, "whisper")
+
+
+def load_config(source, revision, kind):
+    """The source's configuration, or what is wrong with the source.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+    kind : str or None
+        What it is said to be.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+    """
+    source = str(source)
+    folder = Path(source).expanduser()
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if not folder.exists() and looks_local:
+        raise FileNotFoundError(
+            f"encoder source {source}: no such folder: give a folder written "
+            "by save_pretrained, or a hub id such as microsoft/wavlm-large"
+        )
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"encoder source {source}: holds no config.json: give a folder "
+            "written by save_pretrained"
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"encoder source {source}: neither a readable folder here nor "
+            "a model that the hub gives (is HF_HUB_OFFLINE set? is the name "
+            f"right?): {error}"
+        ) from error
+    found = config.model_type
+    if found not in KINDS:
+        raise ValueError(
+            f"encoder source {source}: a {found} model, not a speech encoder: "
+            f"choose one of the kinds {', '.join(KINDS)}"
+        )
+    if kind is not None and kind != found:
+        raise ValueError(
+            f"kind: {kind}, but {source} is a {found} model: set kind: {found}"
+        )
+    if getattr(config, "add_adapter", False):
+        raise ValueError(
+            f"encoder source {source}: has convolutions on top (add_adapter) "
+            "that mix an utterance with its padding: use the model without"
+        )
+    return config
+
+
+def load_model(source, config, dtype, revision):
+    """Weights of the encoder alone, straight in the wanted type."""
+    loader = AutoModel
+    if config.model_type == "whisper":
+        # Without layers the decoder's weights are not read.
+        config.decoder_layers = 0
+        if config.architectures == ["WhisperEncoder"]:
+            loader = WhisperEncoder
+    else:
+        # A frozen encoder is never masked; the mask's vector, often absent
+        # from checkpoints, would come out random.
+        config.mask_time_prob = config.mask_feature_prob = 0.0
+    try:
+        with _quiet_loading():
+            model, report = loader.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"encoder source {source}: its .bin file {pickle_fault(error)}"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"encoder source {source}: its weights cannot be loaded: {error}"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    missing = [key for key in missing if not key.startswith("decoder.")]
+    if missing:
+        raise ValueError(
+            f"encoder source {source}: {len(missing)} weights of the encoder "
+            f"are missing, first {missing[0]}: fetch or save it again"
+        )
+    if config.model_type == "whisper" and loader is AutoModel:
+        model = model.encoder
+    return model
+
+
+@contextmanager
+def _quiet_loading():
+    # transformers reports the decoder's unread weights line by line, and
+    # draws a bar; what matters of that report is checked above.
+    level = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def load_extractor(source, config, revision):
+    """The source's own preprocessing; None where a waveform kind has none.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    config : transformers.PretrainedConfig
+        From `load_config`.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.FeatureExtractionMixin or None
+    """
+    try:
+        return AutoFeatureExtractor.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError):
+        if config.model_type != "whisper":
+            return None
+        return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+
+
+def normalises(source, config, extractor):
+    """Whether this encoder's waveforms are normalised, told or guessed.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    config : transformers.PretrainedConfig
+        From `load_config`.
+    extractor : transformers.FeatureExtractionMixin or None
+        From `load_extractor`.
+
+    Returns
+    -------
+    bool
+    """
+    if extractor is not None:
+        return bool(extractor.do_normalize)
+    guess = config.feat_extract_norm == "layer"
+    logger.warning(
+        "%s has no preprocessor_config.json: normalise_input taken as %s, "
+        "as is usual with feat_extract_norm %s; set it if that is wrong",
+        source,
+        guess,
+        config.feat_extract_norm,
+    )
+    return guess
+
+
+def dtype_of(dtype):
+    """A torch dtype from its name, or what is wrong with it."""
+    found = dtype
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype.removeprefix("torch."), None)
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype: {dtype}: choose float32, bfloat16 or float16")
+    return found

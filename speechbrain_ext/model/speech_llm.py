@@ -1,0 +1,207 @@
+"""SLAM: encoder -> frame concatenation -> projector -> prompt -> decoder.
+
+Shapes, everywhere in this package: B batch, N samples, T frames, S speech
+tokens, Q sequence, E encoder width, F = k * E width of k concatenated frames,
+D decoder width, V vocabulary, L layers. Tensor names carry them: `wav_BN`.
+
+Paper, Section 2.1: a frozen encoder at 50 Hz, k consecutive frames joined, a
+projector with one hidden layer, a frozen LLM; the sequence is speech, prompt,
+target.
+"""
+
+import torch
+
+from speechbrain_ext.model.decoding import hit_limits
+from speechbrain_ext.model.encoder import concatenate_frames
+from speechbrain_ext.model.prompt import assemble
+
+
+class Projector(torch.nn.Module):
+    """Linear, GELU, Linear: the MLP of the paper's Equation 1.
+
+    Arguments
+    ---------
+    input_width : int
+        F, k times the encoder's width.
+    output_width : int
+        D, the decoder's width.
+    hidden_width : int or None
+        Width of the hidden layer; None: the decoder's.
+    """
+
+    def __init__(self, input_width, output_width, hidden_width=None):
+        super().__init__()
+        hidden_width = hidden_width or output_width
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(input_width, hidden_width),
+            torch.nn.GELU(),
+            torch.nn.Linear(hidden_width, output_width),
+        )
+
+    def forward(self, x_BSF):
+        """Features of shape ``[B, S, F]`` to embeddings ``[B, S, D]``."""
+        return self.layers(x_BSF)
+
+
+class SpeechMarkers(torch.nn.Module):
+    """Trained embeddings that stand before and after the speech.
+
+    Arguments
+    ---------
+    width : int
+        D, the decoder's width.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.start = torch.nn.Parameter(torch.randn(width) / width**0.5)
+        self.end = torch.nn.Parameter(torch.randn(width) / width**0.5)
+
+    def forward(self, x_SD):
+        """One utterance's embeddings ``[S, D]`` to ``[S + 2, D]``."""
+        return torch.cat([self.start[None], x_SD, self.end[None]])
+
+
+class SpeechLLM(torch.nn.Module):
+    """A speech LLM: what is frozen, what is trained, and how they are joined.
+
+    Arguments
+    ---------
+    encoder : speechbrain_ext.model.encoder.SpeechEncoder or None
+        Frozen; None where cached features are given instead of waveforms.
+    projector : Projector
+        From k concatenated frames to the decoder's width.
+    decoder : speechbrain_ext.model.decoder.Decoder
+        Whole or pruned.
+    prompt : speechbrain_ext.model.prompt.Prompt
+        What stands around the speech.
+    downsampling : int
+        k, frames that are joined to one speech token.
+    markers : SpeechMarkers or None
+        Trained embeddings around the speech.
+    """
+
+    def __init__(
+        self, encoder, projector, decoder, prompt, downsampling, markers=None
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+        self.decoder = decoder
+        self.prompt = prompt
+        self.downsampling = downsampling
+        self.markers = markers
+
+    @torch.no_grad()
+    def features(self, wav_BN, lengths_B):
+        """The frozen part of the way in.
+
+        Arguments
+        ---------
+        wav_BN : torch.Tensor
+            Waveforms, padded on the right.
+        lengths_B : torch.Tensor
+            Samples of each (int64).
+
+        Returns
+        -------
+        x_BSF : torch.Tensor
+            k frames joined; zeros at padding.
+        tokens_B : torch.Tensor
+            Speech tokens of each utterance.
+        """
+        x_BTE, frames_B = self.encoder(wav_BN, lengths_B)
+        return concatenate_frames(x_BTE, frames_B, self.downsampling)
+
+    def speech_embeddings(self, x_BSF, tokens_B):
+        """Projected speech, a tensor ``[S, D]`` for each utterance.
+
+        Arguments
+        ---------
+        x_BSF : torch.Tensor
+            Features as `features` gives them, or cached ones.
+        tokens_B : torch.Tensor
+            Speech tokens of each utterance.
+
+        Returns
+        -------
+        list of torch.Tensor
+        """
+        weight = self.projector.layers[0].weight
+        x_BSD = self.projector(x_BSF.to(weight.dtype))
+        rows = [x[:n] for x, n in zip(x_BSD, tokens_B.tolist())]
+        if self.markers is not None:
+            rows = [self.markers(row) for row in rows]
+        return rows
+
+    def sequence(self, x_BSF, tokens_B, targets=None, side="right"):
+        """Speech, prompt and (in training) target, assembled.
+
+        Arguments
+        ---------
+        x_BSF : torch.Tensor
+            Features.
+        tokens_B : torch.Tensor
+            Speech tokens of each utterance.
+        targets : list of torch.Tensor or None
+            Target ids of each, the end token last.
+        side : str
+            "right" or "left".
+
+        Returns
+        -------
+        speechbrain_ext.model.prompt.Sequence
+        """
+        rows = self.speech_embeddings(x_BSF, tokens_B)
+        return assemble(self.prompt, rows, self.decoder.embed, targets, side)
+
+    def forward(self, x_BSF, tokens_B, targets):
+        """Logits and labels at the target positions.
+
+        Arguments
+        ---------
+        x_BSF : torch.Tensor
+            Features.
+        tokens_B : torch.Tensor
+            Speech tokens of each utterance.
+        targets : list of torch.Tensor
+            Target ids of each, the end token last.
+
+        Returns
+        -------
+        logits_NV : torch.Tensor
+            N target tokens, utterance after utterance.
+        labels_N : torch.Tensor
+            Their ids.
+        """
+        return self.decoder.target_logits(
+            self.sequence(x_BSF, tokens_B, targets)
+        )
+
+    @torch.no_grad()
+    def transcribe(self, x_BSF, tokens_B, limits_B):
+        """Greedy decoding; see `answers` (list of str)."""
+        return [text for text, _ in self.answers(x_BSF, tokens_B, limits_B)]
+
+    @torch.no_grad()
+    def answers(self, x_BSF, tokens_B, limits_B):
+        """Greedy decoding.
+
+        Arguments
+        ---------
+        x_BSF : torch.Tensor
+            Features.
+        tokens_B : torch.Tensor
+            Speech tokens of each utterance.
+        limits_B : torch.Tensor
+            Most tokens each answer may have.
+
+        Returns
+        -------
+        list of (str, bool)
+            What is said, and whether it ran into its limit.
+        """
+        sequence = self.sequence(x_BSF, tokens_B, side="left")
+        said = self.decoder.greedy(sequence, limits_B)
+        texts = [self.prompt.decode(answer) for answer in said]
+        return list(zip(texts, hit_limits(said, limits_B)))

@@ -1,0 +1,269 @@
+"""What results are written with: files that are whole or not there."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import uuid
+from importlib import metadata
+from pathlib import Path
+
+MENDS = {
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Free some of your quota there",
+    errno.ENOENT: "Make its folder",
+    errno.EACCES: "Get the right to write there or choose another folder",
+}
+
+
+def plain(value, where=""):
+    """Turn a value into what JSON holds.
+
+    NaN and infinities become None (JSON has neither), NumPy's numbers and
+    arrays plain ones, paths strings, tuples lists.
+
+    Arguments
+    ---------
+    value : object
+        Nested dicts, lists and tuples of numbers, strings, None.
+    where : str
+        The key under which it stands, for the error.
+
+    Returns
+    -------
+    object
+        The same in plain values.
+
+    Raises
+    ------
+    TypeError
+        If something is none of these: names its key.
+    """
+    if isinstance(value, dict):
+        return {str(k): plain(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist(), where)
+    raise TypeError(
+        f"{where.lstrip('.') or 'the value'}: a {type(value).__name__} cannot "
+        "be written as JSON; store a number, a string, a list or a dict"
+    )
+
+
+def write_json(path, obj):
+    """Write JSON so that the file is the old one or the new one, never less.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; its folder must exist.
+    obj : object
+        What `plain` takes.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written (no space left, no permission): names the
+        file. A file that stood there before is untouched.
+    """
+    text = json.dumps(plain(obj), indent=2, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path, text):
+    """Write a text file by way of a temporary one in the same folder.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; its folder must exist.
+    text : str
+        Its content.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written: names the file and what to do.
+    """
+    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
+
+
+def write_atomically(path, write):
+    """Let a function write a temporary file, then put it in its place.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; its folder must exist.
+    write : callable
+        Takes the open binary stream.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written: names the file and what to do.
+    """
+    path = Path(path)
+    # In the same folder, as a rename is atomic within a file system only.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            write(stream)
+            stream.flush()
+            # Or a power cut could leave the new name with no content.
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        mend = MENDS.get(error.errno, "Choose another folder")
+        raise OSError(
+            error.errno,
+            f"could not be written ({error.strerror}); what stood there "
+            f"before is untouched. {mend}, then start the same command again",
+            str(path),
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Make the rename itself last through a power cut, where that is known."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ----------------------------------------------------------------------------
+# What a run says of each utterance, in files beside its result.
+
+LOSSES_FILE = "losses-valid.jsonl"
+
+
+def write_hypotheses(folder, set_name, rows):
+    """Write ``hypotheses-<set>.jsonl`` beside a run's result.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's folder.
+    set_name : str
+        The evaluation set, such as "test-clean".
+    rows : iterable of dict
+        A row per utterance: id, reference, hypothesis, errors.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    if not set_name or "/" in set_name or "\\" in set_name:
+        raise ValueError(
+            f"{set_name!r} cannot be part of a file's name: name the set "
+            "without slashes"
+        )
+    return _write(Path(folder) / f"hypotheses-{set_name}.jsonl", rows)
+
+
+def write_losses(folder, rows):
+    """Write ``losses-valid.jsonl`` beside a run's result."""
+    return _write(Path(folder) / LOSSES_FILE, rows)
+
+
+def _write(path, rows):
+    """Write a row a line, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(plain(row), ensure_ascii=False) for row in rows]
+    write_text(path, "".join(line + "\n" for line in lines))
+    return path
+
+
+def read_utterances(path):
+    """Read the rows that `write_hypotheses` or `write_losses` wrote.
+
+    Arguments
+    ---------
+    path : str or Path
+        A ``hypotheses-<set>.jsonl`` or ``losses-valid.jsonl``.
+
+    Returns
+    -------
+    list of dict
+        A row per utterance.
+
+    Raises
+    ------
+    ValueError
+        If a line is not JSON: names file and line.
+    """
+    rows = []
+    # Split at newlines only: a text may hold other line separators.
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: not JSON ({error}); evaluate the "
+                "run again to write it anew"
+            ) from error
+    return rows
+
+
+# ----------------------------------------------------------------------------
+# What a result was made with: fingerprints of settings and packages.
+
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "av",
+    "transformers",
+    "peft",
+    "speechbrain",
+    # This one, whatever it is part of.
+    __name__.split(".")[0],
+    "sacrebleu",
+    "numpy",
+)
+
+
+def configuration_hash(configuration):
+    """A fingerprint of a configuration: equal settings, equal hash.
+
+    Arguments
+    ---------
+    configuration : dict
+        Plain values; the order of the keys does not matter.
+
+    Returns
+    -------
+    str
+        The first 16 hexadecimal digits of a SHA-256.
+    """
+    text = json.dumps(plain(configuration), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions():
+    """Versions of Python and of the packages that a score depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,67 @@
+"""Scores of recognition and translation, and what pruning does to them.
+
+Word error rates are in per cent, taken over a whole set (all errors over all
+reference words), after Whisper's text normaliser for the set's language.
+Translation is scored by SacreBLEU, its tokenizer that of the target language. Intervals and comparisons come from resampling utterances.
+"""
+
+from speechbrain_ext.scores.bootstrap import (
+    Difference,
+    bootstrap_difference,
+    bootstrap_interval,
+    degradation_from_sums,
+    largest_depth,
+    relative_degradation,
+    wer_counts,
+    wer_from_sums,
+)
+from speechbrain_ext.scores.language import (
+    check_bleu,
+    form_of,
+    normaliser_name,
+    normaliser_of,
+)
+from speechbrain_ext.scores.score import STATISTICS, utterance_counts
+from speechbrain_ext.scores.translation import (
+    TextScore,
+    bleu,
+    bleu_counts,
+    bleu_from_sums,
+    chrf,
+    chrf_counts,
+    chrf_from_sums,
+)
+from speechbrain_ext.scores.words import (
+    WordErrors,
+    normalise_english,
+    wer,
+    word_errors,
+)
+
+__all__ = [
+    "STATISTICS",
+    "Difference",
+    "TextScore",
+    "WordErrors",
+    "bleu",
+    "bleu_counts",
+    "bleu_from_sums",
+    "bootstrap_difference",
+    "bootstrap_interval",
+    "check_bleu",
+    "chrf",
+    "chrf_counts",
+    "chrf_from_sums",
+    "degradation_from_sums",
+    "form_of",
+    "largest_depth",
+    "normalise_english",
+    "normaliser_name",
+    "normaliser_of",
+    "relative_degradation",
+    "utterance_counts",
+    "wer",
+    "wer_counts",
+    "wer_from_sums",
+    "word_errors",
+]

@@ -1,0 +1,187 @@
+"""Score the decoded rows of one evaluation set, for a run's result."""
+
+import functools
+
+import numpy as np
+
+from speechbrain_ext.runs.result import SetScore
+from speechbrain_ext.scores.bootstrap import (
+    bootstrap_interval,
+    wer_counts,
+    wer_from_sums,
+)
+from speechbrain_ext.scores.language import (
+    load_normaliser,
+    normaliser_name,
+    normaliser_of,
+)
+from speechbrain_ext.scores.translation import (
+    bleu,
+    bleu_counts,
+    bleu_from_sums,
+    chrf,
+    chrf_counts,
+    chrf_from_sums,
+)
+from speechbrain_ext.scores.words import WordErrors, word_errors
+
+
+def score_recognition(rows, language="en"):
+    """Word error rate after Whisper's normaliser for the set's language.
+
+    Arguments
+    ---------
+    rows : list of dict
+        id, reference, hypothesis of each utterance; hit_limit where it is
+        known.
+    language : str
+        Code of what is spoken; see `speechbrain_ext.scores.language.normaliser_name`.
+
+    Returns
+    -------
+    score : SetScore
+        With a 95 % bootstrap interval over utterances.
+    rows : list of dict
+        The same, each with its word errors.
+    """
+    normalise = normaliser_of(language)
+    errors = [
+        word_errors(row["reference"], row["hypothesis"], normalise)
+        for row in rows
+    ]
+    total = sum(errors, WordErrors())
+    interval = _interval(wer_counts(errors), wer_from_sums)
+    score = SetScore(
+        metric="WER",
+        value=total.wer,
+        interval=interval,
+        insertions=total.insertions,
+        deletions=total.deletions,
+        substitutions=total.substitutions,
+        words=total.words,
+        utterances=len(rows),
+        language=language,
+        normaliser=normaliser_name(language),
+        hit_limit=_at_limit(rows),
+    )
+    rows = [
+        {**row, "errors": one.errors, "words": one.words}
+        for row, one in zip(rows, errors)
+    ]
+    return score, rows
+
+
+def score_translation(rows, language=None):
+    """BLEU, and chrF beside it, as SacreBLEU gives them.
+
+    Case and punctuation count; nothing is normalised. A line end within a
+    translation becomes a space, so that a text file with a line for each
+    utterance holds what was scored.
+
+    Arguments
+    ---------
+    rows : list of dict
+        id, reference, hypothesis of each utterance; hit_limit where it is
+        known.
+    language : str or None
+        Code of the target language, which decides BLEU's tokenizer.
+
+    Returns
+    -------
+    score : SetScore
+        BLEU with its signature and a 95 % bootstrap interval over
+        utterances; chrF in the same way under ``others``.
+    rows : list of dict
+        The same, each on one line.
+    """
+    rows = [
+        {
+            **row,
+            "reference": _one_line(row["reference"]),
+            "hypothesis": _one_line(row["hypothesis"]),
+        }
+        for row in rows
+    ]
+    texts = (
+        [row["hypothesis"] for row in rows],
+        [row["reference"] for row in rows],
+    )
+    first = bleu(*texts, language)
+    second = chrf(*texts)
+    score = SetScore(
+        metric=first.metric,
+        value=first.value,
+        interval=_interval(bleu_counts(*texts, language), bleu_from_sums),
+        utterances=len(rows),
+        signature=first.signature,
+        language=language,
+        hit_limit=_at_limit(rows),
+    )
+    score.others[second.metric] = {
+        "value": second.value,
+        "interval": _interval(chrf_counts(*texts), chrf_from_sums),
+        "signature": second.signature,
+    }
+    return score, rows
+
+
+def _at_limit(rows):
+    """Answers that ran into their token limit; None: not counted."""
+    told = [row.get("hit_limit") for row in rows]
+    return None if None in told else sum(told)
+
+
+def _one_line(text):
+    """Text without line ends."""
+    return " ".join(text.splitlines())
+
+
+def _interval(counts_UK, statistic):
+    """A 95 % bootstrap interval over utterances (list of float)."""
+    return [float(end) for end in bootstrap_interval(counts_UK, statistic)]
+
+
+# ----------------------------------------------------------------------------
+# What each metric counts in each utterance, and its score from the sums.
+
+STATISTICS = {
+    "WER": wer_from_sums,
+    "BLEU": bleu_from_sums,
+    "chrF": chrf_from_sums,
+}
+
+
+@functools.lru_cache(maxsize=200_000)
+def _errors(reference, hypothesis, normaliser):
+    """Most runs say the same of most utterances: align each pair once."""
+    normalise = load_normaliser(normaliser)
+    found = word_errors(reference, hypothesis, normalise)
+    return found.errors, found.words
+
+
+def utterance_counts(rows, metric, language=None):
+    """What a score is summed from, utterance by utterance.
+
+    Arguments
+    ---------
+    rows : list of dict
+        reference and hypothesis of each of U utterances.
+    metric : str
+        "WER", "BLEU" or "chrF".
+    language : str or None
+        That of the score; None: as older results were scored.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[U, K]``, to be summed and given to `STATISTICS`.
+    """
+    said = [row["hypothesis"] for row in rows]
+    wanted = [row["reference"] for row in rows]
+    if metric == "BLEU":
+        return bleu_counts(said, wanted, language)
+    if metric == "chrF":
+        return chrf_counts(said, wanted)
+    name = normaliser_name(language)
+    counts = [_errors(*pair, name) for pair in zip(wanted, said)]
+    return np.asarray(counts, dtype=np.float64).reshape(-1, 2)

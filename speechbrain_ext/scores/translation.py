@@ -1,0 +1,125 @@
+"""Scores of a translation: BLEU and chrF as SacreBLEU computes them.
+
+Case and punctuation stay as they are; the options are SacreBLEU's defaults
+(mixed case, one reference; BLEU's tokenizer is that of the target language),
+told in the signature that stands beside every score. The counts of each sentence are there too, so that
+a resampled corpus can be scored without looking at its text again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from speechbrain_ext.scores.language import bleu_tokenizer
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A translation score with the options that it was computed with."""
+
+    metric: str
+    value: float
+    signature: str
+
+
+def _metric(name, language=None):
+    # Imported when wanted: recognition alone does not need sacrebleu.
+    from sacrebleu.metrics import BLEU, CHRF
+
+    if name == "chrF":
+        return CHRF()
+    return BLEU(tokenize=bleu_tokenizer(language))
+
+
+def _check(hyps, refs):
+    """Refuse what would be scored in silence as another corpus."""
+    if isinstance(hyps, str) or isinstance(refs, str):
+        raise TypeError("hyps and refs must be lists of sentences, not a text")
+    if len(hyps) != len(refs):
+        raise ValueError(
+            f"{len(hyps)} hypotheses but {len(refs)} references: give one "
+            "reference for each hypothesis, in the same order"
+        )
+    if not hyps:
+        raise ValueError("no sentence to score: the lists are empty")
+
+
+def _score(name, hyps, refs, language=None):
+    _check(hyps, refs)
+    metric = _metric(name, language)
+    value = metric.corpus_score(list(hyps), [list(refs)]).score
+    return TextScore(name, float(value), str(metric.get_signature()))
+
+
+def _counts(name, hyps, refs, language=None):
+    _check(hyps, refs)
+    metric = _metric(name, language)
+    counts = metric._extract_corpus_statistics(list(hyps), [list(refs)])
+    return np.asarray(counts, dtype=np.float64)
+
+
+def _from_sums(name, sums_RK):
+    metric = _metric(name)
+    scores = [
+        metric._compute_score_from_stats(row).score
+        for row in np.atleast_2d(sums_RK).tolist()
+    ]
+    return np.asarray(scores)
+
+
+def bleu(hyps, refs, language=None):
+    """BLEU of a corpus.
+
+    Arguments
+    ---------
+    hyps : list of str
+        The translations.
+    refs : list of str
+        The reference of each.
+    language : str or None
+        That of the translations, which decides the tokenizer; None: 13a.
+
+    Returns
+    -------
+    TextScore
+        Equal to ``sacrebleu refs -i hyps -m bleu -tok TOKENIZER``.
+    """
+    return _score("BLEU", hyps, refs, language)
+
+
+def chrf(hyps, refs):
+    """chrF of a corpus (character 6-grams, no word n-grams).
+
+    Arguments
+    ---------
+    hyps : list of str
+        The translations.
+    refs : list of str
+        The reference of each.
+
+    Returns
+    -------
+    TextScore
+        Equal to ``sacrebleu refs -i hyps -m chrf``.
+    """
+    return _score("chrF", hyps, refs)
+
+
+def bleu_counts(hyps, refs, language=None):
+    """What BLEU counts in each sentence."""
+    return _counts("BLEU", hyps, refs, language)
+
+
+def bleu_from_sums(sums_RK):
+    """BLEU of corpora given by the sums of their sentences' counts."""
+    return _from_sums("BLEU", sums_RK)
+
+
+def chrf_counts(hyps, refs):
+    """What chrF counts in each sentence."""
+    return _counts("chrF", hyps, refs)
+
+
+def chrf_from_sums(sums_RK):
+    """chrF of corpora given by the sums of their sentences' counts."""
+    return _from_sums("chrF", sums_RK)

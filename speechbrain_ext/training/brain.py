@@ -1,0 +1,465 @@
+"""The one Brain of all recipes: training and healing.
+
+Training counts optimiser steps, not epochs. The loss of a step is the mean
+over all its target tokens, whichever process or accumulated batch they are
+in, so that two processes and one with accumulation reach the same weights.
+"""
+
+import math
+import time
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.distributed import if_main_process
+from tqdm import tqdm
+
+from speechbrain_ext.data.batches import (
+    StepBatchSampler,
+    by_duration,
+    targets_of,
+    true_lengths,
+)
+from speechbrain_ext.data.sets import groups_of
+from speechbrain_ext.training.checkpoints import (
+    TrainableState,
+    random_state,
+    resume_random_state,
+)
+
+# ----------------------------------------------------------------------------
+# What training and evaluation share: a batch's loss, and scoring whole sets.
+
+
+class EvaluationBrain(sb.Brain):
+    """Evaluates a speech LLM, each process its share of a set.
+
+    Arguments
+    ---------
+    model : speechbrain_ext.model.speech_llm.SpeechLLM
+        Baseline or pruned.
+    hparams : dict
+        Keys used: test_batch_size, max_new_tokens, max_tokens_per_second,
+        num_workers, and SpeechBrain's run options.
+    run_opts : dict or None
+        SpeechBrain's run options from the command line.
+    checkpointer : speechbrain_ext.training.checkpoints.AtomicCheckpointer or None
+        Where training goes on from.
+    """
+
+    def __init__(self, model, hparams, run_opts=None, checkpointer=None):
+        super().__init__(
+            modules={"model": model},
+            hparams=hparams,
+            run_opts=run_opts,
+            checkpointer=checkpointer,
+        )
+        self.model = model
+        self.losses = None
+        world = torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if world else 0
+        self.world_size = torch.distributed.get_world_size() if world else 1
+
+    def speech_of(self, batch):
+        """Features and speech tokens of a batch, cached or computed.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            With `features` (cached) or `sig` (waveforms).
+
+        Returns
+        -------
+        x_BSF : torch.Tensor
+        tokens_B : torch.Tensor
+        """
+        if hasattr(batch, "features"):
+            return batch.features.data, true_lengths(batch.features)
+        return self.model.features(batch.sig.data, true_lengths(batch.sig))
+
+    def compute_forward(self, batch, stage):
+        """Logits and labels at the batch's target positions."""
+        x_BSF, tokens_B = self.speech_of(batch)
+        return self.model(x_BSF, tokens_B, targets_of(batch))
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Summed negative log-likelihood of the targets (paper, 2.1)."""
+        logits_NV, labels_N = predictions
+        return torch.nn.functional.cross_entropy(
+            logits_NV.float(), labels_N, reduction="sum"
+        )
+
+    def validate(self, dataset):
+        """Mean negative log-likelihood per target token, in nats."""
+        self.losses = self.utterance_losses(dataset)
+        tokens = sum(row["tokens"] for row in self.losses)
+        return math.fsum(row["loss"] for row in self.losses) / tokens
+
+    @torch.no_grad()
+    def utterance_losses(self, dataset):
+        """Negative log-likelihood of each utterance's target."""
+        self.modules.eval()
+        rows = []
+        for batch in self.shard(dataset):
+            batch = batch.to(self.device)
+            with self.evaluation_ctx:
+                logits_NV, labels_N = self.compute_forward(
+                    batch, sb.Stage.VALID
+                )
+            losses_N = torch.nn.functional.cross_entropy(
+                logits_NV.float(), labels_N, reduction="none"
+            )
+            tokens = true_lengths(batch.target_ids).tolist()
+            rows += [
+                {"id": i, "loss": own.double().sum().item(), "tokens": n}
+                for i, own, n in zip(batch.id, losses_N.split(tokens), tokens)
+            ]
+        return self._in_order(rows, dataset)
+
+    @torch.no_grad()
+    def decode(self, dataset, name="", progressbar=None):
+        """Greedy answers for a whole set, sharded over the processes.
+
+        Arguments
+        ---------
+        dataset : DynamicItemDataset
+            With id, duration, target (text), and sig or features.
+        name : str
+            Shown at the progress bar.
+        progressbar : bool or None
+            Show one; None: as the run options say.
+
+        Returns
+        -------
+        list of dict
+            id, reference, hypothesis, duration, and hit_limit: whether the
+            answer ran into its token limit; in the data set's order, on
+            every process.
+        """
+        self.modules.eval()
+        rows = []
+        for batch in tqdm(
+            self.shard(dataset),
+            desc=f"Decoding {name}",
+            disable=self._quiet(progressbar),
+            dynamic_ncols=True,
+        ):
+            batch = batch.to(self.device)
+            with self.evaluation_ctx:
+                x_BSF, tokens_B = self.speech_of(batch)
+                answers = self.model.answers(
+                    x_BSF, tokens_B, self.limits(batch)
+                )
+            rows += [
+                dict(
+                    id=i,
+                    reference=ref,
+                    hypothesis=hyp,
+                    duration=float(d),
+                    hit_limit=hit,
+                )
+                for i, ref, (hyp, hit), d in zip(
+                    batch.id, batch.target, answers, batch.duration
+                )
+            ]
+        return self._in_order(rows, dataset)
+
+    def limits(self, batch):
+        """Most tokens each utterance's answer may have (int64, ``[B]``)."""
+        by_length = torch.as_tensor(batch.duration, dtype=torch.float64)
+        by_length = (by_length * self.hparams.max_tokens_per_second).ceil()
+        return by_length.long().clamp(min=8, max=self.hparams.max_new_tokens)
+
+    def shard(self, dataset):
+        """This process's batches of a set, similar lengths together."""
+        durations = [
+            float(dataset.data[i]["duration"]) for i in dataset.data_ids
+        ]
+        batches = by_duration(
+            durations, self.hparams.test_batch_size, self.rank, self.world_size
+        )
+        if self.debug:
+            batches = batches[: self.debug_batches]
+        return self._loader(dataset, batches)
+
+    def _loader(self, dataset, batch_sampler):
+        """A DataLoader that leaves the global random state alone."""
+        return torch.utils.data.DataLoader(
+            dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=PaddedBatch,
+            num_workers=self.hparams.num_workers,
+            generator=torch.Generator(),
+        )
+
+    def _quiet(self, progressbar):
+        """Whether no progress bar is shown here."""
+        wanted = not self.noprogressbar if progressbar is None else progressbar
+        return not (wanted and if_main_process())
+
+    def _sum_over_ranks(self, value):
+        """Sum of a number over all processes (float)."""
+        if self.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.item()
+
+    def _in_order(self, rows, dataset):
+        """Every process's rows, in the data set's order (list)."""
+        rows = {r["id"]: r for part in self._gather(rows) for r in part}
+        return [rows[i] for i in dataset.data_ids if i in rows]
+
+    def _gather(self, value):
+        """Every process's value, in order of rank (list)."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+def step_factor(step, steps, warmup, warmdown):
+    """Learning rate of a step, as a fraction of the peak."""
+    up = (step + 1) / warmup if step < warmup else 1.0
+    left = steps - step
+    down = left / warmdown if left < warmdown else 1.0
+    return min(up, down)
+
+
+@sb.utils.checkpoints.register_checkpoint_hooks
+class SpeechLLMBrain(EvaluationBrain):
+    """Trains, heals and evaluates a speech LLM."""
+
+    def __init__(
+        self,
+        model,
+        trainable,
+        hparams,
+        run_opts=None,
+        checkpointer=None,
+        distillation=None,
+    ):
+        super().__init__(model, hparams, run_opts, checkpointer)
+        self.trainable = trainable
+        self.distillation = distillation
+        self.history = []
+        self.train_seconds = 0.0
+        self._loss_since = [0.0, 0]
+        self._random_states = None
+
+    def _wrap_distributed(self):
+        """No wrapper: a step's few gradients are summed once, by hand."""
+
+    def init_optimizers(self):
+        """One Adam with a group, and a learning rate, for each part."""
+        rates = {
+            "projector": self.hparams.lr_projector,
+            "adapter": self.hparams.lr_adapter,
+            "bridge": self.hparams.lr_bridge,
+        }
+        groups = [
+            {"params": self.trainable.parameters(part), "peak": rates[part]}
+            for part in self.trainable.parts
+        ]
+        if not groups:  # an unhealed model: torch wants something to train
+            return
+        self.optimizer = torch.optim.Adam(
+            groups, lr=0.0, betas=tuple(self.hparams.adam_betas)
+        )
+        self.optimizers_dict = {"optimizer": self.optimizer}
+        if self.checkpointer is not None:
+            # First the weights, whose loading tells what does not fit.
+            self.checkpointer.add_recoverable(
+                "trained", TrainableState(self.trainable)
+            )
+            self.checkpointer.add_recoverable("optimizer", self.optimizer)
+
+    def compute_forward(self, batch, stage):
+        """Logits, labels and (in distillation) the teacher's logits."""
+        if self.distillation is None or stage != sb.Stage.TRAIN:
+            return super().compute_forward(batch, stage)
+        x_BSF, tokens_B = self.speech_of(batch)
+        inputs = (x_BSF, tokens_B, targets_of(batch))
+        return *self.model(*inputs), self.distillation.logits(*inputs)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Summed loss of the target tokens, the teacher's word in it."""
+        if self.distillation is None or stage != sb.Stage.TRAIN:
+            return super().compute_objectives(predictions, batch, stage)
+        logits_NV, labels_N, teacher_NV = predictions
+        return self.distillation.loss(logits_NV, teacher_NV, labels_N)
+
+    def fit_step(self, batches):
+        """One optimiser step over one or more accumulated batches."""
+        tokens = sum(int(true_lengths(b.target_ids).sum()) for b in batches)
+        tokens = self._sum_over_ranks(float(tokens))
+        total = 0.0
+        for batch in batches:
+            batch = batch.to(self.device)
+            with self.training_ctx:
+                predictions = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(
+                    predictions, batch, sb.Stage.TRAIN
+                )
+                loss = loss / tokens
+            self.check_loss_isfinite(loss)
+            self.scaler.scale(loss).backward()
+            total += loss.item()
+        self.optimizers_step()
+        return self._sum_over_ranks(total)
+
+    def optimizers_step(self):
+        """Sum gradients over processes, clip all of them, step, clear."""
+        factor = step_factor(
+            self.optimizer_step,
+            self.hparams.steps,
+            self.hparams.warmup_steps,
+            self.hparams.warmdown_steps,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        parameters = [parameter for _, parameter in self.trainable.named()]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if self.world_size > 1:
+                torch.distributed.all_reduce(parameter.grad)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            parameters, self.hparams.max_grad_norm
+        )
+        # One step with NaN would spoil the weights for ever. (A scaler that
+        # is at work looks for itself.)
+        if self.scaler.is_enabled() or norm.isfinite():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+
+    def fit(self, train_set, valid_set=None, progressbar=None):
+        """Train up to `steps` optimiser steps, from the last checkpoint on.
+
+        Arguments
+        ---------
+        train_set : DynamicItemDataset
+            With id, target_ids, and sig or features.
+        valid_set : DynamicItemDataset or None
+            Scored by its negative log-likelihood every `valid_interval`
+            steps and at the end.
+        progressbar : bool or None
+            Show one; None: as the run options say.
+        """
+        self.nonfinite_count = 0
+        self.on_fit_start()
+        steps = self.steps_to_take()
+        if self.test_only or self.optimizer_step >= steps:
+            return
+        if self._random_states is not None:
+            moment = self.hparams.seed + self.optimizer_step
+            resume_random_state(self._random_states, self.rank, moment)
+        bar = tqdm(
+            total=steps,
+            initial=self.optimizer_step,
+            desc="Training",
+            disable=self._quiet(progressbar),
+            dynamic_ncols=True,
+        )
+        self.modules.train()
+        for batches in self._steps(train_set, steps):
+            began = time.monotonic()
+            loss = self.fit_step(batches)
+            self.train_seconds += time.monotonic() - began
+            if math.isfinite(loss):
+                self.nonfinite_count = 0
+                self._loss_since[0] += loss
+                self._loss_since[1] += 1
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}")
+            self._after_step(steps, valid_set)
+        bar.close()
+
+    def end_training(self):
+        """Let go of what only training needs: its memory is not inference's."""
+        self.distillation = self.checkpointer = None
+        self.optimizer, self.optimizers_dict = None, None
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def steps_to_take(self):
+        """Steps of this training, `--debug` and step limits regarded."""
+        steps = self.hparams.steps if self.trainable.named() else 0
+        if self.debug:
+            steps = min(steps, self.debug_batches)
+        if self.optimizer_step_limit is not None:
+            steps = min(steps, int(self.optimizer_step_limit))
+        return steps
+
+    def _steps(self, train_set, steps):
+        """The batches of each step that is still to be taken."""
+        accumulation = self.grad_accumulation_factor
+        sampler = StepBatchSampler(
+            len(train_set),
+            self.hparams.batch_size,
+            steps,
+            start=self.optimizer_step,
+            accumulation=accumulation,
+            rank=self.rank,
+            world_size=self.world_size,
+            seed=self.hparams.seed,
+            groups=groups_of(train_set),
+        )
+        batches = iter(self._loader(train_set, sampler))
+        for _ in range(self.optimizer_step, steps):
+            yield [next(batches) for _ in range(accumulation)]
+
+    def _after_step(self, steps, valid_set):
+        """Validate and save where it is time to."""
+        step = self.optimizer_step
+        last = step == steps
+        if last or step % self.hparams.valid_interval == 0:
+            loss, count = self._loss_since
+            entry = {
+                "step": step,
+                "train_loss": loss / count if count else None,
+            }
+            self._loss_since = [0.0, 0]
+            if valid_set is not None:
+                entry["valid_loss"] = self.validate(valid_set)
+            self.history.append(entry)
+            # On every process: only the main one writes, all wait for it.
+            if hasattr(self.hparams, "train_logger"):
+                self.hparams.train_logger.log_stats({}, entry)
+            self.modules.train()
+        if last or step % self.hparams.checkpoint_interval == 0:
+            self.save_checkpoint()
+
+    def save_checkpoint(self):
+        """Save what is trained, the optimiser and where we are."""
+        if self.checkpointer is None:
+            return
+        self._random_states = self._gather(random_state())
+        self.checkpointer.save_and_keep_only(end_of_epoch=False, num_to_keep=1)
+
+    @sb.utils.checkpoints.mark_as_saver
+    def _save(self, path):
+        torch.save(
+            {
+                "optimizer_step": self.optimizer_step,
+                "history": self.history,
+                "train_seconds": self.train_seconds,
+                "loss_since": self._loss_since,
+                "random_states": self._random_states,
+            },
+            path,
+        )
+
+    @sb.utils.checkpoints.mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        del end_of_epoch
+        state = torch.load(path, weights_only=False)
+        self.optimizer_step = state["optimizer_step"]
+        self.history = state["history"]
+        self.train_seconds = state["train_seconds"]
+        self._loss_since = state["loss_since"]
+        self._random_states = state["random_states"]

@@ -1,0 +1,158 @@
+"""Checkpoints that survive a kill at any moment, holding only what is trained."""
+
+import os
+import random
+import shutil
+
+import numpy as np
+import torch
+from speechbrain.utils.checkpoints import (
+    CKPT_PREFIX,
+    Checkpoint,
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+# A folder with this prefix is not taken for a checkpoint.
+UNFINISHED = "unfinished"
+
+
+class AtomicCheckpointer(Checkpointer):
+    """SpeechBrain's Checkpointer, but a checkpoint is there whole or not.
+
+    The parent writes the meta file first and the parameters after it into the
+    final folder: a process killed in between leaves a folder that looks like
+    a checkpoint and cannot be loaded. This one gives the folder its name when
+    everything in it is on the disk.
+    """
+
+    def _new_checkpoint_dirpath(self):
+        final = super()._new_checkpoint_dirpath()
+        return final.with_name(final.name.replace(CKPT_PREFIX, UNFINISHED, 1))
+
+    def save_checkpoint(self, *args, **kwargs):
+        """As the parent's; the folder appears under its name at the end."""
+        self._sweep()
+        try:
+            written = super().save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its writer.
+            free = shutil.disk_usage(self.checkpoints_dir).free
+            raise OSError(
+                f"{self.checkpoints_dir}: the checkpoint could not be "
+                f"written ({error}); {free / 2**20:.0f} MiB are free there. "
+                "The one before it is intact: make room and type the same "
+                "command again."
+            ) from error
+        if written is not None:
+            written = self._publish(written)
+        # Which checkpoints to delete is found on each process: all must see
+        # the same folders.
+        ddp_barrier()
+        return written
+
+    def _publish(self, written):
+        """Give a checkpoint its name, now that everything is in it."""
+        for path in written.path.iterdir():
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+        name = written.path.name.replace(UNFINISHED, CKPT_PREFIX, 1)
+        final = written.path.with_name(name)
+        os.rename(written.path, final)
+        files = {
+            name: final / path.name for name, path in written.paramfiles.items()
+        }
+        return Checkpoint(final, written.meta, files)
+
+    def _sweep(self):
+        """Remove what an earlier process was killed over."""
+        if if_main_process():
+            for folder in self.checkpoints_dir.glob(f"{UNFINISHED}+*"):
+                for path in folder.iterdir():
+                    path.unlink()
+                folder.rmdir()
+
+
+@register_checkpoint_hooks
+class TrainableState:
+    """Saves and loads the trained parameters, and no frozen weight."""
+
+    def __init__(self, trainable):
+        self.trainable = trainable
+
+    def state_dict(self):
+        """Name to value of each trained parameter (dict)."""
+        return {name: p.detach() for name, p in self.trainable.named()}
+
+    @mark_as_saver
+    def save(self, path):
+        """Write the trained parameters to a file."""
+        torch.save(self.state_dict(), path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Read them back; refuse those of another model."""
+        del end_of_epoch
+        load_trained(self.trainable, torch.load(path, map_location="cpu"), path)
+
+
+def load_trained(trainable, state, path):
+    """Copy saved values into the trained parameters."""
+    ours = dict(trainable.named())
+    faults = [f"{name} is missing" for name in sorted(set(ours) - set(state))]
+    faults += [
+        f"{name} is not trained here" for name in sorted(set(state) - set(ours))
+    ]
+    faults += [
+        f"{name} has shape {tuple(state[name].shape)}, not {tuple(p.shape)}"
+        for name, p in ours.items()
+        if name in state and state[name].shape != p.shape
+    ]
+    if faults:
+        raise ValueError(
+            f"{path} is a checkpoint of another model: "
+            f"{'; '.join(faults[:3])} ({len(faults)} differences). Give "
+            "another run_name, or remove the run's folder."
+        )
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            parameter.copy_(state[name])
+
+
+def random_state():
+    """The state of every random generator in use (dict)."""
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state):
+    """Put the random generators back where `random_state` saw them."""
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def resume_random_state(states, rank, seed):
+    """Go on with the random numbers of a checkpoint, on any process."""
+    if rank < len(states):
+        set_random_state(states[rank])
+        return
+    print(
+        f"Process {rank} was not there when the checkpoint was saved (there "
+        f"were {len(states)}): it begins with random numbers of its own."
+    )
+    words = np.random.SeedSequence([abs(seed), rank]).generate_state(3)
+    torch.manual_seed(int(words[0]))
+    random.seed(int(words[1]))
+    np.random.seed(int(words[2]))

@@ -1,0 +1,219 @@
+"""What a run records of itself, before, while and after it runs."""
+
+import ctypes
+import datetime
+import gc
+import os
+import re
+
+import torch
+
+from speechbrain_ext.data.sets import about_sets
+from speechbrain_ext.runs.files import configuration_hash, versions
+from speechbrain_ext.runs.result import RunResult, load_run
+from speechbrain_ext.scores.language import form_of, language_of
+from speechbrain_ext.training.baseline import read_system
+
+# Settings that move a run elsewhere or evaluate it otherwise, and do not
+# change what is trained.
+NOT_TRAINING = (
+    "data_folder",
+    "output_folder",
+    "save_folder",
+    "results_folder",
+    "manifest_folder",
+    "train_log",
+    "cache_features",
+    "baseline",
+    "test_splits",
+    "language",
+    "test_batch_size",
+    "num_workers",
+    "skip_prep",
+    "covost_folder",
+    "flac_folder",
+    "check_audio",
+    "prepare_threads",
+    "cache_gigabytes",
+    "checkpoint_interval",
+)
+
+
+def new_result(hparams, datasets, layers):
+    """A result with everything that is known before the run."""
+    configuration = plain_settings(hparams)
+    pruned = hparams["prune_layers"] > 0
+    return RunResult(
+        name=hparams["run_name"],
+        backbone=hparams["backbone"]["name"],
+        family=hparams["backbone"]["family"],
+        encoder=hparams["speech_encoder"]["name"],
+        task=hparams["task"],
+        layers=layers,
+        removed=hparams["prune_layers"],
+        healing=hparams["healing"] if pruned else "none",
+        adapter="lora" if _is_adapted(hparams) else None,
+        seed=hparams["seed"],
+        configuration=configuration,
+        made_by=configuration_hash(training_settings(configuration)),
+        versions=versions(),
+        data=about_sets(datasets),
+        started=now(),
+    )
+
+
+def _is_adapted(hparams):
+    """Whether this system's whole decoder carries, or carried, LoRA."""
+    if hparams["baseline"]:
+        return read_system(hparams["baseline"])["adapter"] is not None
+    return hparams["adapt_attention"]
+
+
+def earlier_result(folder, result):
+    """What an earlier start of this very run left, if anything."""
+    if not os.path.isfile(os.path.join(folder, "result.json")):
+        return None
+    before = load_run(folder)
+    if before.made_by != result.made_by:
+        ours = training_settings(result.configuration)
+        theirs = training_settings(before.configuration)
+        changed = [
+            f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here"
+            for k in sorted(set(ours) | set(theirs))
+            if ours.get(k) != theirs.get(k)
+        ]
+        raise ValueError(
+            f"{folder} holds a run with other settings "
+            f"({'; '.join(changed[:5])}). Give another --run_name, or remove "
+            "that folder."
+        )
+    # --debug or --optimizer_step_limit ended it early: its scores are not
+    # those of these settings.
+    if before.trainable and (before.steps or 0) < before.configuration["steps"]:
+        before.status, before.scores, before.speed = "running", {}, {}
+        before.train_peak_memory_bytes = None
+    # Where training's peak is not told apart, it is in the other one.
+    if before.train_peak_memory_bytes is None:
+        before.peak_memory_bytes = None
+    _drop_other_language(before, result.configuration)
+    # A set that was added to test_splits since is still to be scored.
+    if not set(before.scores) >= set(result.configuration["test_splits"]):
+        before.status = "running"
+    return before
+
+
+def _drop_other_language(before, settings):
+    """Forget scores of sets that were scored as another language."""
+    language = language_of(settings)
+    before.scores = {
+        name: one
+        for name, one in before.scores.items()
+        if name not in settings["test_splits"]
+        or form_of(one.metric, one.language) == form_of(one.metric, language)
+    }
+
+
+def add_speed(speed, seconds, audio_seconds):
+    """Add a set's decoding to a run's speed."""
+    for key, more in (
+        ("decode_seconds", seconds),
+        ("audio_seconds", audio_seconds),
+    ):
+        speed[key] = speed.get(key, 0.0) + more
+    if speed["audio_seconds"]:
+        speed["real_time_factor"] = (
+            speed["decode_seconds"] / speed["audio_seconds"]
+        )
+
+
+def training_settings(configuration):
+    """The settings that decide what is trained (dict)."""
+    return {k: v for k, v in configuration.items() if k not in NOT_TRAINING}
+
+
+def plain_settings(hparams):
+    """The plain values among the settings, for the result (dict)."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(map(plain, value.values()))
+        if isinstance(value, (list, tuple)):
+            return all(map(plain, value))
+        return value is None or isinstance(value, (bool, int, float, str))
+
+    return {
+        key: value
+        for key, value in hparams.items()
+        if plain(value) and not key.startswith("__")
+    }
+
+
+def now():
+    """The time, as ISO 8601 in UTC (str).
+
+    Returns
+    -------
+    str
+    """
+    return datetime.datetime.now(datetime.timezone.utc).isoformat()
+
+
+# ----------------------------------------------------------------------------
+# The most memory held since a moment: the card's, or this process's.
+
+
+def reset_peak(device):
+    """Begin to look for a new peak."""
+    # What is no longer used is not to count.
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # another C library than glibc
+        pass
+    try:
+        with open("/proc/self/clear_refs", "w") as stream:
+            stream.write("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory(device):
+    """Most memory held since `reset_peak`, in bytes.
+
+    Arguments
+    ---------
+    device : str or torch.device
+        Whose.
+
+    Returns
+    -------
+    int or None
+        None where the system does not tell.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        with open("/proc/self/status") as stream:
+            found = re.search(r"VmHWM:\s+(\d+) kB", stream.read())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+class PeakMemory:
+    """The peak of a part of a run, over all starts of the run."""
+
+    def __init__(self, device, before=None):
+        self.device, self.before = device, before
+        self.known = reset_peak(device)
+
+    def bytes(self):
+        """The peak so far (int), or None where it cannot be told."""
+        now = peak_memory(self.device) if self.known else None
+        known = [one for one in (now, self.before) if one is not None]
+        return max(known, default=None)

@@ -1,0 +1,1 @@
+"""Tools around pruned speech LLMs: command line, exports, reports, the mini world."""

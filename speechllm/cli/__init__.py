@@ -1,0 +1,41 @@
+"""The command ``speechllm``."""
+
+import sys
+
+import click
+
+from speechllm.cli.audio import transcribe
+from speechllm.cli.common import guarded
+from speechllm.cli.folders import export, info, push
+from speechllm.cli.layers import measure, prune, rules
+from speechllm.cli.runs import compare, report
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli():
+    """Speech LLMs with fewer layers: use them, measure, prune, share."""
+
+
+for command in (
+    transcribe,
+    measure,
+    prune,
+    rules,
+    export,
+    push,
+    info,
+    compare,
+    report,
+):
+    cli.add_command(command)
+
+
+def main(argv=None):
+    """Run the command line."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    return guarded(
+        lambda: cli.main(
+            args=words, prog_name="speechllm", standalone_mode=False
+        ),
+        as_json="--json" in words,
+    )

@@ -1,0 +1,208 @@
+"""``speechllm transcribe``."""
+
+import os
+
+import click
+
+from speechllm.cli.common import (
+    FAILED,
+    PARTLY,
+    examples,
+    model_options,
+    print_json,
+    quiet,
+    show_progress,
+    tell,
+)
+
+FORMATS = ("txt", "json", "srt", "vtt")
+# What is called so is a recording; any other file of a folder is looked into.
+AUDIO = (
+    ".wav .flac .mp3 .ogg .oga .opus .m4a .mp4 .webm .aac .sph .aiff .aif .au"
+).split()
+MODEL = "SPEECHLLM_MODEL"
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm transcribe some.wav --model my-model
+        speechllm transcribe talk.mp3 --format srt > talk.srt
+        speechllm transcribe recordings/ --format vtt --output subtitles
+        speechllm transcribe speech.flac --task ast_en_de --format json
+        """
+    )
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--model",
+    help="Exported folder or hub id; by default $SPEECHLLM_MODEL, or the one "
+    "export that lies in this folder.",
+)
+@click.option("--task", help="The model's task; by default recognition.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="txt")
+@click.option("--json", "as_json", is_flag=True, help="As --format json.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False),
+    help="Folder for a file per recording, instead of standard output.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=8)
+@click.option(
+    "--piece-seconds",
+    type=click.FloatRange(0.1),
+    help="Longest piece that is decoded at once; longer audio is cut at "
+    "quiet points.",
+)
+@click.option(
+    "--stream", is_flag=True, help="Print the text as it is decoded (txt)."
+)
+@model_options
+def transcribe(files, model, task, form, as_json, output, stream, **options):
+    """Text of recordings, of any format, rate and length."""
+    form = "json" if as_json else form
+    files = _expand(files)
+    if form in ("srt", "vtt") and len(files) > 1 and not output:
+        raise click.UsageError(
+            f"--format {form} with several files needs --output FOLDER"
+        )
+    if stream and (form != "txt" or output):
+        raise click.UsageError("--stream prints text only, on the terminal")
+    source = model or find_model()
+    quiet()
+    from speechllm.exported.model import SpeechLLM
+
+    loaded = SpeechLLM.from_pretrained(
+        source, dtype=options["dtype"], device=options["device"]
+    )
+    if stream:
+        return _stream(loaded, files, task, options["piece_seconds"])
+    results = loaded.transcribe(
+        files,
+        batch_size=options["batch_size"],
+        task=task,
+        piece_seconds=options["piece_seconds"],
+        progress=show_progress(as_json),
+        on_error="return",
+    )
+    return _write(files, results, form, output)
+
+
+def find_model():
+    """The model where none is named: the variable's, or the one lying here."""
+    if os.environ.get(MODEL):
+        return os.environ[MODEL]
+    here = [".", *sorted(entry.path for entry in os.scandir("."))]
+    found = [
+        folder
+        for folder in here
+        if os.path.isfile(os.path.join(folder, "manifest.json"))
+        and os.path.isdir(os.path.join(folder, "backbone"))
+    ]
+    if len(found) == 1:
+        return found[0]
+    several = f", and here are several: {', '.join(found)}" if found else ""
+    raise click.UsageError(
+        f"which model? Give --model FOLDER or set {MODEL}{several}."
+    )
+
+
+def _expand(files):
+    """Folders become the recordings in them; says what else was there."""
+    found = []
+    for file in files:
+        if not os.path.isdir(file):
+            found.append(file)
+            continue
+        inside = sorted(
+            os.path.join(here, name)
+            for here, _, names in os.walk(file)
+            for name in names
+            if not name.startswith(".")
+        )
+        recordings = [path for path in inside if _is_recording(path)]
+        others = sorted(set(inside) - set(recordings))
+        if others:
+            shown = ", ".join(others[:5])
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            tell(f"left out, no audio: {shown}{more}")
+        if not recordings:
+            raise click.UsageError(f"{file}: no recording in this folder")
+        found += recordings
+    return found
+
+
+def _is_recording(path):
+    """Whether a file is called like a recording, or is one."""
+    if os.path.splitext(path)[1].lower() in AUDIO:
+        return True
+    from speechbrain_ext.data.audio import audio_info
+    from speechbrain_ext.data.audio_damage import AudioError
+
+    try:
+        audio_info(path, decode=False)
+    except AudioError:
+        return False
+    return True
+
+
+def _stream(loaded, files, task, piece_seconds):
+    """Print each file's text as its tokens come."""
+    for file in files:
+        for text in loaded.stream(file, task, piece_seconds):
+            click.echo(text, nl=False)
+        click.echo()
+
+
+def _write(files, results, form, output):
+    """Print or save; gives the exit code."""
+    from speechllm.cli import subtitles
+
+    failed = [one for one in results if isinstance(one, Exception)]
+    for error in failed:
+        tell(f"Error: {error}")
+    done = [
+        (file, one)
+        for file, one in zip(files, results)
+        if not isinstance(one, Exception)
+    ]
+    if output:
+        _save(done, form, output)
+    elif form == "json":
+        print_json(
+            [
+                {"name": file, "error": str(one)}
+                if isinstance(one, Exception)
+                else one.as_dict()
+                for file, one in zip(files, results)
+            ]
+        )
+    else:
+        for file, one in done:
+            name = f"{file}\t" if len(files) > 1 else ""
+            click.echo(name + subtitles.FORMATS[form](one), nl=False)
+    if failed:
+        return PARTLY if done else FAILED
+    return 0
+
+
+def _save(done, form, output):
+    """A file per recording; of two of one name, both keep their suffix."""
+    from speechbrain_ext.runs.files import write_text
+    from speechllm.cli import subtitles
+
+    os.makedirs(output, exist_ok=True)
+    stems = [os.path.splitext(os.path.basename(file))[0] for file, _ in done]
+    taken = set()
+    for (file, one), stem in zip(done, stems):
+        base = os.path.basename(file)
+        name = f"{stem if stems.count(stem) == 1 else base}.{form}"
+        if name in taken:
+            raise ValueError(
+                f"{file}: another recording is called {base} too: "
+                "transcribe it with another --output"
+            )
+        taken.add(name)
+        path = os.path.join(output, name)
+        write_text(path, subtitles.FORMATS[form](one))
+        tell(f"wrote {path}")

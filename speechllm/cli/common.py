@@ -1,0 +1,112 @@
+"""What all commands share: options, progress, and how a command ends.
+
+Exit codes: 0 done; 1 refused or failed, with a line that says why; 2 wrong
+usage; 3 done in part (some files failed); 70 a fault of ours; 130 stopped.
+"""
+
+import json
+import os
+import sys
+
+import click
+
+FAILED, PARTLY, OURS, STOPPED = 1, 3, 70, 130
+DTYPES = ("float32", "bfloat16", "float16")
+# What a user can mend; anything else is a fault of ours.
+MENDABLE = (
+    ValueError,
+    OSError,
+    TypeError,
+    MemoryError,
+    ImportError,
+    # torch's word for too little memory on a GPU.
+    RuntimeError,
+)
+
+
+def quiet():
+    """Libraries keep still from here on (call before using them)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from speechbrain_ext.quiet import quiet_libraries
+
+    quiet_libraries()
+
+
+def show_progress(as_json=False):
+    """Whether bars are wanted: on a terminal that a person looks at."""
+    return sys.stderr.isatty() and not as_json
+
+
+def tell(line):
+    """A line for the person at the terminal, not for a pipe."""
+    click.echo(line, err=True)
+
+
+def print_json(content):
+    """Plain values for a machine, on standard output."""
+    from speechbrain_ext.runs.files import plain
+
+    click.echo(json.dumps(plain(content), indent=2, ensure_ascii=False))
+
+
+def model_options(command):
+    """``--device`` and ``--dtype``."""
+    command = click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        help="Type of the weights; by default as they are stored.",
+    )(command)
+    return click.option(
+        "--device", help="Such as cpu or cuda; by default a GPU if there is."
+    )(command)
+
+
+def json_option(command):
+    """``--json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON, for machines."
+    )(command)
+
+
+def pick_device(device):
+    """The device asked for, or a GPU if there is one (str)."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def examples(text):
+    """Examples at the end of a command's help, as they are typed."""
+    return "\b\nExamples:\n" + "\n".join(
+        f"  {line.strip()}" for line in text.strip().splitlines()
+    )
+
+
+def guarded(call, as_json=False):
+    """Run a command; whatever goes wrong becomes a line and an exit code."""
+    try:
+        return call() or 0
+    except click.ClickException as error:
+        error.show()
+        code, why = error.exit_code, error.format_message()
+    except (click.Abort, KeyboardInterrupt):
+        code, why = STOPPED, "stopped"
+        tell(why)
+    except BrokenPipeError:
+        # The reader has seen enough; nothing more can be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("SPEECHLLM_DEBUG"):
+            raise
+        code = FAILED if isinstance(error, MENDABLE) else OURS
+        why = str(error).strip() or type(error).__name__
+        if code == OURS:
+            why = (
+                f"{type(error).__name__}: {why} (this should not happen; "
+                "SPEECHLLM_DEBUG=1 shows where)"
+            )
+        tell(f"Error: {why}")
+    if as_json:
+        print_json({"error": why, "exit_code": code})
+    return code

@@ -1,0 +1,72 @@
+"""Compare two redundancy tables: speech and text, or one task and another.
+
+python -m speechllm.cli.compare_tables A.json B.json [--json FILE]
+"""
+
+import argparse
+
+from speechbrain_ext.layers.distances import RedundancyTable, compare
+from speechbrain_ext.runs.files import write_json
+
+MEANINGS = {
+    "mean_difference": "mean absolute difference of the distances",
+    "correlation": "correlation of the distances",
+    "same_start": "sizes at which both paths start alike",
+    "overlap": "layers removed by both paths, mean over sizes",
+}
+
+
+def title(table):
+    """Who a table is of, in one line."""
+    told = table.provenance
+    keys = ("task", "input", "position", "model", "encoder", "run")
+    parts = [str(told[key]) for key in keys if told.get(key)]
+    return f"{', '.join(parts)}; {table.count} sequences"
+
+
+def paths_table(one, other):
+    """Both pruning paths side by side (Markdown)."""
+    lines = [
+        "| removed | A starts at | B starts at | A's distance | B's distance "
+        "| layers in both |",
+        "|---|---|---|---|---|---|",
+    ]
+    for a, b in zip(one.path(), other.path()):
+        shared = len(set(a.removed) & set(b.removed))
+        lines.append(
+            f"| {a.size} of {one.num_layers} | {a.start} | {b.start} | "
+            f"{one.distances[a.size - 1, a.start]:.4f} | "
+            f"{other.distances[b.size - 1, b.start]:.4f} | {shared} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Print how much two tables agree."""
+    parser = argparse.ArgumentParser(
+        prog="python -m speechllm.cli.compare_tables",
+        description=__doc__.split("\n")[0],
+    )
+    parser.add_argument("tables", nargs=2, metavar="TABLE")
+    parser.add_argument("--json", metavar="FILE", help="write it there too")
+    options = parser.parse_args(argv)
+    try:
+        one, other = (RedundancyTable.load(file) for file in options.tables)
+        agreement = compare(one, other)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for letter, file, table in zip("AB", options.tables, (one, other)):
+        print(f"{letter}: {file}\n   {title(table)}")
+    print()
+    for key, value in agreement.items():
+        print(f"{MEANINGS[key]}: {value:.4f}")
+    print()
+    print(paths_table(one, other))
+    if options.json:
+        provenance = [one.provenance, other.provenance]
+        write_json(options.json, {**agreement, "provenance": provenance})
+    return agreement
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What a path holds, for ``speechllm info``."""
+
+import os
+
+from speechbrain_ext.layers.plans import is_plans
+from speechbrain_ext.layers.removal import ranges
+from speechbrain_ext.layers.weights import read_head
+from speechbrain_ext.runs.result import load_run
+from speechllm.export.card import removed_of
+from speechllm.exported.folder import ExportFolder
+from speechllm.exported.format import MANIFEST, ExportError, read_json
+
+
+def describe(path):
+    """What a path holds."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: is not there")
+    if os.path.isfile(path):
+        return _plans(path) if is_plans(path) else _table(path)
+    if os.path.isfile(os.path.join(path, MANIFEST)):
+        return _export(path)
+    if os.path.isfile(os.path.join(path, "result.json")):
+        return _run(path)
+    if os.path.isfile(os.path.join(path, "config.json")):
+        return _model(path)
+    raise ExportError(
+        f"{path}: neither an export, nor a run, nor a model: give the folder "
+        "that holds its manifest.json, result.json or config.json"
+    )
+
+
+def _export(path):
+    export = ExportFolder(path)
+    about = {"kind": "exported speech LLM, every hash as in its manifest"}
+    first = next(iter(export.tasks.values())).about
+    about["backbone"] = export.config["backbone"]["source"]
+    about["layers"] = len(export.kept)
+    if "layers" in first and "kept_layers" in first:
+        about["removed"] = removed_of(first)
+    about["merged"] = bool(export.config.get("merged"))
+    about["bytes"] = export.size()
+    about["tasks"] = {
+        name: {
+            "task": one.task,
+            "encoder": one.encoder.get("source") or one.encoder["name"],
+            "prompt": one.prompt,
+            "healing": one.about.get("healing"),
+            "scores": {
+                where: f"{score['metric']} {score['value']:.2f}"
+                for where, score in one.about.get("scores", {}).items()
+                if score["value"] is not None
+            },
+        }
+        for name, one in export.tasks.items()
+    }
+    return about
+
+
+def _run(path):
+    run = load_run(path)
+    return {
+        "kind": "run",
+        "name": run.name,
+        "status": run.status,
+        "task": run.task,
+        "backbone": run.backbone,
+        "encoder": run.encoder,
+        "layers": run.layers,
+        "removed": run.removed,
+        "removed_layers": run.removed_layers,
+        "start": run.start,
+        "healing": run.healing,
+        "steps": run.steps,
+        "scores": {name: str(one) for name, one in run.scores.items()},
+    }
+
+
+def _plans(path):
+    from speechbrain_ext.layers.plans import load_plans
+
+    plans = load_plans(path)
+    about = {"kind": "removal plans"}
+    for one in plans[:1]:
+        about["rule"] = one.rule
+        about["model"] = one.model
+        about["layers"] = one.num_layers
+        about["data"] = one.data
+    about["plans"] = {
+        f"{one.size} layers": ranges(one.layers)
+        + ("" if one.value is None else f", score {one.value:.4f}")
+        for one in plans
+    }
+    return about
+
+
+def _table(path):
+    from speechbrain_ext.layers.distances import RedundancyTable
+
+    table = RedundancyTable.load(path)
+    return {
+        "kind": "redundancy table",
+        "layers": table.num_layers,
+        "sequences": table.count,
+        "provenance": table.provenance,
+        "path": {
+            f"{b.size} layers": f"from {b.start}, distance "
+            f"{table.distances[b.size - 1, b.start]:.4f}"
+            for b in table.path()
+        },
+    }
+
+
+def _model(path):
+    config = read_json(os.path.join(path, "config.json"))
+    files = sorted(n for n in os.listdir(path) if n.endswith(".safetensors"))
+    places = [
+        place
+        for name in files
+        for place in read_head(os.path.join(path, name)).values()
+    ]
+    values = sum(_count(place.shape) for place in places)
+    names = (
+        "model_type num_hidden_layers hidden_size vocab_size "
+        "tie_word_embeddings"
+    )
+    about = {"kind": "Hugging Face model"}
+    about |= {n: config[n] for n in names.split() if n in config}
+    about["values"] = values
+    about["bytes"] = sum(
+        _count(place.shape) * place.dtype.itemsize for place in places
+    )
+    types = {str(place.dtype).removeprefix("torch.") for place in places}
+    about["types"] = sorted(types)
+    pruning = os.path.join(path, "pruning.json")
+    if os.path.isfile(pruning):
+        about["pruning"] = read_json(pruning)
+    return about
+
+
+def _count(shape):
+    total = 1
+    for size in shape:
+        total *= size
+    return total

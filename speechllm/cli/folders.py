@@ -1,0 +1,155 @@
+"""``speechllm export``, ``push`` and ``info``: folders of models."""
+
+import os
+
+import click
+
+from speechllm.cli.common import (
+    examples,
+    json_option,
+    pick_device,
+    print_json,
+    quiet,
+    tell,
+)
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm export results/mini_prune my-model
+        speechllm export results/qwen7b_prune my-model --merge
+        speechllm export results/asr results/en_de my-model
+        """
+    )
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--merge", is_flag=True, help="Fold the adapter into the backbone."
+)
+@click.option(
+    "--license", "licence", help="The backbone's; by default its card's."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@click.option("--shard-size", default="5GB", show_default=True)
+@click.option("--device", help="Where to compare; by default a GPU.")
+@json_option
+def export(
+    runs, folder, merge, licence, overwrite, shard_size, device, as_json
+):
+    """Write finished RUNs as plain folders to load anywhere."""
+    quiet()
+    from speechllm.export.write import export_runs
+
+    report = export_runs(
+        list(runs),
+        folder,
+        merge=merge,
+        licence=licence,
+        overwrite=overwrite,
+        shard_size=shard_size,
+        device=pick_device(device),
+        tell=tell,
+    )
+    if as_json:
+        print_json(report)
+        return
+    click.echo(
+        f"{folder}: {', '.join(report['tasks'])}; {report['layers']} layers "
+        f"({len(report['removed'])} removed), {_mib(report['bytes'])}"
+    )
+    for task, found in report["differences"].items():
+        click.echo(
+            f"  {task}: largest difference of logits "
+            f"{max(found['logits_NV'], found['lm_logits_QV']):.1e}, "
+            + (
+                "same text"
+                if "tokens_from" not in found
+                else f"another text from token {found['tokens_from']} on "
+                "(a tie within rounding)"
+            )
+        )
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm push my-model someone/speech-llm
+        speechllm push my-model someone/speech-llm --upload
+        """
+    )
+)
+@click.argument("folder", metavar="DIR")
+@click.argument("repo_id", metavar="REPOSITORY")
+@click.option("--upload", is_flag=True, help="Do it; otherwise only tell.")
+@click.option("--public", is_flag=True, help="A new repository is public.")
+@click.option("--revision", help="Branch to upload to.")
+@json_option
+def push(folder, repo_id, upload, public, revision, as_json):
+    """Put an export on a hub; without --upload, say what would go there."""
+    quiet()
+    from speechllm.export.hub import push as push_export
+
+    report = push_export(
+        folder,
+        repo_id,
+        dry_run=not upload,
+        private=not public,
+        revision=revision,
+    )
+    if as_json:
+        print_json(report)
+        return
+    for name, size in report["files"].items():
+        click.echo(f"{size:14,d}  {name}")
+    if report["uploaded"]:
+        click.echo(f"Uploaded {_mib(report['bytes'])} to {report['url']}")
+    else:
+        click.echo(
+            f"Nothing was uploaded. {_mib(report['bytes'])} would go to "
+            f"{repo_id}; add --upload to do it."
+        )
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm info my-model
+        speechllm info results/mini_prune --json
+        speechllm info table.json
+        """
+    )
+)
+@click.argument("path", metavar="DIR")
+@json_option
+def info(path, as_json):
+    """What a folder or file is: an export, a run, a table, a model."""
+    quiet()
+    from speechllm.cli.describe import describe
+
+    about = describe(path)
+    if as_json:
+        print_json(about)
+        return
+    for key, value in about.items():
+        if isinstance(value, dict):
+            click.echo(f"{key}:")
+            for name, one in value.items():
+                click.echo(f"  {name}: {_short(one)}")
+        else:
+            click.echo(f"{key}: {_short(value)}")
+
+
+def _short(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_short, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return os.fspath(value) if isinstance(value, str) else str(value)
+
+
+def _mib(size):
+    return f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,316 @@
+"""``speechllm measure`` and ``speechllm prune``: a causal LM and a text file."""
+
+import functools
+import os
+import shutil
+import sys
+
+import click
+
+from speechllm.cli.common import (
+    examples,
+    json_option,
+    model_options,
+    pick_device,
+    print_json,
+    quiet,
+    show_progress,
+    tell,
+)
+
+
+def text_options(command):
+    """``--text``, ``--batch-size`` and ``--context``."""
+    for option in (
+        click.option(
+            "--context",
+            type=click.IntRange(2),
+            default=512,
+            show_default=True,
+            help="Most tokens of a row; longer lines are cut.",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=8,
+            show_default=True,
+        ),
+        click.option(
+            "--text",
+            required=True,
+            type=click.Path(dir_okay=False),
+            help="Text file, a sentence or a paragraph on each line.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm measure Qwen/Qwen2.5-1.5B --text lines.txt
+        speechllm measure ./llama --text lines.txt --output table.json
+        speechllm measure ./llama --text lines.txt --picture map.png
+        """
+    )
+)
+@click.argument("model")
+@text_options
+@click.option(
+    "--output", type=click.Path(dir_okay=False), help="Save the table (JSON)."
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False),
+    help="Draw the heat map into a file (needs matplotlib).",
+)
+@json_option
+@model_options
+def measure(model, text, output, picture, as_json, **options):
+    """Which layers of a causal LM are redundant, from text alone."""
+    quiet()
+    from speechllm.text_lm import load_text_model, measure_rows, read_rows
+
+    decoder, rows = load_with_rows(
+        model, text, options, load_text_model, read_rows
+    )
+    table = measure_rows(
+        decoder, rows, options["batch_size"], show_progress(as_json)
+    )
+    if output:
+        table.save(output)
+    if picture:
+        _draw(table, picture)
+    if as_json:
+        print_json(_about(table))
+        return
+    _print(table)
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm prune Qwen/Qwen2.5-1.5B --layers 4 --text lines.txt \
+--output smaller
+        speechllm prune ./llama --layers 1 --text lines.txt --output s --json
+        speechllm prune ./llama --layers 4 --rule greedy-layers \
+--text lines.txt --output spread
+        """
+    )
+)
+@click.argument("model")
+@click.option(
+    "--layers",
+    required=True,
+    type=click.IntRange(1),
+    help="How many layers to remove.",
+)
+@click.option(
+    "--rule",
+    default="angular",
+    show_default=True,
+    help="How they are chosen; `speechllm rules` compares all that there are.",
+)
+@text_options
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder for the smaller model.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier pruned model."
+)
+@json_option
+@model_options
+def prune(model, layers, rule, text, output, overwrite, as_json, **options):
+    """Remove a causal LM's most redundant layers; save a plain smaller LM."""
+    quiet()
+    from speechbrain_ext.layers.removal import ranges
+    from speechbrain_ext.layers.rules import find_rule
+    from speechllm.text_lm import load_text_model, prune_with_text, read_rows
+
+    find_rule(rule)
+    decoder, rows = load_with_rows(
+        model, text, options, load_text_model, read_rows
+    )
+    report, table = prune_with_text(
+        decoder,
+        rows,
+        layers,
+        output,
+        options["batch_size"],
+        overwrite,
+        show_progress(as_json),
+        rule,
+    )
+    report["output"] = output
+    if as_json:
+        path = {"path": _about(table)["path"]} if table else {}
+        print_json({**report, **path})
+        return
+    why = f"rule {rule}"
+    if table:
+        _print(table)
+        why = f"angular distance {report['distance']:.4f}"
+    click.echo(
+        f"\nRemoved layers {ranges(report['removed'])} of "
+        f"{report['layers']} ({why})."
+    )
+    click.echo(
+        f"Perplexity on {report['held_out_rows']} rows not measured on: "
+        f"{report['perplexity_before']:.2f} before, "
+        f"{report['perplexity_after']:.2f} after."
+    )
+    click.echo(
+        f"Wrote {output}: AutoModelForCausalLM.from_pretrained({output!r})"
+    )
+
+
+def load_with_rows(model, text, options, load, read):
+    """The model and the file's rows; a missing file is told first."""
+    if not os.path.isfile(text):
+        raise FileNotFoundError(f"{text}: no such text file")
+    decoder = load(model, options["dtype"], pick_device(options["device"]))
+    return decoder, read(text, decoder.tokenizer, options["context"])
+
+
+def _about(table):
+    """What a machine wants to know of a table (dict)."""
+    return {
+        "provenance": table.provenance,
+        "rows": table.count,
+        "layers": table.num_layers,
+        "path": [
+            {
+                "size": block.size,
+                "start": block.start,
+                "distance": table.distances[block.size - 1, block.start],
+            }
+            for block in table.path()
+        ],
+        "distances": table.distances,
+    }
+
+
+def _print(table):
+    """Path and heat map, for a person."""
+    from speechllm.cli.terminal import heatmap_lines
+
+    about = table.provenance
+    click.echo(f"{about['model']}: {table.count} rows of text\n")
+    click.echo("size  layers      distance")
+    for block in table.path():
+        layers = f"{block.start}-{block.start + block.size - 1}"
+        distance = table.distances[block.size - 1, block.start]
+        click.echo(f"{block.size:4d}  {layers:10s}  {distance:.4f}")
+    click.echo()
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    width = shutil.get_terminal_size().columns
+    for line in heatmap_lines(table, colour, width):
+        click.echo(line)
+
+
+def _draw(table, picture):
+    from speechllm.report.heatmaps import draw_heatmaps
+
+    content = {
+        "distances": table.distances,
+        "path": [[block.start, block.size] for block in table.path()],
+        "provenance": table.provenance,
+    }
+    draw_heatmaps([content], picture)
+
+
+# ----------------------------------------------------------------------------
+# ``speechllm rules``: which rule chooses a causal LM's layers best.
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm rules Qwen/Qwen2.5-1.5B --text lines.txt
+        speechllm rules ./llama --text lines.txt --layers 2 --layers 4
+        speechllm rules ./llama --text lines.txt --rule even --rule angular
+        """
+    )
+)
+@click.argument("model")
+@click.option(
+    "--layers",
+    multiple=True,
+    type=click.IntRange(1),
+    help="How many layers to remove; may be repeated. Default: every number.",
+)
+@click.option(
+    "--rule",
+    "names",
+    multiple=True,
+    help="A rule to try; may be repeated. Default: all.",
+)
+@text_options
+@click.option(
+    "--output", type=click.Path(dir_okay=False), help="Save the figures (JSON)."
+)
+@json_option
+@model_options
+def rules(model, layers, names, text, output, as_json, **options):
+    """Which rule chooses the layers of a causal LM best, from text alone."""
+    quiet()
+    from speechllm.text_lm import compare_rules, load_text_model, read_rows
+
+    decoder, rows = load_with_rows(
+        model, text, options, load_text_model, read_rows
+    )
+    report = compare_rules(
+        decoder,
+        rows,
+        layers,
+        names,
+        options["batch_size"],
+        show_progress(as_json),
+        functools.partial(_tell, output, as_json),
+    )
+    if as_json:
+        print_json(report)
+
+
+def _tell(output, as_json, report, name):
+    """Save and print what there is, once a rule is done."""
+    if output:
+        from speechbrain_ext.runs.files import write_json
+
+        write_json(output, report)
+    if name in report["left_out"]:
+        tell(f"{name}: left out: {report['left_out'][name]}")
+    if not as_json:
+        for line in _row(report, name) if name else _head(report):
+            click.echo(line)
+        # A pipe would keep it until the last rule is done.
+        sys.stdout.flush()
+
+
+def _head(report):
+    """The head of a table of perplexities by depth (Markdown)."""
+    yield (
+        f"{report['model']}: perplexity on {report['held_out_rows']} rows, "
+        f"layers chosen on {report['rows']} others\n"
+    )
+    sizes = " | ".join(map(str, report["sizes"]))
+    yield f"| rule | 0 of {report['layers']} | {sizes} |"
+    yield "|---|" + "---|" * (1 + len(report["sizes"]))
+
+
+def _row(report, name):
+    """One rule's perplexities; a dash where it could not choose."""
+    plans = [plan for plan in report["plans"] if plan["rule"] == name]
+    by_size = {len(plan["removed"]): plan["perplexity"] for plan in plans}
+    cells = [
+        f"{by_size[size]:.2f}" if size in by_size else "—"
+        for size in report["sizes"]
+    ]
+    if plans and plans[0]["rows"] != report["rows"]:
+        name += f" ({plans[0]['rows']} rows)"
+    whole = f"{report['perplexity_before']:.2f}"
+    yield f"| {name} | " + " | ".join([whole, *cells]) + " |"

@@ -1,0 +1,98 @@
+"""``speechllm compare`` and ``speechllm report``: runs and tables."""
+
+import os
+
+import click
+
+from speechllm.cli.common import examples, json_option, print_json, quiet
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm compare results/mini results/mini_prune
+        speechllm compare redundancy-speech.json redundancy-text.json
+        """
+    )
+)
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option(
+    "--samples",
+    type=click.IntRange(100),
+    default=1000,
+    show_default=True,
+    help="Sets of utterances that are drawn.",
+)
+@json_option
+def compare(a, b, samples, as_json):
+    """Compare two redundancy tables, or two runs' scores."""
+    quiet()
+    if os.path.isfile(a) and os.path.isfile(b):
+        return _compare_tables(a, b, as_json)
+    if not (os.path.isdir(a) and os.path.isdir(b)):
+        raise ValueError(
+            f"{a} and {b}: give two folders of runs, or two tables' files"
+        )
+    from speechllm.report.comparison import compare_runs
+
+    found = compare_runs(a, b, samples)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"A: {found['a']}\nB: {found['b']}\n")
+    for name, one in found["sets"].items():
+        verdict = "differ" if one["p_value"] < 0.05 else "may be equal"
+        click.echo(
+            f"{name}: {one['metric']} {one['a']:.2f} and {one['b']:.2f}, "
+            f"difference {one['difference']:+.2f} [{one['low']:+.2f}, "
+            f"{one['high']:+.2f}], p {one['p_value']:.3f}: {verdict}"
+        )
+
+
+def _compare_tables(a, b, as_json):
+    from speechbrain_ext.layers.distances import RedundancyTable
+    from speechbrain_ext.layers.distances import compare as agreement_of
+    from speechllm.cli.compare_tables import MEANINGS, paths_table, title
+
+    one, other = RedundancyTable.load(a), RedundancyTable.load(b)
+    agreement = agreement_of(one, other)
+    if as_json:
+        print_json(agreement)
+        return
+    click.echo(f"A: {title(one)}\nB: {title(other)}\n")
+    for key, value in agreement.items():
+        click.echo(f"{MEANINGS[key]}: {value:.4f}")
+    click.echo("\n" + paths_table(one, other))
+
+
+@click.command(
+    epilog=examples(
+        """
+        speechllm report results
+        speechllm report results --output pictures --column
+        """
+    )
+)
+@click.argument("results", metavar="RESULTS")
+@click.option(
+    "--output", help="Folder to write to; by default that of the results."
+)
+@click.option("--column", is_flag=True, help="Pictures for one column.")
+@json_option
+def report(results, output, column, as_json):
+    """Table and pictures of all runs below a folder."""
+    quiet()
+    from speechbrain_ext.runs.result import load_runs
+    from speechllm.report.command import main
+    from speechllm.report.summary import summarise
+
+    if as_json:
+        found = load_runs(results)
+        print_json({"runs": summarise(found.all), "broken": found.broken})
+        return 0
+    words = [results]
+    words += ["--output", output] if output else []
+    words += ["--column"] if column else []
+    code = main(words)
+    return 1 if code else 0

@@ -1,0 +1,66 @@
+"""A heat map of a redundancy table in the terminal."""
+
+import numpy as np
+
+SHADES = " .:-=+*#%@"
+# Colours from alike to distant, as in the printed heat map (viridis).
+COLOURS = (
+    (68, 1, 84),
+    (59, 82, 139),
+    (33, 145, 140),
+    (94, 201, 98),
+    (253, 231, 37),
+)
+PATH = "o"
+
+
+def heatmap_lines(table, colour=False, width=80):
+    """The map of block sizes (up) against first layers (right)."""
+    distances, layers = table.distances, table.num_layers
+    cell = 2 if 6 + 2 * layers <= width else 1
+    low, high = np.nanmin(distances), np.nanmax(distances)
+    starts = {block.size: block.start for block in table.path()}
+    lines = []
+    for size in range(layers, 0, -1):
+        cells = []
+        for start in range(layers - size + 1):
+            value = (distances[size - 1, start] - low) / max(high - low, 1e-12)
+            chosen = starts.get(size) == start
+            cells.append(_cell(float(value), chosen, colour, cell))
+        lines.append(f"{size:4d} |" + "".join(cells))
+    lines.append("     +" + "-" * (cell * layers))
+    lines.append("      " + _axis(layers, cell))
+    lines.append(
+        f"      first layer of the block; up: its size; {PATH}: the path"
+    )
+    words = "dark to bright" if colour else f"'{SHADES}'"
+    lines.append(f"      angular distance {low:.3f} to {high:.3f}: {words}")
+    return lines
+
+
+def _cell(value, chosen, colour, width):
+    """One cell: a coloured space or a shade, the path marked."""
+    text = (PATH if chosen else " ") * 1 + " " * (width - 1)
+    if not colour:
+        shade = SHADES[min(int(value * len(SHADES)), len(SHADES) - 1)]
+        return PATH + shade * (width - 1) if chosen else shade * width
+    red, green, blue = _colour(value)
+    ink = 15 if value < 0.5 else 0
+    return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;5;{ink}m{text}\x1b[0m"
+
+
+def _colour(value):
+    """Between the two nearest of the colours."""
+    place = value * (len(COLOURS) - 1)
+    index = min(int(place), len(COLOURS) - 2)
+    share = place - index
+    pair = zip(COLOURS[index], COLOURS[index + 1])
+    return tuple(round(a + share * (b - a)) for a, b in pair)
+
+
+def _axis(layers, cell):
+    """Numbers of the first layers, as many as there is room for."""
+    step = -(-4 // cell)
+    return "".join(
+        f"{number:<{step * cell}d}" for number in range(0, layers, step)
+    )

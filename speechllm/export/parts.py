@@ -1,0 +1,312 @@
+"""The parts of an export: backbone, encoders, tasks."""
+
+import copy
+import glob
+import json
+import os
+import re
+import shutil
+
+import yaml
+from safetensors.torch import save_file
+from transformers.utils import cached_file, extract_commit_hash
+
+from speechbrain_ext.healing.lora import kept_adapter
+from speechbrain_ext.layers.saved_lm import save_causal_lm
+from speechbrain_ext.model.encoder_load import load_config, load_extractor
+from speechbrain_ext.runs.files import read_utterances, write_json
+from speechllm.exported.check import LORA_KEYS
+from speechllm.exported.format import (
+    ADAPTER,
+    BACKBONE,
+    BASELINE_ADAPTER,
+    BRIDGE,
+    ENCODER_OPTIONS,
+    ENCODERS,
+    PROJECTOR,
+    TASK,
+    TASKS,
+    ExportError,
+    TaskSettings,
+    files_of,
+)
+
+# ----------------------------------------------------------------------------
+# What an export says of where it came from, without any machine's paths.
+
+LICENCE_FILES = (
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "NOTICE.txt",
+    "USE_POLICY.md",
+)
+# Seconds; where no run tells how long its utterances were.
+USUAL_PIECE = 30.0
+
+
+def public_source(source, name):
+    """A hub id as it is; a local folder by its short name alone."""
+    return name if os.path.isdir(source) else str(source)
+
+
+def commit_of(source, revision):
+    """The commit of a hub model that lies in the cache (str), or None."""
+    if os.path.isdir(source):
+        return None
+    path = cached_file(
+        source,
+        "config.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return extract_commit_hash(path, None) or revision
+
+
+def source_file(source, name, revision=None):
+    """Path of a file of a hub model or a folder (str), or None."""
+    if os.path.isdir(source):
+        path = os.path.join(source, name)
+        return path if os.path.isfile(path) else None
+    return cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+
+
+def licence_of(source, revision=None):
+    """Licence of a model, as its card's head says it."""
+    path = source_file(source, "README.md", revision)
+    if path is None:
+        return {}
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        parts = stream.read().split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    try:
+        head = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}
+    keys = ("license", "license_name", "license_link")
+    head = head if isinstance(head, dict) else {}
+    return {key: str(head[key]) for key in keys if head.get(key)}
+
+
+def licence_files(source, revision=None):
+    """Licence texts of a model: name to path (dict)."""
+    found = {n: source_file(source, n, revision) for n in LICENCE_FILES}
+    return {name: path for name, path in found.items() if path}
+
+
+def longest_seconds(run_folder):
+    """The longest utterance that a run was scored on, in seconds."""
+    durations = [
+        row["duration"]
+        for path in glob.glob(os.path.join(run_folder, "hypotheses-*.jsonl"))
+        for row in read_utterances(path)
+        if row.get("duration")
+    ]
+    # Above, never below, whatever the rounding.
+    return round(max(durations) + 0.05, 1) if durations else USUAL_PIECE
+
+
+def about_run(run):
+    """A run's lineage and scores, for `task.json` and the card."""
+    result = run.result
+    backbone = run.settings["backbone"]
+    encoder = run.settings["speech_encoder"]
+    path = dict(result.path or {})
+    if path.get("from"):
+        path["from"] = os.path.basename(str(path["from"]))
+    return {
+        "run": result.name,
+        "backbone": {
+            "name": backbone["name"],
+            "source": public_source(backbone["source"], backbone["name"]),
+            "revision": commit_of(backbone["source"], backbone.get("revision")),
+        },
+        "encoder": public_source(encoder["source"], encoder["name"]),
+        "layers": result.layers,
+        "kept_layers": list(run.kept),
+        "healing": result.healing if result.removed else None,
+        "baseline_adapter": result.adapter,
+        "path": path or None,
+        "steps": result.steps,
+        "trainable": result.trainable,
+        "lowercase_targets": run.settings.get("lowercase_targets"),
+        "train": run.settings.get("train_splits"),
+        "data": result.data,
+        "scores": {
+            name: {
+                "metric": one.metric,
+                "value": one.value,
+                "interval": one.interval,
+                "utterances": one.utterances,
+                "signature": one.signature,
+                "language": one.language,
+                "normaliser": one.normaliser,
+                "hit_limit": one.hit_limit,
+            }
+            for name, one in result.scores.items()
+        },
+        "versions": result.versions,
+    }
+
+
+def backbone_source(run):
+    """Hub id or folder of a run's backbone, and its revision."""
+    backbone = run.settings["backbone"]
+    return backbone["source"], backbone.get("revision")
+
+
+def save_backbone(decoder, run, folder, shard_size, tell):
+    """A plain causal LM with its tokenizer and licence texts."""
+    tell("Writing the backbone")
+    save_causal_lm(decoder.lm, decoder.tokenizer, folder, shard_size)
+    # tokenizer.json says the same, and is JSON.
+    for name in ("tokenizer.model", "spiece.model"):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            os.remove(path)
+    for name, path in licence_files(*backbone_source(run)).items():
+        shutil.copyfile(path, os.path.join(folder, name))
+    _forget_paths(folder)
+
+
+def _forget_paths(folder):
+    """Take this machine's folders out of the settings that were saved."""
+    for name in files_of(folder):
+        path = os.path.join(folder, name)
+        if not name.endswith(".json") or name == "tokenizer.json":
+            continue
+        with open(path, encoding="utf-8") as stream:
+            content = json.load(stream)
+        kept = {
+            key: value
+            for key, value in content.items()
+            if not (isinstance(value, str) and os.path.isabs(value))
+            and key != "_name_or_path"
+        }
+        if kept != content:
+            write_json(path, kept)
+
+
+def write_task(out, name, run, model, merge, encoders):
+    """Write a task's folder and, where the hub lacks it, its encoder's."""
+    folder = os.path.join(out, TASKS, name)
+    os.makedirs(folder)
+    shutil.copyfile(run.projector_file, os.path.join(folder, PROJECTOR))
+    adapter = bool(run.adapter_folder) and not merge
+    if adapter:
+        _write_adapter(
+            model.decoder, run.adapter_folder, os.path.join(folder, ADAPTER)
+        )
+    baseline = run.frozen_adapter_folder
+    if baseline and not merge:
+        _write_adapter(
+            model.decoder,
+            baseline,
+            os.path.join(folder, BASELINE_ADAPTER),
+            run.kept,
+        )
+    if run.bridge_file:
+        shutil.copyfile(run.bridge_file, os.path.join(folder, BRIDGE))
+    config = run.settings
+    cached = config.get("cache_features")
+    settings = TaskSettings(
+        task=run.result.task,
+        prompt=config["prompt"],
+        encoder=_write_encoder(
+            out, config["speech_encoder"], model.encoder, encoders
+        ),
+        downsampling=config["downsampling"],
+        chat_template=config["chat_template"],
+        projector_hidden=config["projector_hidden"],
+        speech_markers=config["speech_markers"],
+        adapter=adapter,
+        baseline_adapter=bool(baseline) and not merge,
+        bridge=bool(run.bridge_file),
+        precision=config.get("eval_precision") or "fp32",
+        features_dtype="float16" if cached else None,
+        long_audio=config.get("long_audio", "error"),
+        max_new_tokens=config["max_new_tokens"],
+        max_tokens_per_second=config["max_tokens_per_second"],
+        piece_seconds=longest_seconds(run.folder),
+        about=about_run(run),
+    )
+    faults = settings.faults()
+    if faults:
+        raise ExportError(f"{run.folder}: {'; '.join(faults)}")
+    write_json(os.path.join(folder, TASK), settings.to_json())
+    return settings
+
+
+def _write_adapter(decoder, source, folder, kept=None):
+    """PEFT's own two files; of its settings only those that say something."""
+    os.makedirs(folder)
+    with open(os.path.join(source, "adapter_config.json")) as stream:
+        config = json.load(stream)
+    odd = [k for k in ("rank_pattern", "alpha_pattern") if config.get(k)]
+    if odd:
+        raise ExportError(
+            f"{source}: its adapter has a {odd[0]}, which an export does not "
+            "keep: use --merge"
+        )
+    config = {key: config[key] for key in LORA_KEYS if key in config}
+    # Not the whole model's hub id: there, the layers have other numbers.
+    config["base_model_name_or_path"] = BACKBONE
+    config["inference_mode"] = True
+    renumbered, state = kept_adapter(decoder, source, kept)
+    config["layers_to_transform"] = renumbered.layers_to_transform
+    write_json(os.path.join(folder, "adapter_config.json"), config)
+    save_file(
+        state,
+        os.path.join(folder, "adapter_model.safetensors"),
+        metadata={"format": "pt"},
+    )
+
+
+def _write_encoder(out, about, encoder, encoders):
+    """How a task names its encoder; one that is a folder is written too."""
+    told = {"name": about["name"], "kind": encoder.kind}
+    told["dtype"] = about["dtype"]
+    # The longest piece and the norms are part of what it gives.
+    options = {key: about.get(key) for key in ENCODER_OPTIONS}
+    told |= {key: value for key, value in options.items() if value is not None}
+    source, revision = about["source"], about.get("revision")
+    if not os.path.isdir(source):
+        commit = commit_of(source, revision)
+        return {**told, "source": source, "revision": commit}
+    base = f"{ENCODERS}/{re.sub(r'[^A-Za-z0-9_-]', '_', about['name'])}"
+    inside, number = base, 2
+    # Two tasks may have one encoder, or two that are called alike.
+    while encoders.get(inside, encoder) is not encoder:
+        inside, number = f"{base}-{number}", number + 1
+    folder = os.path.join(out, inside)
+    if inside not in encoders:
+        encoders[inside] = encoder
+        model = encoder.core.model
+        config = copy.deepcopy(model.config)
+        # Of Whisper only the encoder is there, under its own names.
+        config.architectures = [type(model).__name__]
+        config.save_pretrained(folder)
+        state = {
+            key: value.detach().cpu().contiguous()
+            for key, value in model.state_dict().items()
+        }
+        save_file(
+            state,
+            os.path.join(folder, "model.safetensors"),
+            metadata={"format": "pt"},
+        )
+        config = load_config(source, revision, about["kind"])
+        extractor = load_extractor(source, config, revision)
+        if extractor is not None:
+            extractor.save_pretrained(folder)
+        _forget_paths(folder)
+    return {**told, "folder": inside}

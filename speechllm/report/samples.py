@@ -1,0 +1,117 @@
+"""A study's scores, drawn again and again: over seeds and over utterances.
+
+Every statistic of the report is an array ``[1 + R]``: its value from the
+result files first, then its value in each of R drawn studies. A drawn study
+has its seeds drawn with replacement, and its utterances too; all systems of
+one study share both, as they share them in truth, so that what is hard for
+all of them does not blur their differences. Legend for shapes: R drawn
+studies, U utterances, K counts of each, S seeds.
+"""
+
+import zlib
+
+import numpy as np
+
+from speechbrain_ext.runs.files import LOSSES_FILE, read_utterances
+from speechbrain_ext.scores.score import STATISTICS, utterance_counts
+
+DRAWS = 1000
+
+
+class Samples:
+    """The drawn scores of a study."""
+
+    def __init__(self, runs, folders, draws=DRAWS):
+        self.draws = draws
+        self.folders = folders
+        self.notes = []
+        self.seeds = sorted({run.seed for run in runs}, key=str)
+        generator = np.random.default_rng(0)
+        many = len(self.seeds)
+        times_RS = generator.multinomial(many, [1 / many] * many, draws)
+        self._seeds_RS = np.vstack([np.ones((1, many)), times_RS])
+        self._scores, self._losses, self._drawn = {}, {}, {}
+        for name, metric in dict.fromkeys(
+            (name, one.metric)
+            for run in runs
+            for name, one in run.scores.items()
+        ):
+            self._draw_set([r for r in runs if name in r.scores], name, metric)
+
+    def _draw_set(self, runs, name, metric):
+        """Score every run of a set on the same drawn utterances."""
+        for run in runs:
+            one = run.scores[name]
+            if one.metric != metric or one.value is None:
+                continue
+            value_R = np.full(1 + self.draws, float(one.value))
+            self._scores[run.name, name] = value_R
+            file = f"hypotheses-{name}.jsonl"
+            rows = self._rows(run, file, f"hypotheses of {name}")
+            if rows:
+                ids = tuple(sorted(rows))
+                counts_UK = utterance_counts(
+                    [rows[i] for i in ids], metric, one.language
+                )
+                sums_RK = self._times(ids, name) @ counts_UK
+                value_R[1:] = STATISTICS[metric](sums_RK)
+
+    def _draw_loss(self, run):
+        """A run's validation loss on the drawn utterances."""
+        loss = run.validation.get("final_loss")
+        if loss is None:
+            return None
+        value_R = np.full(1 + self.draws, float(loss))
+        rows = self._rows(run, LOSSES_FILE, "validation losses")
+        if rows:
+            ids = tuple(sorted(rows))
+            counts_U2 = [(rows[i]["loss"], rows[i]["tokens"]) for i in ids]
+            loss_R, tokens_R = (self._times(ids, "validation") @ counts_U2).T
+            value_R[1:] = loss_R / tokens_R
+        return value_R
+
+    def _rows(self, run, file, what):
+        """A run's rows by id; none where their file is not there."""
+        folder = self.folders.get(run.name)
+        if not folder or not (folder / file).is_file():
+            self.notes.append(
+                f"{run.name}: no {what}, so no interval over its utterances"
+            )
+            return None
+        return {row["id"]: row for row in read_utterances(folder / file)}
+
+    def _times(self, ids, name):
+        """How often each drawn study has each utterance ``[R, U]``."""
+        # Tasks may call different sets by one name.
+        if (ids, name) not in self._drawn:
+            generator = np.random.default_rng(zlib.crc32(name.encode()))
+            many = len(ids)
+            times_RU = generator.multinomial(
+                many, np.full(many, 1 / many), self.draws
+            )
+            self._drawn[ids, name] = times_RU.astype(np.float64)
+        return self._drawn[ids, name]
+
+    def score(self, run, name):
+        """A run's score on a set, drawn."""
+        return self._scores.get((run.name, name))
+
+    def cross_entropy(self, run):
+        """A run's validation loss in nats per target token, drawn."""
+        if run.name not in self._losses:
+            self._losses[run.name] = self._draw_loss(run)
+        return self._losses[run.name]
+
+    def over_seeds(self, by_seed):
+        """The mean over the seeds that each drawn study has."""
+        found = {k: v for k, v in by_seed.items() if v is not None}
+        if not found:
+            return None
+        places = [self.seeds.index(seed) for seed in found]
+        weights_RS = self._seeds_RS[:, places]
+        values_RS = np.stack(list(found.values()), axis=1)
+        weights_RS = np.where(np.isnan(values_RS), 0, weights_RS)
+        total_R = weights_RS.sum(axis=1)
+        values_RS = np.where(weights_RS > 0, values_RS, 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (values_RS * weights_RS).sum(axis=1) / total_R

@@ -1,0 +1,409 @@
+"""Training: the loss, the schedule, clipping, and going on after a stop.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import os
+import resource
+import shutil
+
+import pytest
+import torch
+from conftest import (
+    make_brain,
+    make_dataset,
+    make_decoder,
+    weights_of,
+)
+from speechbrain.dataio.batch import PaddedBatch
+
+from speechbrain_ext.data.batches import targets_of
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.training.brain import step_factor
+
+BLOCK = Block(1, 2)
+
+
+@pytest.fixture(scope="module")
+def folder(decoder_folders):
+    """One kind is enough where the decoder's kind plays no part."""
+    return decoder_folders["qwen2"]
+
+
+def train(brain, valid=True, size=10):
+    train_set = make_dataset(brain.model.prompt, size)
+    valid_set = make_dataset(brain.model.prompt, 5, seed=9)
+    brain.fit(train_set, valid_set if valid else None)
+    return weights_of(brain)
+
+
+def same(a, b, exact=True):
+    assert a.keys() == b.keys()
+    for name in a:
+        if exact:
+            assert torch.equal(a[name], b[name]), name
+        else:
+            torch.testing.assert_close(
+                a[name], b[name], atol=1e-5, rtol=1e-5, msg=name
+            )
+
+
+def test_the_schedule():
+    factors = [step_factor(s, 10, 2, 4) for s in range(10)]
+    expected = [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert factors == pytest.approx(expected)
+    assert [step_factor(s, 3, 0, 0) for s in range(3)] == [1, 1, 1]
+
+
+def test_each_part_has_its_own_rate_and_follows_the_schedule(folder):
+    brain = make_brain(
+        folder, BLOCK, "both", lr_projector=1e-3, lr_adapter=4e-2
+    )
+    seen = []
+    step = brain.optimizers_step
+
+    def spy():
+        step()
+        groups = brain.optimizer.param_groups
+        seen.append([group["lr"] for group in groups])
+        sizes = [len(group["params"]) for group in groups]
+        assert sizes == [4, 6]
+
+    brain.optimizers_step = spy
+    train(brain)
+    for number, rates in enumerate(seen):
+        factor = step_factor(number, 8, 2, 3)
+        assert rates == pytest.approx([1e-3 * factor, 4e-2 * factor])
+    assert len(seen) == 8
+
+
+def test_training_learns(folder):
+    brain = make_brain(folder, steps=60, valid_interval=20)
+    train(brain, size=4)
+    losses = [entry["train_loss"] for entry in brain.history]
+    assert [entry["step"] for entry in brain.history] == [20, 40, 60]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(entry["valid_loss"] > 0 for entry in brain.history)
+
+
+@pytest.mark.parametrize("strategy", ["projector", "decoder", "both"])
+def test_nothing_else_moves(folder, strategy):
+    brain = make_brain(folder, BLOCK, strategy)
+    before = {n: p.clone() for n, p in brain.model.named_parameters()}
+    train(brain, valid=False)
+    ours = {n for n, _ in brain.trainable.named()}
+    for name, parameter in brain.model.named_parameters():
+        assert torch.equal(parameter, before[name]) != (name in ours), name
+
+
+def test_unhealed_and_untrained_runs_just_evaluate(folder, tmp_path):
+    for strategy, steps in (("none", 8), ("both", 0)):
+        brain = make_brain(
+            folder, BLOCK, strategy, tmp_path / strategy, steps=steps
+        )
+        before = {n: p.clone() for n, p in brain.model.named_parameters()}
+        train(brain)
+        assert brain.optimizer_step == 0 and brain.history == []
+        for name, parameter in brain.model.named_parameters():
+            assert torch.equal(parameter, before[name])
+        rows = brain.decode(make_dataset(brain.model.prompt, 5))
+        assert len(rows) == 5
+
+
+def test_the_loss_is_the_mean_over_the_steps_target_tokens(folder):
+    """Whatever the rows and however they are spread over batches."""
+    brain = make_brain(folder)
+    data = make_dataset(brain.model.prompt, 6)
+    rows = [data[i] for i in range(6)]
+    expected = torch.tensor(0.0)
+    tokens = 0
+    with torch.no_grad():
+        for row in rows:
+            batch = PaddedBatch([row])
+            logits, labels = brain.compute_forward(batch, None)
+            log_probs = logits.log_softmax(-1)
+            expected -= log_probs[range(len(labels)), labels].sum()
+            tokens += len(targets_of(batch)[0])
+    expected /= tokens
+    brain.nonfinite_count = 0
+    for split in ([6], [1, 5], [2, 3, 1]):
+        parts, first = [], 0
+        for size in split:
+            parts.append(PaddedBatch(rows[first : first + size]))
+            first += size
+        other = make_brain(folder)
+        other.nonfinite_count = 0
+        other.init_optimizers()
+        loss = other.fit_step(parts)
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        valid = make_brain(folder, test_batch_size=max(split)).validate(data)
+        assert valid == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_each_utterance_has_the_loss_it_has_alone(folder, size):
+    data = make_dataset(make_brain(folder).model.prompt, 6)
+    brain = make_brain(folder, test_batch_size=size)
+    mean = brain.validate(data)
+    assert [row["id"] for row in brain.losses] == data.data_ids
+    for i, row in enumerate(brain.losses):
+        batch = PaddedBatch([data[i]])
+        with torch.no_grad():
+            logits, labels = brain.compute_forward(batch, None)
+        alone = torch.nn.functional.cross_entropy(
+            logits, labels, reduction="sum"
+        )
+        assert row["loss"] == pytest.approx(alone.item(), rel=1e-5)
+        assert row["tokens"] == len(labels)
+    tokens = sum(row["tokens"] for row in brain.losses)
+    assert mean == sum(row["loss"] for row in brain.losses) / tokens
+
+
+def test_accumulated_batches_are_one_large_batch(folder):
+    # 3 does not divide the data: what is left at an epoch's end counts too.
+    whole = train(make_brain(folder, BLOCK, "both", batch_size=6, dropout=0.0))
+    parts = make_brain(
+        folder,
+        BLOCK,
+        "both",
+        batch_size=2,
+        dropout=0.0,
+        grad_accumulation_factor=3,
+    )
+    same(train(parts), whole, exact=False)
+
+
+def test_all_gradients_are_clipped_together(folder, monkeypatch):
+    brain = make_brain(folder, BLOCK, "both", max_grad_norm=1e-3)
+    norms = []
+    step = torch.optim.Adam.step
+
+    def spy(optimizer, *args, **kwargs):
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        assert len(grads) == 10
+        norms.append(torch.stack([g.norm() for g in grads]).norm().item())
+        return step(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    train(brain)
+    assert norms == pytest.approx([1e-3] * 8, rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_does_not_spoil_the_weights(folder, tmp_path):
+    brain = make_brain(folder, BLOCK, "both", tmp_path)
+    objectives = brain.compute_objectives
+    bad = {3}
+
+    def sometimes(predictions, batch, stage):
+        loss = objectives(predictions, batch, stage)
+        training = torch.is_grad_enabled()
+        poison = training and (brain.optimizer_step in bad or bad == {None})
+        return loss * float("nan") if poison else loss
+
+    brain.compute_objectives = sometimes
+    weights = train(brain)
+    assert all(value.isfinite().all() for value in weights.values())
+    assert brain.optimizer_step == 8
+    assert all(e["valid_loss"] < 1e3 for e in brain.history)
+    # One bad batch is passed over; nothing but bad ones is an error.
+    brain = make_brain(folder, BLOCK, "both", tmp_path / "b")
+    objectives = brain.compute_objectives
+    brain.compute_objectives = sometimes
+    bad = {None}
+    with pytest.raises(ValueError, match="not finite"):
+        train(brain)
+    assert all(v.isfinite().all() for v in weights_of(brain).values())
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4, 5, 7])
+def test_a_stopped_training_goes_on_to_the_same_weights(folder, tmp_path, stop):
+    expected = make_brain(folder, BLOCK, "both", tmp_path / "whole")
+    weights = train(expected)
+    first = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
+    after = first._after_step
+
+    def stopping(steps, valid_set):
+        if first.optimizer_step == stop:
+            raise KeyboardInterrupt
+        after(steps, valid_set)
+
+    first._after_step = stopping
+    with pytest.raises(KeyboardInterrupt):
+        train(first)
+    again = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
+    if stop > 2:  # there is a checkpoint, with its own random state
+        torch.manual_seed(99)
+    same(train(again), weights)
+    assert again.history == expected.history
+    # Dropout in the adapter is at work: the random state does matter.
+    still = make_brain(folder, BLOCK, "both", dropout=0.0)
+    assert not torch.equal(
+        train(still)["projector.layers.0.weight"],
+        weights["projector.layers.0.weight"],
+    )
+
+
+def test_more_processes_go_on_than_were_saved(folder, tmp_path):
+    make_brain(folder, BLOCK, "both", tmp_path, steps=4)
+    first = make_brain(folder, BLOCK, "both", tmp_path, steps=4)
+    train(first)
+    drawn = []
+    for rank in (0, 1, 2, 1):
+        again = make_brain(folder, BLOCK, "both", tmp_path)
+        again.on_fit_start()
+        again.rank, again.hparams.steps = rank, 5
+        again.checkpointer = None
+        again._steps = lambda *_: drawn.append(torch.rand(4)) or []
+        again.fit(make_dataset(again.model.prompt))
+    # The first goes on with its own numbers, the others with others'.
+    torch.set_rng_state(first._random_states[0]["torch"])
+    assert torch.equal(drawn[0], torch.rand(4))
+    assert torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+def test_a_finished_training_is_not_trained_again(folder, tmp_path):
+    first = make_brain(folder, BLOCK, "both", tmp_path)
+    weights = train(first)
+    again = make_brain(folder, BLOCK, "both", tmp_path)
+    again.fit_step = None
+    same(train(again), weights)
+    assert again.history == first.history
+    assert again.train_seconds == first.train_seconds
+
+
+def checkpoints(folder):
+    return sorted(p.name for p in folder.iterdir() if p.is_dir())
+
+
+def test_a_checkpoint_holds_only_what_is_trained(folder, tmp_path):
+    brain = make_brain(folder, BLOCK, "both", tmp_path)
+    weights = train(brain)
+    [name] = checkpoints(tmp_path)
+    state = torch.load(tmp_path / name / "trained.ckpt")
+    assert state.keys() == weights.keys()
+    trained = sum(v.numel() for v in weights.values())
+    size = sum(f.stat().st_size for f in (tmp_path / name).iterdir())
+    # Weights, two moments of Adam, and some words about each.
+    assert size < 3 * 4 * trained + 60_000
+
+
+@pytest.mark.parametrize("part", ["brain", "trained", "optimizer"])
+def test_stopped_in_the_middle_of_saving(folder, tmp_path, monkeypatch, part):
+    """A checkpoint is there whole or not at all."""
+    weights = train(make_brain(folder, BLOCK, "both", tmp_path / "whole"))
+    save = torch.save
+    saved = []
+
+    def stopping(value, path, *args, **kwargs):
+        if part in str(path):
+            saved.append(path)
+            if len(saved) == 3:
+                raise KeyboardInterrupt
+        return save(value, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_brain(folder, BLOCK, "both", tmp_path / "stopped"))
+    monkeypatch.undo()
+    again = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
+    again.on_fit_start()
+    assert again.optimizer_step == 4
+    again = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
+    same(train(again), weights)
+
+
+def test_what_a_kill_left_behind_is_no_checkpoint(folder, tmp_path):
+    brain = make_brain(folder, BLOCK, "both", tmp_path)
+    weights = train(brain)
+    [name] = checkpoints(tmp_path)
+    torn = tmp_path / name.replace("CKPT", "unfinished")
+    shutil.copytree(tmp_path / name, torn)
+    os.remove(torn / "trained.ckpt")
+    again = make_brain(folder, BLOCK, "both", tmp_path, steps=10)
+    train(again)
+    assert again.optimizer_step == 10
+    [name] = checkpoints(tmp_path)
+    assert name.startswith("CKPT")
+    assert weights.keys() == weights_of(again).keys()
+
+
+def test_no_space_left_while_saving(folder, tmp_path):
+    """The checkpoint before is still there, and training goes on from it."""
+    weights = train(make_brain(folder, BLOCK, "both", tmp_path / "whole"))
+    brain = make_brain(folder, BLOCK, "both", tmp_path / "full")
+    after = brain._after_step
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filling(steps, valid_set):
+        if brain.optimizer_step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        after(steps, valid_set)
+
+    brain._after_step = filling
+    try:
+        with pytest.raises(OSError, match="full.*make room"):
+            train(brain)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = make_brain(folder, BLOCK, "both", tmp_path / "full")
+    again.on_fit_start()
+    assert again.optimizer_step == 4
+    again = make_brain(folder, BLOCK, "both", tmp_path / "full")
+    same(train(again), weights)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
+    train(make_brain(folder, BLOCK, "both", tmp_path / "a"))
+    brain = make_brain(folder, BLOCK, "projector", tmp_path / "a")
+    with pytest.raises(ValueError, match="another model.*not trained here"):
+        train(brain)
+    wide = make_decoder("qwen2", tmp_path / "wide", hidden_size=64)
+    brain = make_brain(wide, BLOCK, "both", tmp_path / "a")
+    with pytest.raises(ValueError, match="has shape .*(Give|remove)"):
+        train(brain)
+
+
+def test_bfloat16_trains_and_keeps_full_precision_weights(folder):
+    brain = make_brain(
+        folder, BLOCK, "both", precision="bf16", eval_precision="bf16"
+    )
+    weights = train(brain)
+    assert {v.dtype for v in weights.values()} == {torch.float32}
+    exact = train(make_brain(folder, BLOCK, "both"))
+    far = max((weights[n] - exact[n]).abs().max() for n in weights)
+    assert 0 < far < 0.2
+
+
+def test_half_precision_wants_a_gpu(folder):
+    with pytest.raises(ValueError, match="fp16"):
+        make_brain(folder, precision="fp16")
+
+
+def test_decoding_gives_every_row_in_order(folder):
+    rows = {}
+    for size in (1, 3, 10):
+        brain = make_brain(folder, test_batch_size=size)
+        data = make_dataset(brain.model.prompt, 10)
+        rows[size] = brain.decode(data)
+        assert [row["id"] for row in rows[size]] == list(data.data_ids)
+        assert not brain.modules.training
+    assert rows[1] == rows[3] == rows[10]
+    assert [row["reference"] for row in rows[1]] == [
+        data.data[i]["target"] for i in data.data_ids
+    ]
+    assert len({row["hypothesis"] for row in rows[1]}) > 2
+
+
+def test_limits_follow_the_duration(folder):
+    brain = make_brain(folder, max_new_tokens=20, max_tokens_per_second=10)
+    items = [{"id": "a", "duration": d} for d in (0.1, 1.01, 60.0)]
+    assert brain.limits(PaddedBatch(items)).tolist() == [8, 11, 20]
+
+
+def test_workers_change_nothing(folder):
+    weights = train(make_brain(folder, BLOCK, "both"))
+    many = make_brain(folder, BLOCK, "both", num_workers=1)
+    same(train(many), weights)

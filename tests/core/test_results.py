@@ -1,0 +1,251 @@
+"""Results: whole or not there, and never a number that was not measured.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechbrain_ext import runs as results
+from speechbrain_ext.runs.result import RunResult, SetScore
+from speechllm.report.claims.strategies import peak_memory
+
+
+def a_run(**changes):
+    """A finished pruned run."""
+    values = {
+        "name": "mini-both-4",
+        "backbone": "mini-qwen",
+        "layers": 12,
+        "removed": 4,
+        "start": 7,
+        "kept_layers": [0, 1, 2, 3, 4, 5, 6, 11],
+        "healing": "both",
+        "path": {"from": "speech", "provenance": {"input": "speech"}},
+        "scores": {
+            "test-clean": SetScore("WER", 2.5, [2.0, 3.1], 1, 2, 3, 240, 30)
+        },
+        "speed": {"train_seconds": 20.0, "decode_seconds": 2.0},
+        "configuration": {"prune_layers": 4, "lr": 0.003},
+        "status": "done",
+    }
+    return RunResult(**{**values, **changes})
+
+
+def test_a_run_comes_back_as_it_was(tmp_path):
+    run = a_run(versions=results.versions())
+    path = run.save(tmp_path / "runs" / "one")
+    assert path.name == "result.json"
+    assert results.load_run(path.parent) == run
+    assert results.load_run(path) == run
+
+
+def test_an_unpruned_run_keeps_every_layer():
+    run = RunResult("base", "mini-qwen", layers=3)
+    assert run.kept_layers == [0, 1, 2]
+    # Removed, but which is not known: nothing is made up.
+    assert a_run(kept_layers=None).kept_layers is None
+
+
+def test_nan_and_infinity_become_null(tmp_path):
+    path = tmp_path / "x.json"
+    values = {
+        "nan": float("nan"),
+        "infinite": [float("inf"), -np.inf],
+        "numpy": np.float32("nan"),
+        "array": np.array([1.5, np.nan]),
+        "integer": np.int64(3),
+        "path": Path("a"),
+        "true": True,
+    }
+    results.write_json(path, values)
+    text = path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text) == {
+        "nan": None,
+        "infinite": [None, None],
+        "numpy": None,
+        "array": [1.5, None],
+        "integer": 3,
+        "path": "a",
+        "true": True,
+    }
+
+
+def test_what_is_no_json_is_named_and_nothing_is_written(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("old")
+    with pytest.raises(TypeError, match=r"configuration\.optimiser\[1\]"):
+        results.write_json(path, {"configuration": {"optimiser": [1, {2}]}})
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def _full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, where):
+    path = a_run().save(tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, where, _full_disk)
+    with pytest.raises(OSError, match="Free some space") as caught:
+        a_run(name="newer").save(tmp_path)
+    monkeypatch.undo()
+    assert caught.value.errno == errno.ENOSPC
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OSError, match="Make its folder"):
+        results.write_json(tmp_path / "none" / "x.json", {})
+
+
+def test_killed_while_writing_the_old_file_stays(tmp_path):
+    path = a_run().save(tmp_path)
+    # Death between the bytes and the rename, as kill -9 would bring it.
+    code = (
+        "import os, sys, signal\n"
+        "from speechbrain_ext.runs import write_json\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_json(sys.argv[1], {'name': 'half'})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)])
+    assert done.returncode == -9
+    assert results.load_run(tmp_path) == a_run()
+    assert results.load_runs(tmp_path).broken == []
+
+
+def test_a_result_may_be_read_by_others(tmp_path):
+    before = os.umask(0o022)
+    try:
+        path = a_run().save(tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_configuration_hash_hangs_on_values_and_not_on_order():
+    one = results.configuration_hash({"a": 1, "b": {"c": 2, "d": 3}})
+    assert one == results.configuration_hash({"b": {"d": 3, "c": 2}, "a": 1})
+    assert one != results.configuration_hash({"a": 1, "b": {"c": 2, "d": 4}})
+    assert a_run().made_by != a_run(configuration={}).made_by
+
+
+def test_versions_name_what_is_installed():
+    found = results.versions()
+    assert found["numpy"] == np.__version__
+    assert found["python"].startswith("3.")
+    assert found[results.__name__.split(".")[0]] != "not installed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"status": "finished"}, "status: 'finished'"),
+        ({"removed": 13}, "removed: 13 of 12"),
+    ],
+)
+def test_nonsense_is_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        a_run(**changes)
+
+
+def _broken_ones():
+    whole = json.dumps(dataclasses.asdict(a_run()))
+    content = json.loads(whole)
+    scores = content["scores"]["test-clean"]
+    return {
+        "half": whole[: len(whole) // 2],
+        "empty": "",
+        "a-list": "[]",
+        "unknown-key": json.dumps({**content, "colour": "red"}),
+        "no-name": json.dumps({"backbone": "x"}),
+        "done-without-scores": json.dumps({**content, "scores": {}}),
+        "text-score": json.dumps(
+            {**content, "scores": {"a": {**scores, "value": "2.5"}}}
+        ),
+        "nan-score": whole.replace("2.5", "NaN"),
+    }
+
+
+@pytest.mark.parametrize("name", _broken_ones())
+def test_a_broken_result_is_named_and_not_read(tmp_path, name):
+    path = tmp_path / "bad" / "result.json"
+    path.parent.mkdir()
+    path.write_text(_broken_ones()[name])
+    with pytest.raises(ValueError, match="bad/result.json"):
+        results.load_run(path.parent)
+    a_run().save(tmp_path / "good")
+    found = results.load_runs(tmp_path)
+    assert [run.name for run in found.done] == ["mini-both-4"]
+    assert [file for file, _ in found.broken] == ["bad/result.json"]
+
+
+def test_a_run_that_was_to_score_nothing_is_done(tmp_path):
+    run = a_run(scores={}, configuration={"test_splits": []})
+    assert results.load_run(run.save(tmp_path)).status == "done"
+
+
+def test_an_older_result_loads(tmp_path):
+    content = dataclasses.asdict(a_run())
+    new = ("language", "normaliser", "hit_limit")
+    for key in new:
+        del content["scores"]["test-clean"][key]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    [score] = results.load_run(tmp_path).scores.values()
+    assert [getattr(score, key) for key in new] == [None] * 3
+    assert str(score) == "WER 2.50 [2.00, 3.10]"
+
+
+def test_unfinished_runs_are_kept_apart(tmp_path):
+    a_run().save(tmp_path / "a")
+    a_run(name="f", status="failed", error="no memory", scores={}).save(
+        tmp_path / "deep" / "down" / "b"
+    )
+    a_run(name="r", status="running", scores={}).save(tmp_path / "c")
+    found = results.load_runs(tmp_path)
+    assert [run.name for run in found.done] == ["mini-both-4"]
+    assert sorted(run.name for run in found.unfinished) == ["f", "r"]
+    assert len(found.all) == 3
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        results.load_runs(tmp_path / "nowhere")
+
+
+def test_hypotheses_come_back(tmp_path):
+    rows = [
+        {"id": "1", "reference": "grün\u2028x", "hypothesis": "", "errors": 2},
+        {"id": "2", "reference": "a", "hypothesis": "b\n", "errors": 1},
+    ]
+    path = results.write_hypotheses(tmp_path / "run", "test-clean", rows)
+    assert path.name == "hypotheses-test-clean.jsonl"
+    assert results.read_utterances(path) == rows
+    path.write_text(path.read_text("utf-8")[:-5], "utf-8")
+    with pytest.raises(ValueError, match="line 2: not JSON"):
+        results.read_utterances(path)
+    with pytest.raises(ValueError, match="without slashes"):
+        results.write_hypotheses(tmp_path, "../x", rows)
+
+
+def test_an_older_runs_peak_is_none_of_inference():
+    """Training was in it; no ratio may be made of it and a newer one."""
+    old = RunResult("a", "tiny", layers=4, steps=5, peak_memory_bytes=9)
+    assert peak_memory(old) is None
+    old.train_peak_memory_bytes = 12
+    assert peak_memory(old) == 9

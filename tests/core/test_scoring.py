@@ -1,0 +1,391 @@
+"""Scores: by hand, beside other implementations, and how sure they are.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import json
+import math
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from speechbrain_ext import scores as scoring
+from speechbrain_ext.scores.score import score_recognition, score_translation
+from speechbrain_ext.scores.words import WordErrors
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "expected"),
+    [
+        ("a b c", "a b c", (0, 0, 0, 3)),
+        ("a b c", "a x c", (0, 0, 1, 3)),
+        ("a b c", "a c", (0, 1, 0, 3)),
+        ("a b c", "a b b c d", (2, 0, 0, 3)),
+        # Faults of other tools: an empty hypothesis is no substitution.
+        ("a b c", "", (0, 3, 0, 3)),
+        ("one", "", (0, 1, 0, 1)),
+        ("", "a b", (2, 0, 0, 0)),
+        ("", "", (0, 0, 0, 0)),
+        ("  a   b ", "a b", (0, 0, 0, 2)),
+    ],
+)
+def test_word_errors_by_hand(reference, hypothesis, expected):
+    found = scoring.word_errors(reference, hypothesis, normalise=None)
+    assert found == WordErrors(*expected)
+
+
+def test_word_errors_count_as_speechbrain_does():
+    from speechbrain.utils.edit_distance import count_ops, op_table
+
+    draw = random.Random(1)
+    for _ in range(300):
+        said = draw.choices("abcd", k=draw.randint(1, 9))
+        written = draw.choices("abcd", k=draw.randint(1, 9))
+        ops = count_ops(op_table(said, written))
+        found = scoring.word_errors(
+            " ".join(said), " ".join(written), normalise=None
+        )
+        assert (
+            found.insertions,
+            found.deletions,
+            found.substitutions,
+        ) == tuple(
+            ops[name] for name in ("insertions", "deletions", "substitutions")
+        )
+
+
+def test_wer_is_over_the_whole_set():
+    pairs = [("a b c d e f g h", "a b c d e f g h"), ("x y", "x z w")]
+    assert scoring.wer(pairs, normalise=None) == pytest.approx(20.0)
+
+
+def test_wer_counts_what_was_written_to_an_empty_reference():
+    # "Uh" normalises to nothing: its utterance still adds an insertion.
+    assert scoring.wer([("Uh.", "hello"), ("a b", "a b")]) == 50.0
+
+
+def test_wer_without_any_word_is_refused():
+    with pytest.raises(ValueError, match="no word in the references of 2"):
+        scoring.wer([("uh", "a"), ("", "")])
+    assert math.isnan(WordErrors(1, 0, 0, 0).wer)
+
+
+# What openai-whisper 20250625 itself gives for these.
+NORMALISED = {
+    "Mr. O'Neil's colour, twenty-one": "mister 0 neil is color 21",
+    "Mr. Park visited Assoc. Prof. Kim Jr.": (
+        "mister park visited associate professor kim junior"
+    ),
+    "she's been like": "she has been like",
+    "two dollars and seventy cents": "$2.70",
+    "one triple oh one": "10001",
+    "three thousand twenty nine": "3029",
+    "mobilisation": "mobilization",
+    "WON'T CAN'T LET'S": "will not can not let us",
+    "hmm [noise] well (laughs) um": "well",
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), NORMALISED.items())
+def test_normaliser_golden(text, expected):
+    assert scoring.normalise_english(text) == expected
+
+
+def test_word_errors_are_normalised_unless_told_otherwise():
+    pair = "The colour is twenty one.", "the color is 21"
+    assert scoring.word_errors(*pair).errors == 0
+    assert scoring.word_errors(*pair, normalise=None).errors > 0
+
+
+REFS = [
+    "Das Haus steht am Rand der kleinen Stadt.",
+    "Heute Abend kommt Anna mit dem Zug aus Köln.",
+    "Er fragt: »Wo liegt mein Buch?«",
+    "Wir haben drei Äpfel gekauft.",
+]
+HYPS = [
+    "Das Haus steht am Rand der Stadt.",
+    "Anna kommt heute Abend mit dem Zug aus Köln.",
+    "Er fragt: »Wo liegt das Buch?«",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_translation_scores_equal_the_command_line(tmp_path, name):
+    for file, lines in (("refs", REFS), ("hyps", HYPS)):
+        (tmp_path / file).write_text("\n".join(lines) + "\n", "utf-8")
+    command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "refs")]
+    command += ["-i", str(tmp_path / "hyps"), "-m", name, "-w", "6"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    official = json.loads(run.stdout)
+    found = getattr(scoring, name)(HYPS, REFS)
+    assert round(found.value, 6) == official["score"]
+    assert found.signature == official["signature"]
+    assert found.metric.lower() == name
+
+
+ASIAN = {
+    "zh-CN": ("zh", "我昨天在公园里看见了一只狗。", "我昨天在公园看见一只狗。"),
+    "ja": (
+        "ja-mecab",
+        "私は昨日公園で犬を見ました。",
+        "私は昨日公園で犬を見た。",
+    ),
+    "ko": (
+        "ko-mecab",
+        "나는 어제 공원에서 개를 보았다.",
+        "나는 어제 공원에서 개를 봤다.",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", ASIAN)
+def test_bleu_counts_the_words_of_its_language(tmp_path, language):
+    tokenizer, wanted, said = ASIAN[language]
+    for file, line in (("refs", wanted), ("hyps", said)):
+        (tmp_path / file).write_text(line + "\n", "utf-8")
+    command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "refs")]
+    command += ["-i", str(tmp_path / "hyps"), "-w", "6", "-tok", tokenizer]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    official = json.loads(run.stdout)
+    rows = [{"id": "a", "reference": wanted, "hypothesis": said}]
+    score, _ = score_translation(rows, language)
+    assert round(score.value, 6) == official["score"] > 20
+    assert score.signature == official["signature"]
+    assert f"tok:{tokenizer}" in score.signature
+    assert score.language == language
+    # As reports draw it again from the counts of each utterance.
+    counts = scoring.utterance_counts(rows, "BLEU", language)
+    drawn = scoring.STATISTICS["BLEU"](counts)
+    assert drawn[0] == pytest.approx(score.value)
+    # What was said of it before: less, and of Chinese next to nothing.
+    assert scoring.bleu([said], [wanted]).value < official["score"]
+
+
+def test_bleu_into_other_languages_is_as_it_was():
+    for language in ("de", "en", "sv-SE", None):
+        found = scoring.bleu(HYPS, REFS, language)
+        assert found == scoring.bleu(HYPS, REFS)
+        assert "tok:13a" in found.signature
+
+
+SAID = {
+    # The English normaliser would spell "I'll" out, and drop "hum" and "mm".
+    "de": ("Ich hab's: 'ne Farbe, gelb.", "ich hab s ne farbe gelb", 0, 6),
+    "fr": ("Hum, l'été coûte 21 €.", "hum l été coûte 20", 1, 5),
+    "zh": ("我看见了狗。", "我看见狗", 1, 5),
+    "en": ("I'll see the colour, hmm.", "i will see the color", 0, 5),
+}
+
+
+@pytest.mark.parametrize("language", SAID)
+def test_the_normaliser_is_that_of_the_language(language):
+    reference, hypothesis, errors, words = SAID[language]
+    rows = [{"id": "a", "reference": reference, "hypothesis": hypothesis}]
+    score, told = score_recognition(rows, language)
+    assert (told[0]["errors"], score.words) == (errors, words)
+    name = {
+        "en": "whisper-english",
+        "zh": "whisper-basic-characters",
+    }.get(language, "whisper-basic")
+    assert (score.language, score.normaliser) == (language, name)
+    assert f"({language}, {name})" in str(score)
+    counts = scoring.utterance_counts(rows, "WER", language)
+    assert counts.tolist() == [[errors, words]]
+
+
+def test_answers_at_their_limit_are_counted():
+    rows = [
+        {"id": str(i), "reference": "a b", "hypothesis": "a", "hit_limit": hit}
+        for i, hit in enumerate([True, False, True])
+    ]
+    for score in (score_recognition, score_translation):
+        found, told = score(rows)
+        assert found.hit_limit == 2
+        assert str(found).endswith("2 of 3 at token limit")
+        assert [row["hit_limit"] for row in told] == [True, False, True]
+        # As an older hypotheses file has them: not known.
+        old = [{k: v for k, v in r.items() if k != "hit_limit"} for r in rows]
+        assert score(old)[0].hit_limit is None
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_summed_sentence_counts_give_the_corpus_score(name):
+    counts = getattr(scoring, f"{name}_counts")(HYPS, REFS)
+    sums = np.stack([counts.sum(axis=0), counts[:2].sum(axis=0)])
+    scores = getattr(scoring, f"{name}_from_sums")(sums)
+    score = getattr(scoring, name)
+    assert scores[0] == pytest.approx(score(HYPS, REFS).value, abs=1e-9)
+    assert scores[1] == pytest.approx(score(HYPS[:2], REFS[:2]).value)
+
+
+def test_translation_scores_refuse_unequal_lists():
+    with pytest.raises(ValueError, match="4 hypotheses but 3 references"):
+        scoring.bleu(HYPS, REFS[:3])
+    with pytest.raises(ValueError, match="empty"):
+        scoring.chrf([], [])
+    with pytest.raises(TypeError, match="lists"):
+        scoring.bleu("a text", "a text")
+
+
+def test_relative_degradation():
+    # The paper's Table 1: Qwen2.5-7B, test-clean, 8 of 28 layers.
+    assert scoring.relative_degradation(2.36, 2.01) == pytest.approx(
+        0.1741, 1e-3
+    )
+    assert scoring.relative_degradation(
+        36.09, 39.03, higher_is_better=True
+    ) == pytest.approx(0.0753, 1e-3)
+    for baseline in (0.0, math.nan, -1.0):
+        with pytest.raises(ValueError, match="baseline above zero"):
+            scoring.relative_degradation(1.0, baseline)
+
+
+def test_largest_depth_wants_all_sets_at_once():
+    found = {
+        1: {"clean": 0.0, "other": 0.1},
+        2: {"clean": 0.1, "other": 0.3},
+        4: {"clean": 0.25, "other": 0.25},
+        6: {"clean": 0.1},
+        7: {"clean": 0.1, "other": math.nan},
+        8: {"clean": 0.1, "other": None},
+        9: {"clean": 0.3, "other": 0.1},
+    }
+    assert scoring.largest_depth(found) == 4
+    assert scoring.largest_depth(found, threshold=0.1) == 1
+    assert scoring.largest_depth(found, threshold=-1) == 0
+    assert scoring.largest_depth({}) == 0
+
+
+def _recogniser(generator, utterances, rate):
+    words = generator.integers(5, 30, size=utterances)
+    return np.stack([generator.binomial(words, rate), words], axis=1)
+
+
+def test_bootstrap_covers_the_true_rate_19_times_in_20():
+    generator = np.random.default_rng(0)
+    inside = 0
+    for trial in range(200):
+        counts = _recogniser(generator, 150, 0.08)
+        low, high = scoring.bootstrap_interval(
+            counts, scoring.wer_from_sums, n=400, seed=trial
+        )
+        inside += low <= 8.0 <= high
+    # Binomial: 95 % of 200 within three standard deviations.
+    assert 180 <= inside <= 199
+
+
+def test_bootstrap_equals_its_plain_definition():
+    counts = _recogniser(np.random.default_rng(1), 40, 0.2)
+    low, high = scoring.bootstrap_interval(
+        counts, scoring.wer_from_sums, n=4000
+    )
+    generator = np.random.default_rng(99)
+    values = []
+    for _ in range(4000):
+        drawn = counts[generator.integers(40, size=40)]
+        values.append(100 * drawn[:, 0].sum() / drawn[:, 1].sum())
+    expected = np.percentile(values, [2.5, 97.5])
+    assert np.allclose([low, high], expected, atol=0.4)
+
+
+def test_bootstrap_is_reproducible_and_hangs_on_its_seed(monkeypatch):
+    counts = _recogniser(np.random.default_rng(2), 60, 0.1)
+    first = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
+    again = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
+    other = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=4)
+    assert first == again != other
+    # In pieces or at once: the same draws.
+    monkeypatch.setattr(scoring.intervals, "_DRAWN_AT_ONCE", 60 * 7)
+    pieces = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
+    assert pieces == first
+
+
+def test_bootstrap_refuses_no_utterances():
+    with pytest.raises(ValueError, match="at least one utterance"):
+        scoring.bootstrap_interval(
+            scoring.wer_counts([]), scoring.wer_from_sums
+        )
+
+
+def test_difference_is_paired():
+    generator = np.random.default_rng(5)
+    hard = _recogniser(generator, 200, 0.3)
+    a = {str(i): row for i, row in enumerate(hard)}
+    # The same errors but for one word in every tenth utterance.
+    b = {
+        key: row - [min(1, row[0]) * (int(key) % 10 == 0), 0]
+        for key, row in reversed(a.items())
+    }
+    found = scoring.bootstrap_difference(a, b, scoring.wer_from_sums)
+    # In whatever order the utterances come.
+    turned = dict(reversed(a.items()))
+    again = scoring.bootstrap_difference(turned, b, scoring.wer_from_sums)
+    assert again == found
+    rates = [
+        100 * sum(r[0] for r in one.values()) / sum(r[1] for r in one.values())
+        for one in (a, b)
+    ]
+    assert found.value == pytest.approx(rates[0] - rates[1])
+    assert 0 < found.low < found.value < found.high
+    assert found.p_value < 0.01
+    # Unpaired, the interval of one alone is far wider than the difference.
+    low, high = scoring.bootstrap_interval(hard, scoring.wer_from_sums)
+    assert high - low > 2 * (found.high - found.low)
+
+
+def test_difference_of_a_system_from_itself_is_nothing():
+    a = {str(i): np.array([i % 3, 10]) for i in range(30)}
+    found = scoring.bootstrap_difference(a, a, scoring.wer_from_sums)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert found.p_value == 1
+
+
+def test_difference_refuses_other_utterances():
+    a = {"1": [0, 3], "2": [1, 4]}
+    with pytest.raises(ValueError, match=r"only in the first \['2'\]"):
+        scoring.bootstrap_difference(a, {"1": [0, 3]}, scoring.wer_from_sums)
+
+
+def test_difference_of_translations():
+    counts = [scoring.bleu_counts(hyps, REFS) for hyps in (REFS, HYPS)]
+    a, b = [dict(zip("1234", one)) for one in counts]
+    found = scoring.bootstrap_difference(a, b, scoring.bleu_from_sums, n=100)
+    expected = 100 - scoring.bleu(HYPS, REFS).value
+    assert found.value == pytest.approx(expected)
+    assert 0 < found.low <= found.value <= found.high
+
+
+def test_interval_of_a_degradation_and_of_a_ratio_of_two():
+    generator = np.random.default_rng(6)
+    whole = _recogniser(generator, 400, 0.1)
+    extra = generator.binomial(1, 0.3, size=400)
+    pruned = whole + np.stack([extra, 0 * extra], axis=1)
+    statistic = scoring.degradation_from_sums(scoring.wer_from_sums)
+    both = np.hstack([pruned, whole])
+    low, high = scoring.bootstrap_interval(both, statistic)
+    assert low < extra.sum() / whole[:, 0].sum() < high
+
+    def ratio(sums_RK):
+        return statistic(sums_RK[:, [0, 1, 4, 5]]) / statistic(sums_RK[:, 2:])
+
+    worse = pruned + np.stack([extra, 0 * extra], axis=1)
+    three = np.hstack([worse, pruned, whole])
+    # Twice the extra errors: exactly twice the degradation in every draw.
+    ends = scoring.bootstrap_interval(three, ratio)
+    assert ends == pytest.approx((2.0, 2.0))
+
+
+def test_degradation_from_a_faultless_baseline_is_not_a_number_in_range():
+    pruned, whole = np.array([[1.0, 9.0]] * 5), np.array([[0.0, 9.0]] * 5)
+    statistic = scoring.degradation_from_sums(scoring.wer_from_sums)
+    ends = scoring.bootstrap_interval(np.hstack([pruned, whole]), statistic)
+    assert ends == (math.inf, math.inf)
+    ends = scoring.bootstrap_interval(np.hstack([whole, whole]), statistic)
+    assert all(math.isnan(end) for end in ends)

@@ -1,0 +1,214 @@
+"""The benchmarks: what is compared is the same, and the pages are right.
+
+Each script's own check runs on tiny sizes, and so does the measuring.
+
+Authors
+ * The speechbrain_ext authors, 2026
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks import common, gpu, gpu_models, gpu_training, readme, run  # noqa: E402, I001
+from benchmarks import decoding_generate as generate  # noqa: E402
+from benchmarks import redundancy_table, training_projector  # noqa: E402
+
+
+@pytest.mark.parametrize("name", run.SCRIPTS)
+def test_both_sides_agree_and_are_measured(name, monkeypatch, capfd):
+    module = importlib.import_module(f"benchmarks.{name}")
+    # Fresh processes take seconds each; one of them is tried below.
+    monkeypatch.setattr(
+        module, "peaks", lambda *args: ([1.0], [2.0]), raising=False
+    )
+    sizes = module.SIZES["tiny"]
+    torch.manual_seed(0)
+    module.check(sizes)
+    rows = list(module.rows(sizes, "tiny"))
+    assert rows
+    for row in rows:
+        assert row.ours > 0 and row.peer > 0 and row.met is None
+        assert row.spread[0] <= row.ratio <= row.spread[1]
+        assert row.sizes and row.threads >= 1
+
+
+def test_checks_can_fail(monkeypatch):
+    monkeypatch.setattr(
+        generate, "greedy", lambda lm, seq, limits, stops: [[5] * 12] * 3
+    )
+    with pytest.raises(AssertionError, match="not the same tokens"):
+        generate.check(generate.SIZES["tiny"])
+    plain = training_projector.all_logits_loss
+    monkeypatch.setattr(
+        training_projector, "all_logits_loss", lambda *a: 1.1 * plain(*a)
+    )
+    with pytest.raises(AssertionError):
+        training_projector.check(training_projector.SIZES["tiny"])
+    measure = redundancy_table.measure
+
+    def shifted(lm, batches):
+        table = measure(lm, batches)
+        table.distances[0, 1] += 1e-3
+        return table
+
+    monkeypatch.setattr(redundancy_table, "measure", shifted)
+    with pytest.raises(AssertionError):
+        redundancy_table.check(redundancy_table.SIZES["tiny"])
+
+
+def test_rows_and_targets():
+    more = common.row_of("a", [1.0, 2.0, 4.0], [8.0, 20.0, 36.0], "at least 9")
+    assert (more.ratio, more.spread, more.met) == (9.0, [8.0, 10.0], True)
+    less = common.row_of("b", [1.1, 2.0], [1.0, 2.0], "at most 1.03", unit="MB")
+    assert less.ratio == pytest.approx(1.05) and less.met is False
+    assert "MISSED" in str(less) and "1 to 1.1" in str(less)
+    with pytest.raises(ValueError, match="about 3"):
+        common.row_of("c", [1.0], [1.0], "about 3")
+
+
+def test_pairs_are_measured_in_turns():
+    calls = []
+    ours, peer = lambda: calls.append("o"), lambda: calls.append("p")
+    times = common.paired(ours, peer, 3)
+    assert "".join(calls) == "op" + "op" + "po" + "op"
+    assert [len(values) for values in times] == [3, 3]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc"
+)
+def test_peak_memory():
+    # In a process of its own: here, freed memory of earlier tests is reused.
+    code = """
+import torch
+from benchmarks import common
+
+def prepare():
+    torch.ones(120 * 2**18)  # 120 MB, gone again
+    return torch.ones(10 * 2**18)
+
+print(common.peak_of(prepare, lambda kept: torch.ones(20 * 2**18) + 1))
+"""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(common.__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    # 10 that stay and twice 20, and what the library's code takes of it.
+    assert 48 < float(said) < 80
+
+
+def test_a_fresh_process_measures_or_says_why_not():
+    found = common.peak_in_fresh_process("loading", "ours", "tiny")
+    assert 0 < found < 200
+    with pytest.raises(RuntimeError, match="absent"):
+        common.peak_in_fresh_process("absent", "ours", "tiny")
+
+
+def test_run_writes_results_and_page(tmp_path, monkeypatch):
+    def script(name, tier):
+        if name == "sweep":
+            raise RuntimeError("the sides differ")
+        target = "at least 9" if name == "loading" else "at most 1"
+        row = common.row_of(name, [1.0], [4.0], target, sizes="s", note="n")
+        return [{**vars(row), "command": f"python -m benchmarks.{name}"}]
+
+    monkeypatch.setattr(run, "run_script", script)
+    output = tmp_path / "results"
+    options = ["--machine", "A (B) c", "--output", str(output)]
+    assert run.main(["--only", "loading", "sweep", *options]) == 1
+    assert run.main(["--only", "evaluation", *options]) == 0
+    whole = json.loads((output / "a-b-c.json").read_text())
+    assert list(whole["rows"]) == ["loading", "evaluation"]
+    row = whole["rows"]["loading"]["rows"][0]
+    keys = "name ours peer ratio spread target met command".split()
+    assert set(keys) <= set(row) and row["met"] is False
+    page = (tmp_path / "README.md").read_text()
+    assert "| loading | at least 9 | 4 (4 to 4, 1) |" in page
+    assert 'Why "loading" misses its target: n' in page
+    assert page.count("Why") == 1 and "no GPU was at hand" in page
+
+
+def test_machine_names_no_host():
+    name = run.machine_name()
+    assert name[0].isdigit() and "machine" in name
+    assert run.file_of("2-core AMD (R) x") == "2-core-amd-r-x"
+
+
+def test_gpu_on_the_cpu(tmp_path, capsys):
+    file = tmp_path / "gpu.json"
+    whole = gpu.main(["--tier", "cpu", "--json", str(file)])
+    assert json.loads(file.read_text()) == whole
+    depths = whole["results"]["tiny"]
+    assert list(depths) == ["0", "2"]
+    for found in depths.values():
+        for batch in ("batch 1", "batch 3"):
+            assert 0 < found[batch]["static"]["same_tokens"] <= 1
+            assert found[batch]["static"]["token_s"] > 0
+    assert whole["summary"]["tiny"]["2"]["over_floor"] > 0
+    changes = whole["training"]["tiny"]
+    before, *_, after = list(gpu_training.CHANGES)
+    assert changes[after]["step_s"] > 0
+    # bfloat16 features, and nothing else, tell the sides apart.
+    assert changes[after]["loss"] == pytest.approx(
+        changes[before]["loss"], rel=1e-2
+    )
+    assert whole["encoder_memory"]["after, float32"]["difference"] < 1e-5
+    assert whole["same_tokens"]["batch 3"] is True
+    assert whole["batch_invariance"]["float32"]["changed_by_recording"] == 0
+    page = "\n".join(readme.gpu_part(whole))
+    assert "| tiny | 2 | 3 |" in page and f"| tiny | {after} |" in page
+
+
+def test_gpu_models_are_whole_on_their_device():
+    tier = gpu_models.TIERS["cpu"]
+    model = gpu_models.build("tiny", 2, tier, torch.device("meta"))
+    for part in (model.encoder, model.projector, model.decoder):
+        held = [*part.parameters(), *part.buffers()]
+        assert held and {value.device.type for value in held} == {"meta"}
+
+
+def test_gpu_names_what_it_skips(tmp_path, monkeypatch, capsys):
+    def too_large(model, batch, *rest):
+        if batch == 3:
+            raise torch.OutOfMemoryError
+        return {}
+
+    monkeypatch.setattr(gpu, "measure_decoding", too_large)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    file = ["--json", str(tmp_path / "gpu.json")]
+    only = ["--tier", "cpu", "--only", "decoding", *file]
+    whole = gpu.main(only)
+    depth = whole["results"]["tiny"]["0"]
+    assert depth["batch 3"] == {"skipped": "does not fit the memory"}
+
+    def broken(*given):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(gpu, "encoder_memory", broken)
+    # The test's name for it, as the function's is.
+    broken.__name__ = "encoder_memory"
+    whole = gpu.main([*only[:2], "--only", "encoder_memory", *file])
+    assert whole["encoder_memory"] == {"failed": "ValueError: no such thing"}
+    assert whole["results"]["tiny"]["0"] == depth  # kept
+    whole = gpu.main([*only, "--minutes", "0"])
+    assert whole["results"]["tiny"]["0"] == {"skipped": "the time was spent"}
+
+
+def test_the_committed_page_is_that_of_the_committed_results(tmp_path):
+    readme.write_readme(readme.HERE / "results", tmp_path / "README.md")
+    committed = (readme.HERE / "README.md").read_text()
+    assert (tmp_path / "README.md").read_text() == committed

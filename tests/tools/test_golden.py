@@ -1,0 +1,204 @@
+"""Files that were written before the rebuild load, and say the same.
+
+`golden/make.py` wrote them, with the code as it was. They stand for what
+users have on their disks: where a test here fails, mend the code and leave
+the files as they are.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from golden import make
+from golden import world as golden
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from speechbrain_ext.layers.distances import RedundancyTable
+from speechbrain_ext.layers.plans import load_plans, save_plans
+from speechbrain_ext.runs.files import (
+    read_utterances,
+    write_hypotheses,
+    write_losses,
+)
+from speechbrain_ext.runs.result import load_run
+from speechbrain_ext.scores.score import score_recognition
+
+EXPECTED = json.loads((golden.FILES / "expected.json").read_text())
+RESULTS = sorted(
+    str(file.parent.relative_to(golden.FILES))
+    for file in golden.FILES.rglob("result.json")
+)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the golden world, for tests that only read or add."""
+    return golden.open_world(tmp_path_factory.mktemp("golden") / "world")
+
+
+@pytest.fixture
+def world(copied, monkeypatch):
+    """The copy, and the process in it."""
+    monkeypatch.chdir(copied)
+    return copied
+
+
+def read(file):
+    return json.loads(Path(file).read_text())
+
+
+def assert_same(found, expected):
+    """Texts equal, logits within rounding."""
+    assert found.keys() == expected.keys()
+    for key in found.keys() - {"logits"}:
+        assert found[key] == expected[key]
+    for ours, theirs in zip(found["logits"], expected["logits"], strict=True):
+        torch.testing.assert_close(
+            torch.tensor(ours), torch.tensor(theirs), rtol=1e-5, atol=1e-5
+        )
+
+
+def assert_same_weights(folder, other):
+    found, expected = golden.weights(folder), golden.weights(other)
+    assert found.keys() == expected.keys() and expected
+    for name, value in expected.items():
+        # Rounding of a step is carried on by those after it.
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-4, atol=1e-4, msg=name
+        )
+
+
+# -- results and reports ------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", RESULTS)
+def test_a_result_loads_and_is_written_the_same(folder, tmp_path):
+    file = golden.FILES / folder / "result.json"
+    found = read(load_run(file.parent).save(tmp_path))
+    assert found == read(file)
+
+
+@pytest.mark.parametrize("name", golden.RUNS)
+def test_what_was_said_is_read_scored_and_written_the_same(name, tmp_path):
+    folder = golden.FILES / "world/runs" / name
+    said = folder / "hypotheses-test-clean.jsonl"
+    rows = read_utterances(said)
+    score, _ = score_recognition(rows)
+    assert score == load_run(folder).scores["test-clean"]
+    again = write_hypotheses(tmp_path, "test-clean", rows)
+    assert again.read_bytes() == said.read_bytes()
+    losses = folder / "losses-valid.jsonl"
+    write_losses(tmp_path, read_utterances(losses))
+    assert (tmp_path / losses.name).read_bytes() == losses.read_bytes()
+
+
+def test_the_report_is_the_same(tmp_path):
+    pytest.importorskip("matplotlib")
+    golden.write_report(golden.FILES / "study", tmp_path)
+    for name in ("report.md", "table.md", "summary.json"):
+        expected = golden.FILES / "report" / name
+        assert (tmp_path / name).read_text() == expected.read_text(), name
+
+
+# -- tables and plans ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["speech", "text"])
+def test_a_table_loads_and_is_measured_the_same(kind, world):
+    file = golden.FILES / f"world/runs/base/redundancy-{kind}.json"
+    content, table = read(file), RedundancyTable.load(file)
+    path = [[block.start, block.size] for block in table.path()]
+    assert path == content["path"]
+    table.save("again.json")
+    assert read("again.json") == content
+    shutil.copytree("runs/base", "measured/base")
+    base = golden.experiment("base", "measured")
+    measured = RedundancyTable.load(base.measure(kind))
+    shutil.rmtree("measured")
+    assert measured.path() == table.path()
+    torch.testing.assert_close(
+        torch.tensor(measured.distances),
+        torch.tensor(table.distances),
+        rtol=1e-5,
+        atol=1e-5,
+        equal_nan=True,
+    )
+
+
+@pytest.mark.parametrize("rule", ["even", "greedy-layers"])
+def test_plans_load_and_are_written_the_same(rule, tmp_path):
+    file = golden.FILES / f"world/runs/base/plan-{rule}.json"
+    plans = load_plans(file)
+    assert [p.size for p in plans] == [1, 2, 3]
+    assert [list(p.layers) for p in plans] == [
+        one["layers"] for one in read(file)["plans"]
+    ]
+    save_plans(tmp_path / "again.json", plans)
+    assert read(tmp_path / "again.json") == read(file)
+
+
+# -- runs, checkpoints, exports -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", golden.RUNS)
+def test_a_run_says_the_same(name, world):
+    assert_same(golden.of_run(f"runs/{name}"), EXPECTED["runs"][name])
+
+
+@pytest.mark.parametrize("name", ["base", "both", "lora_both"])
+def test_a_finished_run_is_known_as_finished(name, world):
+    before = Path(f"runs/{name}/result.json").read_bytes()
+    assert golden.experiment(name).run().status == "done"
+    assert Path(f"runs/{name}/result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["both", "planned", "folded", "lora_both"])
+def test_a_baseline_is_pruned_and_healed_the_same(name, world):
+    golden.experiment(name, "again").run()
+    assert_same_weights(f"again/{name}", f"runs/{name}")
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(world):
+    name = golden.STOPPED
+    before = load_run(f"stopped/{name}")
+    assert (before.status, before.steps) == ("failed", None)
+    (saved,) = Path(f"stopped/{name}/save").glob("CKPT*")
+    state = torch.load(saved / "brain.ckpt", weights_only=False)
+    taken = []
+    hook = register_optimizer_step_post_hook(lambda *_: taken.append(1))
+    try:
+        result = golden.experiment(name, "stopped").run()
+    finally:
+        hook.remove()
+    assert 0 < state["optimizer_step"] == result.steps - len(taken)
+    assert_same_weights(f"stopped/{name}", f"runs/{name}")
+    whole = load_run(f"runs/{name}")
+    assert result.status == "done" and result.scores == whole.scores
+
+
+@pytest.mark.parametrize("name", golden.EXPORTS)
+def test_an_export_says_the_same(name, world):
+    found, expected = golden.of_export(f"exports/{name}"), EXPECTED["exports"]
+    assert found.keys() == expected[name].keys()
+    for task, said in found.items():
+        assert_same(said, expected[name][task])
+
+
+@pytest.mark.parametrize("name", golden.EXPORTS)
+def test_an_old_run_is_exported_the_same(name, world):
+    folder = f"exported-again/{name}"
+    assert golden.speechllm(["export", *golden.EXPORTS[name], folder]) == 0
+    for task, said in golden.of_export(folder).items():
+        assert_same(said, EXPECTED["exports"][name][task])
+
+
+# -- settings -----------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not make.MERGED.exists(), reason="golden/merged.json was not made yet"
+)
+def test_every_yaml_means_what_it_did():
+    assert make.merged_yamls() == read(make.MERGED)
