@@ -27,10 +27,19 @@ ROTATION = "apply_rotary_pos_emb"
 def fused(lm):
     """Within, the decoder's forward runs on fused kernels where it can.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     lm : transformers.PreTrainedModel
         A causal LM; outside it is as it was.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> lm = tiny_speech_llm().decoder.lm
+    >>> with fused(lm):
+    ...     norm = lm.model.norm.forward
+    >>> norm == lm.model.norm.forward
+    False
     """
     with contextlib.ExitStack() as stack:
         # On a GPU, what is compiled is written in Triton.
@@ -54,6 +63,7 @@ def _replacements(model):
 
 @functools.cache
 def _compiled(function, backend):
+    """The function compiled, once for all layers."""
     options = OPTIONS if backend == "inductor" else None
     return torch.compile(function, backend=backend, options=options)
 
@@ -75,6 +85,7 @@ def _is_plain(module):
 
 @contextlib.contextmanager
 def _replaced(owner, name, value):
+    """An attribute that is another for a while."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:

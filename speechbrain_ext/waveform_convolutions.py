@@ -18,6 +18,8 @@ DEVICES = ("cuda",)
 
 
 class _ChannelsLast:
+    """What takes the place of a layer's own forward."""
+
     def forward(self, hidden_states):
         if hidden_states.device.type not in DEVICES:
             return super().forward(hidden_states)
@@ -48,8 +50,8 @@ def use_channels_last(model):
 
     Parameters, their names and the results stay what they are.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     model : torch.nn.Module
         A WavLM, wav2vec 2.0 or HuBERT; others are left as they are.
 
@@ -57,6 +59,13 @@ def use_channels_last(model):
     -------
     torch.nn.Module
         The same model.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = use_channels_last(tiny_speech_llm().encoder.core.model)
+    >>> isinstance(model.feature_extractor.conv_layers[0], _ChannelsLast)
+    True
     """
     for module in model.modules():
         module.__class__ = CLASSES.get(type(module), type(module))

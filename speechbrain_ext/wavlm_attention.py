@@ -22,8 +22,8 @@ def use_fused_attention(model):
 
     Parameters, their names and the results stay what they are.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     model : torch.nn.Module
         A WavLM; any other model is left as it is.
 
@@ -31,6 +31,13 @@ def use_fused_attention(model):
     -------
     torch.nn.Module
         The same model.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = use_fused_attention(tiny_speech_llm().encoder.core.model)
+    >>> type(model.encoder.layers[0].attention).__name__
+    'FusedWavLMAttention'
     """
     for module in model.modules():
         if type(module) is WavLMAttention:
