@@ -7,8 +7,8 @@ from pathlib import Path
 
 from upstream.checkout import Checkout, CheckoutError
 from upstream.checks import Checks, outcome_table, scores_of
-from upstream.layout import ROOT
-from upstream.plan import AUTHOR, Plan
+from upstream.layout import AUTHOR, ORDER, ROOT
+from upstream.plan import Plan
 
 WORK = ROOT / "results" / "upstream"
 
@@ -23,6 +23,11 @@ def parse(argv):
     parser.add_argument("checkout", type=Path, help="SpeechBrain's sources")
     parser.add_argument(
         "--dry-run", action="store_true", help="list what would be written"
+    )
+    parser.add_argument(
+        "--slice",
+        choices=ORDER,
+        help="one pull request, on top of those before it (default: all)",
     )
     parser.add_argument(
         "--results", type=Path, help="folder of runs for the results tables"
@@ -44,7 +49,10 @@ def main(argv=None):
         checkout = Checkout(options.checkout)
         checkout.refuse_dirty()
         plan = Plan(
-            checkout.committed, scores_of(options.results), options.author
+            checkout.committed,
+            scores_of(options.results),
+            options.author,
+            options.slice or ORDER[-1],
         )
         checkout.refuse_ignored(plan.files)
         plan.format(checkout.committed("pyproject.toml"))
@@ -63,6 +71,11 @@ def main(argv=None):
         return 0
     checkout.write(plan.files)
     work = Path(os.path.abspath(options.work))
+    if options.slice:
+        work.mkdir(parents=True, exist_ok=True)
+        paths = work / f"{options.slice}.paths"
+        paths.write_text("\n".join(plan.own(options.slice)) + "\n", "utf-8")
+        print(f"Its own files: git add --pathspec-from-file={paths}")
     outcomes = Checks(checkout, plan, work).run(options.only)
     print(outcome_table(outcomes))
     return 0 if all(one.passed for one in outcomes) else 1

@@ -11,7 +11,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from upstream.layout import LIBRARY, RECIPES, ROOT, SCRATCH, SETUP, TESTS
+from speechllm.report.tables import markdown_table
+from upstream.layout import LIBRARY, ROOT, SCRATCH, SETUP, TESTS
 from upstream.mini_world import mini_world_commands
 from upstream.rows import COLUMNS
 
@@ -43,7 +44,14 @@ class Checks:
         yamls = self._files(".yaml")
         texts = python + yamls + self._files(".md") + self._files(".txt")
         pytest = [self.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        # All of the library: nothing may want a slice that is not there yet.
+        modules = [
+            name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            for name in python
+            if name.startswith(f"{LIBRARY}/")
+        ]
         checks = {
+            "imports": [[self.python, "-c", f"import {', '.join(modules)}"]],
             "consistency": [[*pytest, "tests/consistency"]],
             "ruff": [
                 [f"{tools}/ruff", "check", "--no-cache", *python],
@@ -69,11 +77,13 @@ class Checks:
             "doctests": [[*pytest, "--doctest-modules", LIBRARY]],
             "unit tests": [[*pytest, TESTS]],
         }
-        for recipe in RECIPES:
+        for recipe in self.plan.recipes:
             name = f"recipe tests, {recipe.dataset}"
             checks[name] = [self._recipe_tests(recipe)]
         checks["two processes"] = self._two_processes()
-        checks["mini world"] = mini_world_commands(self.python, self.work)
+        checks["mini world"] = mini_world_commands(
+            self.python, self.work, "features" in self.plan.slices
+        )
         return checks
 
     def _files(self, ending):
@@ -99,7 +109,7 @@ class Checks:
     def _two_processes(self):
         """One run of two processes, by the flags of its recipe test."""
         row = next(
-            r for r in self.plan.rows(RECIPES[0]) if "prune" in r["Hparam_file"]
+            r for r in self.plan.rows(self.plan.recipes[0]) if "prune" in r["Hparam_file"]
         )
         script, hparams, flags = (row[COLUMNS[i]] for i in (2, 3, 8))
         folder = script[: -len(".py")].replace("/", "_")
@@ -176,11 +186,11 @@ class Checks:
 
 def outcome_table(outcomes):
     """The checks as a Markdown table."""
-    lines = ["| check | result | seconds |", "| --- | --- | --- |"]
-    for one in outcomes:
-        result = "passed" if one.passed else "FAILED"
-        lines.append(f"| {one.name} | {result} | {one.seconds:.0f} |")
-    return "\n".join(lines)
+    rows = [
+        [one.name, "passed" if one.passed else "FAILED", f"{one.seconds:.0f}"]
+        for one in outcomes
+    ]
+    return markdown_table(["check", "result", "seconds"], rows)
 
 
 def scores_of(folder):

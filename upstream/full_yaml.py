@@ -1,53 +1,59 @@
 """One full YAML for each variant, as SpeechBrain's recipes have them."""
 
+from __future__ import annotations
+
 import functools
-import os
 import re
+import textwrap
 
 import yaml
 
-from speechbrain_ext.training.faults import ConfigError
-from speechllm.hparams.overlay import Overlay
+from speechllm.settings import merge
+from upstream.layout import OURS
 
-BLOCK = "experiment"
-BLOCK_HEAD = f"""
-# What the experiment takes of all this
-{BLOCK}:
-"""
 RULE = 80
-# Options of SpeechBrain's own that a YAML may set.
-RUN_OPTIONS = (
-    "precision",
-    "eval_precision",
-    "grad_accumulation_factor",
-    "max_grad_norm",
-)
+CHECK = "check_settings"
+# The library's own rules on them all, as the YAML's last object. The values
+# are handed over by name: SpeechBrain's check of YAMLs takes what neither the
+# script nor a reference names for unused.
+CHECK_HEAD = f"""
+# Refuses what does not fit together
+{CHECK}: !apply:{OURS}.training.settings.{CHECK}
+"""
 
 
-def full_yaml(path, read_by_library, dropped=()):
-    """The YAML that a variant stands for: nothing included, nothing resolved."""
+def full_yaml(path: str, dropped: tuple[str, ...] = ()) -> str:
+    """The YAML that a variant stands for: nothing included or resolved."""
     text = merged(path)
     for key in dropped:
         text = without_key(text, key)
     text = with_head(text, own_head(path))
-    text += BLOCK_HEAD
-    for key in top_keys(text):
-        if key in read_by_library or key in RUN_OPTIONS:
-            text += f"    {key}: !ref <{key}>\n"
-    return with_banners(text)
+    return with_banners(text.rstrip("\n") + "\n" + with_check(text))
 
 
-@functools.lru_cache(maxsize=None)
-def merged(path):
+@functools.cache
+def merged(path: str) -> str:
     """Base and variants as one text, fragments written in."""
-    overlay = Overlay(path, None, os.path.dirname(os.path.realpath(path)))
-    overlay.inline_all()
-    if overlay.faults:
-        raise ConfigError(path, overlay.faults)
-    return overlay.document.text
+    return merge(path, self_contained=True)
 
 
-def own_head(path):
+def with_check(text: str) -> str:
+    """The block that checks a YAML's settings, several to a line."""
+    pairs = [f"{key}: !ref <{key}>," for key in top_keys(text)]
+    # A pair stays in one line.
+    words = [pair.replace(" ", "\0") for pair in pairs if "__" not in pair]
+    lines = textwrap.fill(
+        " ".join(words),
+        RULE,
+        initial_indent="    { ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return CHECK_HEAD + lines.replace("\0", " ").rstrip(",") + " }\n"
+
+
+def own_head(path: str) -> list[str]:
     """A variant's head comment; empty for a base."""
     with open(path, encoding="utf-8") as stream:
         text = stream.read()
@@ -58,7 +64,7 @@ def own_head(path):
     return lines[:count]
 
 
-def with_head(text, head):
+def with_head(text: str, head: list[str]) -> str:
     """A base's banner with a variant's own lines in place of its command."""
     return re.sub(
         r"^# Command:.*\n(?:#   .*\n)*",
@@ -69,7 +75,7 @@ def with_head(text, head):
     )
 
 
-def without_key(text, key):
+def without_key(text: str, key: str) -> str:
     """A YAML without a top-level key, its value and its own comment."""
     text, count = re.subn(
         rf"^(?:#.*\n)*{key}: *\S.*\n", "", text, count=1, flags=re.MULTILINE
@@ -79,13 +85,13 @@ def without_key(text, key):
     return text
 
 
-def top_keys(text):
+def top_keys(text: str) -> list[str]:
     """The top-level keys of a YAML, in order."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     return [key.value for key, _ in root.value]
 
 
-def with_banners(text):
+def with_banners(text: str) -> str:
     """Each section's short comment as a banner across the page."""
 
     def banner(found):

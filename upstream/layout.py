@@ -1,6 +1,7 @@
-"""Where things stand here, and where SpeechBrain's reviewers look for them."""
+"""Where things stand here and there, and which pull request brings them."""
 
-import re
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,22 +11,43 @@ OURS = "speechbrain_ext"
 # such code belongs to its integrations.
 PACKAGE = "speechbrain.integrations.huggingface.speech_llm"
 LIBRARY = PACKAGE.replace(".", "/")
+OUR_TESTS = "tests/core"
 TESTS = "speechbrain/integrations/tests/speech_llm"
 SETUP = "tests/recipes/setup"
 # Outputs of recipe tests; SpeechBrain's .gitignore names tests/tmp.
 SCRATCH = "tests/tmp/speech_llm"
+AUTHOR = f"The {OURS} authors, 2026"
 
-# Modules and packages that stand elsewhere there. A full YAML needs no layers
-# of variants: of that package only the wording of faults travels. SpeechBrain's
-# .gitignore passes over every folder of the name results.
-MOVED = {"hparams/faults.py": "faults.py", "results/": "run_results/"}
-# Functions that stay here, by file.
-LEFT_OUT = {
-    "speechbrain_ext/training/experiment.py": {"open_experiment"},
-    "tests/conftest.py": {"recipe", "write_settings", "settings", "RECIPE"},
+# One pull request each, on top of those before it: modules and folders of the
+# library, without endings. The first has all that none of the others names.
+SLICES: dict[str, tuple[str, ...]] = {
+    "asr": (),
+    "plans": ("layers/plans", "layers/rules", "layers/search"),
+    "maps": (
+        "layers/linear_map",
+        "healing/bridge",
+        "healing/closed_form",
+        "healing/distillation",
+    ),
+    "features": ("data/features", "model/static_decoding"),
+    "covost": ("scores/translation", "data/manifests"),
+    "loquacious": ("data/parquet", "training/trained_run", "layers/saved_lm"),
 }
-# Beside the recipes' own needs: tiny models for examples and recipe tests.
-ALSO = ["speechbrain_ext/tiny_models.py"]
+ORDER = list(SLICES)
+
+
+def slice_of(path: str) -> str:
+    """The slice of a path below the library's folder, module or name."""
+    stem = path.removesuffix(".py") + "/"
+    for name, parts in SLICES.items():
+        if any(stem.startswith(f"{part}/") for part in parts):
+            return name
+    return ORDER[0]
+
+
+def latest(names) -> str:
+    """The last in order of some slices' names; of none, the first."""
+    return max(names, key=ORDER.index, default=ORDER[0])
 
 
 @dataclass(frozen=True)
@@ -33,21 +55,41 @@ class Recipe:
     """One recipe, here and there."""
 
     dataset: str
+    slice: str
     ours: str
     theirs: str
     csv: str
     task: str
-    prepare: str
+    prepare: str | None
     their_prepare: str
-    template: str = None
-    exchanged: dict = field(default_factory=dict)
-    dropped: tuple = ()
+    exchanged: dict[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
     data: str = ""
 
+
+# The settings lines of every train.py: a variant over a base here, one full
+# YAML there, which checks itself (full_yaml.py).
+SETTINGS = {
+    "from speechbrain_ext.training.settings import speechllm_rules\n": "",
+    "from speechllm.settings import load_hparams, merge, parse_arguments\n": (
+        "from hyperpyyaml import load_hyperpyyaml, resolve_references\n"
+    ),
+    "overrides = parse_arguments(argv)": "overrides = sb.parse_arguments(argv)",
+    """\
+    hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
+    settings = merge(hparams_file, overrides, hparams["output_folder"])
+""": """\
+    with open(hparams_file, encoding="utf-8") as fin:
+        settings = fin.read()
+    hparams = load_hyperpyyaml(settings, overrides)
+    settings = resolve_references(settings, overrides).getvalue()
+""",
+}
 
 RECIPES = [
     Recipe(
         dataset="LibriSpeech",
+        slice="asr",
         ours="recipes/LibriSpeech/ASR/SpeechLLM",
         theirs="recipes/LibriSpeech/ASR/SpeechLLM",
         csv="LibriSpeech",
@@ -55,12 +97,23 @@ RECIPES = [
         # SpeechBrain's writes the same columns: no second script beside it.
         prepare=None,
         their_prepare="librispeech_prepare.py",
-        template="librispeech.py",
         exchanged={
             "find_root, prepare_librispeech": "prepare_librispeech",
-            'root = find_root(hparams["data_folder"], all_splits(hparams))': (
-                'root = hparams["data_folder"]'
+            'find_root(hparams["data_folder"], all_splits(hparams))': (
+                'hparams["data_folder"]'
             ),
+            "from speechbrain_ext.data.sets import all_splits\n": "",
+            """\
+        all_splits(hparams),
+        skip_prep=hparams["skip_prep"],
+        skip_bad=hparams["skip_bad"],
+        check_audio=hparams["check_audio"],
+""": """\
+        tr_splits=hparams["train_splits"],
+        dev_splits=hparams["valid_splits"],
+        te_splits=hparams["test_splits"],
+        skip_prep=hparams["skip_prep"],
+""",
         },
         dropped=("check_audio",),
         data="--train_splits=[train-clean-100] --valid_splits=[dev-clean]"
@@ -69,6 +122,7 @@ RECIPES = [
     Recipe(
         # Its folder there is CoVoST; the data are CoVoST 2.
         dataset="CoVoST",
+        slice="covost",
         ours="recipes/CoVoST2/AST/SpeechLLM",
         theirs="recipes/CoVoST/AST/SpeechLLM",
         csv="CoVoST",
@@ -80,6 +134,7 @@ RECIPES = [
     ),
     Recipe(
         dataset="Loquacious",
+        slice="loquacious",
         ours="recipes/Loquacious/ASR/SpeechLLM",
         theirs="recipes/Loquacious/ASR/SpeechLLM",
         # A file of that name would open SpeechBrain's own YAMLs of that
@@ -94,36 +149,10 @@ RECIPES = [
 ]
 
 
-def their_module(file):
-    """Where a file of the library stands there."""
-    inner = file.removeprefix(f"{OURS}/")
-    for ours, theirs in MOVED.items():
-        if inner.startswith(ours):
-            inner = theirs + inner.removeprefix(ours)
-    return f"{LIBRARY}/{inner}"
-
-
-def _dotted(path):
-    """A module's or a package's name from its path (str)."""
-    return path.removesuffix(".py").strip("/").replace("/", ".")
-
-
-def renamed(text):
-    """A text with our names exchanged for the names there."""
-    for ours, theirs in MOVED.items():
-        ours, theirs = _dotted(ours), _dotted(theirs)
-        text = re.sub(
-            rf"\b{OURS}\.{re.escape(ours)}\b", f"{PACKAGE}.{theirs}", text
-        )
-        text = re.sub(
-            rf"from {OURS} import {re.escape(ours)}$",
-            f"from {PACKAGE} import {theirs} as {ours}",
-            text,
-            flags=re.MULTILINE,
-        )
-    # The name of the authors is no module's.
-    author = f"The {OURS} authors"
-    parts = text.split(author)
+def renamed(text: str, author: str = AUTHOR) -> str:
+    """A text with our prefix exchanged for the one there, and signed."""
+    parts = text.split(AUTHOR)
     for recipe in RECIPES:
         parts = [part.replace(recipe.ours, recipe.theirs) for part in parts]
+    parts = [part.replace(f"{OURS}/", f"{LIBRARY}/") for part in parts]
     return author.join(part.replace(OURS, PACKAGE) for part in parts)

@@ -12,19 +12,19 @@ STEPS = 400
 WER = 20.0
 
 
-def mini_world_commands(python, work):
+def mini_world_commands(python, work, cached=True):
     """Build the world here, train there, look at the score."""
     recipe = RECIPES[0]
     mini = ROOT / recipe.ours / "hparams/mini.yaml"
-    plain = plain_values(full_yaml(str(mini), set()))
+    plain = plain_values(full_yaml(str(mini)))
     # What the mini YAML says itself; the rest is as in any YAML there.
     own = plain_values(mini.read_text("utf-8"))
-    there = plain_values(full_yaml(str(mini.with_name("qwen7b.yaml")), set()))
+    there = plain_values(full_yaml(str(mini.with_name("qwen7b.yaml"))))
     options = {
         **{key: plain[key] for key in own if key in there},
         "data_folder": str(work / "mini/LibriSpeech"),
         "results_folder": str(work / "mini"),
-        "cache_features": str(work / "mini/features"),
+        "cache_features": str(work / "mini/features") if cached else None,
         "run_name": "run",
         "output_folder": str(work / "mini/run"),
         "eval_precision": plain["precision"],

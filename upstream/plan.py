@@ -1,5 +1,7 @@
 """Every file that a pull request would bring, before anything is written."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -7,46 +9,43 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from upstream.full_yaml import full_yaml, merged
+from upstream.full_yaml import full_yaml
 from upstream.layout import (
+    AUTHOR,
     LIBRARY,
-    OURS,
+    ORDER,
     RECIPES,
     ROOT,
     SETUP,
     TESTS,
+    Recipe,
     renamed,
-    their_module,
+    slice_of,
 )
-from upstream.readme import closing_blocks, readme
+from upstream.readme import TEMPLATES, closing_blocks, readme
 from upstream.rows import row, setup_scripts, with_rows
-from upstream.scripts import (
-    TEMPLATES,
-    data_files,
-    find_unit_tests,
-    imported_modules,
+from upstream.sources import (
     library,
-    objects_in,
-    package_head,
     recipe_scripts,
-    settings_of,
+    slice_of_source,
     unit_tests,
+    with_authors,
 )
 
 CLOSING_FROM = "recipes/LibriSpeech/ASR/transformer/README.md"
 PACKAGE_DATA = '"log-config.yaml"'
-AUTHOR = f"The {OURS} authors, 2026"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One thing to write."""
+    """One thing to write, and the pull request that brings it."""
 
     kind: str
     text: str
+    slice: str
 
 
-def variants(recipe):
+def variants(recipe: Recipe) -> dict[str, str]:
     """A recipe's YAMLs that go there, by name."""
     files = sorted((ROOT / recipe.ours / "hparams").glob("*.yaml"))
     return {
@@ -57,78 +56,65 @@ def variants(recipe):
 
 
 class Plan:
-    """The files, by their path in the checkout."""
+    """The files by their path in the checkout, up to a slice or all."""
 
-    def __init__(self, committed, scores=None, author=AUTHOR):
+    def __init__(self, committed, scores=None, author=AUTHOR, last=ORDER[-1]):
         self.committed = committed
         self.scores = scores or {}
         self.author = author
-        self.files = {}
-        self.yamls = {}
-        scripts = {r.dataset: recipe_scripts(r) for r in RECIPES}
-        self.library = library(self._names(scripts))
-        self.read = settings_of(self.library)
+        self.slices = ORDER[: ORDER.index(last) + 1]
+        self.recipes = [r for r in RECIPES if r.slice in self.slices]
+        self.files: dict[str, Planned] = {}
+        self.yamls: dict[str, dict[str, str]] = {}
         self._add_library()
-        for recipe in RECIPES:
-            self._add_recipe(recipe, scripts[recipe.dataset])
+        for recipe in self.recipes:
+            self._add_recipe(recipe)
         self._add_rows()
         self._add_edits()
 
-    def add(self, path, text, kind="file"):
-        """Plan one file, under the names there."""
+    def add(self, path, text, slice, kind="file"):
+        """Plan one file, under the names there; later slices are left out."""
+        if slice not in self.slices:
+            return
         if kind != "link":
-            text = renamed(text.replace(AUTHOR, self.author))
-            text = text.rstrip("\n") + "\n"
-        self.files[path] = Planned(kind, text)
+            text = renamed(text, self.author).rstrip("\n") + "\n"
+        self.files[path] = Planned(kind, text, slice)
 
-    def _names(self, scripts):
-        """What recipes and YAMLs need of the library (set of str)."""
-        names = set()
-        for recipe in RECIPES:
-            texts = list(scripts[recipe.dataset].values())
-            if recipe.prepare:
-                texts.append((ROOT / recipe.prepare).read_text("utf-8"))
-            for text in texts:
-                names |= imported_modules(text)
-            for file in variants(recipe).values():
-                names |= objects_in(merged(file))
-        return names
+    def own(self, slice: str) -> list[str]:
+        """The paths that a slice adds or changes."""
+        return [p for p, planned in self.files.items() if planned.slice == slice]
 
     def _add_library(self):
         """The modules, their data and their tests."""
-        for file, text in self.library.items():
-            self.add(their_module(file), text)
-        self.add(f"{LIBRARY}/__init__.py", package_head())
-        for file in data_files(self.library):
-            text = (ROOT / file).read_text("utf-8")
-            self.files[their_module(file)] = Planned("file", text)
-        for name, text in unit_tests(find_unit_tests(self.library)).items():
-            self.add(f"{TESTS}/{name}", text)
+        for path, text in library().items():
+            self.add(f"{LIBRARY}/{path}", text, slice_of(path))
+        for path, text in unit_tests().items():
+            self.add(f"{TESTS}/{path}", text, slice_of_source(text))
 
-    def _add_recipe(self, recipe, scripts):
+    def _add_recipe(self, recipe):
         """Scripts, YAMLs, README, requirements and prepare script."""
-        for name, text in scripts.items():
-            self.add(f"{recipe.theirs}/{name}", text)
+        there, part = recipe.theirs, recipe.slice
+        for name, text in recipe_scripts(recipe).items():
+            self.add(f"{there}/{name}", text, part)
         yamls = {
-            name: full_yaml(file, self.read, recipe.dropped)
+            name: full_yaml(file, recipe.dropped)
             for name, file in variants(recipe).items()
         }
         self.yamls[recipe.dataset] = yamls
         for name, text in yamls.items():
-            self.add(f"{recipe.theirs}/hparams/{name}.yaml", text)
-        needs = ROOT / RECIPES[0].ours / "extra_requirements.txt"
-        own = ROOT / recipe.ours / "extra_requirements.txt"
-        text = (own if own.is_file() else needs).read_text("utf-8")
-        self.add(f"{recipe.theirs}/extra_requirements.txt", text)
+            self.add(f"{there}/hparams/{name}.yaml", text, part)
+        needs = ROOT / recipe.ours / "extra_requirements.txt"
+        self.add(f"{there}/{needs.name}", needs.read_text("utf-8"), part)
         tail = self.committed(CLOSING_FROM)
         tail = closing_blocks(tail) if tail else ""
         text = readme(recipe, yamls, self.scores, tail)
-        self.add(f"{recipe.theirs}/README.md", text)
+        self.add(f"{there}/README.md", text, part)
         top = f"recipes/{recipe.dataset}/{recipe.their_prepare}"
         if recipe.prepare:
-            self.add(top, (ROOT / recipe.prepare).read_text("utf-8"))
-        link = os.path.relpath(top, recipe.theirs)
-        self.add(f"{recipe.theirs}/{recipe.their_prepare}", link, "link")
+            text = (ROOT / recipe.prepare).read_text("utf-8")
+            self.add(top, with_authors(text, recipe.prepare), part)
+        link = os.path.relpath(top, there)
+        self.add(f"{there}/{recipe.their_prepare}", link, part, "link")
 
     def rows(self, recipe):
         """A recipe's rows of the recipe tests (list of dict)."""
@@ -141,36 +127,43 @@ class Plan:
 
     def _add_rows(self):
         """The tables of recipe tests, and what runs before each row."""
-        for recipe in RECIPES:
+        for recipe in self.recipes:
             path = f"tests/recipes/{recipe.csv}.csv"
             before = self.files.get(path)
             before = before.text if before else self.committed(path)
             text = with_rows(before, self.rows(recipe), recipe.theirs)
-            self.files[path] = Planned("file", text)
+            # Not renamed: other recipes' rows stand in it.
+            self.files[path] = Planned("file", text, recipe.slice)
             made = setup_scripts(recipe, self.yamls[recipe.dataset])
             for script, (kind, said) in made.items():
-                self.add(script, said, kind)
+                self.add(script, said, recipe.slice, kind)
         text = (TEMPLATES / "setup.py").read_text("utf-8")
-        self.add(f"{SETUP}/speech_llm.py", text)
+        self.add(f"{SETUP}/speech_llm.py", text, ORDER[0])
 
     def _add_edits(self):
         """SpeechBrain's list of data files, with ours in it."""
         text = self.committed("pyproject.toml")
-        paths = [their_module(file) for file in data_files(self.library)]
-        paths = [path.removeprefix("speechbrain/") for path in paths]
-        ours = "".join(f', "{path}"' for path in paths)
-        if text and ours not in text:
-            if PACKAGE_DATA not in text:
-                raise ValueError(
-                    "pyproject.toml: no list of package data that ends with "
-                    f"{PACKAGE_DATA}: mend PACKAGE_DATA in upstream/plan.py"
-                )
-            text = text.replace(PACKAGE_DATA, PACKAGE_DATA + ours)
-        if text:
-            self.files["pyproject.toml"] = Planned("file", text)
+        if not text:
+            return
+        if PACKAGE_DATA not in text:
+            raise ValueError(
+                "pyproject.toml: no list of package data that ends with "
+                f"{PACKAGE_DATA}: mend PACKAGE_DATA in upstream/plan.py"
+            )
+        paths = [
+            path.removeprefix("speechbrain/")
+            for path in self.files
+            if path.startswith(f"{LIBRARY}/") and not path.endswith(".py")
+        ]
+        added = "".join(f', "{path}"' for path in paths if path not in text)
+        text = text.replace(PACKAGE_DATA, PACKAGE_DATA + added)
+        self.files["pyproject.toml"] = Planned("file", text, ORDER[0])
 
-    def format(self, settings):
-        """Sort imports and lay out every Python file as SpeechBrain does."""
+    def format(self, settings: str):
+        """Sort imports and lay out every Python file as SpeechBrain does.
+
+        The prefix there is longer: lines break, and imports sort, otherwise.
+        """
         names = [name for name in self.files if name.endswith(".py")]
         names = [name for name in names if self.files[name].kind != "link"]
         with tempfile.TemporaryDirectory() as folder:
@@ -189,5 +182,6 @@ class Plan:
                     check=True,
                 )
             for name in names:
+                one = self.files[name]
                 text = (top / name).read_text("utf-8")
-                self.files[name] = Planned(self.files[name].kind, text)
+                self.files[name] = Planned(one.kind, text, one.slice)

@@ -1,9 +1,12 @@
 """A recipe's README as SpeechBrain's readers know them."""
 
 import re
+from pathlib import Path
 
+from speechllm.report.tables import markdown_table
 from upstream.rows import plain_values
-from upstream.scripts import TEMPLATES
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 # Per dataset: title, what it does, how data are got, the scores of a row.
 ABOUT = {
@@ -49,24 +52,18 @@ def readme(recipe, yamls, scores, tail):
         "about": about,
         "data": data,
         "first": first,
-        "variants": table(
+        "variants": markdown_table(
             ["hyperparams file", "Backbone", "Speech encoder", "Removed"],
             [variant(name, text) for name, text in yamls.items()],
         ),
-        "results": table(
+        "results": markdown_table(
             HEADER + sets + FOOTER,
             [result(name, text, scores, sets) for name, text in yamls.items()],
         ),
     }
     for name, value in fields.items():
-        text = text.replace(f"@{name}@", value)
+        text = text.replace(f"@{name}@", value.rstrip())
     return text.rstrip() + "\n\n\n" + tail.strip() + "\n"
-
-
-def table(header, rows):
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def variant(name, text):
