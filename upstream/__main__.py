@@ -48,12 +48,12 @@ def main(argv=None):
     try:
         checkout = Checkout(options.checkout)
         checkout.refuse_dirty()
-        plan = Plan(
-            checkout.committed,
-            scores_of(options.results),
-            options.author,
-            options.slice or ORDER[-1],
-        )
+        own = [checkout.committed, scores_of(options.results), options.author]
+        plan = Plan(*own, options.slice or ORDER[-1])
+        changed = plan.files.keys()
+        if options.slice and options.slice != ORDER[0]:
+            before = Plan(*own, ORDER[ORDER.index(options.slice) - 1]).files
+            changed = [p for p, f in plan.files.items() if before.get(p) != f]
         checkout.refuse_ignored(plan.files)
         plan.format(checkout.committed("pyproject.toml"))
     except (CheckoutError, ValueError) as error:
@@ -74,7 +74,7 @@ def main(argv=None):
     if options.slice:
         work.mkdir(parents=True, exist_ok=True)
         paths = work / f"{options.slice}.paths"
-        paths.write_text("\n".join(plan.own(options.slice)) + "\n", "utf-8")
+        paths.write_text("\n".join([*changed, ""]), "utf-8")
         print(f"Its own files: git add --pathspec-from-file={paths}")
     outcomes = Checks(checkout, plan, work).run(options.only)
     print(outcome_table(outcomes))

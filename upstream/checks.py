@@ -109,7 +109,9 @@ class Checks:
     def _two_processes(self):
         """One run of two processes, by the flags of its recipe test."""
         row = next(
-            r for r in self.plan.rows(self.plan.recipes[0]) if "prune" in r["Hparam_file"]
+            r
+            for r in self.plan.rows(self.plan.recipes[0])
+            if "prune" in r["Hparam_file"]
         )
         script, hparams, flags = (row[COLUMNS[i]] for i in (2, 3, 8))
         folder = script[: -len(".py")].replace("/", "_")
@@ -135,11 +137,9 @@ class Checks:
         shutil.rmtree(self.work / "mini", ignore_errors=True)
         venv.create(self.work / "venv", symlinks=True)
         place = next((self.work / "venv/lib").glob("python3*/site-packages"))
-        packages = next(
-            path for path in sys.path if path.endswith("site-packages")
-        )
-        text = f"{self.checkout.folder}\n{packages}\n"
-        (place / "checkout.pth").write_text(text, "utf-8")
+        packages = [path for path in sys.path if "-packages" in path]
+        text = "\n".join([str(self.checkout.folder), *packages])
+        (place / "checkout.pth").write_text(f"{text}\n", "utf-8")
         self.logs.mkdir(parents=True, exist_ok=True)
 
     def run(self, only=None):

@@ -18,7 +18,7 @@ CHECK = "check_settings"
 # script nor a reference names for unused.
 CHECK_HEAD = f"""
 # Refuses what does not fit together
-{CHECK}: !apply:{OURS}.training.settings.{CHECK}
+{CHECK}: !apply:{OURS}.training.settings.{CHECK} {{
 """
 
 
@@ -45,12 +45,12 @@ def with_check(text: str) -> str:
     lines = textwrap.fill(
         " ".join(words),
         RULE,
-        initial_indent="    { ",
+        initial_indent="    ",
         subsequent_indent="    ",
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return CHECK_HEAD + lines.replace("\0", " ").rstrip(",") + " }\n"
+    return CHECK_HEAD + lines.replace("\0", " ").rstrip(",") + "}\n"
 
 
 def own_head(path: str) -> list[str]:

@@ -22,13 +22,14 @@ AUTHOR = f"The {OURS} authors, 2026"
 # library, without endings. The first has all that none of the others names.
 SLICES: dict[str, tuple[str, ...]] = {
     "asr": (),
-    "plans": ("layers/plans", "layers/rules", "layers/search"),
-    "maps": (
+    "plans": (
+        "layers/plans",
+        "layers/rules",
+        "layers/search",
         "layers/linear_map",
-        "healing/bridge",
-        "healing/closed_form",
-        "healing/distillation",
+        "training/measure",
     ),
+    "maps": ("healing/bridge", "healing/closed_form", "healing/distillation"),
     "features": ("data/features", "model/static_decoding"),
     "covost": ("scores/translation", "data/manifests"),
     "loquacious": ("data/parquet", "training/trained_run", "layers/saved_lm"),

@@ -38,11 +38,10 @@ PACKAGE_DATA = '"log-config.yaml"'
 
 @dataclass(frozen=True)
 class Planned:
-    """One thing to write, and the pull request that brings it."""
+    """One thing to write."""
 
     kind: str
     text: str
-    slice: str
 
 
 def variants(recipe: Recipe) -> dict[str, str]:
@@ -72,17 +71,13 @@ class Plan:
         self._add_rows()
         self._add_edits()
 
-    def add(self, path, text, slice, kind="file"):
-        """Plan one file, under the names there; later slices are left out."""
-        if slice not in self.slices:
+    def add(self, path, text, *parts, kind="file"):
+        """Plan one file, under the names there, if all its slices are in."""
+        if not {*parts} <= {*self.slices}:
             return
         if kind != "link":
             text = renamed(text, self.author).rstrip("\n") + "\n"
-        self.files[path] = Planned(kind, text, slice)
-
-    def own(self, slice: str) -> list[str]:
-        """The paths that a slice adds or changes."""
-        return [p for p, planned in self.files.items() if planned.slice == slice]
+        self.files[path] = Planned(kind, text)
 
     def _add_library(self):
         """The modules, their data and their tests."""
@@ -95,7 +90,7 @@ class Plan:
         """Scripts, YAMLs, README, requirements and prepare script."""
         there, part = recipe.theirs, recipe.slice
         for name, text in recipe_scripts(recipe).items():
-            self.add(f"{there}/{name}", text, part)
+            self.add(f"{there}/{name}", text, part, slice_of_source(text))
         yamls = {
             name: full_yaml(file, recipe.dropped)
             for name, file in variants(recipe).items()
@@ -107,14 +102,15 @@ class Plan:
         self.add(f"{there}/{needs.name}", needs.read_text("utf-8"), part)
         tail = self.committed(CLOSING_FROM)
         tail = closing_blocks(tail) if tail else ""
-        text = readme(recipe, yamls, self.scores, tail)
+        measured = f"{there}/measure.py" in self.files
+        text = readme(recipe, yamls, self.scores, tail, measured)
         self.add(f"{there}/README.md", text, part)
         top = f"recipes/{recipe.dataset}/{recipe.their_prepare}"
         if recipe.prepare:
             text = (ROOT / recipe.prepare).read_text("utf-8")
             self.add(top, with_authors(text, recipe.prepare), part)
         link = os.path.relpath(top, there)
-        self.add(f"{there}/{recipe.their_prepare}", link, part, "link")
+        self.add(f"{there}/{recipe.their_prepare}", link, part, kind="link")
 
     def rows(self, recipe):
         """A recipe's rows of the recipe tests (list of dict)."""
@@ -133,10 +129,10 @@ class Plan:
             before = before.text if before else self.committed(path)
             text = with_rows(before, self.rows(recipe), recipe.theirs)
             # Not renamed: other recipes' rows stand in it.
-            self.files[path] = Planned("file", text, recipe.slice)
+            self.files[path] = Planned("file", text)
             made = setup_scripts(recipe, self.yamls[recipe.dataset])
             for script, (kind, said) in made.items():
-                self.add(script, said, recipe.slice, kind)
+                self.add(script, said, recipe.slice, kind=kind)
         text = (TEMPLATES / "setup.py").read_text("utf-8")
         self.add(f"{SETUP}/speech_llm.py", text, ORDER[0])
 
@@ -157,7 +153,7 @@ class Plan:
         ]
         added = "".join(f', "{path}"' for path in paths if path not in text)
         text = text.replace(PACKAGE_DATA, PACKAGE_DATA + added)
-        self.files["pyproject.toml"] = Planned("file", text, ORDER[0])
+        self.files["pyproject.toml"] = Planned("file", text)
 
     def format(self, settings: str):
         """Sort imports and lay out every Python file as SpeechBrain does.
@@ -182,6 +178,5 @@ class Plan:
                     check=True,
                 )
             for name in names:
-                one = self.files[name]
                 text = (top / name).read_text("utf-8")
-                self.files[name] = Planned(one.kind, text, one.slice)
+                self.files[name] = Planned(self.files[name].kind, text)

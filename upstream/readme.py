@@ -42,11 +42,14 @@ HEADER = ["Release", "hyperparams file", "Removed layers"]
 FOOTER = ["HuggingFace link", "Model link", "GPUs"]
 
 
-def readme(recipe, yamls, scores, tail):
+def readme(recipe, yamls, scores, tail, measured=True):
     """The README's text."""
     title, data, about, sets = ABOUT[recipe.dataset]
     first = next(name for name in yamls if not name.endswith("_prune"))
     text = (TEMPLATES / "README.md").read_text("utf-8")
+    if not measured:
+        # The script comes with a later pull request; train.py measures too.
+        text = re.sub(r"# 2\. which.*?\n\n# 3\.", "# 2.", text, flags=re.S)
     fields = {
         "title": title,
         "about": about,

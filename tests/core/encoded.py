@@ -91,10 +91,8 @@ def write_encoded(path, kind, seconds=4.0, seed=0):
 
 def _as_ogg(flac, target):
     """The same FLAC packets in an Ogg container."""
-    with (
-        av.open(io.BytesIO(flac)) as source,
-        av.open(target, "w", format="ogg") as out,
-    ):
+    out = av.open(target, "w", format="ogg")
+    with out, av.open(io.BytesIO(flac)) as source:
         stream = out.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(audio=0):
             if packet.size:
