@@ -1,13 +1,11 @@
 """One full YAML for each variant, as SpeechBrain's recipes have them."""
 
 import functools
-import os
 import re
 
 import yaml
 
-from speechbrain_ext.training.faults import ConfigError
-from speechllm.hparams.overlay import Overlay
+from speechllm.settings import merge
 
 BLOCK = "experiment"
 BLOCK_HEAD = f"""
@@ -40,11 +38,7 @@ def full_yaml(path, read_by_library, dropped=()):
 @functools.lru_cache(maxsize=None)
 def merged(path):
     """Base and variants as one text, fragments written in."""
-    overlay = Overlay(path, None, os.path.dirname(os.path.realpath(path)))
-    overlay.inline_all()
-    if overlay.faults:
-        raise ConfigError(path, overlay.faults)
-    return overlay.document.text
+    return merge(path, self_contained=True)
 
 
 def own_head(path):
