@@ -14,7 +14,6 @@ key that the base does not have is refused at any depth.
 from __future__ import annotations
 
 import copy
-import difflib
 import io
 import os
 import re
@@ -203,16 +202,17 @@ class _Overlay:
 
     def unknown(self, path: Path, value: Any, file: str) -> Fault:
         """The fault of a key that the base does not have."""
-        known = self.document.keys(path[:-1])
-        close = difflib.get_close_matches(str(path[-1]), known, 1)
-        if close:
-            right = label(path[:-1] + (close[0],))
-            mend = f"unknown key: did you mean {right}?"
+        right, known = (
+            self.document.nearest(path),
+            self.document.keys(path[:-1]),
+        )
+        if right:
+            mend = f"did you mean {right}?"
         elif known:
-            mend = f"unknown key: known are {', '.join(known)}"
+            mend = f"known are {', '.join(known)}"
         else:
-            mend = f"unknown key: {label(path[:-1])} has no keys below it"
-        return Fault(label(path), written(value), mend, file)
+            mend = f"{label(path[:-1])} has no keys below it"
+        return Fault(label(path), written(value), f"unknown key: {mend}", file)
 
     def lay_overrides(self, overrides: Overrides) -> None:
         """Lay a dict, or a command line's text, over the base."""
@@ -278,11 +278,9 @@ def _base_chain(path: str) -> list[Document]:
                 circle = " -> ".join([*names, os.path.basename(path)])
                 raise ValueError(f"the bases go in a circle, {circle}")
             document = Document.read(path)
-        except (OSError, ValueError) as error:
-            mend = str(error)
-            if isinstance(error, OSError):
-                mend = "no such file: give the path of a YAML file"
-            raise ConfigError(top, [Fault(key, path, mend, named_by)]) from None
+        except ValueError as error:
+            fault = Fault(key, path, str(error), named_by)
+            raise ConfigError(top, [fault]) from None
         documents.insert(0, document)
         seen.append(os.path.realpath(path))
         base = document.find(("base",))
@@ -343,10 +341,8 @@ def _open(document: Document, path: Path, above: tuple = ()) -> list[Fault]:
             raise ValueError("put the include on a line of its own, key first")
         margin = document.margin + INDENT * len(path)
         fragment, faults = _fragment(file, margin, above)
-    except (OSError, ValueError) as error:
-        told = isinstance(error, ValueError)
-        mend = str(error) if told else f"no such file: {file}"
-        return [Fault(label(path), tag_of(node), mend, document.file)]
+    except ValueError as error:
+        return [Fault(label(path), tag_of(node), str(error), document.file)]
     if faults:
         return faults
     document.put(path, fragment.root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import io
 import pydoc
 import re
@@ -95,7 +94,10 @@ def plain_values(document: Document) -> tuple[dict, list[Fault]]:
         elif _is_reference(node):
             mends = list(_reference_mends(document, path, node))
             faults += [Fault(label(path), text_of(node), m) for m in mends]
-            if mends or _leads_into(document, node, is_include):
+            if mends or any(
+                _is_below(document, target, is_include)
+                for _, target in _targets(node)
+            ):
                 unknown.append(path)
     known = copy.deepcopy(document)
     for path in unknown:
@@ -138,12 +140,10 @@ def _targets(node):
         yield name, tuple(part.strip("]") for part in keys)
 
 
-def _leads_into(document, node, what):
-    """Whether a reference leads to or below a node of which ``what`` holds."""
+def _is_below(document, target, what):
+    """Whether a target lies below a node of which ``what`` holds."""
     return any(
-        what(document.find(target[:length]))
-        for _, target in _targets(node)
-        for length in range(1, len(target) + 1)
+        what(document.find(target[:length])) for length in range(1, len(target))
     )
 
 
@@ -151,13 +151,15 @@ def _reference_mends(document, path, node) -> Iterator[str]:
     """What is wrong with one ``!ref``."""
     whole = REFERENCE.fullmatch(text_of(node).strip())
     for name, target in _targets(node):
-        above = [document.find(target[:i]) for i in range(1, len(target))]
-        if any(is_include(n) or _is_reference(n) for n in above):
-            # What lies below is not known before they are resolved.
-            continue
         found = document.find(target)
+        if _is_below(document, target, is_include) or _is_below(
+            document, target, _is_reference
+        ):
+            continue  # not known before these are resolved
         if found is None:
-            yield _no_such_key(document, name, target)
+            right = document.nearest(target)
+            mend = f"did you mean {right}?" if right else "name one that is"
+            yield f"<{name}> is no key here: {mend}"
         elif path[: len(target)] == target or _circle(document, path, target):
             yield f"<{name}> leads back to {label(path)}: break it"
         elif whole and _is_reference(found) and _later(document, path, target):
@@ -178,18 +180,6 @@ def _later(document, path, target):
     """Whether a target stands below a path in the file."""
     order = [p for p, _ in document.walk() if p in (path, target)]
     return order[-1] == target
-
-
-def _no_such_key(document, name, target):
-    """The mend for a reference to a key that is not there."""
-    for length in range(len(target)):
-        if document.find(target[: length + 1]) is None:
-            known = document.keys(target[:length])
-            close = difflib.get_close_matches(target[length], known, 1)
-            if close:
-                right = label(target[:length] + (close[0],))
-                return f"<{name}> is no key here: did you mean {right}?"
-    return f"<{name}> is no key here: name one that is"
 
 
 def _circle(document, start, target, seen=()):

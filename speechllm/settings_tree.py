@@ -6,21 +6,30 @@ there (``1e-3``, ``False``, ``null``): what they mean is HyperPyYAML's to say.
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import re
 import textwrap
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedBase, TaggedScalar
+from ruamel.yaml.comments import (
+    CommentedBase,
+    CommentedMap,
+    CommentedSeq,
+    TaggedScalar,
+)
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import CommentMark, YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 from ruamel.yaml.tokens import AliasToken, AnchorToken, CommentToken
+
+from speechbrain_ext.training.faults import label
 
 INCLUDE = "!include:"
 INDENT = 4
@@ -95,13 +104,18 @@ class Document:
             if is_include(node):
                 whole = os.path.join(self.folder, include_file(node))
                 point(node, os.path.abspath(whole))
-        _keep_comments_beside(self)
+        _part_comments(self.root)
 
     @classmethod
     def read(cls, file: str, margin: int = 0) -> Document:
         """Read a file; its includes are pointed to by absolute paths."""
-        with open(file, encoding="utf-8") as stream:
-            return cls(stream.read(), file, margin)
+        try:
+            with open(file, encoding="utf-8") as stream:
+                return cls(stream.read(), file, margin)
+        except OSError:
+            raise ValueError(
+                "no such file: give the path of a YAML file"
+            ) from None
 
     @property
     def text(self) -> str:
@@ -127,6 +141,17 @@ class Document:
         node = self.find(path)
         return list(node) if isinstance(node, dict) else []
 
+    def nearest(self, path: Path) -> str | None:
+        """The key that is most like one that is not there, with its path."""
+        missing = next(
+            length
+            for length in range(len(path))
+            if self.find(path[: length + 1]) is None
+        )
+        above, known = path[:missing], self.keys(path[:missing])
+        close = difflib.get_close_matches(str(path[missing]), known, 1)
+        return label((*above, *close)) if close else None
+
     def walk(self) -> Iterator[tuple[Path, Any]]:
         """Every node under the root with its path, as they stand."""
         yield from _walk((), self.root)
@@ -135,14 +160,11 @@ class Document:
         """Exchange the value at a path; comments around it stay."""
         *above, key = path
         parent = self.find(tuple(above))
-        beside, after = _comments(parent, key)
+        slot, beside = _slot(parent, key)
+        if slot[beside]:
+            slot[beside] = _comment(slot[beside].value)
         parent[key] = None  # or else ruamel gives the new the old's quotes
         parent[key] = new
-        if _is_block(new):
-            _comment(parent, key, beside)
-            _comment(*_last(new), after)
-        else:
-            _comment(parent, key, beside + after)
 
 
 # ----------------------------------------------------------------------------
@@ -199,83 +221,55 @@ def _items(node):
 
 
 # ----------------------------------------------------------------------------
-# Comments. ruamel keeps what follows a value, up to the next key, with that
-# value: what stands beside it, and the lines below. After a tag without a
-# value it gives both to the next key, and would write them on a new line.
+# Comments. ruamel keeps all that stands between a value and the next key with
+# the value, or with that key where a tag has no value. An exchanged value
+# would take the head of the next section along, so they are parted here.
+
+ABOVE, WITHIN = 1, 3  # places in ruamel's comments of a key
 
 
-def _is_block(node):
-    return isinstance(node, (dict, list)) and node and not node.fa.flow_style()
+def _part_comments(root):
+    """Leave a value what stands beside it; the next key gets the lines below."""
+    places = list(_places(root))
+    for (parent, key), following in zip_longest(places, places[1:]):
+        slot, beside = _slot(parent, key)
+        after, within = slot[beside], slot[WITHIN] or []
+        slot[beside] = slot[WITHIN] = None
+        if isinstance(parent[key], (CommentedMap, CommentedSeq)):
+            parent[key].ca.comment = None
+        below = _slot(*following)[0][ABOVE] if following else root.ca.end
+        tokens = [*([after] if after else []), *within, *(below or [])]
+        if tokens and (after or _is_beside(tokens[0], parent, key)):
+            first, _, rest = tokens[0].value.partition("\n")
+            column = tokens[0].start_mark.column
+            slot[beside] = _comment(f"{first}\n", column) if first else None
+            tokens[0] = _comment(rest)
+        tokens = [token for token in tokens if token.value]
+        if following:
+            _slot(*following)[0][ABOVE] = tokens
+        else:
+            root.ca.end = tokens
+
+
+def _places(node):
+    """Every key and item that has a line of its own: (parent, key)."""
+    if isinstance(node, (dict, list)) and not node.fa.flow_style():
+        for key, value in _items(node):
+            yield node, key
+            yield from _places(value)
 
 
 def _slot(parent, key):
-    """The comments of a key, and where among them what follows it stands."""
-    is_map = isinstance(parent, dict)
-    empty = [None] * 4
-    return parent.ca.items.setdefault(key, empty), 2 if is_map else 0
+    """The comments of a key, and where among them stands what is beside."""
+    slot = parent.ca.items.setdefault(key, [None] * 4)
+    return slot, 2 if isinstance(parent, dict) else 0
 
 
-def _comment(parent, key, text, column=0):
-    """Set what follows a key's value; by default a space after it."""
-    slot, place = _slot(parent, key)
-    if len(slot) > 3:
-        slot[3] = None
-    token = CommentToken(text, CommentMark(column), None)
-    slot[place] = token if text else None
+def _is_beside(token, parent, key):
+    """Whether a comment stands on the line of a key or of its value."""
+    lines = (parent.lc.data or {}).get(key, ())[::2]
+    return token.value[0] == "#" and token.start_mark.line in lines
 
 
-def _last(node):
-    """The place of a block's last value: (parent, key)."""
-    while True:
-        parent, (key, node) = node, list(_items(node))[-1]
-        if not _is_block(node):
-            return parent, key
-
-
-def _comments(parent, key):
-    """What stands beside a value, and the lines below it."""
-    slot, place = _slot(parent, key)
-    tokens = [slot[place], *((slot[3:] or [None])[0] or ())]
-    text = "".join(token.value for token in tokens if token)
-    beside, after = _split(text)
-    if _is_block(parent[key]):
-        slot, place = _slot(*_last(parent[key]))
-        # What stands beside the last line spoke of what now goes.
-        after = _split(slot[place].value)[1] if slot[place] else ""
-    return beside, after
-
-
-def _split(text):
-    first, line_end, after = text.partition("\n")
-    return first, line_end + after
-
-
-def _keep_comments_beside(document):
-    """Give what stands beside a tag without a value back to it."""
-    before, line = None, None
-    for path, node in document.walk():
-        *above, key = path
-        parent = document.find(tuple(above))
-        if not isinstance(parent, dict):
-            continue
-        _, above_it, _, inside = parent.ca.items.get(key, [None] * 4)
-        here = parent.lc.key(key)[0]
-        if before and _beside(above_it, line):
-            _comment(*before, *_joined(above_it))
-            parent.ca.items[key][1] = None
-        if _beside(inside, here):
-            _comment(parent, key, *_joined(inside))
-            node.ca.comment = None
-        before, line = (parent, key), here
-    if before and _beside(document.root.ca.end, line):
-        _comment(*before, *_joined(document.root.ca.end))
-        document.root.ca.end = []
-
-
-def _beside(tokens, line):
-    return bool(tokens) and tokens[0].start_mark.line == line
-
-
-def _joined(tokens):
-    text = "".join(token.value for token in tokens)
-    return text, tokens[0].start_mark.column
+def _comment(text, column=0):
+    return CommentToken(text, CommentMark(column), None)
