@@ -10,7 +10,7 @@ import yaml
 
 from speechbrain_ext.runs.files import configuration_hash
 from speechbrain_ext.training.run_record import NOT_TRAINING
-from speechllm.hparams.overlay import Overlay
+from speechllm.settings import merge
 
 EVALUATED = "test_splits"
 
@@ -40,9 +40,7 @@ def _content(file, value):
 @functools.cache
 def _settings(file):
     """A YAML's settings with base and includes, tags and references kept."""
-    overlay = Overlay(file, None, folder=None)
-    overlay.inline_all()
-    root = yaml.compose(overlay.document.text)
+    root = yaml.compose(merge(file, self_contained=True))
     return {key.value: _plain(value) for key, value in root.value}
 
 

@@ -64,8 +64,7 @@ from speechbrain_ext.training.run_record import (
     now,
 )
 from speechbrain_ext.training.settings import speechllm_rules
-from speechllm.hparams import load_hparams, merge
-from speechllm.hparams.command_line import parse_arguments
+from speechllm.settings import load_hparams, merge, parse_arguments
 
 
 def load_prompt(hparams):

@@ -40,7 +40,7 @@ from ruamel.yaml import YAML
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from speechbrain_ext.training.experiment import measure_command
-from speechllm.hparams import merge
+from speechllm.settings import merge
 
 HERE = Path(__file__).parent
 MERGED = HERE / "merged.json"

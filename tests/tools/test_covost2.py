@@ -21,7 +21,7 @@ from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.experiment import read_manifest
 from speechbrain_ext.training.settings import speechllm_rules
-from speechllm.hparams import load_hparams
+from speechllm.settings import load_hparams
 
 ROOT = Path(__file__).parents[2]
 TOP = RECIPES / "CoVoST2"

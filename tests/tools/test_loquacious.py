@@ -29,8 +29,8 @@ from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.experiment import read_manifest
 from speechbrain_ext.training.settings import speechllm_rules
 from speechbrain_ext.training.trained_run import TrainedRun
-from speechllm.hparams import load_hparams
 from speechllm.multitask import MultiTask
+from speechllm.settings import load_hparams
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

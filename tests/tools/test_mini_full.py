@@ -14,7 +14,6 @@ from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechbrain_ext.training.choose_layers import table_file
 from speechbrain_ext.training.settings import speechllm_rules
-from speechllm.hparams import load_hparams
 from speechllm.mini_world.across_tasks import report_tasks
 from speechllm.mini_world.full import (
     ASR_DEPTHS,
@@ -30,6 +29,7 @@ from speechllm.mini_world.running import (
     command,
     run_all,
 )
+from speechllm.settings import load_hparams
 
 LAYERS = 12
 WHISPER = RECIPES.parent / "tests/published_configs/whisper-large-v3"

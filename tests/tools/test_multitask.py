@@ -14,13 +14,13 @@ from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.experiment import read_manifest
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.cli import compare_tables
-from speechllm.hparams import load_hparams
 from speechllm.multitask import (
     MultiTask,
     compare_with_separate,
     read_wavs,
     told_memory,
 )
+from speechllm.settings import load_hparams
 
 RECIPE = RECIPES / "MultiTask/SpeechLLM"
 ASR = RECIPES / "LibriSpeech/ASR/SpeechLLM"

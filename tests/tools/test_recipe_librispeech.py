@@ -28,8 +28,8 @@ from speechbrain_ext.training.run_record import PeakMemory
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.write import export_runs
 from speechllm.exported.model import SpeechLLM
-from speechllm.hparams import load_hparams
 from speechllm.multitask import MultiTask
+from speechllm.settings import load_hparams
 
 
 class Study:

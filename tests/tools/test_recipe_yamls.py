@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from speechbrain_ext.training.faults import ConfigError
 from speechbrain_ext.training.settings import speechllm_rules
-from speechllm.hparams import load_hparams
+from speechllm.settings import load_hparams
 from upstream.full_yaml import full_yaml
 from upstream.rows import plain_values
 

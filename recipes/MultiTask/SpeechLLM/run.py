@@ -24,8 +24,6 @@ from speechbrain_ext.runs.files import write_hypotheses, write_json
 from speechbrain_ext.scores.language import check_bleu, language_of
 from speechbrain_ext.scores.score import score_recognition, score_translation
 from speechbrain_ext.training.experiment import read_manifest
-from speechllm.hparams import load_hparams
-from speechllm.hparams.command_line import own_options
 from speechllm.multitask import (
     MultiTask,
     compare_with_separate,
@@ -34,6 +32,7 @@ from speechllm.multitask import (
     read_wavs,
     told_memory,
 )
+from speechllm.settings import load_hparams, own_options
 
 SCORES = {"WER": score_recognition, "BLEU": score_translation}
 
