@@ -98,7 +98,7 @@ class Checkout:
                 f"SPEECHBRAIN: {self.folder}'s .gitignore passes over "
                 f"{', '.join(ignored[:5])} ({len(ignored)} files"
                 f"{done.stderr.strip() and ', ' + done.stderr.strip()}): give "
-                "them another place with MOVED in upstream/layout.py"
+                "them another name"
             )
 
     def news(self, files):

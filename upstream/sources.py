@@ -85,8 +85,9 @@ def with_authors(text: str, path: str = "") -> str:
     end = tree.body[0]
     lines = text.split("\n")
     said = lines[end.end_lineno - 1][: end.end_col_offset - len('"""')]
-    block = f'{said.rstrip()}\n\nAuthors\n * {AUTHOR}\n"""'.lstrip("\n")
-    lines[end.end_lineno - 1] = block
+    # A long docstring's last line is empty already.
+    said = f"{said}\n" if said.strip() else ""
+    lines[end.end_lineno - 1] = f'{said}\nAuthors\n * {AUTHOR}\n"""'
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from speechbrain_ext.scores.language import (
     normaliser_name,
 )
 from speechbrain_ext.training.baseline import refuse_unfinished
-from speechbrain_ext.training.faults import Fault
+from speechbrain_ext.training.faults import ConfigError, Fault
 from speechbrain_ext.training.healing_settings import (
     MISSING,
     get,
@@ -364,3 +364,10 @@ def baseline_faults(plain):
         f"--run_name {name} --data_folder {data}`, then give its folder with "
         "--baseline DIR",
     )
+
+
+def check_settings(**settings) -> None:
+    """Refuse settings that do not fit: `speechllm_rules` at a YAML's own end."""
+    faults = speechllm_rules(settings)
+    if faults:
+        raise ConfigError("the settings", faults)

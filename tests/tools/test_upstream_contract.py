@@ -7,24 +7,39 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_ext.training.faults import ConfigError
+from tools import house
 from upstream import __main__ as command
 from upstream.checkout import Checkout, CheckoutError
-from upstream.full_yaml import BLOCK, RUN_OPTIONS, full_yaml, without_key
+from upstream.full_yaml import CHECK, full_yaml, with_check, without_key
 from upstream.layout import (
+    AUTHOR,
     LIBRARY,
+    ORDER,
     OURS,
     PACKAGE,
     RECIPES,
+    ROOT,
+    SETTINGS,
+    SLICES,
     TESTS,
-    renamed,
+    latest,
+    slice_of,
 )
-from upstream.plan import AUTHOR, Plan, variants
+from upstream.plan import Plan, variants
 from upstream.rows import COLUMNS, with_rows
-from upstream.scripts import data_files, is_unit_test
-from upstream.source import settings_read, with_functions, without
+from upstream.sources import (
+    imported_names,
+    recipe_scripts,
+    slice_of_source,
+    with_authors,
+)
+
+# Lines of code of the first pull request's Python, tests apart.
+MOST_CODE = 4_500
 
 CLOSING = "# **About SpeechBrain**\nabout\n\n# **Citing SpeechBrain**\ncite\n"
 THEIRS = {
@@ -53,6 +68,11 @@ def cases():
 
 def text_of(plan, path):
     return plan.files[path].text
+
+
+def unpadded(text):
+    """A Markdown text whose tables do not line up."""
+    return re.sub(r" +", " ", text)
 
 
 def unused_keys(yaml_text, script):
@@ -90,14 +110,12 @@ def test_every_key_is_used_by_script_or_yaml(plan, recipe, name):
     assert unused_keys(f"idle: 1\n{text}", script) == ["idle"]
 
 
-@pytest.mark.parametrize("recipe, name", cases())
-def test_what_the_experiment_is_given_is_read(plan, recipe, name):
-    text = text_of(plan, f"{recipe.theirs}/hparams/{name}.yaml")
-    block = text.split(f"\n{BLOCK}:\n")[1]
-    given = re.findall(r"^    (\w+): !ref <\1>$", block, re.M)
-    assert len(given) == len(block.strip().split("\n"))
-    assert set(given) - plan.read - set(RUN_OPTIONS) == set()
-    assert set(RUN_OPTIONS) <= set(RunOptions().as_dict())
+def test_a_full_yaml_checks_itself():
+    text = "score: !name:len\nlora_rank: -1\n"
+    with pytest.raises(ConfigError, match="lora_rank: -1"):
+        load_hyperpyyaml(text + with_check(text))
+    text = text.replace("-1", "4")
+    assert load_hyperpyyaml(text + with_check(text))[CHECK] is None
 
 
 @pytest.mark.parametrize("recipe, name", cases())
@@ -110,7 +128,7 @@ def test_yamls_are_whole_and_unresolved(plan, recipe, name):
     assert f"hparams/{name}.yaml" in text  # its own command, not its base's
     keys = [key.value for key, _ in yaml.compose(text).value]
     assert len(keys) == len(set(keys))
-    assert f"!name:{PACKAGE}.decoder.Decoder.from_source" in text
+    assert f"!name:{PACKAGE}.model.decoder.Decoder.from_source" in text
     assert not set(recipe.dropped) & set(keys)
 
 
@@ -118,7 +136,7 @@ def test_a_variant_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / "train.yaml").write_text("steps: 1\n")
     (tmp_path / "two.yaml").write_text("base: train.yaml\nstep: 2\n")
     with pytest.raises(ConfigError, match="did you mean steps"):
-        full_yaml(str(tmp_path / "two.yaml"), set())
+        full_yaml(str(tmp_path / "two.yaml"))
     with pytest.raises(ValueError, match="step"):
         without_key("steps: 1\n", "step")
 
@@ -157,23 +175,138 @@ def test_other_rows_stay_and_ours_are_not_doubled(plan):
 
 
 # ----------------------------------------------------------------- sources
-def test_what_is_taken_from_the_package_stands_in_it(plan):
-    text = "from speechbrain_ext import results\nresults.load_run(1)\n"
-    named = f"from {PACKAGE} import run_results as results\n"
-    assert renamed(text) == f"{named}results.load_run(1)\n"
-    for path, planned in plan.files.items():
-        for names in re.findall(rf"from {PACKAGE} import (.+)", planned.text):
-            for name in names.split(","):
-                stem = f"{LIBRARY}/{name.split(' as ')[0].strip()}"
-                found = {f"{stem}.py", f"{stem}/__init__.py"}
-                assert found & set(plan.files), f"{path}: {name}"
+def python_of(plan, *folders):
+    """Planned Python files in some folders: path to text."""
+    return {
+        path: planned.text
+        for path, planned in plan.files.items()
+        if path.endswith(".py")
+        and path.startswith(folders)
+        and planned.kind != "link"
+    }
+
+
+def test_the_library_there_is_the_library_here(plan):
+    """What is tested is what ships: a prefix and the authors, no more."""
+    here = {p.relative_to(ROOT / OURS).as_posix() for p in sources_here()}
+    there = {path.removeprefix(f"{LIBRARY}/") for path in plan.files}
+    assert here - {"py.typed"} <= there
+    signature = f"\n\nAuthors\n * {AUTHOR}\n"
+    for path, text in python_of(plan, LIBRARY).items():
+        ours = (ROOT / OURS / path.removeprefix(f"{LIBRARY}/")).read_text()
+        assert text.count(signature) == 1, path
+        back = text.replace(PACKAGE, OURS).replace(f"{LIBRARY}/", f"{OURS}/")
+        assert unsigned(back, signature) == unsigned(ours, signature), path
+
+
+def sources_here():
+    """The library's files in this repository."""
+    found = (ROOT / OURS).rglob("*")
+    return [p for p in found if p.is_file() and "__pycache__" not in p.parts]
+
+
+def unsigned(text, signature):
+    """A source without its authors, layout of the head's end apart."""
+    text = text.replace(signature, "", 1)
+    return re.sub(r'\s*"""', '"""', text, count=2)
+
+
+def test_only_the_settings_lines_of_a_script_change():
+    for recipe in RECIPES:
+        ours = (ROOT / recipe.ours / "train.py").read_text().split("\n")
+        theirs = recipe_scripts(recipe)["train.py"]
+        said = {**SETTINGS, **recipe.exchanged, "": f"\nAuthors\n * {AUTHOR}"}
+        for line in theirs.split("\n"):
+            in_block = any(line in text.split("\n") for text in said.values())
+            in_line = any(text and text in line for text in said.values())
+            assert line in ours or in_block or in_line, line
+
+
+def test_an_exchange_that_finds_nothing_is_refused(monkeypatch):
+    monkeypatch.setitem(SETTINGS, "no such line", "")
+    with pytest.raises(ValueError, match="no such line.*mend SETTINGS"):
+        recipe_scripts(RECIPES[0])
 
 
 def test_nothing_of_ours_is_left_behind(plan):
     for path, planned in plan.files.items():
         text = planned.text.replace(AUTHOR, "")
-        assert OURS not in text, path
+        assert not re.search(rf"{OURS}|speechllm\b", text), path
         assert OURS not in path
+
+
+def test_authors_stand_at_the_end_of_the_head():
+    said = with_authors('"""Says."""\nimport os\n')
+    assert said == f'"""Says.\n\nAuthors\n * {AUTHOR}\n"""\nimport os\n'
+    with pytest.raises(ValueError, match="x.py: no docstring"):
+        with_authors("import os", "x.py")
+
+
+# ------------------------------------------------------------------ slices
+def test_the_table_names_what_is_there():
+    for part in (part for parts in SLICES.values() for part in parts):
+        path = ROOT / OURS / part
+        assert path.is_dir() or path.with_suffix(".py").is_file(), part
+    assert slice_of("layers/plans/Plan") == slice_of("layers/plans.py")
+    assert slice_of("layers/planned.py") == ORDER[0] == latest([])
+
+
+def crossings():
+    """Imports of a later slice that happen on being imported oneself."""
+    found = []
+    top = ROOT / OURS
+    files = {p: slice_of(p.relative_to(top).as_posix()) for p in sources_here()}
+    for recipe in RECIPES:
+        train = ROOT / recipe.ours / "train.py"
+        files[train] = recipe.slice
+    for path, own in files.items():
+        if path.suffix == ".py":
+            for name in imported_names(path.read_text(), late=False):
+                inner = name.removeprefix(f"{OURS}.")
+                other = slice_of(inner.replace(".", "/"))
+                if inner != name and latest([own, other]) != own:
+                    found.append(f"{path.relative_to(ROOT)} ({own}): {name}")
+    return found
+
+
+def test_a_slice_imports_nothing_of_a_later_one():
+    assert crossings() == []
+
+
+def test_late_imports_are_told_from_early_ones():
+    text = (
+        "import a\nclass B:\n    import b\n    def f(self):\n        import c"
+    )
+    assert set(imported_names(text, late=False)) == {"a", "b"}
+    assert set(imported_names(text)) == {"a", "b", "c"}
+    late = f"def f():\n    from {OURS}.healing.bridge import Bridge"
+    assert slice_of_source(late) == "maps"
+
+
+def test_the_first_slice_can_be_read(capsys):
+    first = Plan(lambda path: THEIRS.get(path, ""), last=ORDER[0])
+    assert {r.dataset for r in first.recipes} == {"LibriSpeech"}
+    assert f"{LIBRARY}/layers/plans.py" not in first.files
+    assert "measure.py" not in "".join(first.files)
+    assert "measure.py" not in text_of(first, f"{RECIPES[0].theirs}/README.md")
+    python = python_of(first, LIBRARY, "recipes/")
+    counts = [house.count(text)[:2] for text in python.values()]
+    lines, code = map(sum, zip(*counts))
+    with capsys.disabled():
+        print(
+            f"\nslice {ORDER[0]}: {len(python)} files, {lines} lines, "
+            f"{code} of code"
+        )
+    assert code <= MOST_CODE
+
+
+def test_each_slice_stands_on_those_before_it(plan):
+    before = set()
+    for name in ORDER:
+        part = Plan(lambda path: THEIRS.get(path, ""), last=name)
+        assert before <= set(part.files)
+        before = set(part.files)
+    assert before == set(plan.files)
 
 
 def test_every_import_finds_its_file(plan):
@@ -195,90 +328,40 @@ def test_every_package_has_its_head(plan):
     assert {f"{folder}/__init__.py" for folder in folders} <= set(plan.files)
 
 
-def test_tests_of_what_goes_there_go_too(plan):
-    there = {Path(p).name for p in plan.files if p.startswith(TESTS)}
-    for part in ("encoder", "features", "prompt", "results", "scoring"):
-        assert f"test_{part}.py" in there
-    # The command line and the recipes' scripts stay here.
-    assert not there & {"test_cli.py", "test_recipe_librispeech.py"}
+def test_the_librarys_tests_stand_on_the_library_alone(plan):
+    tests = python_of(plan, TESTS)
+    assert len(tests) > 15 and f"{TESTS}/conftest.py" in tests
+    beside = {Path(path).stem for path in tests} - {"conftest"}
+    here = {path.stem for path in (ROOT / "tests").iterdir()}
+    here |= {path.name for path in ROOT.iterdir()}
+    for path, text in tests.items():
+        tops = {name.split(".")[0] for name in imported_names(text)}
+        assert not tops & (here - beside), path
+        assert "__file__" not in text, path
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "import os",
-        "from speechllm.cli import main",
-        "from speechbrain_ext.model.prompt import Prompt\nimport exported",
-        "from speechbrain_ext.model.prompt import Prompt\nfrom golden import world",
-        "from speechbrain_ext.model.prompt import Prompt\nprint(__file__)",
-        "from speechbrain_ext.model.prompt import Prompt\ndef test_a(settings): pass",
-    ],
-)
-def test_a_test_of_more_than_the_library_stays(plan, text):
-    assert not is_unit_test(text, plan.library)
-    fine = "from speechbrain_ext.model.prompt import Prompt"
-    assert is_unit_test(fine, plan.library)
-
-
-def test_data_go_with_the_module_that_opens_them():
-    opens = {f"{OURS}/a.py": "open('whisper_english_spelling.json')"}
-    assert data_files(opens) == [
-        f"{OURS}/whisper_english_spelling.LICENSE",
-        f"{OURS}/whisper_english_spelling.json",
-    ]
-    assert data_files({f"{OURS}/a.py": "open('other.json')"}) == []
-
-
-def used_elsewhere(plan):
-    """Names of the library that another file imports or a YAML builds."""
-    names = set()
-    for path, planned in plan.files.items():
-        if path.endswith(".yaml"):
-            for found in re.findall(rf"!\w+:{PACKAGE}\.([\w.]+)", planned.text):
-                module, name, *_ = found.split(".")
-                names.add((f"{LIBRARY}/{module}.py", name))
-        if not path.endswith(".py") or planned.kind == "link":
-            continue
-        if path.startswith(TESTS):
-            continue
-        for node in ast.walk(ast.parse(planned.text)):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                file = f"{node.module.replace('.', '/')}.py"
-                names |= {(file, alias.name) for alias in node.names}
-    return names
-
-
-def wanting(node):
-    """What a public function's or class's docstring lacks (list of str)."""
-    said = ast.get_docstring(node) or ""
-    needed = ["Example"]
-    if isinstance(node, ast.FunctionDef):
-        arguments = node.args.args + node.args.kwonlyargs
-        gives = any(
-            isinstance(n, ast.Return) and n.value is not None
-            for n in ast.walk(node)
-        )
-        needed += ["Arguments"] * bool(arguments) + ["Returns"] * gives
-    return [name for name in needed if f"{name}\n-----" not in said]
-
-
-def test_every_public_function_says_what_it_takes_gives_and_does(plan):
-    public, faults = used_elsewhere(plan), []
+def test_every_name_that_a_recipe_takes_is_explained(plan):
+    """What other files call has its docstring; whom users call, all of it."""
+    wanted = set()
+    for text in python_of(plan, "recipes/").values():
+        wanted |= set(imported_names(text))
     seen = 0
-    for path, planned in plan.files.items():
-        if not path.startswith(LIBRARY) or not path.endswith(".py"):
-            continue
-        for node in ast.parse(planned.text).body:
+    for path, text in python_of(plan, LIBRARY).items():
+        module = path.removesuffix(".py").replace("/", ".")
+        for node in ast.parse(text).body:
             if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 continue
-            assert ast.get_docstring(node), f"{path}: {node.name}"
-            if (path, node.name) in public and node.name[0] != "_":
+            said = ast.get_docstring(node)
+            assert said or node.name[0] == "_", f"{path}: {node.name}"
+            if f"{module}.{node.name}" in wanted and has_arguments(node):
                 seen += 1
-                lacks = wanting(node)
-                if lacks:
-                    faults.append(f"{path}: {node.name}: {', '.join(lacks)}")
-    assert seen > 100
-    assert not faults, "\n".join(faults)
+                assert "Arguments\n---" in said, f"{path}: {node.name}"
+    assert seen > 5
+
+
+def has_arguments(node):
+    """Whether a function takes any."""
+    return isinstance(node, ast.FunctionDef) and bool(node.args.args)
 
 
 def textual_faults(text):
@@ -310,24 +393,6 @@ def test_docstrings_are_where_a_textual_check_looks(plan):
     assert textual_faults(said.replace(", ...", "")) == []
 
 
-def test_wanting_sees_what_is_missing():
-    bare = ast.parse('def f(a):\n    """Says.\n    """\n    return a').body[0]
-    assert wanting(bare) == ["Example", "Arguments", "Returns"]
-
-
-def test_settings_read_sees_every_way_of_reading():
-    text = "hparams['a']; self.hparams.b; hparams.get('c'); other['d']"
-    assert settings_read(text) - {"get"} == {"a", "b", "c"}
-    assert settings_read("run.configuration['e']") == {"e"}
-
-
-def test_a_template_without_its_function_is_refused():
-    with pytest.raises(ValueError, match="no function g"):
-        with_functions("def f():\n    pass", "def g():\n    pass")
-    with pytest.raises(ValueError, match="no g"):
-        without("def f():\n    pass", {"g"})
-
-
 # ----------------------------------------------------------------- READMEs
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.dataset)
 def test_readme_names_what_is_there(plan, recipe):
@@ -335,14 +400,14 @@ def test_readme_names_what_is_there(plan, recipe):
     there = {f"{name}.yaml" for name in plan.yamls[recipe.dataset]}
     assert set(re.findall(r"[\w.-]+\.yaml", text)) == there
     assert text.endswith(CLOSING) and "@" not in text.split(CLOSING)[0]
-    assert "| Release | hyperparams file |" in text
+    assert "| Release | hyperparams file |" in unpadded(text)
 
 
 def test_measured_scores_stand_in_readme_and_row():
     scores = {"test-clean": 2.013, "test-other": 4.771}
     run = {"date": "2026-07-01", "scores": scores}
     plan = Plan(lambda path: THEIRS.get(path, ""), {"qwen7b": run})
-    text = text_of(plan, f"{RECIPES[0].theirs}/README.md")
+    text = unpadded(text_of(plan, f"{RECIPES[0].theirs}/README.md"))
     assert "| 2026-07-01 | qwen7b.yaml | 0 | 2.01 | 4.77 |" in text
     assert "| - | qwen7b_prune.yaml | 8 | - | - |" in text
     rows = {Path(r["Hparam_file"]).stem: r for r in plan.rows(RECIPES[0])}
@@ -408,7 +473,7 @@ def test_what_git_would_pass_over_is_refused(checkout, capsys):
     subprocess.run(["git", *commit], cwd=checkout, check=True)
     assert run(checkout, "--dry-run") == 2
     told = capsys.readouterr().err
-    assert f"passes over {LIBRARY}/features/" in told and "MOVED" in told
+    assert f"passes over {LIBRARY}/data/features/" in told
 
 
 def test_another_folder_is_refused(tmp_path):
