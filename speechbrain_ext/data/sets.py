@@ -1,11 +1,50 @@
 """A run's data sets: what they hold, and cached features for them."""
 
+from __future__ import annotations
+
+import csv
 import os
 
 import torch
 from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.data.features.parts import GIVE_UP, build_share, join
+
+ROOT = "$data_root"
+
+
+def all_splits(hparams: dict) -> list[str]:
+    """The splits for training, validation and test."""
+    kinds = ("train_splits", "valid_splits", "test_splits")
+    return [split for kind in kinds for split in hparams[kind]]
+
+
+def read_manifest(file: str, root: str = "") -> dict:
+    """Rows of a manifest by their ID, texts exactly as they were written.
+
+    SpeechBrain's reader takes every ``$`` for a variable, and a sentence
+    about money for a missing one: here only audio paths have one.
+
+    Arguments
+    ---------
+    file : str
+        A CSV with the columns ID, duration and wav.
+    root : str
+        Stands in for ``$data_root`` at the head of ``wav``.
+
+    Returns
+    -------
+    dict
+        ID to a dict of the other columns; duration is a float.
+    """
+    rows = {}
+    with open(file, newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            row["duration"] = float(row["duration"])
+            if row["wav"].startswith(ROOT):
+                row["wav"] = root + row["wav"][len(ROOT) :]
+            rows[row.pop("ID")] = row
+    return rows
 
 
 def all_sets(datasets):

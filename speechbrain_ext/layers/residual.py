@@ -434,7 +434,31 @@ def _keeper(streams, change):
     return before
 
 
-def target_loss(model, h_BQD, labels_BQ):
+def target_loss(
+    logits_NV: torch.Tensor, labels_N: torch.Tensor, reduction: str = "sum"
+) -> torch.Tensor:
+    """Negative log-likelihood of target tokens, in nats, in float32.
+
+    Arguments
+    ---------
+    logits_NV : torch.Tensor
+        Logits at the target positions.
+    labels_N : torch.Tensor
+        The ids to predict.
+    reduction : str
+        "sum", "mean" or "none".
+
+    Returns
+    -------
+    torch.Tensor
+        A number, or shape ``[N]`` without a reduction.
+    """
+    return torch.nn.functional.cross_entropy(
+        logits_NV.float(), labels_N, reduction=reduction
+    )
+
+
+def states_loss(model, h_BQD, labels_BQ):
     """Summed negative log-likelihood of the targets of a raw stream.
 
     The final norm and the LM head are applied at target positions only.

@@ -14,7 +14,7 @@ from speechbrain_ext.layers.residual import (
     clock,
     model_inputs,
     recorded,
-    target_loss,
+    states_loss,
 )
 from speechbrain_ext.layers.surgery import base_model, causal_lm, drop_layers
 
@@ -113,7 +113,7 @@ class _Search:
             base_model(self.pruned)(**inputs, use_cache=False)
         return torch.stack(
             [
-                target_loss(
+                states_loss(
                     self.pruned, self._end_of(way, streams), batch["labels"]
                 )
                 for way in self.ways

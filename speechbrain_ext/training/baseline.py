@@ -4,20 +4,20 @@ Its projector is worth nothing to a decoder that is given other features or
 another prompt, and its adapter nothing on other layers.
 """
 
-import functools
-import hashlib
+from __future__ import annotations
+
 import json
-import math
 import os
 
-import torch
+from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_ext.layers.weights import (
-    TYPES,
-    fetch_file,
-    read_head,
-    weight_files,
+from speechbrain_ext.model.encoder_load import (
+    load_config,
+    load_extractor,
+    normalises,
 )
+from speechbrain_ext.runs.result import RESULT_FILE, load_run
+from speechbrain_ext.training.fingerprint import fingerprint
 
 TRAINED = "trained"
 SYSTEM_FILE = "system.json"
@@ -43,9 +43,93 @@ MUST_AGREE = (
 )
 # Of older runs, whose weights have no fingerprint.
 REVISIONS = ("backbone_revision", "encoder_revision")
+# What a setting was before there was a key for it.
+FORMER = {
+    "healing_parts": None,
+    "decode_static": False,
+    "long_audio": "error",
+    # All clips were trained on; none is longer than a day.
+    "train_min_seconds": 0,
+    "train_max_seconds": 100_000,
+}
+FORMER_ENCODER = {
+    "normalise_input": None,
+    "output_norm": False,
+    "max_seconds": None,
+}
 
 
-def read_system(run_folder, key="baseline"):
+def with_former(settings: dict) -> dict:
+    """Settings as recorded by a run, keys younger than it filled in.
+
+    Arguments
+    ---------
+    settings : dict
+        Of a run of any age, or today's.
+
+    Returns
+    -------
+    dict
+    """
+    encoder = {**FORMER_ENCODER, **settings["speech_encoder"]}
+    return {**FORMER, **settings, "speech_encoder": encoder}
+
+
+# ----------------------------------------------------------------------------
+# What a trained system belongs to.
+
+
+def describe(hparams: dict) -> dict:
+    """What a trained system belongs to, as the settings name it.
+
+    Arguments
+    ---------
+    hparams : dict
+        A recipe's settings, or a result's configuration: an older one lacks
+        some keys.
+
+    Returns
+    -------
+    dict
+    """
+    hparams, about = with_former(hparams), {}
+    for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
+        settings = hparams[key]
+        about[part] = settings["name"]
+        about[f"{part}_source"] = str(settings["source"])
+        for what in ("revision", "dtype"):
+            about[f"{part}_{what}"] = settings.get(what)
+    for key in ("output_norm", "max_seconds"):
+        about[key] = hparams["speech_encoder"][key]
+    for key in ("long_audio", "prompt", "chat_template", "downsampling"):
+        about[key] = hparams[key]
+    optional = "task projector_hidden speech_markers lowercase_targets"
+    about |= {k: hparams[k] for k in optional.split() if k in hparams}
+    return about
+
+
+def identify(hparams: dict) -> dict:
+    """`describe`, and fingerprints: whatever it is called and wherever."""
+    backbone, encoder = hparams["backbone"], hparams["speech_encoder"]
+    weights = {
+        f"{part}_weights": fingerprint(model["source"], model.get("revision"))
+        for part, model in (("backbone", backbone), ("encoder", encoder))
+    }
+    normalised = encoder.get("normalise_input")
+    config = load_config(encoder["source"], encoder.get("revision"), None)
+    if normalised is None and config.model_type != "whisper":
+        extractor = load_extractor(
+            encoder["source"], config, encoder.get("revision")
+        )
+        normalised = normalises(encoder["source"], config, extractor)
+    return {
+        **describe(hparams),
+        **weights,
+        "normalise_input": bool(normalised),
+    }
+
+
+def read_system(run_folder: str, key: str = "baseline") -> dict:
     """What a finished run's ``system.json`` says.
 
     Arguments
@@ -77,7 +161,35 @@ def read_system(run_folder, key="baseline"):
         return json.load(stream)
 
 
-def refuse_pruned(system, run_folder):
+def known_of(run_folder: str) -> dict:
+    """What a run says it is; of an older one, what its settings say."""
+    system = read_system(run_folder)
+    if os.path.isfile(os.path.join(run_folder, RESULT_FILE)):
+        settings = load_run(run_folder).configuration
+        if "backbone" in settings:
+            system = {**describe(settings), **system}
+    return system
+
+
+# ----------------------------------------------------------------------------
+# May this one be it?
+
+
+def check_baseline(hparams: dict) -> None:
+    """Refuse a baseline that is not whole, finished and of this system."""
+    folder = hparams["baseline"]
+    if not folder:
+        return
+    refuse_unfinished(folder)
+    unknown = refuse_another(known_of(folder), identify(hparams), folder)
+    if unknown and if_main_process():
+        print(
+            f"Note: the baseline in {folder} was trained before "
+            f"{', '.join(unknown)} were kept: not compared."
+        )
+
+
+def refuse_pruned(system: dict, run_folder: str) -> None:
     """Refuse a baseline that lacks layers (ValueError)."""
     kept, layers = system["kept_layers"], system["layers"]
     if list(kept) != list(range(layers)):
@@ -88,7 +200,7 @@ def refuse_pruned(system, run_folder):
         )
 
 
-def refuse_unfinished(run_folder):
+def refuse_unfinished(run_folder: str) -> None:
     """Refuse all but a whole, finished run, before anything is loaded.
 
     Raises
@@ -96,9 +208,8 @@ def refuse_unfinished(run_folder):
     FileNotFoundError, ValueError
         Saying what is there instead, and what to do.
     """
-    system = read_system(run_folder)
-    refuse_pruned(system, run_folder)
-    path = os.path.join(run_folder, "result.json")
+    refuse_pruned(read_system(run_folder), run_folder)
+    path = os.path.join(run_folder, RESULT_FILE)
     try:
         with open(path, encoding="utf-8") as stream:
             status = json.load(stream)["status"]
@@ -114,21 +225,20 @@ def refuse_unfinished(run_folder):
         )
 
 
-def refuse_another(told, about, run_folder):
-    """Refuse a baseline of another system, all that differs told at once."""
+def refuse_another(known: dict, about: dict, run_folder: str) -> list[str]:
+    """Refuse a baseline of another system; gives what is not known of it."""
     keys = [key for key in MUST_AGREE if key in about]
-    if "backbone_weights" not in told:
+    if "backbone_weights" not in known:
         keys += [key for key in REVISIONS if key in about]
-    unknown = [key for key in keys if key not in told]
     faults = [
         f"{key}: {about[key]!r}, but the baseline in {run_folder} was trained "
-        f"with {told[key]!r}. {_mend(key)}, or train another baseline."
+        f"with {known[key]!r}. {_mend(key)}, or train another baseline."
         for key in keys
-        if key in told and told[key] != about[key]
+        if key in known and known[key] != about[key]
     ]
     if faults:
         raise ValueError("\n".join(faults))
-    return unknown
+    return [key for key in keys if key not in known]
 
 
 def _mend(key):
@@ -143,111 +253,29 @@ def _mend(key):
     )
 
 
-# ----------------------------------------------------------------------------
-# A cheap fingerprint of a model's weights, wherever they lie.
-#
-# Names, types and shapes of all tensors, and a few pieces of each: some
-# megabytes are read of a model of any size. The folder, and how the weights
-# are cut into files, do not count.
-
-# Bytes of a piece, and pieces of a tensor (or of a file that is not read
-# tensor by tensor).
-PIECE, PIECES, FILE_PIECES = 4096, 4, 512
-NAMES = {dtype: name for name, dtype in TYPES.items()}
-
-
-def fingerprint(source, revision=None):
-    """What a model's weights are, to tell them from others of that name.
+def baseline_adapter(run_folder: str, settings: dict) -> str | None:
+    """The adapter of the baseline that a run was pruned from.
 
     Arguments
     ---------
-    source : str
-        Hub id or local folder.
-    revision : str or None
-        Branch, tag or commit on the hub.
+    run_folder : str
+        The pruned run's.
+    settings : dict
+        Its configuration. The baseline is looked for where that says, then
+        beside the run.
 
     Returns
     -------
-    str
-        32 hexadecimal digits.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there are no weights, or a file is cut short.
+    str or None
+        None without baseline, or where that has no adapter.
     """
-    files = []
-    for name in sorted(weight_files(str(source), revision)):
-        path = fetch_file(str(source), name, revision)
-        stat = os.stat(path)
-        files.append((path, stat.st_size, stat.st_mtime_ns))
-    return _of_files(tuple(files))
-
-
-@functools.lru_cache(maxsize=16)
-def _of_files(files):
-    """The fingerprint of weight files, given with size and time."""
-    parts = {}
-    for path, size, _ in files:
-        if path.endswith(".safetensors"):
-            parts.update(_of_safetensors(path))
-        else:
-            parts.update(_of_pickle(path, size))
-    digest = hashlib.blake2b(digest_size=16)
-    for name, part in sorted(parts.items()):
-        digest.update(f"{name}\n".encode() + part)
-    return digest.hexdigest()
-
-
-def _of_safetensors(path):
-    """Each tensor's own digest (dict)."""
-    found = {}
-    places = sorted(read_head(path).items(), key=lambda one: one[1].offset)
-    with open(path, "rb", buffering=0) as stream:
-        for name, place in places:
-            size = math.prod(place.shape) * place.dtype.itemsize
-
-            def read(first, count, place=place):
-                stream.seek(place.offset + first)
-                return stream.read(count)
-
-            kind = f"{NAMES[place.dtype]} {place.shape}"
-            found[name] = _sampled(kind, size, read)
-    return found
-
-
-def _of_pickle(path, size):
-    """The same of a legacy file; as one, where its tensors cannot be mapped."""
-    try:
-        state = torch.load(
-            path, map_location="cpu", mmap=True, weights_only=True
-        )
-    except RuntimeError:
-        with open(path, "rb", buffering=0) as stream:
-
-            def read(first, count):
-                stream.seek(first)
-                return stream.read(count)
-
-            return {"file": _sampled("file", size, read, FILE_PIECES)}
-    found = {}
-    for name, value in state.items():
-        flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
-
-        def read(first, count, flat=flat):
-            return flat[first : first + count].numpy().tobytes()
-
-        kind = f"{NAMES.get(value.dtype)} {tuple(value.shape)}"
-        found[name] = _sampled(kind, len(flat), read)
-    return found
-
-
-def _sampled(kind, size, read, pieces=PIECES):
-    """Digest of what something is and of pieces of it, first and last too."""
-    digest = hashlib.blake2b(f"{kind} {size}".encode(), digest_size=16)
-    if size <= pieces * PIECE:
-        digest.update(read(0, size))
-        return digest.digest()
-    for number in range(pieces):
-        digest.update(read(number * (size - PIECE) // (pieces - 1), PIECE))
-    return digest.digest()
+    named = settings.get("baseline")
+    if not named:
+        return None
+    beside = os.path.join(
+        os.path.dirname(os.path.abspath(run_folder)),
+        os.path.basename(os.path.normpath(named)),
+    )
+    folder = named if os.path.isdir(named) else beside
+    name = read_system(folder)["adapter"]
+    return name and os.path.join(folder, TRAINED, name)

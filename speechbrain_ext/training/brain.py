@@ -1,9 +1,12 @@
-"""The one Brain of all recipes: training and healing.
+"""What the Brains of all recipes share: steps, resuming, evaluation, decoding.
 
-Training counts optimiser steps, not epochs. The loss of a step is the mean
-over all its target tokens, whichever process or accumulated batch they are
-in, so that two processes and one with accumulation reach the same weights.
+A recipe's train.py says what the loss is. Training counts optimiser steps,
+not epochs. The loss of a step is the mean over all its target tokens,
+whichever process or accumulated batch they are in, so that two processes and
+one with accumulation reach the same weights.
 """
+
+from __future__ import annotations
 
 import math
 import time
@@ -17,18 +20,15 @@ from tqdm import tqdm
 from speechbrain_ext.data.batches import (
     StepBatchSampler,
     by_duration,
-    targets_of,
     true_lengths,
 )
 from speechbrain_ext.data.sets import groups_of
+from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
     random_state,
     resume_random_state,
 )
-
-# ----------------------------------------------------------------------------
-# What training and evaluation share: a batch's loss, and scoring whole sets.
 
 
 class EvaluationBrain(sb.Brain):
@@ -55,7 +55,6 @@ class EvaluationBrain(sb.Brain):
             checkpointer=checkpointer,
         )
         self.model = model
-        self.losses = None
         world = torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if world else 0
         self.world_size = torch.distributed.get_world_size() if world else 1
@@ -76,45 +75,6 @@ class EvaluationBrain(sb.Brain):
         if hasattr(batch, "features"):
             return batch.features.data, true_lengths(batch.features)
         return self.model.features(batch.sig.data, true_lengths(batch.sig))
-
-    def compute_forward(self, batch, stage):
-        """Logits and labels at the batch's target positions."""
-        x_BSF, tokens_B = self.speech_of(batch)
-        return self.model(x_BSF, tokens_B, targets_of(batch))
-
-    def compute_objectives(self, predictions, batch, stage):
-        """Summed negative log-likelihood of the targets (paper, 2.1)."""
-        logits_NV, labels_N = predictions
-        return torch.nn.functional.cross_entropy(
-            logits_NV.float(), labels_N, reduction="sum"
-        )
-
-    def validate(self, dataset):
-        """Mean negative log-likelihood per target token, in nats."""
-        self.losses = self.utterance_losses(dataset)
-        tokens = sum(row["tokens"] for row in self.losses)
-        return math.fsum(row["loss"] for row in self.losses) / tokens
-
-    @torch.no_grad()
-    def utterance_losses(self, dataset):
-        """Negative log-likelihood of each utterance's target."""
-        self.modules.eval()
-        rows = []
-        for batch in self.shard(dataset):
-            batch = batch.to(self.device)
-            with self.evaluation_ctx:
-                logits_NV, labels_N = self.compute_forward(
-                    batch, sb.Stage.VALID
-                )
-            losses_N = torch.nn.functional.cross_entropy(
-                logits_NV.float(), labels_N, reduction="none"
-            )
-            tokens = true_lengths(batch.target_ids).tolist()
-            rows += [
-                {"id": i, "loss": own.double().sum().item(), "tokens": n}
-                for i, own, n in zip(batch.id, losses_N.split(tokens), tokens)
-            ]
-        return self._in_order(rows, dataset)
 
     @torch.no_grad()
     def decode(self, dataset, name="", progressbar=None):
@@ -219,7 +179,7 @@ class EvaluationBrain(sb.Brain):
         return values
 
 
-def step_factor(step, steps, warmup, warmdown):
+def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
     """Learning rate of a step, as a fraction of the peak."""
     up = (step + 1) / warmup if step < warmup else 1.0
     left = steps - step
@@ -229,7 +189,28 @@ def step_factor(step, steps, warmup, warmdown):
 
 @sb.utils.checkpoints.register_checkpoint_hooks
 class SpeechLLMBrain(EvaluationBrain):
-    """Trains, heals and evaluates a speech LLM."""
+    """Trains, heals and evaluates a speech LLM.
+
+    A recipe's Brain brings the two methods that every SpeechBrain recipe has:
+    `compute_forward`, a batch to logits at its target positions, their labels
+    and what else its loss wants; and `compute_objectives`, these to the loss,
+    summed over the target tokens.
+
+    Arguments
+    ---------
+    model : speechbrain_ext.model.speech_llm.SpeechLLM
+        Baseline or pruned.
+    trainable : speechbrain_ext.healing.apply.TrainableSet
+        What of it is trained.
+    hparams : dict
+        Keys used: those of `EvaluationBrain`, seed, batch_size, steps,
+        warmup_steps, warmdown_steps, lr_projector, lr_adapter, lr_bridge,
+        adam_betas, max_grad_norm, valid_interval, checkpoint_interval.
+    run_opts, checkpointer
+        As `EvaluationBrain` takes them.
+    distillation : speechbrain_ext.healing.distillation.Distillation or None
+        A teacher.
+    """
 
     def __init__(
         self,
@@ -243,6 +224,7 @@ class SpeechLLMBrain(EvaluationBrain):
         super().__init__(model, hparams, run_opts, checkpointer)
         self.trainable = trainable
         self.distillation = distillation
+        self.losses = None
         self.history = []
         self.train_seconds = 0.0
         self._loss_since = [0.0, 0]
@@ -275,20 +257,11 @@ class SpeechLLMBrain(EvaluationBrain):
             )
             self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
-    def compute_forward(self, batch, stage):
-        """Logits, labels and (in distillation) the teacher's logits."""
+    def teacher_logits(self, inputs, stage):
+        """A teacher's logits in training where there is one, or None."""
         if self.distillation is None or stage != sb.Stage.TRAIN:
-            return super().compute_forward(batch, stage)
-        x_BSF, tokens_B = self.speech_of(batch)
-        inputs = (x_BSF, tokens_B, targets_of(batch))
-        return *self.model(*inputs), self.distillation.logits(*inputs)
-
-    def compute_objectives(self, predictions, batch, stage):
-        """Summed loss of the target tokens, the teacher's word in it."""
-        if self.distillation is None or stage != sb.Stage.TRAIN:
-            return super().compute_objectives(predictions, batch, stage)
-        logits_NV, labels_N, teacher_NV = predictions
-        return self.distillation.loss(logits_NV, teacher_NV, labels_N)
+            return None
+        return self.distillation.logits(*inputs)
 
     def fit_step(self, batches):
         """One optimiser step over one or more accumulated batches."""
@@ -378,6 +351,31 @@ class SpeechLLMBrain(EvaluationBrain):
             bar.set_postfix(loss=f"{loss:.3f}")
             self._after_step(steps, valid_set)
         bar.close()
+
+    def validate(self, dataset) -> float:
+        """Mean negative log-likelihood per target token, in nats."""
+        self.losses = self.utterance_losses(dataset)
+        tokens = sum(row["tokens"] for row in self.losses)
+        return math.fsum(row["loss"] for row in self.losses) / tokens
+
+    @torch.no_grad()
+    def utterance_losses(self, dataset) -> list[dict]:
+        """Negative log-likelihood of each utterance's target."""
+        self.modules.eval()
+        rows = []
+        for batch in self.shard(dataset):
+            batch = batch.to(self.device)
+            with self.evaluation_ctx:
+                logits_NV, labels_N, *_ = self.compute_forward(
+                    batch, sb.Stage.VALID
+                )
+            losses_N = target_loss(logits_NV, labels_N, "none")
+            tokens = true_lengths(batch.target_ids).tolist()
+            rows += [
+                {"id": i, "loss": own.double().sum().item(), "tokens": n}
+                for i, own, n in zip(batch.id, losses_N.split(tokens), tokens)
+            ]
+        return self._in_order(rows, dataset)
 
     def end_training(self):
         """Let go of what only training needs: its memory is not inference's."""

@@ -1,10 +1,12 @@
-"""From settings to a speech LLM, and a trained one to and from its folder.
+"""The one builder of a speech LLM, from settings or pruned from another.
 
 A finished run leaves ``trained/``: the projector (safetensors), the adapter
 (PEFT's own format), bridges and folded maps (safetensors) and
 ``system.json``, which says what they belong to.
 Backbone and encoder are named there, never copied.
 """
+
+from __future__ import annotations
 
 import copy
 import os
@@ -14,7 +16,7 @@ import time
 import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
-from speechbrain.utils.distributed import if_main_process
+from transformers import AutoTokenizer
 
 from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.healing.apply import (
@@ -37,22 +39,17 @@ from speechbrain_ext.layers.removal import kept_layers, receiving_layers
 from speechbrain_ext.layers.residual import on_device
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.model.encoder_load import (
-    load_config,
-    load_extractor,
-    normalises,
-)
+from speechbrain_ext.model.encoder import SpeechEncoder
+from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.runs.files import write_json
-from speechbrain_ext.runs.result import RESULT_FILE, load_run
 from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
     TRAINED,
-    fingerprint,
-    read_system,
+    describe,
+    known_of,
     refuse_another,
     refuse_pruned,
-    refuse_unfinished,
 )
 
 PROJECTOR_FILE = "projector.safetensors"
@@ -62,95 +59,81 @@ FOLDED_FILE = "folded.safetensors"
 FROZEN = "frozen"
 
 
-def describe(hparams):
-    """What a trained system belongs to, as the settings name it.
+def load_prompt(hparams: dict) -> Prompt:
+    """The prompt of the settings, in the backbone's own tokens."""
+    backbone = hparams["backbone"]
+    tokenizer = AutoTokenizer.from_pretrained(
+        backbone["source"],
+        revision=backbone.get("revision"),
+        trust_remote_code=False,
+    )
+    return Prompt.from_template(
+        tokenizer, hparams["prompt"], hparams["chat_template"]
+    )
+
+
+def build_speech_llm(
+    encoder: SpeechEncoder,
+    decoder: Decoder,
+    prompt: Prompt,
+    k: int,
+    projector_hidden: int | None = None,
+    markers: bool = False,
+) -> SpeechLLM:
+    """Join frozen parts by a new projector.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+        Frozen; may be shared.
+    decoder : Decoder
+        Whole or pruned; may be shared.
+    prompt : Prompt
+        What stands around the speech.
+    k : int
+        Frames that are joined to one speech token.
+    projector_hidden : int or None
+        Width of the projector's hidden layer; None: the decoder's.
+    markers : bool
+        Put trained embeddings around the speech.
+
+    Returns
+    -------
+    SpeechLLM
+        What is trained in it is drawn at random.
+    """
+    projector = Projector(encoder.width * k, decoder.width, projector_hidden)
+    around = SpeechMarkers(decoder.width) if markers else None
+    return SpeechLLM(encoder, projector, decoder, prompt, k, around)
+
+
+def build_from_settings(hparams, encoder, prompt, removed=None, device="cpu"):
+    """A speech LLM as the settings say, its baseline's parts put in.
 
     Arguments
     ---------
     hparams : dict
-        A recipe's settings, or a result's configuration: an older one lacks
-        some keys.
+        A recipe's settings, objects built.
+    encoder : SpeechEncoder
+        The settings' own.
+    prompt : Prompt
+        As from `load_prompt`.
+    removed : Block, Plan or None
+        Layers of the decoder that are not even loaded.
+    device : str
+        Where to.
 
     Returns
     -------
-    dict
+    SpeechLLM
     """
-    about = {}
-    for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
-        settings = hparams[key]
-        about[part] = settings["name"]
-        about[f"{part}_source"] = str(settings["source"])
-        for one in ("revision", "dtype"):
-            about[f"{part}_{one}"] = settings.get(one)
-    encoder = hparams["speech_encoder"]
-    about["output_norm"] = encoder.get("output_norm", False)
-    about["max_seconds"] = encoder.get("max_seconds")
-    about["long_audio"] = hparams.get("long_audio", "error")
-    for key in ("prompt", "chat_template", "downsampling"):
-        about[key] = hparams[key]
-    optional = "task projector_hidden speech_markers lowercase_targets"
-    about |= {k: hparams[k] for k in optional.split() if k in hparams}
-    return about
-
-
-def identify(hparams):
-    """What a trained system belongs to, whatever it is called and wherever."""
-    backbone, encoder = hparams["backbone"], hparams["speech_encoder"]
-    weights = {
-        f"{part}_weights": fingerprint(one["source"], one.get("revision"))
-        for part, one in (("backbone", backbone), ("encoder", encoder))
-    }
-    told = encoder.get("normalise_input")
-    config = load_config(encoder["source"], encoder.get("revision"), None)
-    if told is None and config.model_type != "whisper":
-        extractor = load_extractor(
-            encoder["source"], config, encoder.get("revision")
-        )
-        told = normalises(encoder["source"], config, extractor)
-    return {**describe(hparams), **weights, "normalise_input": bool(told)}
-
-
-def check_baseline(hparams):
-    """Refuse a baseline that is not whole, finished and of this system."""
-    folder = hparams["baseline"]
-    if not folder:
-        return
-    refuse_unfinished(folder)
-    unknown = refuse_another(told_of(folder), identify(hparams), folder)
-    if unknown and if_main_process():
-        print(
-            f"Note: the baseline in {folder} was trained before "
-            f"{', '.join(unknown)} were kept: not compared."
-        )
-
-
-def told_of(run_folder):
-    """What a run says it is; of an older one, what its settings say (dict)."""
-    system = read_system(run_folder)
-    if os.path.isfile(os.path.join(run_folder, RESULT_FILE)):
-        settings = load_run(run_folder).configuration
-        if "backbone" in settings:
-            system = {**describe(settings), **system}
-    return system
-
-
-def build_model(hparams, prompt, removed=None, device="cpu", encoder=None):
-    """A speech LLM as the settings say, its baseline's parts put in."""
-    if encoder is None:
-        encoder = hparams["load_encoder"](device=device)
-    decoder = hparams["load_decoder"](removed=removed, device=device)
-    width = encoder.width * hparams["downsampling"]
-    projector = Projector(width, decoder.width, hparams["projector_hidden"])
-    markers = (
-        SpeechMarkers(decoder.width) if hparams["speech_markers"] else None
-    )
-    model = SpeechLLM(
+    model = build_speech_llm(
         encoder,
-        projector,
-        decoder,
+        hparams["load_decoder"](removed=removed, device=device),
         prompt,
         hparams["downsampling"],
-        markers,
+        hparams["projector_hidden"],
+        hparams["speech_markers"],
     )
     if hparams["baseline"]:
         load_baseline(model, hparams["baseline"], describe(hparams))
@@ -200,7 +183,7 @@ def save_trained(model, run_folder, about):
 
 def load_baseline(model, run_folder, about):
     """Put a baseline's projector and adapter into a whole or pruned model."""
-    system = told_of(run_folder)
+    system = known_of(run_folder)
     decoder = model.decoder
     if system["layers"] != decoder.whole_layers:
         raise ValueError(
@@ -210,18 +193,14 @@ def load_baseline(model, run_folder, about):
         )
     refuse_pruned(system, run_folder)
     refuse_another(system, about, run_folder)
-    load_projector(model, run_folder)
+    folder = os.path.join(run_folder, TRAINED)
+    put_projector(model, os.path.join(folder, PROJECTOR_FILE))
     if system["adapter"]:
         put_frozen_adapter(
             decoder,
-            os.path.join(run_folder, TRAINED, system["adapter"]),
+            os.path.join(folder, system["adapter"]),
             decoder.kept,
         )
-
-
-def load_projector(model, run_folder):
-    """Put a run's projector (and speech markers) into a model."""
-    put_projector(model, os.path.join(run_folder, TRAINED, PROJECTOR_FILE))
 
 
 def put_projector(model, path):
@@ -260,26 +239,44 @@ def _projector_state(model):
 
 
 def build_healed(experiment, removed, result):
-    """The model, what of it is trained, and its teacher."""
+    """The model of an experiment, what of it is trained, and its teacher.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        Settings, encoder, prompt, data.
+    removed : Block, Plan or None
+        The layers that are not there.
+    result : RunResult
+        Is told of a map that was fitted.
+
+    Returns
+    -------
+    model : SpeechLLM
+    trainable : TrainableSet
+    teacher : Distillation or None
+    """
     hparams = experiment.hparams
-    parts = parts_of(hparams) if removed else None
+    if not removed:
+        model = experiment.build_model()
+        return model, choose_trained(model, hparams, None), None
+    parts = parts_of(hparams)
+    check_before_loading(parts, removed, experiment.layers, hparams)
     whole = maps = teacher = None
-    if parts is not None:
-        check_before_loading(parts, removed, experiment.layers, hparams)
-    if parts is not None and needs_whole(parts):
-        whole = _build(experiment, None)
+    if needs_whole(parts):
+        whole = experiment.build_model()
         model = pruned_twin(whole, removed)
     else:
-        model = _build(experiment, removed)
-    if parts is not None and uses_map(parts):
+        model = experiment.build_model(removed)
+    if uses_map(parts):
         began = time.monotonic()
-        maps = fit_healing_maps(experiment, whole, model, parts)
-        told = {str(index): one.told() for index, one in maps.items()}
-        result.validation["map"] = told
+        fits = fit_healing_maps(experiment, whole, model, parts)
+        about = {str(index): fit.told() for index, fit in fits.items()}
+        result.validation["map"] = about
         result.speed["fit_seconds"] = time.monotonic() - began
-        print(f"Closed-form map: {told}")
-        maps = {index: one.map for index, one in maps.items()}
-    if parts is not None and parts["distillation"] is not None:
+        print(f"Closed-form map: {about}")
+        maps = {index: fit.map for index, fit in fits.items()}
+    if parts["distillation"] is not None:
         teacher = Distillation(whole, **parts["distillation"])
     return model, choose_trained(model, hparams, removed, maps), teacher
 
@@ -289,17 +286,6 @@ def check_before_loading(parts, removed, num_layers, hparams):
     receiving = receiving_layers(removed, num_layers)
     kept = len(kept_layers(removed, num_layers))
     check_places(parts, receiving, kept, hparams["healing"])
-
-
-def _build(experiment, removed):
-    """A model of the settings on the experiment's encoder."""
-    return build_model(
-        experiment.hparams,
-        experiment.prompt,
-        removed,
-        experiment.device,
-        experiment.encoder,
-    )
 
 
 def pruned_twin(whole, removed):
@@ -352,7 +338,7 @@ def some_of(dataset, count, seed=0):
     ids = list(dataset.data_ids)
     if count < len(ids):
         chosen = set(random.Random(seed).sample(ids, count))
-        ids = [one for one in ids if one in chosen]
+        ids = [name for name in ids if name in chosen]
     return FilteredSortedDynamicItemDataset(dataset, ids)
 
 

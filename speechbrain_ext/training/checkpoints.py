@@ -1,5 +1,6 @@
 """Checkpoints that survive a kill at any moment, holding only what is trained."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -141,6 +142,16 @@ def set_random_state(state):
     np.random.set_state(state["numpy"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextlib.contextmanager
+def same_random_state():
+    """Leave the random generators as they were before some work."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 def resume_random_state(states, rank, seed):

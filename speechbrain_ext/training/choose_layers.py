@@ -1,37 +1,55 @@
-"""Which layers a run removes: measured paths, found, made or read."""
+"""Which layers a run removes: on a measured path, or as a plan says."""
 
-import copy
+from __future__ import annotations
+
 import os
+import time
 
 import torch
 from speechbrain.utils.distributed import ddp_broadcast, run_on_main
-from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import texts
 from speechbrain_ext.layers.distances import RedundancyTable, measure
-from speechbrain_ext.layers.plans import (
-    is_plans,
-    load_plans,
-    plan_of_size,
-    save_plans,
-)
+from speechbrain_ext.layers.plans import is_plans, plan_of_size
 from speechbrain_ext.layers.removal import ranges
-from speechbrain_ext.layers.residual import UTTERANCES, Budget, RuleData
-from speechbrain_ext.layers.rules import (
-    UNSEARCHED,
-    check_size,
-    choose_plans,
-    find_rule,
-)
-from speechbrain_ext.model.decoder import decoder_config
 from speechbrain_ext.model.prompt import assemble
-from speechbrain_ext.runs.result import RESULT_FILE, load_run
+from speechbrain_ext.training.checkpoints import same_random_state
 
 INPUTS = ("speech", "text")
 
 
-def table_file(run_folder, kind, position="target"):
+def choose_layers(experiment):
+    """The layers that an experiment removes, and whose path chose them.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        Settings used: prune_layers, path_from, position, backbone. The
+        baseline's table is measured where it is missing.
+
+    Returns
+    -------
+    removed : Block, Plan or None
+        None where nothing is pruned.
+    path : dict or None
+        For the result.
+    """
+    hparams, layers = experiment.hparams, experiment.layers
+    size, wanted = hparams["prune_layers"], hparams["path_from"]
+    if not size:
+        return None, None
+    file = find_table(experiment, wanted) if wanted in INPUTS else wanted
+    name = hparams["backbone"]["name"]
+    removed, about = read_path(file, size, layers, name)
+    print(
+        f"Removing layers {ranges(removed.removed)} of {name}'s {layers} "
+        f"(path from {wanted})."
+    )
+    return removed, {"from": whose_path(wanted, about), **about}
+
+
+def table_file(run_folder: str, kind: str, position: str = "target") -> str:
     """Where a baseline's table of a kind of input stands.
 
     Arguments
@@ -49,6 +67,67 @@ def table_file(run_folder, kind, position="target"):
     """
     mark = "" if position == "target" else f"-{position}"
     return os.path.join(run_folder, f"redundancy-{kind}{mark}.json")
+
+
+def find_table(experiment, kind):
+    """The file of the baseline's table; measured where it is missing."""
+    position = experiment.hparams["position"]
+    file = table_file(experiment.baseline, kind, position)
+    # The main process decides: another may look when it is written.
+    if not ddp_broadcast(os.path.isfile(file), src=0):
+        measure_table(experiment, kind)
+    return file
+
+
+def measure_table(experiment, kind):
+    """Measure the baseline's redundancy table and save it.
+
+    Arguments
+    ---------
+    experiment : Experiment
+        Its baseline, or its own finished run, is measured on its validation
+        sets.
+    kind : str
+        "speech" or "text".
+
+    Returns
+    -------
+    str
+        The file.
+    """
+    hparams, position = experiment.hparams, experiment.hparams["position"]
+    file = table_file(experiment.baseline, kind, position)
+    print(f"Measuring redundancy on {kind} into {file}")
+    about = {
+        "model": hparams["backbone"]["name"],
+        "encoder": hparams["speech_encoder"]["name"],
+        "task": hparams["task"],
+        "run": os.path.basename(os.path.normpath(experiment.baseline)),
+        "data": list(hparams["valid_splits"]),
+    }
+    valid = experiment.datasets["valid"]
+    began = time.monotonic()
+    if kind == "speech":
+        experiment.open_encoder()
+    # What is trained after this is what it is with a table that was there.
+    with same_random_state():
+        if kind == "speech":
+            brain = experiment.whole_brain()
+            table = measure_speech(brain, valid, about, position)
+        else:
+            about.pop("encoder")
+            table = measure_text(
+                hparams["load_decoder"](device=experiment.device),
+                experiment.prompt,
+                texts(valid),
+                about,
+                hparams["test_batch_size"],
+                position=position,
+                prompted=hparams["text_input"] == "prompted",
+            )
+    table.provenance["seconds"] = time.monotonic() - began
+    run_on_main(table.save, args=[file])
+    return file
 
 
 def speech_batches(brain, dataset):
@@ -158,152 +237,3 @@ def whose_path(wanted, about):
     if "distance" not in about and about.get("rule"):
         return " ".join([*told, about["rule"]])
     return " ".join(told) if len(told) == 2 else os.path.basename(wanted)
-
-
-# ----------------------------------------------------------------------------
-# Choose removal plans for a recipe's baseline, on its validation sets.
-
-
-def plan_file(run_folder, rule, kind="speech", position="target"):
-    """Where a baseline's plans of a rule stand."""
-    mark = "" if kind == "speech" or rule in UNSEARCHED else f"-{kind}"
-    if rule == "angular" and position != "target":
-        mark += f"-{position}"
-    return os.path.join(run_folder, f"plan-{rule}{mark}.json")
-
-
-def search_plans(
-    experiment, rule, sizes, kind="speech", utterances=UTTERANCES, seconds=None
-):
-    """Choose plans of some sizes and save them beside the baseline."""
-    find_rule(rule)
-    for size in sizes:
-        check_size(size, experiment.layers)
-    hparams = experiment.hparams
-    folder = hparams["baseline"] or experiment.folder
-    file = plan_file(folder, rule, kind, hparams["position"])
-    about = _about(experiment, folder, rule, kind, utterances)
-    # The main process decides: another may look when it is written.
-    found = ddp_broadcast(_earlier(file, rule, about), src=0)
-    left = [size for size in sizes if size not in found]
-    if not left:
-        return file
-    print(f"Choosing layers by {rule} into {file}")
-    model, data = _load(experiment, rule, kind, about)
-    data.budget = Budget(seconds)
-    for plan in choose_plans(rule, model, data, left):
-        found[plan.size] = plan
-        run_on_main(save_plans, args=[file, list(found.values())])
-    return file
-
-
-def _about(experiment, folder, rule, kind, utterances):
-    """What plans are chosen on, as it is stored with them (dict)."""
-    hparams = experiment.hparams
-    about = {"model": hparams["backbone"]["name"]}
-    if rule == "random":
-        about["seed"] = hparams["seed"]
-    if rule in UNSEARCHED:
-        return about
-    about["task"] = hparams["task"]
-    about["input"] = kind
-    about["sets"] = list(hparams["valid_splits"])
-    about["run"] = os.path.basename(os.path.normpath(folder))
-    if kind == "speech":
-        about["encoder"] = hparams["speech_encoder"]["name"]
-        # Leaves out, or refuses, what it cannot take.
-        experiment.encoder  # noqa: B018
-    else:
-        about["prompted"] = hparams["text_input"] == "prompted"
-    if os.path.isfile(os.path.join(folder, RESULT_FILE)):
-        # A baseline that was trained anew is another one.
-        about["trained"] = load_run(folder).finished
-    there = len(experiment.datasets["valid"])
-    if rule == "angular":
-        about["position"] = hparams["position"]
-        return about
-    return {**about, "utterances": min(utterances, there)}
-
-
-def _earlier(file, rule, about):
-    """Plans that an earlier search left for the same data, by size."""
-    if not is_plans(file):
-        return {}
-    data = {key: value for key, value in about.items() if key != "model"}
-    return {
-        plan.size: plan
-        for plan in load_plans(file)
-        if (plan.rule, plan.model, plan.data) == (rule, about["model"], data)
-    }
-
-
-def _load(experiment, rule, kind, about):
-    """The decoder that a rule looks at, and the data (RuleData)."""
-    hparams = experiment.hparams
-    data = RuleData([], about, seed=hparams["seed"])
-    if rule == "angular":
-        data.table = RedundancyTable.load(experiment.table(kind))
-    if rule == "angular" or rule in UNSEARCHED:
-        return _depth_only(hparams["backbone"]), data
-    chosen = spread(experiment.datasets["valid"], about["utterances"])
-    with torch.no_grad():
-        if kind == "speech":
-            brain = experiment.whole_brain()
-            brain.modules.eval()
-            # Every process searches alone, and finds the same.
-            brain.rank, brain.world_size = 0, 1
-            decoder = brain.model.decoder
-            data.batches = list(speech_batches(brain, chosen))
-        else:
-            decoder = hparams["load_decoder"](device=experiment.device)
-            data.batches = list(
-                text_batches(
-                    decoder,
-                    experiment.prompt,
-                    texts(chosen),
-                    hparams["test_batch_size"],
-                    about["prompted"],
-                )
-            )
-    return decoder, data
-
-
-def _depth_only(backbone):
-    """A causal LM without weights, for rules that count its layers."""
-    config = decoder_config(backbone["source"], backbone.get("revision"))
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-
-
-def spread(dataset, most):
-    """Some utterances of a set, spread evenly over it.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Left as it is.
-    most : int
-        How many at most.
-
-    Returns
-    -------
-    DynamicItemDataset
-    """
-    some, there = copy.copy(dataset), len(dataset)
-    most = min(most, there)
-    some.data_ids = [
-        dataset.data_ids[place * there // most] for place in range(most)
-    ]
-    return some
-
-
-def plan_lines(plans):
-    """Plans in lines to be read, with what they cost."""
-    lines = ["size  value    seconds  layer passes  layers"]
-    for plan in plans:
-        value = "-" if plan.value is None else f"{plan.value:.4f}"
-        lines.append(
-            f"{plan.size:4d}  {value:7s}  {plan.about.get('seconds', 0):7.1f}"
-            f"  {plan.about.get('layer_passes', 0):12d}  {ranges(plan.layers)}"
-        )
-    return lines

@@ -1,5 +1,7 @@
 """What a run records of itself, before, while and after it runs."""
 
+from __future__ import annotations
+
 import ctypes
 import datetime
 import gc
@@ -10,13 +12,13 @@ import torch
 
 from speechbrain_ext.data.sets import about_sets
 from speechbrain_ext.runs.files import configuration_hash, versions
-from speechbrain_ext.runs.result import RunResult, load_run
+from speechbrain_ext.runs.result import RESULT_FILE, RunResult, load_run
 from speechbrain_ext.scores.language import form_of, language_of
-from speechbrain_ext.training.baseline import read_system
+from speechbrain_ext.training.baseline import read_system, with_former
 
-# Settings that move a run elsewhere or evaluate it otherwise, and do not
-# change what is trained.
-NOT_TRAINING = (
+# Settings that do not change what is trained. All others do: a key that
+# nobody thought of here makes another run, and is not passed over.
+PLACES = (
     "data_folder",
     "output_folder",
     "save_folder",
@@ -25,21 +27,24 @@ NOT_TRAINING = (
     "train_log",
     "cache_features",
     "baseline",
-    "test_splits",
-    "language",
-    "test_batch_size",
-    "num_workers",
-    "skip_prep",
     "covost_folder",
     "flac_folder",
+)
+EVALUATION = ("test_splits", "language", "test_batch_size")
+MACHINE = (
+    "num_workers",
+    "skip_prep",
     "check_audio",
     "prepare_threads",
     "cache_gigabytes",
     "checkpoint_interval",
 )
+NOT_TRAINING = (*PLACES, *EVALUATION, *MACHINE)
+# A run that does not know them had nothing that they are about.
+ANY_VALUE = ("lr_bridge",)
 
 
-def new_result(hparams, datasets, layers):
+def new_result(hparams: dict, datasets: dict, layers: int) -> RunResult:
     """A result with everything that is known before the run."""
     configuration = plain_settings(hparams)
     pruned = hparams["prune_layers"] > 0
@@ -69,24 +74,32 @@ def _is_adapted(hparams):
     return hparams["adapt_attention"]
 
 
-def earlier_result(folder, result):
-    """What an earlier start of this very run left, if anything."""
-    if not os.path.isfile(os.path.join(folder, "result.json")):
+def earlier_result(folder: str, result: RunResult) -> RunResult | None:
+    """What an earlier start of this very run left, if anything.
+
+    Arguments
+    ---------
+    folder : str
+        The run's.
+    result : RunResult
+        That of today's settings.
+
+    Returns
+    -------
+    RunResult or None
+        Its status is "done" where nothing is left to do.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run of other settings. A key that is younger
+        than that run counts as what the run did without it.
+    """
+    if not os.path.isfile(os.path.join(folder, RESULT_FILE)):
         return None
     before = load_run(folder)
     if before.made_by != result.made_by:
-        ours = training_settings(result.configuration)
-        theirs = training_settings(before.configuration)
-        changed = [
-            f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here"
-            for k in sorted(set(ours) | set(theirs))
-            if ours.get(k) != theirs.get(k)
-        ]
-        raise ValueError(
-            f"{folder} holds a run with other settings "
-            f"({'; '.join(changed[:5])}). Give another --run_name, or remove "
-            "that folder."
-        )
+        _refuse_changed(folder, before.configuration, result.configuration)
     # --debug or --optimizer_step_limit ended it early: its scores are not
     # those of these settings.
     if before.trainable and (before.steps or 0) < before.configuration["steps"]:
@@ -100,6 +113,33 @@ def earlier_result(folder, result):
     if not set(before.scores) >= set(result.configuration["test_splits"]):
         before.status = "running"
     return before
+
+
+def _refuse_changed(folder, theirs, ours):
+    """Refuse to go on with a run of other settings (ValueError)."""
+    unknown = {key: ours[key] for key in ANY_VALUE if key in ours}
+    theirs = training_settings(with_former({**unknown, **theirs}))
+    ours = training_settings(with_former(ours))
+    changed = [
+        f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here"
+        for key in sorted(set(ours) | set(theirs))
+        if ours.get(key) != theirs.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with other settings "
+            f"({'; '.join(changed[:5])}). Give another --run_name, or remove "
+            "that folder."
+        )
+
+
+def go_on_from(before: RunResult, result: RunResult) -> None:
+    """Take over what an earlier start has done already."""
+    # Sets are scored after training: what has a score is final.
+    result.scores, result.speed = before.scores, before.speed
+    result.kept_layers = before.kept_layers
+    result.peak_memory_bytes = before.peak_memory_bytes
+    result.train_peak_memory_bytes = before.train_peak_memory_bytes
 
 
 def _drop_other_language(before, settings):
@@ -149,12 +189,7 @@ def plain_settings(hparams):
 
 
 def now():
-    """The time, as ISO 8601 in UTC (str).
-
-    Returns
-    -------
-    str
-    """
+    """The time, as ISO 8601 in UTC (str)."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat()
 
 
@@ -163,7 +198,7 @@ def now():
 
 
 def reset_peak(device):
-    """Begin to look for a new peak."""
+    """Begin to look for a new peak; gives whether it can be told."""
     # What is no longer used is not to count.
     gc.collect()
     if torch.device(device).type == "cuda":
@@ -183,18 +218,7 @@ def reset_peak(device):
 
 
 def peak_memory(device):
-    """Most memory held since `reset_peak`, in bytes.
-
-    Arguments
-    ---------
-    device : str or torch.device
-        Whose.
-
-    Returns
-    -------
-    int or None
-        None where the system does not tell.
-    """
+    """Bytes held at most since `reset_peak`; None where nobody tells."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -4,6 +4,8 @@ The folder holds what was trained (``trained/``) and the settings
 (``result.json``); backbone and encoder are loaded from where those say.
 """
 
+from __future__ import annotations
+
 import os
 
 from speechbrain_ext.healing.bridge import load_bridges, use_bridges
@@ -13,10 +15,19 @@ from speechbrain_ext.healing.lora import ADAPTER, load_adapter
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
-from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
+from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechbrain_ext.runs.result import load_run
-from speechbrain_ext.training.baseline import TRAINED, read_system
-from speechbrain_ext.training.build import FROZEN, PROJECTOR_FILE, put_projector
+from speechbrain_ext.training.baseline import (
+    TRAINED,
+    baseline_adapter,
+    read_system,
+)
+from speechbrain_ext.training.build import (
+    FROZEN,
+    PROJECTOR_FILE,
+    build_speech_llm,
+    put_projector,
+)
 
 
 class TrainedRun:
@@ -33,80 +44,70 @@ class TrainedRun:
         If the run is not there or not finished.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str):
         self.folder = str(folder)
         self.system = read_system(self.folder, key="run_folder")
         self.result = load_run(self.folder)
         self.settings = self.result.configuration
 
     @property
-    def kept(self):
-        """Old indices of the layers it has (tuple of int)."""
+    def kept(self) -> tuple[int, ...]:
+        """Old indices of the layers it has."""
         return tuple(self.system["kept_layers"])
 
     @property
-    def removed(self):
-        """Old indices of the layers that were removed (tuple of int)."""
+    def removed(self) -> tuple[int, ...]:
+        """Old indices of the layers that were removed."""
         whole = range(self.system["layers"])
         return tuple(i for i in whole if i not in self.kept)
 
-    @property
-    def adapter_folder(self):
-        """Where its own adapter lies (str), or None."""
-        name = self.system["adapter"]
+    def _file(self, name):
+        """Where a part of its own lies, or None where it has none."""
         return name and os.path.join(self.folder, TRAINED, name)
 
     @property
-    def bridge_file(self):
-        """Where its own bridges lie (str), or None."""
-        name = self.system.get("bridge")
-        return name and os.path.join(self.folder, TRAINED, name)
+    def projector_file(self) -> str:
+        """Where its projector lies."""
+        return self._file(PROJECTOR_FILE)
 
     @property
-    def folded_file(self):
+    def adapter_folder(self) -> str | None:
+        """Where its own adapter lies, or None."""
+        return self._file(self.system["adapter"])
+
+    @property
+    def bridge_file(self) -> str | None:
+        """Where its own bridges lie, or None."""
+        return self._file(self.system.get("bridge"))
+
+    @property
+    def folded_file(self) -> str | None:
         """Where the maps lie that are folded into its weights, or None."""
-        name = self.system.get("folded")
-        return name and os.path.join(self.folder, TRAINED, name)
+        return self._file(self.system.get("folded"))
 
     @property
-    def projector_file(self):
-        """Where its projector lies (str)."""
-        return os.path.join(self.folder, TRAINED, PROJECTOR_FILE)
-
-    @property
-    def frozen_adapter_folder(self):
+    def frozen_adapter_folder(self) -> str | None:
         """The adapter of its baseline, frozen beside its weights, or None."""
-        frozen = self.system.get("baseline_adapter") == FROZEN
-        return self._baseline_adapter() if frozen else None
+        if self.system.get("baseline_adapter") != FROZEN:
+            return None
+        return baseline_adapter(self.folder, self.settings)
 
     @property
-    def merged_adapter_folder(self):
+    def merged_adapter_folder(self) -> str | None:
         """The same of an older run, which has it folded into its weights."""
-        frozen = self.system.get("baseline_adapter") == FROZEN
-        return None if frozen else self._baseline_adapter()
-
-    def _baseline_adapter(self):
-        """Looked for where the settings say, then beside the run."""
-        named = self.settings.get("baseline")
-        if not named:
+        if self.system.get("baseline_adapter") == FROZEN:
             return None
-        beside = os.path.join(
-            os.path.dirname(os.path.abspath(self.folder)),
-            os.path.basename(os.path.normpath(named)),
-        )
-        baseline = named if os.path.isdir(named) else beside
-        name = read_system(baseline)["adapter"]
-        return name and os.path.join(baseline, TRAINED, name)
+        return baseline_adapter(self.folder, self.settings)
 
-    def load_encoder(self, device="cpu"):
-        """Its frozen encoder (SpeechEncoder)."""
+    def load_encoder(self, device: str = "cpu") -> SpeechEncoder:
+        """Its frozen encoder."""
         return SpeechEncoder.from_settings(
             self.settings["speech_encoder"],
             device,
             self.settings.get("long_audio", "error"),
         )
 
-    def load_decoder(self, device="cpu"):
+    def load_decoder(self, device: str = "cpu") -> Decoder:
         """Its backbone, kept layers only, without its adapter and bridges."""
         backbone = self.settings["backbone"]
         decoder = Decoder.from_source(
@@ -116,18 +117,18 @@ class TrainedRun:
             revision=backbone.get("revision"),
             device=device,
         )
-        merged = self.merged_adapter_folder
+        merged, frozen = self.merged_adapter_folder, self.frozen_adapter_folder
         if merged:
             load_adapter(decoder, merged, kept=decoder.kept, merge=True)
-        if self.frozen_adapter_folder:
-            put_frozen_adapter(
-                decoder, self.frozen_adapter_folder, decoder.kept
-            )
+        if frozen:
+            put_frozen_adapter(decoder, frozen, decoder.kept)
         if self.folded_file:
             load_folds(decoder, self.folded_file)
         return decoder
 
-    def build(self, encoder, decoder, adapter=ADAPTER):
+    def build(
+        self, encoder: SpeechEncoder, decoder: Decoder, adapter: str = ADAPTER
+    ) -> SpeechLLM:
         """A speech LLM of its trained parts on given frozen ones.
 
         Arguments
@@ -146,23 +147,15 @@ class TrainedRun:
             In eval mode, without gradients.
         """
         settings = self.settings
-        k = settings["downsampling"]
-        markers = None
-        if settings["speech_markers"]:
-            markers = SpeechMarkers(decoder.width)
-        model = SpeechLLM(
+        model = build_speech_llm(
             encoder,
-            Projector(
-                encoder.width * k,
-                decoder.width,
-                settings["projector_hidden"],
-            ),
             decoder,
             Prompt.from_template(
                 decoder.tokenizer, settings["prompt"], settings["chat_template"]
             ),
-            k,
-            markers,
+            settings["downsampling"],
+            settings["projector_hidden"],
+            settings["speech_markers"],
         ).to(decoder.device)
         model.requires_grad_(False)
         put_projector(model, self.projector_file)
@@ -174,7 +167,9 @@ class TrainedRun:
         model.requires_grad_(False)
         return model.eval()
 
-    def load(self, device="cpu", encoder=None):
+    def load(
+        self, device: str = "cpu", encoder: SpeechEncoder | None = None
+    ) -> SpeechLLM:
         """The whole system.
 
         Arguments

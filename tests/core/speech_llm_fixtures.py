@@ -303,7 +303,6 @@ def make_brain(source, removed=None, strategy=None, folder=None, **changes):
     """A tiny speech LLM's Brain; a baseline where there is no strategy."""
     from speechbrain_ext.healing import Lora, heal
     from speechbrain_ext.healing.apply import train_parts
-    from speechbrain_ext.training.brain import SpeechLLMBrain
     from speechbrain_ext.training.checkpoints import AtomicCheckpointer
 
     torch.manual_seed(11)
@@ -318,7 +317,29 @@ def make_brain(source, removed=None, strategy=None, folder=None, **changes):
     if folder is not None:
         checkpointer = AtomicCheckpointer(str(folder))
     options = {"device": "cpu"}
-    return SpeechLLMBrain(model, trainable, hparams, options, checkpointer)
+    return brain_class()(model, trainable, hparams, options, checkpointer)
+
+
+def brain_class():
+    """A Brain with the loss of the recipes, written down once more."""
+    from speechbrain_ext.data.batches import targets_of
+    from speechbrain_ext.training.brain import SpeechLLMBrain
+
+    class Brain(SpeechLLMBrain):
+        def compute_forward(self, batch, stage):
+            inputs = (*self.speech_of(batch), targets_of(batch))
+            teacher_NV = self.teacher_logits(inputs, stage)
+            return *self.modules.model(*inputs), teacher_NV
+
+        def compute_objectives(self, predictions, batch, stage):
+            logits_NV, labels_N, teacher_NV = predictions
+            if teacher_NV is not None:
+                return self.distillation.loss(logits_NV, teacher_NV, labels_N)
+            return torch.nn.functional.cross_entropy(
+                logits_NV.float(), labels_N, reduction="sum"
+            )
+
+    return Brain
 
 
 def weights_of(brain):

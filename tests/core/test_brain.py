@@ -121,7 +121,7 @@ def test_the_loss_is_the_mean_over_the_steps_target_tokens(folder):
     with torch.no_grad():
         for row in rows:
             batch = PaddedBatch([row])
-            logits, labels = brain.compute_forward(batch, None)
+            logits, labels, _ = brain.compute_forward(batch, None)
             log_probs = logits.log_softmax(-1)
             expected -= log_probs[range(len(labels)), labels].sum()
             tokens += len(targets_of(batch)[0])
@@ -150,7 +150,7 @@ def test_each_utterance_has_the_loss_it_has_alone(folder, size):
     for i, row in enumerate(brain.losses):
         batch = PaddedBatch([data[i]])
         with torch.no_grad():
-            logits, labels = brain.compute_forward(batch, None)
+            logits, labels, _ = brain.compute_forward(batch, None)
         alone = torch.nn.functional.cross_entropy(
             logits, labels, reduction="sum"
         )

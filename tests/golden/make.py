@@ -39,7 +39,7 @@ from recipe_scripts import load_script
 from ruamel.yaml import YAML
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from speechbrain_ext.training.experiment import measure_command
+from speechbrain_ext.training.measure import measure_command
 from speechllm.settings import merge
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import load_plans
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training import experiment
-from speechbrain_ext.training.choose_layers import search_plans
+from speechbrain_ext.training.measure import search_plans
 
 SETTINGS = {
     "device": "cpu",
@@ -35,7 +35,7 @@ SCRIPT = """
 import sys
 from speechbrain.utils import distributed
 from torch.distributed import is_initialized
-from speechbrain_ext.training.choose_layers import search_plans
+from speechbrain_ext.training.measure import search_plans
 from train import prepare_experiment
 
 make_group = distributed.ddp_init_group

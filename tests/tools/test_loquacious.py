@@ -24,9 +24,9 @@ from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.batches import StepBatchSampler
 from speechbrain_ext.data.manifests import PreparationError
 from speechbrain_ext.data.parquet import ParquetAudio
+from speechbrain_ext.data.sets import read_manifest
 from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
-from speechbrain_ext.training.experiment import read_manifest
 from speechbrain_ext.training.settings import speechllm_rules
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.multitask import MultiTask

@@ -11,7 +11,7 @@ import pytest
 from recipe_scripts import RECIPES
 
 from speechbrain_ext.data.audio import read_utterance
-from speechbrain_ext.training.experiment import read_manifest
+from speechbrain_ext.data.sets import read_manifest
 from speechllm.mini_world.corpus import main
 from speechllm.mini_world.covost2 import build_covost2
 from speechllm.mini_world.librispeech import plan_splits

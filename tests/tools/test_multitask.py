@@ -10,8 +10,8 @@ import torch
 from recipe_scripts import RECIPES, quick, train
 from test_covost2 import write_release
 
+from speechbrain_ext.data.sets import read_manifest
 from speechbrain_ext.runs.result import load_run
-from speechbrain_ext.training.experiment import read_manifest
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.cli import compare_tables
 from speechllm.multitask import (

@@ -16,8 +16,8 @@ from speechbrain_ext.model.encoder_load import (
     load_extractor,
     load_model,
 )
-from speechbrain_ext.training.choose_layers import _depth_only
-from speechbrain_ext.training.experiment import load_prompt
+from speechbrain_ext.training.build import load_prompt
+from speechbrain_ext.training.measure import _depth_only
 from speechbrain_ext.training.settings import load_config as config_of
 from speechllm.text_lm import check_saved
 

@@ -39,12 +39,8 @@ from speechbrain_ext.layers.removal import (
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run, load_runs
-from speechbrain_ext.training.choose_layers import (
-    read_path,
-    search_plans,
-    whose_path,
-)
-from speechbrain_ext.training.experiment import measure_command
+from speechbrain_ext.training.choose_layers import read_path, whose_path
+from speechbrain_ext.training.measure import measure_command, search_plans
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.cli.describe import describe
 from speechllm.export.write import export_runs

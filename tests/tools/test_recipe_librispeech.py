@@ -346,6 +346,48 @@ def test_a_missing_table_is_measured_first(study, tables):
     assert again.path() == tables["text"].path()
 
 
+def test_what_is_healed_does_not_depend_on_who_measured(study, tables):
+    """A run that measures the missing table heals to the same weights."""
+    base = study.folder / "unmeasured"
+    shutil.copytree(study.results / "base", base)
+    (base / "redundancy-speech.json").unlink()
+    options = dict(test_splits="[]", lora_dropout=0.2)
+    study.prune(run_name="there", **options)
+    study.prune(run_name="missing", baseline=base, **options)
+    there, missing = (
+        trained_weights(study.results / name) for name in ("there", "missing")
+    )
+    assert there.keys() == missing.keys() and len(there) > 4
+    for name, value in there.items():
+        assert torch.equal(missing[name], value), name
+
+
+def trained_weights(folder):
+    files = sorted((folder / "trained").rglob("*.safetensors"))
+    return {f"{f.name}:{k}": v for f in files for k, v in load_file(f).items()}
+
+
+def test_a_run_older_than_a_setting_is_still_known(study):
+    """What a key was before it was one is what the older run was made with."""
+    options = {"run_name": "older", "speech_encoder.output_norm": False}
+    study.run(**options)
+    file = study.results / "older" / "result.json"
+    result = json.loads(file.read_text())
+    for key in ("output_norm", "normalise_input", "max_seconds"):
+        del result["configuration"]["speech_encoder"][key]
+    for key in ("healing_parts", "decode_static", "lr_bridge", "language"):
+        del result["configuration"][key]
+    result["made_by"] = "older"
+    file.write_text(json.dumps(result))
+    before = file.read_bytes()
+    assert study.run(**options).status == "done"
+    assert file.read_bytes() == before
+    with pytest.raises(ValueError, match="'output_norm': False.* there"):
+        study.run(run_name="older")
+    with pytest.raises(ValueError, match="decode_static: False there, True"):
+        study.run(**options, decode_static=True)
+
+
 def test_the_adapted_baseline_is_pruned_with_its_adapter(study):
     whole = study.run(run_name="lora", adapt_attention=True, lora_rank=2)
     # q and o: 32 x 32, k and v: 32 x 16, rank 2, in 5 layers.

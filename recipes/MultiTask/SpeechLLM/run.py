@@ -20,10 +20,10 @@ import speechbrain as sb
 import torch
 from tqdm import tqdm
 
+from speechbrain_ext.data.sets import read_manifest
 from speechbrain_ext.runs.files import write_hypotheses, write_json
 from speechbrain_ext.scores.language import check_bleu, language_of
 from speechbrain_ext.scores.score import score_recognition, score_translation
-from speechbrain_ext.training.experiment import read_manifest
 from speechllm.multitask import (
     MultiTask,
     compare_with_separate,

@@ -16,7 +16,30 @@ import speechbrain as sb
 
 from librispeech_prepare import find_root, prepare_librispeech
 from speechbrain_ext.data.audio import read_utterance
-from speechbrain_ext.training.experiment import all_splits, open_experiment
+from speechbrain_ext.data.batches import targets_of
+from speechbrain_ext.data.sets import all_splits
+from speechbrain_ext.layers.residual import target_loss
+from speechbrain_ext.training.brain import SpeechLLMBrain
+from speechbrain_ext.training.experiment import open_experiment
+from speechbrain_ext.training.settings import speechllm_rules
+from speechllm.settings import load_hparams, merge, parse_arguments
+
+
+class ASR(SpeechLLMBrain):
+    """What is learned: change the loss here, and nothing else has to know."""
+
+    def compute_forward(self, batch, stage):
+        """Logits and labels of the target tokens; a teacher's logits or None."""
+        inputs = (*self.speech_of(batch), targets_of(batch))
+        logits_NV, labels_N = self.modules.model(*inputs)
+        return logits_NV, labels_N, self.teacher_logits(inputs, stage)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Summed negative log-likelihood of the targets (paper, 2.1)."""
+        logits_NV, labels_N, teacher_NV = predictions
+        if teacher_NV is not None:
+            return self.distillation.loss(logits_NV, teacher_NV, labels_N)
+        return target_loss(logits_NV, labels_N)
 
 
 def prepare(hparams):
@@ -70,7 +93,14 @@ def dataio_prepare(hparams, prompt):
 
 def prepare_experiment(argv):
     """The experiment of a command line, its data prepared."""
-    return open_experiment(argv, prepare, dataio_prepare)
+    hparams_file, run_opts, overrides = parse_arguments(argv)
+    # Before anything is built: each process must know its own device.
+    sb.utils.distributed.ddp_init_group(run_opts)
+    hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
+    settings = merge(hparams_file, overrides, hparams["output_folder"])
+    return open_experiment(
+        hparams, run_opts, settings, ASR, prepare, dataio_prepare
+    )
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import os
 import sys
 
 import speechbrain as sb
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
 from loquacious_prepare import CHECKS, find_root, prepare_loquacious
+from speechbrain_ext.runs.files import write_hypotheses
 from speechbrain_ext.scores.score import score_recognition
 from speechbrain_ext.training.brain import EvaluationBrain
-from speechbrain_ext.training.experiment import score_set
 from speechbrain_ext.training.trained_run import TrainedRun
 from train import open_split
 
@@ -46,6 +46,19 @@ def parse(argv):
     if unknown:
         parser.error(f"unknown options: {' '.join(unknown.split())}")
     return options, run_opts
+
+
+def score_set(run, brain, dataset, name):
+    """Score a finished run on one more set, and note it in its result."""
+    rows = brain.decode(dataset, name)
+    score, rows = score_recognition(rows)
+    if if_main_process():
+        hours = sum(row["duration"] for row in rows) / 3600
+        run.result.scores[name] = score
+        run.result.data[name] = {"utterances": len(rows), "hours": hours}
+        write_hypotheses(run.folder, name, rows)
+        run.result.save(run.folder)
+        print(f"{name}: {score}")
 
 
 def main(argv):
@@ -74,8 +87,7 @@ def main(argv):
             run.settings["lowercase_targets"],
             options.cache_gigabytes,
         )
-        name = f"loquacious-{split}"
-        score_set(run, brain, dataset, name, score_recognition)
+        score_set(run, brain, dataset, f"loquacious-{split}")
 
 
 if __name__ == "__main__":

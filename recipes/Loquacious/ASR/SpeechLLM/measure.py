@@ -15,7 +15,7 @@ writes the plans beside the baseline, for train.py's --path_from.
 
 import sys
 
-from speechbrain_ext.training.experiment import measure_command
+from speechbrain_ext.training.measure import measure_command
 from train import prepare_experiment
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""A cheap fingerprint of a model's weights, wherever they lie.
+
+Names, types and shapes of all tensors, and a few pieces of each: some
+megabytes are read of a model of any size. The folder, and how the weights
+are cut into files, do not count.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+
+import torch
+
+from speechbrain_ext.layers.weights import (
+    TYPES,
+    fetch_file,
+    read_head,
+    weight_files,
+)
+
+# Bytes of a piece, and pieces of a tensor (or of a file that is not read
+# tensor by tensor).
+PIECE, PIECES, FILE_PIECES = 4096, 4, 512
+NAMES = {dtype: name for name, dtype in TYPES.items()}
+
+
+def fingerprint(source: str, revision: str | None = None) -> str:
+    """What a model's weights are, to tell them from others of that name.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there are no weights, or a file is cut short.
+    """
+    files = []
+    for name in sorted(weight_files(str(source), revision)):
+        path = fetch_file(str(source), name, revision)
+        stat = os.stat(path)
+        files.append((path, stat.st_size, stat.st_mtime_ns))
+    return _of_files(tuple(files))
+
+
+@functools.lru_cache(maxsize=16)
+def _of_files(files):
+    """The fingerprint of weight files, given with size and time."""
+    parts = {}
+    for path, size, _ in files:
+        if path.endswith(".safetensors"):
+            parts.update(_of_safetensors(path))
+        else:
+            parts.update(_of_pickle(path, size))
+    digest = hashlib.blake2b(digest_size=16)
+    for name, part in sorted(parts.items()):
+        digest.update(f"{name}\n".encode() + part)
+    return digest.hexdigest()
+
+
+def _of_safetensors(path):
+    """Each tensor's own digest (dict)."""
+    found = {}
+    places = sorted(read_head(path).items(), key=lambda one: one[1].offset)
+    with open(path, "rb", buffering=0) as stream:
+        for name, place in places:
+            size = math.prod(place.shape) * place.dtype.itemsize
+
+            def read(first, count, place=place):
+                stream.seek(place.offset + first)
+                return stream.read(count)
+
+            kind = f"{NAMES[place.dtype]} {place.shape}"
+            found[name] = _sampled(kind, size, read)
+    return found
+
+
+def _of_pickle(path, size):
+    """The same of a legacy file; as one, where its tensors cannot be mapped."""
+    try:
+        state = torch.load(
+            path, map_location="cpu", mmap=True, weights_only=True
+        )
+    except RuntimeError:
+        with open(path, "rb", buffering=0) as stream:
+
+            def read(first, count):
+                stream.seek(first)
+                return stream.read(count)
+
+            return {"file": _sampled("file", size, read, FILE_PIECES)}
+    found = {}
+    for name, value in state.items():
+        flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
+
+        def read(first, count, flat=flat):
+            return flat[first : first + count].numpy().tobytes()
+
+        kind = f"{NAMES.get(value.dtype)} {tuple(value.shape)}"
+        found[name] = _sampled(kind, len(flat), read)
+    return found
+
+
+def _sampled(kind, size, read, pieces=PIECES):
+    """Digest of what something is and of pieces of it, first and last too."""
+    digest = hashlib.blake2b(f"{kind} {size}".encode(), digest_size=16)
+    if size <= pieces * PIECE:
+        digest.update(read(0, size))
+        return digest.digest()
+    for number in range(pieces):
+        digest.update(read(number * (size - PIECE) // (pieces - 1), PIECE))
+    return digest.digest()
