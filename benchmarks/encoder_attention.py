@@ -3,10 +3,8 @@
 from benchmarks.common import paired, peak_of, peaks, row_of, script
 
 import torch  # isort: skip
-from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
-from speechbrain_ext.encoder import SpeechEncoder
-from speechbrain_ext.encoder_cores import WaveformCore
+from benchmarks.models import noise, random_wavlm, wrapped
 
 SIZES = {
     "full": dict(
@@ -14,38 +12,25 @@ SIZES = {
     ),
     "tiny": dict(layers=1, width=32, heads=2, channels=8, rows=3, seconds=1),
 }
-SAMPLE_RATE = 16_000
 
 
 def model_of(sizes):
     """A random WavLM, as transformers builds it."""
-    torch.manual_seed(0)
-    width = sizes["width"]
-    config = WavLMConfig(
-        hidden_size=width,
-        num_hidden_layers=sizes["layers"],
-        num_attention_heads=sizes["heads"],
-        intermediate_size=4 * width,
-        conv_dim=(sizes["channels"],) * 7,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
+    channels = (sizes["channels"],) * 7
+    return random_wavlm(
+        sizes["width"], sizes["layers"], sizes["heads"], conv_dim=channels
     )
-    return WavLMModel(config).eval().requires_grad_(False)
 
 
 def utterances(sizes):
-    """Noise of mixed lengths: waveforms and samples of each."""
+    """One batch."""
     torch.manual_seed(1)
-    longest = sizes["seconds"] * SAMPLE_RATE
-    shares_B = torch.linspace(0.8, 1, sizes["rows"])
-    wav_BN = 0.1 * torch.randn(sizes["rows"], longest)
-    return wav_BN, (shares_B * longest).long()
+    return noise(sizes["rows"], sizes["seconds"], 0.8)
 
 
 def ours(sizes):
     """Encodes a batch: fused attention, as many rows at once as is useful."""
-    core = WaveformCore(model_of(sizes), Wav2Vec2FeatureExtractor())
-    return SpeechEncoder(core, "random", "wavlm")
+    return wrapped(model_of(sizes))
 
 
 def peer(sizes):

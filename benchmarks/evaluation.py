@@ -9,9 +9,7 @@ from benchmarks.common import paired, row_of, script
 import speechbrain as sb  # isort: skip
 import torch
 
-from benchmarks.models import random_decoder
-from speechbrain_ext.model.prompt import Prompt
-from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
+from benchmarks.models import random_decoder, speech_llm
 from speechbrain_ext.scores.words import wer
 from speechbrain_ext.training.brain import EvaluationBrain
 
@@ -70,14 +68,7 @@ def make_model(sizes):
         sizes["vocabulary"],
         words=sizes["vocabulary"],
     )
-    prompt = Prompt(
-        torch.tensor([], dtype=torch.long),
-        torch.arange(4, 9),
-        decoder.tokenizer,
-    )
-    torch.manual_seed(3)
-    projector = Projector(sizes["features"], sizes["width"])
-    return SpeechLLM(None, projector, decoder, prompt, 5).eval()
+    return speech_llm(sizes["features"], decoder, 5)
 
 
 def make_brain(sizes, model, batch):

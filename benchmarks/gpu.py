@@ -28,9 +28,10 @@ import torch
 import transformers
 
 from benchmarks.gpu_clock import Clock, copy_rate, kernels
-from benchmarks.gpu_models import SAMPLE_RATE, TIERS, build
+from benchmarks.gpu_models import TIERS, build
 from benchmarks.gpu_text import batch_invariance, same_tokens
 from benchmarks.gpu_training import encoder_memory, training_steps
+from benchmarks.models import noise
 from benchmarks.run import RESULTS, file_of
 from speechbrain_ext.model.decoding import greedy
 from speechbrain_ext.model.static_decoding import StaticDecoding
@@ -70,9 +71,7 @@ def ways(batch):
 @torch.no_grad()
 def measure_decoding(model, batch, tier, clock, rate):
     """One batch size: encoder, prefill, tokens, in each way."""
-    samples = tier["seconds"] * SAMPLE_RATE
-    wav_BN = 0.1 * torch.randn(batch, samples, device=clock.device)
-    lengths_B = torch.full((batch,), samples)
+    wav_BN, lengths_B = noise(batch, tier["seconds"], 1, clock.device)
     lm, tokens = model.decoder.lm, tier["tokens"]
 
     def features():

@@ -5,20 +5,17 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     Qwen2Config,
-    Wav2Vec2FeatureExtractor,
     WavLMConfig,
     WavLMModel,
 )
 
+from benchmarks.models import JOINED, wrapped
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import pruned_config
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.model.encoder import SpeechEncoder
-from speechbrain_ext.model.encoder_cores import WaveformCore
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
-JOINED, SAMPLE_RATE = 5, 16_000
 DECODERS = {
     "Llama-3.1-8B": LlamaConfig(
         vocab_size=128_256,
@@ -144,11 +141,7 @@ def build(name, removed, tier, device, dtype=torch.bfloat16):
     # One of WavLM's parameters is born on the CPU, whatever the device.
     wavlm = wavlm.to(device)
     lm.generation_config.eos_token_id = None
-    encoder = SpeechEncoder(
-        WaveformCore(wavlm.eval(), Wav2Vec2FeatureExtractor()),
-        "random",
-        "wavlm",
-    )
+    encoder = wrapped(wavlm)
     prompt_ids = torch.arange(2, 2 + tier["prompt"])
     prompt = Prompt(prompt_ids[:0], prompt_ids, None)
     decoder = Decoder(lm.eval(), _NoText(), name)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_models import SAMPLE_RATE, build
+from benchmarks.gpu_models import build
+from benchmarks.models import noise
 from speechbrain_ext.model.decoder import DTYPES, Decoder
 from speechbrain_ext.model.decoding import greedy
 from speechbrain_ext.model.prompt import Prompt, assemble
@@ -18,12 +19,11 @@ from speechllm.mini_world.text import draw_sentences
 def same_tokens(tier, clock):
     """Recorded steps against plain ones in fp32, where ties do not decide."""
     model = build(tier["exact"], 0, tier, clock.device, torch.float32)
-    lm, samples = model.decoder.lm, tier["seconds"] * SAMPLE_RATE
+    lm = model.decoder.lm
     found = {"decoder": tier["exact"], "tokens": tier["tokens"]}
     for batch in tier["batches"][:2]:
-        wav_BN = 0.1 * torch.randn(batch, samples, device=clock.device)
-        lengths_B = torch.linspace(0.5, 1, batch).mul(samples).long()
-        features = model.features(wav_BN, lengths_B)
+        wavs = noise(batch, tier["seconds"], 0.5, clock.device)
+        features = model.features(*wavs)
         sequence = model.sequence(*features, side="left")
         limits_B = torch.full((batch,), tier["tokens"])
         plain, recorded = (

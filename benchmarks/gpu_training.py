@@ -11,13 +11,9 @@ import torch
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from benchmarks.gpu_clock import kernels
-from benchmarks.gpu_models import SAMPLE_RATE, build
-from speechbrain_ext.model import (
-    encoder_cores,
-)
-from speechbrain_ext.model import (
-    encoder_cores as waveform_convolutions,
-)
+from benchmarks.gpu_models import build
+from benchmarks.models import noise
+from speechbrain_ext.model import encoder_cores
 from speechbrain_ext.model.encoder_cores import FusedWavLMAttention
 from speechbrain_ext.model.prompt import Sequence
 
@@ -46,23 +42,12 @@ def state(model, level):
                 mock.patch.object(encoder_cores, "MOST_BYTES", most)
             )
         if level < 3:
-            stack.enter_context(
-                mock.patch.object(waveform_convolutions, "DEVICES", ())
-            )
+            stack.enter_context(mock.patch.object(encoder_cores, "DEVICES", ()))
         if level < 4:
             stack.enter_context(
                 mock.patch.object(Sequence, "causal_inputs", Sequence.as_inputs)
             )
         yield
-
-
-def utterances(rows, seconds, device, shortest=0.6):
-    """Noise of mixed lengths: waveforms and samples of each."""
-    longest = seconds * SAMPLE_RATE
-    shares_B = torch.linspace(shortest, 1, rows)
-    lengths_B = (shares_B * longest).long()
-    wav_BN = 0.1 * torch.randn(rows, longest, device=device)
-    return wav_BN, lengths_B
 
 
 def difference(x, y):
@@ -76,7 +61,7 @@ def training_steps(name, tier, clock):
     model.requires_grad_(False)
     model.projector.requires_grad_(True)
     batch, vocabulary = tier["training_batch"], model.decoder.lm.config
-    wav_BN, lengths_B = utterances(batch, tier["seconds"], clock.device)
+    wav_BN, lengths_B = noise(batch, tier["seconds"], 0.6, clock.device)
     targets = [
         torch.randint(vocabulary.vocab_size, (tier["tokens"] - i,))
         for i in range(min(batch, tier["tokens"] - 1))
@@ -143,7 +128,7 @@ def encoder_memory(tier, clock):
     """The encoder on long utterances: memory and time, checked in fp32."""
     model = build(tier["trained"][-1], 0, tier, clock.device)
     batch, device = tier["training_batch"], clock.device
-    wav_BN, lengths_B = utterances(batch, tier["long_seconds"], device)
+    wav_BN, lengths_B = noise(batch, tier["long_seconds"], 0.6, device)
     found, features = {}, {}
     for title, level, dtype in (
         ("before, float32", 0, torch.float32),

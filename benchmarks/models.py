@@ -6,10 +6,24 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+    WavLMModel,
 )
 
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.model.prompt import IGNORE, Sequence, positions_from_mask
+from speechbrain_ext.model.encoder import SpeechEncoder
+from speechbrain_ext.model.encoder_cores import WaveformCore
+from speechbrain_ext.model.prompt import (
+    IGNORE,
+    Prompt,
+    Sequence,
+    positions_from_mask,
+)
+from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
+
+SAMPLE_RATE = 16_000
+JOINED = 5  # 50 Hz frames to a speech token
 
 VOCABULARY = 151_936  # Qwen2.5's
 
@@ -57,6 +71,43 @@ def random_decoder(layers, width, vocabulary=VOCABULARY, words=None, **more):
     return Decoder(lm, words_tokenizer(words or min(vocabulary, 1000)))
 
 
+def speech_llm(features, decoder, prompt_tokens=4, encoder=None):
+    """A random projector between features and a decoder (SpeechLLM)."""
+    before = torch.arange(4, 4 + prompt_tokens)
+    prompt = Prompt(before[:0], before, decoder.tokenizer)
+    torch.manual_seed(3)
+    projector = Projector(features, decoder.width)
+    return SpeechLLM(encoder, projector, decoder, prompt, JOINED).eval()
+
+
+def random_wavlm(width, layers, heads, **more):
+    """A frozen random WavLM, as transformers builds it, in eval mode."""
+    torch.manual_seed(6)
+    config = WavLMConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        **more,
+    )
+    return WavLMModel(config).eval().requires_grad_(False)
+
+
+def wrapped(wavlm):
+    """The same as ours runs it (SpeechEncoder)."""
+    core = WaveformCore(wavlm.eval(), Wav2Vec2FeatureExtractor())
+    return SpeechEncoder(core, "random", "wavlm")
+
+
+def noise(rows, seconds, shortest, device="cpu"):
+    """Utterances of mixed lengths: waveforms and samples of each."""
+    longest = seconds * SAMPLE_RATE
+    lengths_B = (torch.linspace(shortest, 1, rows) * longest).long()
+    return 0.1 * torch.randn(rows, longest, device=device), lengths_B
+
+
 def prompts(lm, lengths, seed=1):
     """Rows to decode, random embeddings of given lengths, padded left."""
     weight = lm.get_input_embeddings().weight
@@ -74,16 +125,20 @@ def prompts(lm, lengths, seed=1):
     )
 
 
-def training_batch(width, rows, speech, target, vocabulary, seed=2):
-    """Features and targets of one training step."""
-    torch.manual_seed(seed)
+def training_batch(sizes):
+    """Features and targets of one training step of some sizes."""
+    torch.manual_seed(2)
+    rows, speech = sizes["rows"], sizes["speech"]
 
     def lengths(longest):
         shorter = torch.randint(max(longest // 5, 1), (rows,))
         return [longest] + (longest - shorter).tolist()[1:]
 
-    x_BSF = torch.randn(rows, speech, width)
-    targets = [torch.randint(vocabulary, (n,)) for n in lengths(target)]
+    x_BSF = torch.randn(rows, speech, sizes["features"])
+    targets = [
+        torch.randint(sizes["vocabulary"], (n,))
+        for n in lengths(sizes["target"])
+    ]
     return x_BSF, torch.tensor(lengths(speech)), targets
 
 

@@ -15,18 +15,20 @@ from benchmarks.common import paired, row_of, script, seconds
 import soundfile  # isort: skip
 import speechbrain as sb
 import torch
-from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
 from benchmarks.evaluation import make_brain
-from benchmarks.models import random_decoder
+from benchmarks.models import (
+    JOINED,
+    SAMPLE_RATE,
+    random_decoder,
+    random_wavlm,
+    speech_llm,
+    wrapped,
+)
 from speechbrain_ext.data.features.cache import FeatureCache, cache_key
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.model.encoder import SpeechEncoder
-from speechbrain_ext.model.encoder_cores import WaveformCore
-from speechbrain_ext.model.prompt import Prompt
-from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 SIZES = {
     "full": dict(
@@ -56,27 +58,20 @@ SIZES = {
         repeats=1,
     ),
 }
-SAMPLE_RATE = 16000
-JOINED = 5
 
 
 def make_encoder(sizes):
     """A random WavLM with few convolutions."""
-    torch.manual_seed(6)
     width = sizes["encoder_width"]
-    config = WavLMConfig(
-        hidden_size=width,
-        num_hidden_layers=sizes["encoder_layers"],
-        num_attention_heads=max(width // 64, 1),
-        intermediate_size=4 * width,
+    wavlm = random_wavlm(
+        width,
+        sizes["encoder_layers"],
+        max(width // 64, 1),
         conv_dim=(160, 128),
         conv_kernel=(400, 3),
         conv_stride=(160, 2),
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
     )
-    core = WaveformCore(WavLMModel(config).eval(), Wav2Vec2FeatureExtractor())
-    return SpeechEncoder(core, "random", "wavlm")
+    return wrapped(wavlm)
 
 
 @functools.cache
@@ -119,15 +114,9 @@ def make_models(sizes, encoder):
         sizes["vocabulary"],
         words=sizes["vocabulary"],
     )
-    prompt = Prompt(
-        torch.tensor([], dtype=torch.long), torch.arange(4, 9), whole.tokenizer
-    )
-    torch.manual_seed(3)
-    projector = Projector(encoder.width * JOINED, sizes["width"])
     for block in sizes["depths"]:
-        lm = drop_layers(whole.lm, block)
-        decoder = Decoder(lm, whole.tokenizer)
-        yield SpeechLLM(encoder, projector, decoder, prompt, JOINED).eval()
+        decoder = Decoder(drop_layers(whole.lm, block), whole.tokenizer)
+        yield speech_llm(encoder.width * JOINED, decoder, 5, encoder)
 
 
 def three_ways(sizes):

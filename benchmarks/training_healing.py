@@ -10,14 +10,12 @@ from benchmarks.common import paired, row_of, script
 
 import torch  # isort: skip
 
-from benchmarks.models import random_decoder, training_batch
+from benchmarks.models import random_decoder, speech_llm, training_batch
 from speechbrain_ext.healing.apply import heal
 from speechbrain_ext.healing.lora import Lora
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.model.prompt import Prompt
-from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 SIZES = {
     "full": dict(
@@ -49,17 +47,7 @@ def make_model(sizes):
     """A pruned speech LLM with LoRA on its receiving layer."""
     whole = random_decoder(sizes["layers"], sizes["width"], sizes["vocabulary"])
     lm = drop_layers(whole.lm, sizes["block"])
-    prompt = Prompt(
-        torch.tensor([], dtype=torch.long), torch.arange(2, 6), whole.tokenizer
-    )
-    torch.manual_seed(3)
-    model = SpeechLLM(
-        None,
-        Projector(sizes["features"], sizes["width"]),
-        Decoder(lm, whole.tokenizer),
-        prompt,
-        5,
-    )
+    model = speech_llm(sizes["features"], Decoder(lm, whole.tokenizer))
     lora = Lora(dropout=0.0)
     trainable = heal(model, sizes["block"], "decoder", lora, verbose=False)
     for name, parameter in trainable.named():
@@ -87,13 +75,7 @@ def step(model, parameters, batch, whole_way):
 def two_ways(sizes):
     """The trained parameters, ours and the peer's step."""
     model, parameters = make_model(sizes)
-    batch = training_batch(
-        sizes["features"],
-        sizes["rows"],
-        sizes["speech"],
-        sizes["target"],
-        sizes["vocabulary"],
-    )
+    batch = training_batch(sizes)
     ours = lambda: step(model, parameters, batch, False)  # noqa: E731
     peer = lambda: step(model, parameters, batch, True)  # noqa: E731
     return parameters, ours, peer

@@ -4,17 +4,16 @@ Both run the same frozen decoder; the peer computes logits at speech and
 prompt positions too, and lets the loss ignore them.
 """
 
-from benchmarks.common import paired, peaks, row_of, script
+from benchmarks.common import paired, peak_of, peaks, row_of, script
 
 import torch  # isort: skip
 
 from benchmarks.models import (
     all_logits_loss,
     random_decoder,
+    speech_llm,
     training_batch,
 )
-from speechbrain_ext.model.prompt import Prompt
-from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 SIZES = {
     "full": dict(
@@ -49,22 +48,7 @@ NOTE = (
 def make_model(sizes, layers, width):
     """A speech LLM whose projector is trained."""
     decoder = random_decoder(layers, width, sizes["vocabulary"])
-    before = torch.arange(2, 2 + sizes["prompt"])
-    prompt = Prompt(before[:0], before, decoder.tokenizer)
-    torch.manual_seed(3)
-    projector = Projector(sizes["features"], width)
-    return SpeechLLM(None, projector, decoder, prompt, 5)
-
-
-def batch_of(sizes):
-    """One training batch."""
-    return training_batch(
-        sizes["features"],
-        sizes["rows"],
-        sizes["speech"],
-        sizes["target"],
-        sizes["vocabulary"],
-    )
+    return speech_llm(sizes["features"], decoder, sizes["prompt"])
 
 
 def our_step(model, batch):
@@ -93,7 +77,7 @@ STEPS = {"ours": our_step, "peer": peer_step}
 def check(sizes):
     """Same loss, same gradient."""
     layers, width, _ = sizes["cases"][0]
-    model, batch = make_model(sizes, layers, width), batch_of(sizes)
+    model, batch = make_model(sizes, layers, width), training_batch(sizes)
     found = {}
     for side, step in STEPS.items():
         loss = step(model, batch)
@@ -107,12 +91,10 @@ def check(sizes):
 
 def peak(side, sizes):
     """Peak memory of one step in MB."""
-    from benchmarks.common import peak_of
-
     layers, width, _ = sizes["cases"][0]
 
     def prepare():
-        return make_model(sizes, layers, width), batch_of(sizes)
+        return make_model(sizes, layers, width), training_batch(sizes)
 
     return peak_of(prepare, lambda made: STEPS[side](*made))
 
@@ -135,7 +117,7 @@ def note_of(sizes, model):
 def rows(sizes, tier):
     """Time for each geometry, memory for the first."""
     goal = tier == "full"
-    batch = batch_of(sizes)
+    batch = training_batch(sizes)
     told = (
         f"vocabulary {sizes['vocabulary']:,}, batch {sizes['rows']}, "
         f"{sizes['speech']} speech, {sizes['prompt']} prompt and "
