@@ -174,6 +174,9 @@ def script(module, sizes, check, rows, argv=None):
     check(sizes[args.tier])
     found = []
     for row in rows(sizes[args.tier], args.tier):
+        if args.tier != "full":
+            # Targets are for the sizes that they were set for.
+            row.target, row.met = "", None
         row.command = f"OMP_NUM_THREADS={THREADS} python -m benchmarks.{module}"
         print(row, flush=True)
         found.append(row)

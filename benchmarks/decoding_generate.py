@@ -111,7 +111,7 @@ def rows(sizes, tier):
             f"greedy decoding, batch {len(sizes['prefixes'])}, {name}; peer: "
             "transformers' generate",
             *times,
-            targets[name] if tier == "full" else "",
+            targets[name],
             sizes=f"{sizes['layers']} layers, {sizes['width']} wide, "
             f"vocabulary {sizes['vocabulary']:,}, prefixes "
             f"{min(sizes['prefixes'])} to {max(sizes['prefixes'])}, up to "

@@ -123,7 +123,7 @@ def rows(sizes, tier):
         f"evaluation of {sizes['utterances']} utterances of mixed lengths, "
         f"batch {sizes['batch']}; peer: batch 1",
         *paired(ours, peer, sizes["repeats"], warm_up=False),
-        "at least 4" if tier == "full" else "",
+        "at least 4",
         sizes=f"{sizes['layers']} layers, {sizes['width']} wide, vocabulary "
         f"{sizes['vocabulary']:,}, 2 to {sizes['longest']:.0f} s, "
         f"{sizes['tokens_per_second']} tokens a second",

@@ -94,7 +94,6 @@ def rows(sizes, tier):
     """Time, memory, and memory against the weights themselves."""
     folder, block = folder_of(sizes), sizes["block"]
     os.environ[FOLDER] = folder
-    goal = tier == "full"
     told = dict(
         sizes=f"{sizes['layers'] - block.size} of {sizes['layers']} layers "
         f"kept, {sizes['width']} wide, vocabulary {sizes['vocabulary']:,}, "
@@ -107,7 +106,7 @@ def rows(sizes, tier):
             lambda: peer(folder, block),
             sizes["repeats"],
         ),
-        "at least 1" if goal else "",
+        "at least 1",
         **told,
     )
     our_peaks, peer_peaks = peaks("loading", ("ours", "peer"), tier)
@@ -115,7 +114,7 @@ def rows(sizes, tier):
         "loading a pruned decoder, peak memory; peer: load whole, then drop",
         our_peaks,
         peer_peaks,
-        f"at most {share_kept(sizes) + 0.05:.2f}" if goal else "",
+        f"at most {share_kept(sizes) + 0.05:.2f}",
         unit="MB",
         note="The target is the share of the weights that is kept, and 0.05.",
         **told,
@@ -124,7 +123,7 @@ def rows(sizes, tier):
         "loading a pruned decoder, peak memory; peer: the kept weights' bytes",
         our_peaks,
         [megabytes(sizes)],
-        "at most 1.1" if goal else "",
+        "at most 1.1",
         unit="MB",
         **told,
     )

@@ -6,6 +6,8 @@ python -m benchmarks.readme
 import json
 from pathlib import Path
 
+from speechllm.report.tables import markdown_table
+
 HERE = Path(__file__).parent
 
 HEAD = """\
@@ -62,20 +64,22 @@ LEARNED = """\
 
 def table(rows):
     """Rows as a Markdown table (list of lines)."""
-    lines = [
-        "| what | target | ratio | ours | peer | reached |",
-        "|---|---|---|---|---|---|",
+    verdicts = {True: "yes", False: "**no**", None: "-"}
+    header = ["what", "target", "ratio", "ours", "peer", "reached"]
+    cells = [
+        [
+            row["name"],
+            row["target"] or "-",
+            "{} ({} to {}, {})".format(
+                *map(number, [row["ratio"], *row["spread"]]), row["repeats"]
+            ),
+            f"{number(row['ours'])} {row['unit']}",
+            f"{number(row['peer'])} {row['unit']}",
+            verdicts[row["met"]],
+        ]
+        for row in rows
     ]
-    for row in rows:
-        low, high = row["spread"]
-        verdict = {True: "yes", False: "**no**", None: "-"}[row["met"]]
-        lines.append(
-            f"| {row['name']} | {row['target'] or '-'} | "
-            f"{number(row['ratio'])} ({number(low)} to {number(high)}, "
-            f"{row['repeats']}) | {number(row['ours'])} {row['unit']} | "
-            f"{number(row['peer'])} {row['unit']} | {verdict} |"
-        )
-    return lines
+    return markdown_table(header, cells).splitlines()
 
 
 def number(value):
@@ -87,18 +91,25 @@ def number(value):
     return f"{value:.3g}"
 
 
+def made_with(part):
+    """Day and versions of a part of the results (str)."""
+    packages = ("torch", "transformers", "speechbrain", "peft")
+    versions = ", ".join(f"{name} {part[name]}" for name in packages)
+    return f"{part['date']}; Python {part['python']}, {versions}"
+
+
 def machine_part(whole):
     """One machine's tables (list of lines)."""
-    lines = [f"## {whole['machine']}", ""]
-    packages = ("torch", "transformers", "speechbrain", "peft")
-    versions = ", ".join(f"{name} {whole[name]}" for name in packages)
-    minutes = sum(script["minutes"] for script in whole["rows"].values())
-    lines += [
-        f"{whole['date']}; Python {whole['python']}, {versions}; "
-        f"{minutes:.0f} minutes in all.",
+    scripts = [{**whole, **script} for script in whole["rows"].values()]
+    minutes = sum(script["minutes"] for script in scripts)
+    first = made_with(scripts[0])
+    lines = [
+        f"## {whole['machine']}",
+        "",
+        f"{first}; {minutes:.0f} minutes in all.",
         "",
     ]
-    for script in whole["rows"].values():
+    for script in scripts:
         rows = script["rows"]
         lines += table(rows)
         told = dict.fromkeys(
@@ -108,6 +119,8 @@ def machine_part(whole):
         )
         lines += ["", f"`{rows[0]['command']}`", ""]
         lines += [f"- {text}" for text in told]
+        if made_with(script) != first:
+            lines.append(f"- Measured {made_with(script)}")
         lines += [
             f'- Why "{row["name"]}" misses its target: {row["note"]}'
             for row in rows
@@ -138,17 +151,16 @@ def decoding_part(whole):
         "floor (target: at most 1.6); seconds an utterance, encoder included;"
         " peak of the plain way.",
         "",
-        "| decoder | layers removed | batch | plain | `decode_static` | "
-        "utterance, plain | utterance, `decode_static` | peak GiB |",
-        "|---|---|---|---|---|---|---|---|",
     ]
-    for name, depths in whole["results"].items():
-        for depth, batches in depths.items():
-            for title, found in batches.items():
-                lines.append(
-                    f"| {name} | {depth} | {title.split()[-1]} | "
-                    + decoding_cells(found)
-                )
+    header = ["decoder", "layers removed", "batch", "plain", "`decode_static`"]
+    header += ["utterance, plain", "utterance, `decode_static`", "peak GiB"]
+    cells = [
+        [name, depth, title.split()[-1], *decoding_cells(found)]
+        for name, depths in whole["results"].items()
+        for depth, batches in depths.items()
+        for title, found in batches.items()
+    ]
+    lines += markdown_table(header, cells).splitlines()
     speed_ups = [
         f"{name} {entry['speed_up_plain']:.2f} plain, "
         f"{entry['speed_up_static']:.2f} with `decode_static`"
@@ -184,16 +196,20 @@ def decoding_part(whole):
 
 
 def decoding_cells(found):
-    """The measured cells of a row (str)."""
+    """The measured cells of a row (list of str)."""
     if "plain" not in found:
         reason = found.get("skipped", found.get("failed", "-"))
-        return f"{reason} |  |  |  |  |"
+        return [reason, "", "", "", ""]
     ways = [found[way] for way in ("plain", "static")]
     cells = [f"{1e3 * w['token_s']:.1f} ({w['over_floor']:.2f})" for w in ways]
     cells += [number(way["utterance_s"]) for way in ways]
-    peak = found["peak_gib"]
-    cells.append("-" if peak is None else f"{peak:.2f}")
-    return " | ".join(cells) + " |"
+    return [*cells, measured(found, "peak_gib", 2)]
+
+
+def measured(found, key, digits):
+    """A value to some digits, a dash where there is none (str)."""
+    value = found.get(key)
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def whole_depths(whole):
@@ -204,38 +220,42 @@ def whole_depths(whole):
 
 def training_part(whole):
     """A projector's step and the encoder's memory, change by change."""
-    lines = [
+    steps = [
+        [
+            name,
+            change,
+            measured(found, "step_s", 3),
+            measured(found, "encoder_s", 3),
+            measured(found, "peak_gib", 1),
+        ]
+        for name, changes in whole["training"].items()
+        for change, found in changes.items()
+        if "step_s" in found
+    ]
+    encoders = [
+        [
+            title,
+            measured(found, "peak_gib", 2),
+            measured(found, "seconds", 3),
+            f"{found['difference']:.1e}",
+        ]
+        for title, found in whole["encoder_memory"].items()
+        if "seconds" in found
+    ]
+    header = ["decoder", "change", "step, s", "of it encoder, s", "peak GiB"]
+    return [
         "A projector's training step, WavLM-Large in the loop, 16 utterances "
         "of 9 to 15 s; each change on top of those above it.",
         "",
-        "| decoder | change | step, s | of it encoder, s | peak GiB |",
-        "|---|---|---|---|---|",
-    ]
-    for name, changes in whole["training"].items():
-        for change, found in changes.items():
-            if "step_s" in found:
-                encoder, peak = found.get("encoder_s"), found["peak_gib"]
-                lines.append(
-                    f"| {name} | {change} | {found['step_s']:.3f} | "
-                    f"{'-' if encoder is None else f'{encoder:.3f}'} | "
-                    f"{'-' if peak is None else f'{peak:.1f}'} |"
-                )
-    lines += [
+        *markdown_table(header, steps).splitlines(),
         "",
         "The encoder on 16 utterances of 21 to 35 s, memory above its weights "
         "and what features differ by (relative; TF32 convolutions):",
         "",
-        "| encoder | peak GiB | seconds | difference |",
-        "|---|---|---|---|",
+        *markdown_table(
+            ["encoder", "peak GiB", "seconds", "difference"], encoders
+        ).splitlines(),
     ]
-    for title, found in whole["encoder_memory"].items():
-        if "seconds" in found:
-            peak = found["peak_gib"]
-            lines.append(
-                f"| {title} | {'-' if peak is None else f'{peak:.2f}'} | "
-                f"{found['seconds']:.3f} | {found['difference']:.1e} |"
-            )
-    return lines
 
 
 def write_readme(results, file):

@@ -70,6 +70,13 @@ def run_script(name, tier):
         return json.loads(Path(file).read_text())
 
 
+def made_with():
+    """Versions and day, which each script's rows keep (dict)."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    day = time.strftime("%Y-%m-%d")
+    return {"python": platform.python_version(), **versions, "date": day}
+
+
 def main(argv=None):
     """Run, write, and say what was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
@@ -79,7 +86,10 @@ def main(argv=None):
     parser.add_argument("--output", default=str(RESULTS))
     args = parser.parse_args(argv)
     file = Path(args.output) / f"{file_of(args.machine)}.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    whole = {"machine": args.machine, "rows": {}}
+    if file.exists():
+        whole = json.loads(file.read_text())
+    rows = whole["rows"]
     failed = []
     for name in args.only:
         print(f"-- {name}", flush=True)
@@ -91,8 +101,11 @@ def main(argv=None):
             failed.append(name)
             continue
         minutes = round((time.monotonic() - began) / 60, 2)
-        rows[name] = {"minutes": minutes, "rows": found}
-        _write(file, args.machine, rows)
+        rows[name] = {"minutes": minutes, **made_with(), "rows": found}
+        # In the scripts' own order, whichever ran last.
+        whole["rows"] = rows = {n: rows[n] for n in SCRIPTS if n in rows}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(whole, indent=1) + "\n")
     write_readme(Path(args.output), Path(args.output).parent / "README.md")
     missed = [
         row["name"]
@@ -102,21 +115,6 @@ def main(argv=None):
     ]
     print(f"{file.name}: {len(missed)} targets missed", *missed, sep="\n  ")
     return len(failed)
-
-
-def _write(file, machine, rows):
-    """The machine's file, after each script."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    whole = {
-        "machine": machine,
-        "python": platform.python_version(),
-        **versions,
-        "date": time.strftime("%Y-%m-%d"),
-        # In the scripts' own order, whichever ran last.
-        "rows": {name: rows[name] for name in SCRIPTS if name in rows},
-    }
-    file.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":

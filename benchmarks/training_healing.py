@@ -100,7 +100,7 @@ def rows(sizes, tier):
     yield row_of(
         "decoder-only healing step; peer: gradients down to the embeddings",
         *paired(ours, peer, sizes["repeats"]),
-        "at least 1.5" if tier == "full" else "",
+        "at least 1.5",
         sizes=f"{kept} of {sizes['layers']} layers, {sizes['width']} wide, "
         f"layers {block.start} to {block.receiving - 1} removed, "
         f"vocabulary {sizes['vocabulary']:,}, batch {sizes['rows']}",

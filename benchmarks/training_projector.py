@@ -116,7 +116,6 @@ def note_of(sizes, model):
 
 def rows(sizes, tier):
     """Time for each geometry, memory for the first."""
-    goal = tier == "full"
     batch = training_batch(sizes)
     told = (
         f"vocabulary {sizes['vocabulary']:,}, batch {sizes['rows']}, "
@@ -133,7 +132,7 @@ def rows(sizes, tier):
                 lambda: peer_step(model, batch),
                 repeats,
             ),
-            "at least 3" if goal else "",
+            "at least 3",
             sizes=f"{layers} layers, {width} wide, {told}",
             note=note_of(sizes, model),
         )
@@ -142,7 +141,7 @@ def rows(sizes, tier):
         f"projector training step, {layers} layers, peak memory; peer: "
         "logits at all positions",
         *peaks("training_projector", ("ours", "peer"), tier),
-        "at most 0.5" if goal else "",
+        "at most 0.5",
         unit="MB",
         sizes=f"{layers} layers, {width} wide, {told}; weights included",
     )
