@@ -187,6 +187,16 @@ def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
     return min(up, down)
 
 
+# Where training stands, beside the weights and the optimiser.
+STATE = (
+    "optimizer_step",
+    "history",
+    "train_seconds",
+    "loss_since",
+    "random_states",
+)
+
+
 @sb.utils.checkpoints.register_checkpoint_hooks
 class SpeechLLMBrain(EvaluationBrain):
     """Trains, heals and evaluates a speech LLM.
@@ -208,27 +218,19 @@ class SpeechLLMBrain(EvaluationBrain):
         adam_betas, max_grad_norm, valid_interval, checkpoint_interval.
     run_opts, checkpointer
         As `EvaluationBrain` takes them.
-    distillation : speechbrain_ext.healing.distillation.Distillation or None
-        A teacher.
     """
 
     def __init__(
-        self,
-        model,
-        trainable,
-        hparams,
-        run_opts=None,
-        checkpointer=None,
-        distillation=None,
+        self, model, trainable, hparams, run_opts=None, checkpointer=None
     ):
         super().__init__(model, hparams, run_opts, checkpointer)
         self.trainable = trainable
-        self.distillation = distillation
+        self.distillation = None  # a teacher, where healing wants one
         self.losses = None
         self.history = []
         self.train_seconds = 0.0
-        self._loss_since = [0.0, 0]
-        self._random_states = None
+        self.loss_since = [0.0, 0]
+        self.random_states = None
 
     def _wrap_distributed(self):
         """No wrapper: a step's few gradients are summed once, by hand."""
@@ -328,9 +330,9 @@ class SpeechLLMBrain(EvaluationBrain):
         steps = self.steps_to_take()
         if self.test_only or self.optimizer_step >= steps:
             return
-        if self._random_states is not None:
+        if self.random_states is not None:
             moment = self.hparams.seed + self.optimizer_step
-            resume_random_state(self._random_states, self.rank, moment)
+            resume_random_state(self.random_states, self.rank, moment)
         bar = tqdm(
             total=steps,
             initial=self.optimizer_step,
@@ -345,8 +347,8 @@ class SpeechLLMBrain(EvaluationBrain):
             self.train_seconds += time.monotonic() - began
             if math.isfinite(loss):
                 self.nonfinite_count = 0
-                self._loss_since[0] += loss
-                self._loss_since[1] += 1
+                self.loss_since[0] += loss
+                self.loss_since[1] += 1
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
             self._after_step(steps, valid_set)
@@ -416,12 +418,12 @@ class SpeechLLMBrain(EvaluationBrain):
         step = self.optimizer_step
         last = step == steps
         if last or step % self.hparams.valid_interval == 0:
-            loss, count = self._loss_since
+            loss, count = self.loss_since
             entry = {
                 "step": step,
                 "train_loss": loss / count if count else None,
             }
-            self._loss_since = [0.0, 0]
+            self.loss_since = [0.0, 0]
             if valid_set is not None:
                 entry["valid_loss"] = self.validate(valid_set)
             self.history.append(entry)
@@ -436,28 +438,16 @@ class SpeechLLMBrain(EvaluationBrain):
         """Save what is trained, the optimiser and where we are."""
         if self.checkpointer is None:
             return
-        self._random_states = self._gather(random_state())
+        self.random_states = self._gather(random_state())
         self.checkpointer.save_and_keep_only(end_of_epoch=False, num_to_keep=1)
 
     @sb.utils.checkpoints.mark_as_saver
     def _save(self, path):
-        torch.save(
-            {
-                "optimizer_step": self.optimizer_step,
-                "history": self.history,
-                "train_seconds": self.train_seconds,
-                "loss_since": self._loss_since,
-                "random_states": self._random_states,
-            },
-            path,
-        )
+        torch.save({key: getattr(self, key) for key in STATE}, path)
 
     @sb.utils.checkpoints.mark_as_loader
     def _recover(self, path, end_of_epoch):
         del end_of_epoch
         state = torch.load(path, weights_only=False)
-        self.optimizer_step = state["optimizer_step"]
-        self.history = state["history"]
-        self.train_seconds = state["train_seconds"]
-        self._loss_since = state["loss_since"]
-        self._random_states = state["random_states"]
+        for key in STATE:
+            setattr(self, key, state[key])

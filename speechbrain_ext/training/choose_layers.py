@@ -12,14 +12,14 @@ from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import texts
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.plans import is_plans, plan_of_size
-from speechbrain_ext.layers.removal import ranges
+from speechbrain_ext.layers.removal import kept_layers, ranges
 from speechbrain_ext.model.prompt import assemble
 from speechbrain_ext.training.checkpoints import same_random_state
 
 INPUTS = ("speech", "text")
 
 
-def choose_layers(experiment):
+def choose_layers(experiment, begun_with=None):
     """The layers that an experiment removes, and whose path chose them.
 
     Arguments
@@ -27,6 +27,8 @@ def choose_layers(experiment):
     experiment : Experiment
         Settings used: prune_layers, path_from, position, backbone. The
         baseline's table is measured where it is missing.
+    begun_with : list of int or None
+        The layers that an earlier start of the run kept.
 
     Returns
     -------
@@ -34,10 +36,16 @@ def choose_layers(experiment):
         None where nothing is pruned.
     path : dict or None
         For the result.
+
+    Raises
+    ------
+    ValueError
+        If the path is another model's, or names other layers than it did.
     """
     hparams, layers = experiment.hparams, experiment.layers
     size, wanted = hparams["prune_layers"], hparams["path_from"]
     if not size:
+        _refuse_others(experiment, None, begun_with)
         return None, None
     file = find_table(experiment, wanted) if wanted in INPUTS else wanted
     name = hparams["backbone"]["name"]
@@ -46,7 +54,20 @@ def choose_layers(experiment):
         f"Removing layers {ranges(removed.removed)} of {name}'s {layers} "
         f"(path from {wanted})."
     )
+    _refuse_others(experiment, removed, begun_with)
     return removed, {"from": whose_path(wanted, about), **about}
+
+
+def _refuse_others(experiment, removed, begun_with):
+    """Refuse to go on where a path names other layers than it did."""
+    kept = list(kept_layers(removed, experiment.layers))
+    if begun_with is not None and begun_with != kept:
+        raise ValueError(
+            f"path_from: {experiment.hparams['path_from']} keeps layers "
+            f"{ranges(kept)}, but {experiment.folder} was begun with "
+            f"{ranges(begun_with)}. Give another --run_name, or remove that "
+            "folder."
+        )
 
 
 def table_file(run_folder: str, kind: str, position: str = "target") -> str:

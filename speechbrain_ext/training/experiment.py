@@ -25,7 +25,6 @@ from speechbrain_ext.data.sets import (
     use_cached_features,
 )
 from speechbrain_ext.healing.apply import TrainableSet
-from speechbrain_ext.layers.removal import kept_layers, ranges
 from speechbrain_ext.model.decoder import decoder_config
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.result import RESULT_FILE, RunResult
@@ -148,8 +147,7 @@ class Experiment:
     def train_and_evaluate(self, result):
         """The steps of a run; each fills in its part of the result."""
         self.save(result)
-        removed, result.path = choose_layers(self)
-        self._check_resumed(removed, result.kept_layers)
+        removed, result.path = choose_layers(self, result.kept_layers)
         brain = self.build(removed, result)
         self.train(brain, result)
         brain.end_training()
@@ -257,17 +255,6 @@ class Experiment:
         """The Brain of the trained, unpruned system."""
         model = self.build_model(baseline=self.baseline)
         return self.make_brain(model, TrainableSet())
-
-    def _check_resumed(self, removed, before):
-        """Refuse to go on where a path names other layers than it did."""
-        kept = list(kept_layers(removed, self.layers))
-        if before is not None and before != kept:
-            raise ValueError(
-                f"path_from: {self.hparams['path_from']} keeps layers "
-                f"{ranges(kept)}, but {self.folder} was begun with "
-                f"{ranges(before)}. Give another --run_name, or remove that "
-                "folder."
-            )
 
     def save(self, result):
         """Write ``result.json``, on the main process."""

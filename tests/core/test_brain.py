@@ -257,7 +257,7 @@ def test_more_processes_go_on_than_were_saved(folder, tmp_path):
         again._steps = lambda *_: drawn.append(torch.rand(4)) or []
         again.fit(make_dataset(again.model.prompt))
     # The first goes on with its own numbers, the others with others'.
-    torch.set_rng_state(first._random_states[0]["torch"])
+    torch.set_rng_state(first.random_states[0]["torch"])
     assert torch.equal(drawn[0], torch.rand(4))
     assert torch.equal(drawn[1], drawn[3])
     assert not torch.equal(drawn[0], drawn[1])

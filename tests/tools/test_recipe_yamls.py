@@ -1,19 +1,24 @@
 """Every YAML of the LibriSpeech recipe, against the real models' configs."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import pretend_baseline
+from speechbrain.utils.run_opts import RunOptions
 from transformers import AutoConfig
 
 from speechbrain_ext.training.faults import ConfigError
+from speechbrain_ext.training.run_record import NOT_TRAINING
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.settings import load_hparams
 from upstream.full_yaml import full_yaml
 from upstream.rows import plain_values
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = sorted(path.parent for path in ROOT.glob("recipes/*/*/*/train.py"))
 CONFIGS = ROOT / "tests/published_configs"
 HPARAMS = ROOT / "recipes/LibriSpeech/ASR/SpeechLLM/hparams"
 # YAML, config, layers, width, removed, the paper's percentage (Table 1).
@@ -213,3 +218,28 @@ def test_static_decoding_is_one_setting(tmp_path, monkeypatch):
         for changes in ({}, {"decode_static": True})
     ]
     assert told == [False, True]
+
+
+# -- the script and the YAML tell of each other --------------------------------
+
+
+@pytest.mark.parametrize("recipe", FOLDERS, ids=lambda path: path.parts[-3])
+def test_every_key_is_told_of(recipe):
+    """As SpeechBrain's check has it: referred to, or read in the script."""
+    text = (recipe / "hparams/train.yaml").read_text()
+    script = (recipe / "train.py").read_text()
+    keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    run_options = {f.name for f in fields(RunOptions)} | {"__set_seed"}
+    for key in keys - run_options:
+        told = rf'!ref .*<{key}\b|\["{key}"\]|hparams\.{key}\b'
+        assert re.search(told, text + script), key
+    # And the loop, as train.py tells it, goes by keys that there are.
+    assert set(re.findall(r"hparams\.(\w+)", script.split('"""')[1])) <= keys
+
+
+def test_settings_that_do_not_train_are_keys():
+    keys = set()
+    for recipe in FOLDERS:
+        text = (recipe / "hparams/train.yaml").read_text()
+        keys |= set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    assert set(NOT_TRAINING) <= keys

@@ -7,6 +7,27 @@
 A folder or ``speechbrain/LoquaciousSet``; the audio is read from the Parquet
 files themselves. To score a system that was trained elsewhere, see
 evaluate.py.
+
+A run (`Experiment.train_and_evaluate`), and the settings that it goes by:
+
+- Layers: hparams.prune_layers leave the decoder, those that hparams.path_from
+  finds most redundant in hparams.baseline. Its tables are measured at
+  hparams.position, on text as hparams.text_input puts it.
+- Model: hparams.load_encoder and hparams.load_decoder, both frozen; between
+  them hparams.downsampling, hparams.projector_hidden, hparams.speech_markers,
+  and the words of hparams.prompt and hparams.chat_template.
+- Trained: the projector, and hparams.lora with hparams.adapt_attention; on a
+  pruned decoder what hparams.healing, or one's own hparams.healing_parts,
+  opens.
+- Steps, not epochs: hparams.steps of hparams.batch_size, read by
+  hparams.num_workers. Adam (hparams.adam_betas) has the peak rates
+  hparams.lr_projector, hparams.lr_adapter and hparams.lr_bridge, between
+  hparams.warmup_steps and hparams.warmdown_steps. hparams.valid_interval tells
+  hparams.train_logger; hparams.checkpoint_interval has hparams.checkpointer
+  save, and a run that was stopped goes on from there.
+- Scores: greedy answers to hparams.test_batch_size utterances at a time, up to
+  hparams.max_new_tokens and hparams.max_tokens_per_second, then
+  hparams.score. ``result.json`` tells all of it, as hparams.task.
 """
 
 import os
