@@ -19,7 +19,7 @@ from speechbrain_ext.layers.lm_calls import (
 from speechbrain_ext.layers.removal import kept_layers
 from speechbrain_ext.layers.surgery import base_model, load_pruned
 from speechbrain_ext.layers.weights import source_config
-from speechbrain_ext.model.decoding import greedy
+from speechbrain_ext.model.decoding import greedy, greedy_steps
 from speechbrain_ext.model.prompt import IGNORE
 from speechbrain_ext.model.static_decoding import StaticDecoding, check_static
 
@@ -225,12 +225,16 @@ class Decoder(torch.nn.Module):
         return logits_NV, sequence.labels_BQ[wanted_BQ]
 
     def greedy(self, sequence, limits_B, on_rows=None):
-        """Greedy decoding of a batch; see `speechbrain_ext.model.decoding.greedy`."""
+        """Ids that each row says (see `decoding.greedy`)."""
         # Whoever must hear of rows that leave needs them to leave.
         static = self.static if on_rows is None else None
         return greedy(
             self.lm, sequence, limits_B, self.stop_ids, on_rows, static
         )
+
+    def greedy_steps(self, sequence, limits_B):
+        """The same as it is said, step by step (see `decoding`)."""
+        return greedy_steps(self.lm, sequence, limits_B, self.stop_ids)
 
 
 def check_source(source):

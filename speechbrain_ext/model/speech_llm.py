@@ -9,11 +9,17 @@ projector with one hidden layer, a frozen LLM; the sequence is speech, prompt,
 target.
 """
 
-import torch
+from __future__ import annotations
 
-from speechbrain_ext.model.decoding import hit_limits
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import concatenate_frames
-from speechbrain_ext.model.prompt import assemble
+from speechbrain_ext.model.prompt import Prompt, assemble
 
 
 class Projector(torch.nn.Module):
@@ -113,6 +119,12 @@ class SpeechLLM(torch.nn.Module):
         x_BTE, frames_B = self.encoder(wav_BN, lengths_B)
         return concatenate_frames(x_BTE, frames_B, self.downsampling)
 
+    def features_of(self, wavs: list[torch.Tensor]):
+        """`features` of waveforms ``[N]`` of any lengths, from any device."""
+        lengths_B = torch.tensor([len(wav_N) for wav_N in wavs])
+        wav_BN = pad_sequence(wavs, batch_first=True)
+        return self.features(wav_BN.to(self.decoder.device), lengths_B)
+
     def speech_embeddings(self, x_BSF, tokens_B):
         """Projected speech, a tensor ``[S, D]`` for each utterance.
 
@@ -179,29 +191,95 @@ class SpeechLLM(torch.nn.Module):
         )
 
     @torch.no_grad()
+    def answer(self, x_BSF, tokens_B, limits_B):
+        """What it says to each utterance; see `answer` (list of Answer)."""
+        speech = self.speech_embeddings(x_BSF, tokens_B)
+        return answer(self.decoder, self.prompt, speech, limits_B)
+
     def transcribe(self, x_BSF, tokens_B, limits_B):
-        """Greedy decoding; see `answers` (list of str)."""
-        return [text for text, _ in self.answers(x_BSF, tokens_B, limits_B)]
+        """The texts of `answer` alone (list of str)."""
+        return [one.text for one in self.answer(x_BSF, tokens_B, limits_B)]
 
-    @torch.no_grad()
-    def answers(self, x_BSF, tokens_B, limits_B):
-        """Greedy decoding.
 
-        Arguments
-        ---------
-        x_BSF : torch.Tensor
-            Features.
-        tokens_B : torch.Tensor
-            Speech tokens of each utterance.
-        limits_B : torch.Tensor
-            Most tokens each answer may have.
+class Answer(NamedTuple):
+    """What is said to one utterance, and whether it ran into its limit."""
 
-        Returns
-        -------
-        list of (str, bool)
-            What is said, and whether it ran into its limit.
-        """
-        sequence = self.sequence(x_BSF, tokens_B, side="left")
-        said = self.decoder.greedy(sequence, limits_B)
-        texts = [self.prompt.decode(answer) for answer in said]
-        return list(zip(texts, hit_limits(said, limits_B)))
+    text: str
+    ids: list[int]
+    hit_limit: bool
+
+
+@torch.no_grad()
+def answer(
+    decoder: Decoder,
+    prompts: Prompt | list[Prompt],
+    speech: list[torch.Tensor],
+    limits_B: torch.Tensor,
+    on_rows: Callable[[list[int]], None] | None = None,
+) -> list[Answer]:
+    """Projected speech to text, greedily: the one way to an answer.
+
+    Arguments
+    ---------
+    decoder : Decoder
+        The LLM.
+    prompts : Prompt or list of Prompt
+        One for all rows, or one for each.
+    speech : list of torch.Tensor
+        Projected speech of each row, shape ``[S, D]``.
+    limits_B : torch.Tensor
+        Most tokens each answer may have (see `answer_limits`).
+    on_rows : callable or None
+        Told which rows are left, whenever some leave the batch.
+
+    Returns
+    -------
+    list of Answer
+        Ids without the end token.
+    """
+    sequence = assemble(prompts, speech, decoder.embed, side="left")
+    said = decoder.greedy(sequence, limits_B, on_rows)
+    if not isinstance(prompts, (list, tuple)):
+        prompts = [prompts] * len(said)
+    # An end token is left out: an answer that had one is shorter.
+    return [
+        Answer(prompt.decode(ids), ids, len(ids) >= limit)
+        for prompt, ids, limit in zip(prompts, said, limits_B.tolist())
+    ]
+
+
+@torch.no_grad()
+def answer_ids(
+    decoder: Decoder, prompt: Prompt, spoken_SD: torch.Tensor, limit: int
+) -> Iterator[int]:
+    """The ids of one row's `answer`, each as soon as it is decoded."""
+    sequence = assemble(prompt, [spoken_SD], decoder.embed, side="left")
+    stops = set(decoder.stop_ids)
+    for _, token_B in decoder.greedy_steps(sequence, torch.tensor([limit])):
+        if int(token_B) in stops:
+            return
+        yield int(token_B)
+
+
+def answer_limits(
+    seconds: Sequence[float], tokens_per_second: float, most: int
+) -> torch.Tensor:
+    """Most tokens that answers to speech of some length may have.
+
+    Arguments
+    ---------
+    seconds : sequence of float
+        Length of each utterance.
+    tokens_per_second : float
+        Tokens for each second.
+    most : int
+        Most for any.
+
+    Returns
+    -------
+    torch.Tensor
+        int64, shape ``[B]``; short utterances have at least 8.
+    """
+    limits_B = torch.as_tensor(seconds, dtype=torch.float64)
+    limits_B = (limits_B * tokens_per_second).ceil().long()
+    return limits_B.clamp(min=8).clamp(max=most)

@@ -21,9 +21,9 @@ LM, `tasks/<name>/` a projector and (where there are some) PEFT adapters, all of
 which are to be active at once.
 
 ```python
-from speechllm.exported import SpeechLLM
+import speechllm
 
-model = SpeechLLM.from_pretrained("{title}")
+model = speechllm.load("{title}")
 print(model.transcribe("some.wav").text)
 ```
 """

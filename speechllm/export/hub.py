@@ -3,8 +3,7 @@
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HfHubHTTPError, validate_repo_id
 
-from speechllm.exported.folder import ExportFolder
-from speechllm.exported.format import MANIFEST, ExportError
+from speechllm.exported.format import MANIFEST, ExportError, ExportFolder
 
 
 def push(folder, repo_id, dry_run=True, private=True, revision=None):

@@ -107,9 +107,9 @@ MERGED = {
 
 def reload_probes(folder, device="cpu"):
     """Load an export anew and try each of its tasks."""
-    from speechllm.exported.model import SpeechLLM
+    from speechllm.exported.model import ExportedSpeechLLM
 
-    loaded = SpeechLLM.from_pretrained(folder, device=device)
+    loaded = ExportedSpeechLLM.from_pretrained(folder, device=device)
     found = {}
     for name, settings in loaded.settings.items():
         found[name] = probe(loaded.use(name), settings)

@@ -32,8 +32,8 @@ from speechbrain_ext.training.build import load_baseline, save_trained
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.write import export_runs
 from speechllm.exported.format import ExportError
-from speechllm.exported.model import SpeechLLM
-from speechllm.multitask import MultiTask
+from speechllm.exported.model import ExportedSpeechLLM
+from speechllm.multitask import MultiTask, memory_of
 
 RANKS = [3, "full"]
 PLANS = [BLOCK, {0, 2}, {1, 3}]
@@ -326,7 +326,7 @@ def test_export_with_the_bridge_beside_the_backbone(runs, merge, tmp_path):
     assert not [name for name in names if "bridge" in name]
     card = open(f"{folder}/README.md").read()
     assert "Plain transformers\ndoes not know them" in card
-    model = SpeechLLM.from_pretrained(folder)
+    model = ExportedSpeechLLM.from_pretrained(folder)
     ours = TrainedRun(runs["asr"]).load()
     x_BSF, tokens_B = make_features([3], width=48)
     with torch.no_grad():
@@ -388,7 +388,7 @@ def test_each_task_crosses_its_own_bridge(runs):
         one = slice(row, row + 1)
         text = alone[name].transcribe(x_BSF, tokens_B, limits_B[one])
         assert said[row] == text[0]
-    memory = tasks.memory()
+    memory = memory_of(tasks)
     assert memory["tasks"]["de"]["bridge"] == 4 * (32 * 32 + 32)
     assert "bridge" not in memory["tasks"]["fr"]
     sizes = [p.numel() * p.element_size() for p in tasks.parameters()]

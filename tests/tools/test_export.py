@@ -25,7 +25,7 @@ from speechllm.export.hub import push
 from speechllm.export.verify import MERGED
 from speechllm.export.write import export_runs
 from speechllm.exported.format import ExportError
-from speechllm.exported.model import SpeechLLM
+from speechllm.exported.model import ExportedSpeechLLM
 
 CASES = [
     # kind, tied, dtype, merge, shards
@@ -121,7 +121,9 @@ def test_a_baselines_adapter_goes_along(
     with torch.no_grad():
         ids = torch.arange(4, 12)[None]
         wanted = ours.decoder.lm(input_ids=ids).logits
-        loaded = SpeechLLM.from_pretrained(str(folder)).use("asr").decoder.lm
+        loaded = (
+            ExportedSpeechLLM.from_pretrained(str(folder)).use("asr").decoder.lm
+        )
         gap = (loaded(input_ids=ids).logits - wanted).abs().max()
         assert gap <= (MERGED[torch.bfloat16] * wanted.abs().max()) * merge
     card = (folder / "README.md").read_text()
@@ -225,12 +227,12 @@ def test_two_tasks_on_one_backbone(
         quietly([run, other], str(tmp_path / "m"), merge=True)
     report = quietly([run, other], str(tmp_path / "e"))
     assert report["tasks"] == ["asr", "ast_en_de"]
-    model = SpeechLLM.from_pretrained(str(tmp_path / "e"))
+    model = ExportedSpeechLLM.from_pretrained(str(tmp_path / "e"))
     audio = (speech_like(1.0), 16000)
     alone = {}
     for name, folder in (("asr", run), ("ast_en_de", other)):
         quietly([folder], str(tmp_path / name))
-        one = SpeechLLM.from_pretrained(str(tmp_path / name))
+        one = ExportedSpeechLLM.from_pretrained(str(tmp_path / name))
         alone[name] = one.transcribe(audio).text
     for _ in range(2):
         assert model.transcribe(audio).text == alone["asr"]

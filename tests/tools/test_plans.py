@@ -48,7 +48,7 @@ from speechbrain_ext.training.experiment import measure_command
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.cli.describe import describe
 from speechllm.export.write import export_runs
-from speechllm.exported.model import SpeechLLM
+from speechllm.exported.model import ExportedSpeechLLM
 from speechllm.report.summary import summarise
 from speechllm.report.table import markdown_table
 
@@ -419,7 +419,7 @@ def check_reports(results):
 def check_exported(folder, corpus, said, exported):
     """An export says the same, and tells which layers went and why."""
     export_runs([str(folder)], str(exported), tell=lambda line: None)
-    model = SpeechLLM.from_pretrained(str(exported))
+    model = ExportedSpeechLLM.from_pretrained(str(exported))
     files = sorted(Path(corpus, "test-clean").rglob("*.flac"))
     texts = {file.stem: model.transcribe(str(file)).text for file in files}
     assert texts == said
