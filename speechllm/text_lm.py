@@ -7,13 +7,10 @@ the context is cut.
 
 import math
 import os
-import shutil
-import uuid
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.layers.distances import measure
 from speechbrain_ext.layers.finite import refuse_overflow
@@ -26,6 +23,7 @@ from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import DTYPES, Decoder, decoder_config
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
+from speechllm.saved import check_saved, check_target, whole_folder
 
 # Positions whose logits are held at once.
 POSITIONS = 256
@@ -147,7 +145,7 @@ def prune_with_text(
 ):
     """Remove the most redundant layers and save what is left as a plain LM."""
     removed_layers(range(size), decoder.num_layers)
-    _check_target(folder, overwrite)
+    check_target(folder, PRUNING, overwrite)
     measured, held_out = split_rows(rows)
     before = perplexity(decoder.lm, held_out, batch_size, progress)
     table = None
@@ -171,7 +169,10 @@ def prune_with_text(
         "measured_rows": len(measured),
         "held_out_rows": len(held_out),
     }
-    _save_checked(lm, decoder.tokenizer, report, folder)
+    with whole_folder(folder) as unfinished, quiet_loading():
+        save_causal_lm(lm, decoder.tokenizer, unfinished)
+        write_json(os.path.join(unfinished, PRUNING), report)
+        check_saved(lm, unfinished)
     return report, table
 
 
@@ -199,66 +200,6 @@ def rows_data(decoder, rows, batch_size=8, table=None):
         for batch in batches_of(rows, batch_size)
     ]
     return RuleData(batches, about, table)
-
-
-def _check_target(folder, overwrite):
-    if not os.path.exists(folder):
-        return
-    if not os.path.isdir(folder):
-        raise ValueError(f"{folder}: is a file: give another name")
-    ours = os.path.isfile(os.path.join(folder, PRUNING))
-    if os.listdir(folder) and not (overwrite and ours):
-        raise ValueError(
-            f"{folder}: is there already and not empty: give another folder"
-            + (", or --overwrite" if ours else "")
-        )
-
-
-def _save_checked(lm, tokenizer, report, folder):
-    """Write beside the place, load with transformers, compare, rename."""
-    folder = os.path.normpath(folder)
-    os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
-    unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
-    try:
-        with quiet_loading():
-            save_causal_lm(lm, tokenizer, unfinished)
-            write_json(os.path.join(unfinished, PRUNING), report)
-            check_saved(lm, unfinished)
-        if os.path.isdir(folder):
-            shutil.rmtree(folder)
-        os.rename(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-@torch.no_grad()
-def check_saved(lm, folder):
-    """Refuse a saved causal LM that is not the one in memory."""
-    saved, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=lm.dtype,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
-    if wrong:
-        raise ValueError(f"{folder}: {wrong[0]} is missing or too much")
-    saved = saved.to(lm.device).eval()
-    ids = torch.arange(8, device=lm.device)[None] % lm.config.vocab_size
-    a, b = (one(input_ids=ids).logits for one in (lm, saved))
-    options = dict(
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=8,
-        do_sample=False,
-        pad_token_id=0,
-    )
-    said = [one.generate(input_ids=ids, **options) for one in (lm, saved)]
-    if not torch.equal(a, b) or not torch.equal(*said):
-        raise ValueError(
-            f"{folder}: what was saved differs from what was pruned: nothing "
-            "was kept"
-        )
 
 
 # ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Authors
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -193,9 +194,9 @@ def test_a_difference_fails_and_leaves_nothing(
 def test_what_cannot_be_exported(run, tmp_path, decoder_folders):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
-    with pytest.raises(ExportError, match="not empty"):
+    with pytest.raises(ValueError, match="not empty"):
         quietly([run], str(tmp_path / "full"))
-    with pytest.raises(ExportError, match="something else than an export"):
+    with pytest.raises(ValueError, match="something else"):
         quietly([run], str(tmp_path / "full"), overwrite=True)
     with pytest.raises(FileNotFoundError, match="no trained system"):
         quietly([str(tmp_path)], str(tmp_path / "e"))
@@ -261,7 +262,8 @@ def test_the_card_and_the_licence(tmp_path, encoder_folders):
         "layers 0, 3-4",
         "llama3.2, holds",
     ):
-        assert words in body
+        # A table's columns line up.
+        assert words in re.sub(" +", " ", body)
     manifest = json.loads((tmp_path / "e/manifest.json").read_text())
     assert manifest["kept_layers"] == [0, 3, 4]
     assert "tasks/asr/projector.safetensors" in manifest["files"]
@@ -306,7 +308,7 @@ def test_push_tells_and_only_then_does(run, tmp_path, monkeypatch):
 
 MEMORY = """
 import sys, torch
-from speechbrain_ext.layers.surgery import Block, load_pruned
+from speechbrain_ext.layers import Block, load_pruned
 
 def kib(name):
     with open("/proc/self/status") as lines:

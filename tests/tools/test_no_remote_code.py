@@ -19,7 +19,7 @@ from speechbrain_ext.model.encoder_load import (
 from speechbrain_ext.training.choose_layers import _depth_only
 from speechbrain_ext.training.experiment import load_prompt
 from speechbrain_ext.training.settings import load_config as config_of
-from speechllm.text_lm import check_saved
+from speechllm.saved import check_saved
 
 TOP = Path(__file__).parents[2]
 PLACES = (
