@@ -7,10 +7,9 @@ and a speech encoder, unless another task has the same one.
 """
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
-from peft.tuners.lora import LoraLayer
 
 from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.batches import by_duration
@@ -163,31 +162,29 @@ def adapter_of_each_row(decoder, names, bridges=None):
     all_rows = [name or NO_ADAPTER for name in names]
     now, bridge_now = list(all_rows), list(bridges or names)
 
-    def name_rows(layer, inputs, options):
-        return inputs, {**options, "adapter_names": now}
-
     def on_rows(rows):
         now[:] = [all_rows[row] for row in rows]
         bridge_now[:] = [(bridges or names)[row] for row in rows]
 
-    layers = [m for m in decoder.modules() if isinstance(m, LoraLayer)]
-    if layers:
-        decoder.adapter.base_model.enable_adapter_layers()
+    named = nullcontext()
+    if decoder.adapter is not None:
+        layers = decoder.adapter.base_model
+        layers.enable_adapter_layers()
         decoder.requires_grad_(False)
-    hooks = [
-        layer.register_forward_pre_hook(name_rows, with_kwargs=True)
-        for layer in layers
-    ]
+        # PEFT's handle is outside the module tree: no eval() reached it.
+        layers.eval()
+        # As PEFT's own forward does it; ours calls the decoder in parts. The
+        # list is kept, not copied: it follows the rows that leave.
+        named = layers._enable_peft_forward_hooks(adapter_names=now)
     crossed = all_bridges(decoder).values()
     for gap in crossed:
         gap.name_of_row = bridge_now
     try:
-        yield on_rows
+        with named:
+            yield on_rows
     finally:
         for gap in crossed:
             gap.name_of_row = None
-        for hook in hooks:
-            hook.remove()
 
 
 __all__ = ["MultiTask", "told_memory"]

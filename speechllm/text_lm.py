@@ -16,19 +16,21 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.layers.distances import measure
-from speechbrain_ext.layers.finite import refuse_overflow
-from speechbrain_ext.layers.lm_calls import last_states, logits_of
-from speechbrain_ext.layers.removal import removed_layers
-from speechbrain_ext.layers.residual import UTTERANCES, RuleData, text_labels
-from speechbrain_ext.layers.rules import DEFAULT, RULES, choose_plans, find_rule
+from speechbrain_ext.layers.lm_calls import last_states
+from speechbrain_ext.layers.residual import refuse_overflow, states_loss
+from speechbrain_ext.layers.rules import (
+    DEFAULT,
+    RULES,
+    check_size,
+    choose_plans,
+    find_rule,
+)
 from speechbrain_ext.layers.saved_lm import save_causal_lm
+from speechbrain_ext.layers.search import UTTERANCES, RuleData, text_labels
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import DTYPES, Decoder, decoder_config
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
-
-# Positions whose logits are held at once.
-POSITIONS = 256
 
 
 def load_text_model(source, dtype=None, device="cpu", revision=None):
@@ -106,10 +108,7 @@ def perplexity(lm, rows, batch_size=8, progress=False):
         h_BQD = last_states(lm, input_ids=ids_BQ, attention_mask=mask_BQ)
         wanted = mask_BQ[:, 1:].bool()
         h_ND, labels_N = h_BQD[:, :-1][wanted], ids_BQ[:, 1:][wanted]
-        for h, labels in zip(h_ND.split(POSITIONS), labels_N.split(POSITIONS)):
-            loss += torch.nn.functional.cross_entropy(
-                logits_of(lm, h).float(), labels, reduction="sum"
-            ).item()
+        loss += states_loss(lm, h_ND, labels_N).item()
         count += len(labels_N)
     refuse_overflow([loss], "loss on the text")
     # A mean loss over 700 has no float for its exp; it is no language either.
@@ -146,7 +145,7 @@ def prune_with_text(
     rule=DEFAULT,
 ):
     """Remove the most redundant layers and save what is left as a plain LM."""
-    removed_layers(range(size), decoder.num_layers)
+    check_size(size, decoder.num_layers)
     _check_target(folder, overwrite)
     measured, held_out = split_rows(rows)
     before = perplexity(decoder.lm, held_out, batch_size, progress)
@@ -177,7 +176,7 @@ def prune_with_text(
 
 def enough_of(rows, rule, decoder):
     """No more rows than a rule needs, spread over all."""
-    wanted = getattr(find_rule(rule), "positions", None)
+    wanted = find_rule(rule).positions
     step = -(-len(rows) // UTTERANCES)
     some = rows[::step]
     least = wanted(decoder) if wanted else 0
@@ -280,7 +279,7 @@ def compare_rules(
     for name in rules:
         find_rule(name)
     for size in sizes:
-        removed_layers(range(size), decoder.num_layers)
+        check_size(size, decoder.num_layers)
     measured, held_out = split_rows(rows)
     judge = _Judge(decoder, held_out, batch_size, progress)
     report = {

@@ -10,14 +10,15 @@ import os
 import torch
 from transformers import AutoTokenizer
 
+from speechbrain_ext.layers.families import check_calls
 from speechbrain_ext.layers.lm_calls import (
-    check_calls,
+    base_model,
     embed,
     last_states,
     logits_of,
 )
-from speechbrain_ext.layers.removal import kept_layers
-from speechbrain_ext.layers.surgery import base_model, load_pruned
+from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.model.decoding import greedy
 from speechbrain_ext.model.prompt import IGNORE
@@ -145,7 +146,7 @@ class Decoder(torch.nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-        kept = kept_layers(removed, whole)
+        kept = Removal.of(removed, whole).kept
         return cls(lm, tokenizer, source, kept, decode_static)
 
     @property

@@ -304,7 +304,7 @@ def test_push_tells_and_only_then_does(run, tmp_path, monkeypatch):
 
 MEMORY = """
 import sys, torch
-from speechbrain_ext.layers.surgery import Block, load_pruned
+from speechbrain_ext.layers import Block, load_pruned
 
 def kib(name):
     with open("/proc/self/status") as lines:
