@@ -201,6 +201,7 @@ class MultiTask(torch.nn.Module):
         with ExitStack() as stack:
             if self.decoder.adapter is not None:
                 layers = self.decoder.adapter.base_model
+                # PEFT's handle is outside the module tree: no eval() reached.
                 layers.eval()
                 layers.enable_adapter_layers()
                 self.decoder.requires_grad_(False)

@@ -19,14 +19,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from speechbrain_ext.layers.families import check_calls
 from speechbrain_ext.layers.lm_calls import (
-    check_calls,
+    base_model,
     embed,
     last_states,
     logits_of,
 )
-from speechbrain_ext.layers.removal import Block, kept_layers
-from speechbrain_ext.layers.surgery import base_model, load_pruned
+from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.model.decoding import greedy, greedy_steps
 from speechbrain_ext.model.prompt import IGNORE, Sequence
@@ -95,7 +96,7 @@ class Decoder(torch.nn.Module):
     def from_source(
         cls,
         source: str,
-        removed: Block | Iterable[int] | None = None,
+        removed: Iterable[int] | None = None,
         dtype: str = "float32",
         device: str = "cpu",
         revision: str | None = None,
@@ -162,7 +163,7 @@ class Decoder(torch.nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-        kept = kept_layers(removed, whole)
+        kept = Removal.of(removed, whole).kept
         return cls(lm, tokenizer, source, kept, decode_static)
 
     @property

@@ -18,8 +18,7 @@ import types
 import torch
 from transformers import DynamicCache
 
-from speechbrain_ext.layers.lm_calls import last_states, logits_of
-from speechbrain_ext.layers.surgery import base_model
+from speechbrain_ext.layers.lm_calls import base_model, last_states, logits_of
 from speechbrain_ext.model.decoding import first_best
 
 # ----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from speechbrain_ext.data.batches import (
     true_lengths,
 )
 from speechbrain_ext.data.sets import groups_of
+from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
@@ -86,9 +87,7 @@ class EvaluationBrain(sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         """Summed negative log-likelihood of the targets (paper, 2.1)."""
         logits_NV, labels_N = predictions
-        return torch.nn.functional.cross_entropy(
-            logits_NV.float(), labels_N, reduction="sum"
-        )
+        return target_loss(logits_NV, labels_N)
 
     def validate(self, dataset):
         """Mean negative log-likelihood per target token, in nats."""
@@ -107,9 +106,7 @@ class EvaluationBrain(sb.Brain):
                 logits_NV, labels_N = self.compute_forward(
                     batch, sb.Stage.VALID
                 )
-            losses_N = torch.nn.functional.cross_entropy(
-                logits_NV.float(), labels_N, reduction="none"
-            )
+            losses_N = target_loss(logits_NV, labels_N, reduction="none")
             tokens = true_lengths(batch.target_ids).tolist()
             rows += [
                 {"id": i, "loss": own.double().sum().item(), "tokens": n}

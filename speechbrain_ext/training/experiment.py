@@ -31,9 +31,9 @@ from speechbrain_ext.data.sets import (
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import load_plans
-from speechbrain_ext.layers.removal import kept_layers, ranges
-from speechbrain_ext.layers.residual import UTTERANCES
+from speechbrain_ext.layers.removal import Removal, ranges
 from speechbrain_ext.layers.rules import RULES
+from speechbrain_ext.layers.search import UTTERANCES
 from speechbrain_ext.model.decoder import decoder_config
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
@@ -251,14 +251,14 @@ class Experiment:
         name = self.hparams["backbone"]["name"]
         block, about = read_path(file, size, self.layers, name)
         print(
-            f"Removing layers {ranges(block.removed)} of {name}'s "
+            f"Removing layers {ranges(block)} of {name}'s "
             f"{self.layers} (path from {wanted})."
         )
         return block, {"from": whose_path(wanted, about), **about}
 
     def _check_resumed(self, block, before):
         """Refuse to go on where a path names other layers than it did."""
-        kept = list(kept_layers(block, self.layers))
+        kept = list(Removal.of(block, self.layers).kept)
         if before is not None and before != kept:
             raise ValueError(
                 f"path_from: {self.hparams['path_from']} keeps layers "
