@@ -10,8 +10,8 @@ from transformers import (
 )
 
 from benchmarks.models import JOINED, wrapped
-from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.surgery import pruned_config
+from speechbrain_ext.layers import Block
+from speechbrain_ext.layers.families import pruned_config
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM

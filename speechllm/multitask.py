@@ -6,33 +6,245 @@ a projector, a healing adapter (a named PEFT adapter), bridges across the gaps
 and a speech encoder, unless another task has the same one.
 """
 
+from __future__ import annotations
+
+import os
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 
 from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.batches import by_duration
 from speechbrain_ext.healing.bridge import all_bridges, use_bridges
 from speechbrain_ext.healing.frozen_adapter import updates_of
-from speechbrain_ext.model.decoding import hit_limits
-from speechbrain_ext.model.prompt import assemble
+from speechbrain_ext.model.encoder import SpeechEncoder
+from speechbrain_ext.model.prompt import Prompt, assemble
+from speechbrain_ext.model.speech_llm import (
+    Answer,
+    SpeechLLM,
+    answer,
+    answer_limits,
+)
 from speechbrain_ext.training.trained_run import TrainedRun
 
+NAME = re.compile(r"[A-Za-z]\w*")
+# PEFT's word for rows that go through no adapter.
+NO_ADAPTER = "__base__"
+
+
+class MultiTask(torch.nn.Module):
+    """Tasks that share a backbone; built from finished runs."""
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        super().__init__()
+        self.device = torch.device(device)
+        self.decoder = None
+        self.models = torch.nn.ModuleDict()
+        self.runs = {}
+        self._encoders = {}
+
+    @classmethod
+    def from_runs(cls, runs: dict[str, str], device: str = "cpu") -> MultiTask:
+        """Load several finished runs onto one backbone."""
+        tasks = cls(device)
+        for name, folder in runs.items():
+            tasks.add(name, folder)
+        return tasks
+
+    def add(self, name: str, folder: str | os.PathLike) -> None:
+        """Add a task."""
+        self.add_run(name, TrainedRun(folder))
+
+    def add_run(self, name: str, run: TrainedRun) -> None:
+        """Add a task from a run that is read already."""
+        if not NAME.fullmatch(name) or name in self.runs:
+            why = "is taken" if name in self.runs else "has other signs"
+            raise ValueError(
+                f"name: {name!r} {why}: give letters, digits and underscores, "
+                "and each task another name"
+            )
+        self._check_backbone(name, run)
+        if self.decoder is None:
+            self.decoder = run.load_decoder(str(self.device))
+        key = str(sorted(run.settings["speech_encoder"].items()))
+        key += str(run.settings.get("long_audio"))
+        if key not in self._encoders:
+            self._encoders[key] = run.load_encoder(str(self.device))
+        model = run.build(self._encoders[key], self.decoder, adapter=name)
+        self.models[name] = model
+        self.runs[name] = run
+
+    def _check_backbone(self, name, run):
+        """Refuse a run that was not trained on this very backbone."""
+        if not self.runs:
+            return
+        runs = [run, *self.runs.values()]
+        if any(r.folded_file for r in runs):
+            raise ValueError(
+                f"{name}: {run.folder} or a task before it has a map folded "
+                "into its weights, which are its own then: give runs with "
+                "the map as a bridge (healing: map)"
+            )
+        if any(
+            r.merged_adapter_folder or r.frozen_adapter_folder for r in runs
+        ):
+            raise ValueError(
+                f"{name}: {run.folder} or a task before it stands on a "
+                "LoRA-adapted baseline, whose weights are its own: give runs "
+                "on a frozen backbone"
+            )
+        first_name, first = next(iter(self.runs.items()))
+        ours, theirs = _about_backbone(run), _about_backbone(first)
+        for key, value in ours.items():
+            if value != theirs[key]:
+                raise ValueError(
+                    f"{name}: {key} {value}, but {first_name} has "
+                    f"{theirs[key]}: prune both by the same path, with "
+                    f"--path_from FILE, --prune_layers {len(first.removed)} "
+                    "and the same backbone"
+                )
+
+    def use(self, name: str) -> SpeechLLM:
+        """Switch to a task: its adapter and bridges on, all others off."""
+        model = self.models[name]
+        use_bridges(self.decoder, name)
+        adapter = self.decoder.adapter
+        if adapter is not None:
+            layers = adapter.base_model
+            if self.runs[name].adapter_folder:
+                layers.enable_adapter_layers()
+                adapter.set_adapter(name)
+            else:
+                layers.disable_adapter_layers()
+            # PEFT opens an adapter for training when it is switched on.
+            self.decoder.requires_grad_(False)
+        return model
+
+    @torch.no_grad()
+    def speech_embeddings(
+        self, wavs: list[torch.Tensor], names: list[str]
+    ) -> list[torch.Tensor]:
+        """Projected speech ``[S, D]`` of rows of different tasks."""
+        groups, rows = {}, [None] * len(wavs)
+        for index, name in enumerate(names):
+            model = self.models[name]
+            key = id(model.encoder), model.downsampling
+            groups.setdefault(key, []).append(index)
+        for members in groups.values():
+            model = self.models[names[members[0]]]
+            x_BSF, tokens_B = model.features_of([wavs[i] for i in members])
+            for place, index in enumerate(members):
+                one = slice(place, place + 1)
+                count = tokens_B[one]
+                task = self.models[names[index]]
+                x_1SF = x_BSF[one, : int(count)]
+                rows[index] = task.speech_embeddings(x_1SF, count)[0]
+        return rows
+
+    def prompts(self, names: list[str]) -> list[Prompt]:
+        """The prompt of each row's task."""
+        return [self.models[name].prompt for name in names]
+
+    @torch.no_grad()
+    def target_logits(
+        self,
+        wavs: list[torch.Tensor],
+        names: list[str],
+        targets: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits ``[N, V]`` and labels of a batch of different tasks."""
+        speech = self.speech_embeddings(wavs, names)
+        sequence = assemble(
+            self.prompts(names), speech, self.decoder.embed, targets
+        )
+        with self._adapter_of_each_row(names):
+            return self.decoder.target_logits(sequence)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        wavs: list[torch.Tensor],
+        names: list[str],
+        limits_B: torch.Tensor,
+    ) -> list[Answer]:
+        """Greedy answers to a batch of different tasks."""
+        speech = self.speech_embeddings(wavs, names)
+        prompts = self.prompts(names)
+        with self._adapter_of_each_row(names) as on_rows:
+            return answer(self.decoder, prompts, speech, limits_B, on_rows)
+
+    def transcribe(
+        self,
+        wavs: list[torch.Tensor],
+        names: list[str],
+        limits_B: torch.Tensor,
+    ) -> list[str]:
+        """The texts of `answer` alone."""
+        return [one.text for one in self.answer(wavs, names, limits_B)]
+
+    @contextmanager
+    def _adapter_of_each_row(self, names):
+        """Send each row of a batch through its task's adapter and bridges."""
+        adapters = [
+            name if self.runs[name].adapter_folder else NO_ADAPTER
+            for name in names
+        ]
+        adapters_now, bridges_now = list(adapters), list(names)
+
+        def on_rows(rows):
+            adapters_now[:] = [adapters[row] for row in rows]
+            bridges_now[:] = [names[row] for row in rows]
+
+        bridges = all_bridges(self.decoder).values()
+        with ExitStack() as stack:
+            if self.decoder.adapter is not None:
+                layers = self.decoder.adapter.base_model
+                # PEFT's handle is outside the module tree: no eval() reached.
+                layers.eval()
+                layers.enable_adapter_layers()
+                self.decoder.requires_grad_(False)
+                # PEFT hands this very list on to its layers.
+                stack.enter_context(
+                    layers._enable_peft_forward_hooks(
+                        adapter_names=adapters_now
+                    )
+                )
+            for bridge in bridges:
+                bridge.name_of_row = bridges_now
+            try:
+                yield on_rows
+            finally:
+                for bridge in bridges:
+                    bridge.name_of_row = None
+
+    def encoders(self) -> list[SpeechEncoder]:
+        """The encoders, each once."""
+        return list(self._encoders.values())
+
+
+def _about_backbone(run):
+    """What must agree for two runs to share a backbone (dict)."""
+    backbone = run.settings["backbone"]
+    keys = ("source", "revision", "dtype")
+    told = {key: backbone.get(key) for key in keys}
+    return {**told, "kept layers": list(run.kept)}
+
+
 # ----------------------------------------------------------------------------
-# Show that tasks on one backbone say what they say on a backbone each.
+# That tasks on one backbone say what they say on a backbone each.
 
 
-def limits(settings, seconds):
+def limits(settings: dict[str, Any], seconds: list[float]) -> torch.Tensor:
     """Most tokens of each answer, as the run itself was evaluated."""
-    by_length = torch.tensor(seconds, dtype=torch.float64)
-    by_length = (by_length * settings["max_tokens_per_second"]).ceil().long()
-    return by_length.clamp(min=8, max=settings["max_new_tokens"])
+    return answer_limits(
+        seconds, settings["max_tokens_per_second"], settings["max_new_tokens"]
+    )
 
 
-def in_batches(rows, batch_size):
-    """Rows with ``duration`` in batches of like length (list of lists)."""
+def in_batches(rows: list[dict], batch_size: int) -> list[list[dict]]:
+    """Rows with ``duration`` in batches of like length."""
     seconds = [row["duration"] for row in rows]
     return [
         [rows[i] for i in members]
@@ -40,26 +252,26 @@ def in_batches(rows, batch_size):
     ]
 
 
-def read_wavs(rows):
-    """Samples ``[N]`` of each row's audio (list of torch.Tensor)."""
+def read_wavs(rows: list[dict]) -> list[torch.Tensor]:
+    """Samples ``[N]`` of each row's audio."""
     return [read_utterance(r["wav"], resample=r["resample"]) for r in rows]
 
 
 @torch.no_grad()
-def outputs(model, settings, rows):
-    """What a system makes of a batch."""
-    wavs = read_wavs(rows)
-    wav_BN = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
-    lengths_B = torch.tensor([len(wav) for wav in wavs])
-    device = model.decoder.device
-    x_BSF, tokens_B = model.features(wav_BN.to(device), lengths_B)
+def outputs(
+    model: SpeechLLM, settings: dict[str, Any], rows: list[dict]
+) -> tuple[torch.Tensor, list[str]]:
+    """Logits of a batch's targets, and what is said."""
+    x_BSF, tokens_B = model.features_of(read_wavs(rows))
     targets = [model.prompt.encode_target(row["target"]) for row in rows]
     logits_NV, _ = model(x_BSF, tokens_B, targets)
-    most_B = limits(settings, [row["duration"] for row in rows])
-    return logits_NV, model.transcribe(x_BSF, tokens_B, most_B)
+    limits_B = limits(settings, [row["duration"] for row in rows])
+    return logits_NV, model.transcribe(x_BSF, tokens_B, limits_B)
 
 
-def compare_with_separate(tasks, name, rows, batch_size=8):
+def compare_with_separate(
+    tasks: MultiTask, name: str, rows: list[dict], batch_size: int = 8
+) -> dict[str, Any]:
     """One task's outputs against those of the system loaded by itself."""
     run = tasks.runs[name]
     batches = in_batches(rows, batch_size)
@@ -85,7 +297,7 @@ def compare_with_separate(tasks, name, rows, batch_size=8):
 # The memory that tasks share, and what each adds to it.
 
 
-def memory_of(tasks):
+def memory_of(tasks: MultiTask) -> dict[str, Any]:
     """Bytes of the shared backbone, and of what each task adds."""
     adapters = dict.fromkeys(tasks.models, 0)
     bridges = dict.fromkeys(tasks.models, 0)
@@ -133,7 +345,7 @@ def _size(module):
     return sum(_bytes(parameter) for parameter in module.parameters())
 
 
-def told_memory(memory):
+def told_memory(memory: dict[str, Any]) -> str:
     """`memory_of` in lines to be read."""
 
     def mib(size):
@@ -148,217 +360,3 @@ def told_memory(memory):
     lines.append(f"{'all tasks together':<32}{mib(memory['together'])}")
     lines.append(f"{'as systems of their own':<32}{mib(memory['separately'])}")
     return "\n".join(lines)
-
-
-# ----------------------------------------------------------------------------
-# Rows of one batch, each through an adapter and bridges of its own.
-
-# PEFT's word for rows that go through no adapter.
-NO_ADAPTER = "__base__"
-
-
-@contextmanager
-def adapter_of_each_row(decoder, names, bridges=None):
-    """Send each row of a batch through the adapter that is named for it."""
-    all_rows = [name or NO_ADAPTER for name in names]
-    now, bridge_now = list(all_rows), list(bridges or names)
-
-    def name_rows(layer, inputs, options):
-        return inputs, {**options, "adapter_names": now}
-
-    def on_rows(rows):
-        now[:] = [all_rows[row] for row in rows]
-        bridge_now[:] = [(bridges or names)[row] for row in rows]
-
-    layers = [m for m in decoder.modules() if isinstance(m, LoraLayer)]
-    if layers:
-        decoder.adapter.base_model.enable_adapter_layers()
-        decoder.requires_grad_(False)
-    hooks = [
-        layer.register_forward_pre_hook(name_rows, with_kwargs=True)
-        for layer in layers
-    ]
-    crossed = all_bridges(decoder).values()
-    for gap in crossed:
-        gap.name_of_row = bridge_now
-    try:
-        yield on_rows
-    finally:
-        for gap in crossed:
-            gap.name_of_row = None
-        for hook in hooks:
-            hook.remove()
-
-
-__all__ = ["MultiTask", "told_memory"]
-
-NAME = re.compile(r"[A-Za-z]\w*")
-
-
-class MultiTask(torch.nn.Module):
-    """Tasks that share a backbone; built from finished runs."""
-
-    def __init__(self, device="cpu"):
-        super().__init__()
-        self.device = torch.device(device)
-        self.decoder = None
-        self.models = torch.nn.ModuleDict()
-        self.runs = {}
-        self._encoders = {}
-
-    @classmethod
-    def from_runs(cls, runs, device="cpu"):
-        """Load several finished runs onto one backbone."""
-        tasks = cls(device)
-        for name, folder in runs.items():
-            tasks.add(name, folder)
-        return tasks
-
-    def add(self, name, folder):
-        """Add a task."""
-        self.add_run(name, TrainedRun(folder))
-
-    def add_run(self, name, run):
-        """Add a task from a run that is read already."""
-        if not NAME.fullmatch(name) or name in self.runs:
-            why = "is taken" if name in self.runs else "has other signs"
-            raise ValueError(
-                f"name: {name!r} {why}: give letters, digits and underscores, "
-                "and each task another name"
-            )
-        self._check_backbone(name, run)
-        if self.decoder is None:
-            self.decoder = run.load_decoder(str(self.device))
-        key = str(sorted(run.settings["speech_encoder"].items()))
-        key += str(run.settings.get("long_audio"))
-        if key not in self._encoders:
-            self._encoders[key] = run.load_encoder(str(self.device))
-        model = run.build(self._encoders[key], self.decoder, adapter=name)
-        self.models[name] = model
-        self.runs[name] = run
-
-    def _check_backbone(self, name, run):
-        """Refuse a run that was not trained on this very backbone."""
-        if not self.runs:
-            return
-        if any(r.folded_file for r in [run, *self.runs.values()]):
-            raise ValueError(
-                f"{name}: {run.folder} or a task before it has a map folded "
-                "into its weights, which are its own then: give runs with "
-                "the map as a bridge (healing: map)"
-            )
-        if any(
-            r.merged_adapter_folder or r.frozen_adapter_folder
-            for r in [run, *self.runs.values()]
-        ):
-            raise ValueError(
-                f"{name}: {run.folder} or a task before it stands on a "
-                "LoRA-adapted baseline, whose weights are its own: give runs "
-                "on a frozen backbone"
-            )
-        first_name, first = next(iter(self.runs.items()))
-        ours, theirs = _about_backbone(run), _about_backbone(first)
-        for key, value in ours.items():
-            if value != theirs[key]:
-                raise ValueError(
-                    f"{name}: {key} {value}, but {first_name} has "
-                    f"{theirs[key]}: prune both by the same path, with "
-                    f"--path_from FILE, --prune_layers {len(first.removed)} "
-                    "and the same backbone"
-                )
-
-    def use(self, name):
-        """Switch to a task: its adapter and bridges on, all others off."""
-        model = self.models[name]
-        use_bridges(self.decoder, name)
-        adapter = self.decoder.adapter
-        if adapter is not None:
-            layers = adapter.base_model
-            if self.runs[name].adapter_folder:
-                layers.enable_adapter_layers()
-                adapter.set_adapter(name)
-            else:
-                layers.disable_adapter_layers()
-            # PEFT opens an adapter for training when it is switched on.
-            self.decoder.requires_grad_(False)
-        return model
-
-    @torch.no_grad()
-    def speech_embeddings(self, wavs, names):
-        """Projected speech of rows of different tasks."""
-        groups, rows = {}, [None] * len(wavs)
-        for index, name in enumerate(names):
-            model = self.models[name]
-            key = id(model.encoder), model.downsampling
-            groups.setdefault(key, []).append(index)
-        for members in groups.values():
-            model = self.models[names[members[0]]]
-            wav_BN = torch.nn.utils.rnn.pad_sequence(
-                [wavs[i] for i in members], batch_first=True
-            )
-            lengths_B = torch.tensor([len(wavs[i]) for i in members])
-            x_BSF, tokens_B = model.features(wav_BN.to(self.device), lengths_B)
-            for place, index in enumerate(members):
-                one = slice(place, place + 1)
-                task = self.models[names[index]]
-                count = tokens_B[one]
-                x_1SF = x_BSF[one, : int(count)]
-                rows[index] = task.speech_embeddings(x_1SF, count)[0]
-        return rows
-
-    def sequence(self, wavs, names, targets=None, side="right"):
-        """Rows of different tasks, assembled with a prompt each."""
-        return assemble(
-            [self.models[name].prompt for name in names],
-            self.speech_embeddings(wavs, names),
-            self.decoder.embed,
-            targets,
-            side,
-        )
-
-    @torch.no_grad()
-    def target_logits(self, wavs, names, targets):
-        """Logits and labels of a batch of different tasks."""
-        sequence = self.sequence(wavs, names, targets)
-        with self._adapter_of_each_row(names):
-            return self.decoder.target_logits(sequence)
-
-    @torch.no_grad()
-    def transcribe(self, wavs, names, limits_B):
-        """Greedy texts of a batch; see `answers` (list of str)."""
-        return [text for text, _ in self.answers(wavs, names, limits_B)]
-
-    @torch.no_grad()
-    def answers(self, wavs, names, limits_B):
-        """Greedy answers of a batch of different tasks."""
-        sequence = self.sequence(wavs, names, side="left")
-        with self._adapter_of_each_row(names) as on_rows:
-            said = self.decoder.greedy(sequence, limits_B, on_rows)
-        texts = [
-            self.models[name].prompt.decode(answer)
-            for name, answer in zip(names, said)
-        ]
-        return list(zip(texts, hit_limits(said, limits_B)))
-
-    def _adapter_of_each_row(self, names):
-        """Send each row of a batch through its task's adapter and bridges."""
-        adapters = [
-            name if self.runs[name].adapter_folder else None for name in names
-        ]
-        return adapter_of_each_row(self.decoder, adapters, names)
-
-    def encoders(self):
-        """The encoders, each once (list of SpeechEncoder)."""
-        return list(self._encoders.values())
-
-    def memory(self):
-        """As `speechllm.multitask.memory_of` tells it (dict)."""
-        return memory_of(self)
-
-
-def _about_backbone(run):
-    """What must agree for two runs to share a backbone (dict)."""
-    backbone = run.settings["backbone"]
-    keys = ("source", "revision", "dtype")
-    told = {key: backbone.get(key) for key in keys}
-    return {**told, "kept layers": list(run.kept)}

@@ -5,33 +5,46 @@ kind: no speech model is needed. A line of the file is a sequence; a line over
 the context is cut.
 """
 
+from __future__ import annotations
+
 import math
 import os
-import shutil
-import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from speechbrain_ext.layers.distances import measure
-from speechbrain_ext.layers.finite import refuse_overflow
-from speechbrain_ext.layers.lm_calls import last_states, logits_of
-from speechbrain_ext.layers.removal import removed_layers
-from speechbrain_ext.layers.residual import UTTERANCES, RuleData, text_labels
-from speechbrain_ext.layers.rules import DEFAULT, RULES, choose_plans, find_rule
+from speechbrain_ext.layers.distances import RedundancyTable, measure
+from speechbrain_ext.layers.lm_calls import last_states
+from speechbrain_ext.layers.residual import refuse_overflow, states_loss
+from speechbrain_ext.layers.rules import (
+    DEFAULT,
+    RULES,
+    check_size,
+    choose_plans,
+    find_rule,
+)
 from speechbrain_ext.layers.saved_lm import save_causal_lm
+from speechbrain_ext.layers.search import UTTERANCES, RuleData, text_labels
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import DTYPES, Decoder, decoder_config
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
+from speechllm.saved import check_saved, check_target, whole_folder
 
-# Positions whose logits are held at once.
-POSITIONS = 256
+# What a pruned folder says of itself.
+PRUNING = "pruning.json"
 
 
-def load_text_model(source, dtype=None, device="cpu", revision=None):
+def load_text_model(
+    source: str,
+    dtype: str | None = None,
+    device: str = "cpu",
+    revision: str | None = None,
+) -> Decoder:
     """A causal LM with its tokenizer, of any origin."""
     with quiet_loading():
         if dtype is None:
@@ -44,7 +57,9 @@ def load_text_model(source, dtype=None, device="cpu", revision=None):
     return decoder
 
 
-def read_rows(path, tokenizer, context=512):
+def read_rows(
+    path: str, tokenizer: PreTrainedTokenizerBase, context: int = 512
+) -> list[torch.Tensor]:
     """The rows of a text file, as token ids."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such text file")
@@ -69,7 +84,7 @@ def read_rows(path, tokenizer, context=512):
     return rows
 
 
-def split_rows(rows, every=5):
+def split_rows(rows: list, every: int = 5) -> tuple[list, list]:
     """Rows to measure on, and every fifth to judge by."""
     if len(rows) < 2:
         raise ValueError(
@@ -82,7 +97,12 @@ def split_rows(rows, every=5):
     return measured, held_out
 
 
-def batches_of(rows, batch_size, name="", progress=False):
+def batches_of(
+    rows: list[torch.Tensor],
+    batch_size: int,
+    name: str = "",
+    progress: bool = False,
+) -> Iterator[dict[str, torch.Tensor]]:
     """Rows as padded batches, longest first."""
     rows = sorted(rows, key=len, reverse=True)
     starts = range(0, len(rows), batch_size)
@@ -96,7 +116,12 @@ def batches_of(rows, batch_size, name="", progress=False):
 
 
 @torch.no_grad()
-def perplexity(lm, rows, batch_size=8, progress=False):
+def perplexity(
+    lm: PreTrainedModel,
+    rows: list[torch.Tensor],
+    batch_size: int = 8,
+    progress: bool = False,
+) -> float:
     """Perplexity of a causal LM on rows of text."""
     lm.eval()
     device = lm.lm_head.weight.device
@@ -106,48 +131,70 @@ def perplexity(lm, rows, batch_size=8, progress=False):
         h_BQD = last_states(lm, input_ids=ids_BQ, attention_mask=mask_BQ)
         wanted = mask_BQ[:, 1:].bool()
         h_ND, labels_N = h_BQD[:, :-1][wanted], ids_BQ[:, 1:][wanted]
-        for h, labels in zip(h_ND.split(POSITIONS), labels_N.split(POSITIONS)):
-            loss += torch.nn.functional.cross_entropy(
-                logits_of(lm, h).float(), labels, reduction="sum"
-            ).item()
+        loss += states_loss(lm, h_ND, labels_N).item()
         count += len(labels_N)
     refuse_overflow([loss], "loss on the text")
     # A mean loss over 700 has no float for its exp; it is no language either.
     return math.exp(min(loss / count, 700.0))
 
 
-def measure_rows(decoder, rows, batch_size=8, progress=False):
+def _about(decoder):
+    """Where a measurement comes from (dict)."""
+    name = os.path.basename(os.path.normpath(decoder.source))
+    return {"model": name, "input": "text", "prompted": False}
+
+
+def measure_rows(
+    decoder: Decoder,
+    rows: list[torch.Tensor],
+    batch_size: int = 8,
+    progress: bool = False,
+) -> RedundancyTable:
     """Redundancy table of a causal LM on rows of text."""
-    return measure(
-        decoder,
-        batches_of(rows, batch_size, "Measuring", progress),
-        provenance={
-            "model": os.path.basename(os.path.normpath(decoder.source)),
-            "input": "text",
-            "prompted": False,
-        },
-    )
+    batches = batches_of(rows, batch_size, "Measuring", progress)
+    return measure(decoder, batches, provenance=_about(decoder))
 
 
-# ----------------------------------------------------------------------------
-# Prune a causal LM with nothing but a text file, and save a plain smaller LM.
+def rows_data(
+    decoder: Decoder,
+    rows: list[torch.Tensor],
+    batch_size: int = 8,
+    table: RedundancyTable | None = None,
+    progress: bool = False,
+) -> RuleData:
+    """Rows of text as the rules of removal plans take them."""
+    batches = [
+        {**batch, "labels": text_labels(*batch.values())}
+        for batch in batches_of(rows, batch_size)
+    ]
+    data = RuleData(batches, _about(decoder), table)
+    data.progress = progress
+    return data
 
-PRUNING = "pruning.json"
+
+def enough_of(rows: list, rule: str, decoder: Decoder) -> list:
+    """No more rows than a rule needs, spread over all."""
+    wanted = find_rule(rule).positions
+    least = wanted(decoder) if wanted else 0
+    step = -(-len(rows) // UTTERANCES)
+    while step > 1 and sum(map(len, rows[::step])) < least:
+        step -= 1
+    return rows[::step]
 
 
 def prune_with_text(
-    decoder,
-    rows,
-    size,
-    folder,
-    batch_size=8,
-    overwrite=False,
-    progress=False,
-    rule=DEFAULT,
-):
+    decoder: Decoder,
+    rows: list[torch.Tensor],
+    size: int,
+    folder: str,
+    batch_size: int = 8,
+    overwrite: bool = False,
+    progress: bool = False,
+    rule: str = DEFAULT,
+) -> tuple[dict[str, Any], RedundancyTable | None]:
     """Remove the most redundant layers and save what is left as a plain LM."""
-    removed_layers(range(size), decoder.num_layers)
-    _check_target(folder, overwrite)
+    check_size(size, decoder.num_layers)
+    check_target(folder, PRUNING, overwrite)
     measured, held_out = split_rows(rows)
     before = perplexity(decoder.lm, held_out, batch_size, progress)
     table = None
@@ -155,8 +202,7 @@ def prune_with_text(
         table = measure_rows(decoder, measured, batch_size, progress)
     else:
         measured = enough_of(measured, rule, decoder)
-    data = rows_data(decoder, measured, batch_size, table)
-    data.progress = progress
+    data = rows_data(decoder, measured, batch_size, table, progress)
     plan = find_rule(rule)(decoder, data, size)
     lm = drop_layers(decoder.lm, plan)
     report = {
@@ -171,137 +217,59 @@ def prune_with_text(
         "measured_rows": len(measured),
         "held_out_rows": len(held_out),
     }
-    _save_checked(lm, decoder.tokenizer, report, folder)
+    with whole_folder(folder) as unfinished, quiet_loading():
+        save_causal_lm(lm, decoder.tokenizer, unfinished)
+        write_json(os.path.join(unfinished, PRUNING), report)
+        check_saved(lm, unfinished)
     return report, table
 
 
-def enough_of(rows, rule, decoder):
-    """No more rows than a rule needs, spread over all."""
-    wanted = getattr(find_rule(rule), "positions", None)
-    step = -(-len(rows) // UTTERANCES)
-    some = rows[::step]
-    least = wanted(decoder) if wanted else 0
-    while step > 1 and sum(map(len, some)) < least:
-        step -= 1
-        some = rows[::step]
-    return some
-
-
-def rows_data(decoder, rows, batch_size=8, table=None):
-    """Rows of text as the rules of removal plans take them."""
-    about = {"input": "text", "prompted": False}
-    about["model"] = os.path.basename(os.path.normpath(decoder.source))
-    batches = [
-        {
-            **batch,
-            "labels": text_labels(batch["input_ids"], batch["attention_mask"]),
-        }
-        for batch in batches_of(rows, batch_size)
-    ]
-    return RuleData(batches, about, table)
-
-
-def _check_target(folder, overwrite):
-    if not os.path.exists(folder):
-        return
-    if not os.path.isdir(folder):
-        raise ValueError(f"{folder}: is a file: give another name")
-    ours = os.path.isfile(os.path.join(folder, PRUNING))
-    if os.listdir(folder) and not (overwrite and ours):
-        raise ValueError(
-            f"{folder}: is there already and not empty: give another folder"
-            + (", or --overwrite" if ours else "")
-        )
-
-
-def _save_checked(lm, tokenizer, report, folder):
-    """Write beside the place, load with transformers, compare, rename."""
-    folder = os.path.normpath(folder)
-    os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
-    unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
-    try:
-        with quiet_loading():
-            save_causal_lm(lm, tokenizer, unfinished)
-            write_json(os.path.join(unfinished, PRUNING), report)
-            check_saved(lm, unfinished)
-        if os.path.isdir(folder):
-            shutil.rmtree(folder)
-        os.rename(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-@torch.no_grad()
-def check_saved(lm, folder):
-    """Refuse a saved causal LM that is not the one in memory."""
-    saved, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=lm.dtype,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
-    if wrong:
-        raise ValueError(f"{folder}: {wrong[0]} is missing or too much")
-    saved = saved.to(lm.device).eval()
-    ids = torch.arange(8, device=lm.device)[None] % lm.config.vocab_size
-    a, b = (one(input_ids=ids).logits for one in (lm, saved))
-    options = dict(
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=8,
-        do_sample=False,
-        pad_token_id=0,
-    )
-    said = [one.generate(input_ids=ids, **options) for one in (lm, saved)]
-    if not torch.equal(a, b) or not torch.equal(*said):
-        raise ValueError(
-            f"{folder}: what was saved differs from what was pruned: nothing "
-            "was kept"
-        )
-
-
-# ----------------------------------------------------------------------------
-# Which rule chooses the layers of a causal LM best, with nothing but text.
-
-
 def compare_rules(
-    decoder,
-    rows,
-    sizes=None,
-    rules=None,
-    batch_size=8,
-    progress=False,
-    told=None,
-):
+    decoder: Decoder,
+    rows: list[torch.Tensor],
+    sizes: list[int] | None = None,
+    rules: list[str] | None = None,
+    batch_size: int = 8,
+    progress: bool = False,
+    told: Callable[[dict, str | None], Any] = lambda report, rule: None,
+) -> dict[str, Any]:
     """Perplexity without layers, by how many are removed and by which rule."""
     sizes = sorted(set(sizes or range(1, decoder.num_layers)))
     rules = list(dict.fromkeys(rules or RULES))
     for name in rules:
         find_rule(name)
     for size in sizes:
-        removed_layers(range(size), decoder.num_layers)
+        check_size(size, decoder.num_layers)
     measured, held_out = split_rows(rows)
-    judge = _Judge(decoder, held_out, batch_size, progress)
+
+    def judged(lm):
+        return perplexity(lm, held_out, batch_size, progress)
+
     report = {
-        "model": rows_data(decoder, []).about["model"],
+        "model": _about(decoder)["model"],
         "layers": decoder.num_layers,
         "sizes": sizes,
         "rows": len(enough_of(measured, DEFAULT, decoder)),
         "held_out_rows": len(held_out),
-        "perplexity_before": judge(),
+        "perplexity_before": judged(decoder.lm),
         "plans": [],
         "left_out": {},
     }
-    told = told or (lambda report, name: None)
     told(report, None)
     for name in rules:
         some = enough_of(measured, name, decoder)
-        data = rows_data(decoder, some, batch_size)
-        data.progress = progress
+        data = rows_data(decoder, some, batch_size, progress=progress)
         try:
             for plan in choose_plans(name, decoder, data, sizes):
-                report["plans"].append(_about(plan, data, judge(plan)))
+                found = {
+                    "rule": plan.rule,
+                    "removed": list(plan.layers),
+                    "rows": data.sequences,
+                    "perplexity": judged(drop_layers(decoder.lm, plan)),
+                    "seconds": plan.about["seconds"],
+                    "layer_passes": plan.about["layer_passes"],
+                }
+                report["plans"].append(found)
         except ValueError as error:
             # The other rules may well be able to.
             report["left_out"][name] = str(error)
@@ -310,25 +278,3 @@ def compare_rules(
         why = "; ".join(f"{k}: {v}" for k, v in report["left_out"].items())
         raise ValueError(f"no rule could choose layers on this text ({why})")
     return report
-
-
-class _Judge:
-    """Perplexity on the held-out rows, whole or without a plan's layers."""
-
-    def __init__(self, decoder, rows, batch_size, progress):
-        self.lm, self.options = decoder.lm, (rows, batch_size, progress)
-
-    def __call__(self, plan=None):
-        lm = drop_layers(self.lm, plan) if plan else self.lm
-        return perplexity(lm, *self.options)
-
-
-def _about(plan, data, perplexity):
-    return {
-        "rule": plan.rule,
-        "removed": list(plan.layers),
-        "rows": data.sequences,
-        "perplexity": perplexity,
-        "seconds": plan.about["seconds"],
-        "layer_passes": plan.about["layer_passes"],
-    }

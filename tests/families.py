@@ -22,10 +22,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from speechbrain_ext.layers.lm_calls import check_calls
-from speechbrain_ext.layers.residual import RuleData
-from speechbrain_ext.layers.search import candidate_losses
-from speechbrain_ext.layers.surgery import base_model, drop_layers, load_pruned
+from speechbrain_ext.layers.families import check_calls
+from speechbrain_ext.layers.lm_calls import base_model
+from speechbrain_ext.layers.search import RuleData, candidate_losses
+from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import IGNORE, Sequence
 from speechllm.text_lm import perplexity

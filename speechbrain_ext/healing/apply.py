@@ -6,7 +6,12 @@ projector on are the two remedies; the strategies are none, decoder,
 projector and both.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from speechbrain_ext.healing.bridge import add_bridges
 from speechbrain_ext.healing.closed_form import check_layer_before, fold_maps
@@ -17,12 +22,9 @@ from speechbrain_ext.healing.lora import (
     Lora,
     add_adapter,
 )
-from speechbrain_ext.healing.presets import healing_parts
-from speechbrain_ext.layers.removal import Block, receiving_layers
-from speechbrain_ext.layers.surgery import decoder_layers
-
-# ----------------------------------------------------------------------------
-# Where healing acts in a pruned decoder, and how much a budget buys there.
+from speechbrain_ext.healing.presets import Healing
+from speechbrain_ext.layers.lm_calls import decoder_layers
+from speechbrain_ext.layers.removal import Removal
 
 WHERE = ("receivers", "after", "all")
 # Budgets that are told by what the paper's LoRA takes: on the MLP of all
@@ -30,38 +32,13 @@ WHERE = ("receivers", "after", "all")
 PAPER, BLOCK = "paper", "block"
 
 
-def receivers(decoder, removed):
-    """New indices of the layers that receive across a gap.
-
-    Arguments
-    ---------
-    decoder : speechbrain_ext.model.decoder.Decoder
-        Already pruned.
-    removed : Block, iterable of int or None
-        What was removed.
-
-    Returns
-    -------
-    tuple of int
-
-    Example
-    -------
-    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> receivers(tiny_speech_llm(removed=[1]).decoder, [1])
-    (1,)
-    """
-    if removed is None:
-        return ()
-    gone = removed.removed if isinstance(removed, Block) else set(removed)
-    return receiving_layers(removed, decoder.num_layers + len(gone))
-
-
-def layers_where(where, receiving, num_layers):
-    """Layers by a word for them."""
+def layers_where(where: str | list[int], removed: Removal) -> tuple[int, ...]:
+    """Layers by a word for them, as they are numbered after pruning."""
+    receiving, num_layers = removed.receiving, len(removed.kept)
     if where == "all":
         return tuple(range(num_layers))
     if where == "receivers":
-        return tuple(receiving)
+        return receiving
     if where == "after":
         return tuple(range(receiving[0], num_layers)) if receiving else ()
     if isinstance(where, str):
@@ -87,12 +64,13 @@ def values_per_rank(decoder, layers, modules):
     )
 
 
-def lora_for(decoder, adapters, layers, receiving, lora):
+def lora_for(decoder, adapters, layers, removed, lora):
     """LoRA's numbers for a part: a rank, or what a budget allows."""
     rank, budget = adapters["rank"], adapters["budget"]
     if budget is not None:
         if budget in (PAPER, BLOCK):
-            own = receiving[:1] if budget == BLOCK else receiving
+            own = removed.receiving
+            own = own[:1] if budget == BLOCK else own
             budget = lora.rank * values_per_rank(decoder, own, MLP)
         one = values_per_rank(decoder, layers, MODULES[adapters["modules"]])
         rank = budget // one
@@ -105,10 +83,6 @@ def lora_for(decoder, adapters, layers, receiving, lora):
     if rank is None:
         return lora
     return replace(lora, rank=rank, alpha=lora.alpha * rank / lora.rank)
-
-
-# ----------------------------------------------------------------------------
-# What is trained, part by part; everything else is frozen.
 
 
 @dataclass
@@ -183,9 +157,17 @@ class TrainableSet:
 
 
 def train_parts(
-    model, projector, adapter=None, lora=None, verbose=True, bridge=False
-):
-    """Freeze everything, then open exactly the parts that are named."""
+    model: torch.nn.Module,
+    projector: bool,
+    adapter: tuple[Iterable[str], Iterable[int]] | None = None,
+    lora: Lora | None = None,
+    verbose: bool = True,
+    bridge: bool = False,
+) -> TrainableSet:
+    """Freeze everything, then open exactly the parts that are named.
+
+    An adapter is new: LoRA on some modules of some layers.
+    """
     model.requires_grad_(False)
     trainable = TrainableSet()
     if projector:
@@ -217,7 +199,14 @@ def train_parts(
     return trainable
 
 
-def heal(model, block, strategy="both", lora=None, verbose=True, maps=None):
+def heal(
+    model: torch.nn.Module,
+    block: Iterable[int] | None,
+    strategy: str | Healing = "both",
+    lora: Lora | None = None,
+    verbose: bool = True,
+    maps: dict | None = None,
+) -> TrainableSet:
     """Make a pruned speech LLM trainable in one of the ways of healing.
 
     Nothing is trained here: the training loop is the same as before. With
@@ -228,20 +217,19 @@ def heal(model, block, strategy="both", lora=None, verbose=True, maps=None):
     ---------
     model : speechbrain_ext.model.speech_llm.SpeechLLM
         Already pruned: load, drop, heal, in this order.
-    block : Block, iterable of int or None
+    block : Block, Plan, iterable of int or None
         What was removed; None for a whole model, which can only be trained
         on ("projector").
-    strategy : str or dict
+    strategy : str or Healing
         "none", "decoder" (LoRA on the MLP of each receiving layer),
-        "projector" or "both", a preset's name, or parts as
-        `speechbrain_ext.healing.presets.healing_parts` gives them.
+        "projector" or "both", a preset's name, or one's own declared parts.
     lora : Lora or None
         LoRA's numbers; None: the defaults.
     verbose : bool
         Print the trainable set.
     maps : dict or None
         Receiving layer to its map in closed form, where the healing starts
-        from it; see `speechbrain_ext.closed_form_map`.
+        from it; see `speechbrain_ext.healing.closed_form`.
 
     Returns
     -------
@@ -250,35 +238,35 @@ def heal(model, block, strategy="both", lora=None, verbose=True, maps=None):
     Raises
     ------
     ValueError
-        If the strategy is unknown, there is no receiving layer to adapt, or
-        the maps are not there.
+        If the strategy is unknown, there is no receiving layer to adapt, a
+        bridge's rank is none, or the maps are not there.
 
     Example
     -------
     >>> from speechbrain_ext.tiny_models import tiny_speech_llm
-    >>> from speechbrain_ext.layers.surgery import Block
+    >>> from speechbrain_ext.layers import Block
     >>> block = Block(1, 2)
     >>> model = tiny_speech_llm(removed=block)
     >>> sorted(heal(model, block, "both", verbose=False).counts())
     ['adapter', 'projector']
     """
-    parts, name = strategy, "healing_parts"
-    if not isinstance(strategy, dict):
-        parts, name = healing_parts(strategy), strategy
-    decoder = model.decoder
-    receiving = receivers(decoder, block)
-    where = check_places(parts, receiving, decoder.num_layers, name)
-    if parts["bridge"] is not None:
-        _build_bridges(decoder, parts["bridge"], where["bridge"], maps)
+    healing, decoder = Healing.of(strategy), model.decoder
+    gone = set() if block is None else set(block)
+    removed = Removal.of(block, decoder.num_layers + len(gone))
+    places = check_places(healing, removed)
+    if healing.bridge is not None:
+        _build_bridges(decoder, healing.bridge, places["bridge"], maps)
     adapter = None
-    if parts["adapters"] is not None:
-        layers, lora = where["adapters"], lora or Lora()
-        lora = lora_for(decoder, parts["adapters"], layers, receiving, lora)
-        adapter = (MODULES[parts["adapters"]["modules"]], layers)
-    form = (parts["bridge"] or {}).get("form")
+    if healing.adapters is not None:
+        layers = places["adapters"]
+        adapter = (MODULES[healing.adapters["modules"]], layers)
+        lora = lora_for(
+            decoder, healing.adapters, layers, removed, lora or Lora()
+        )
+    form = (healing.bridge or {}).get("form")
     return train_parts(
         model,
-        projector=parts["projector"],
+        projector=healing.projector,
         adapter=adapter,
         lora=lora,
         verbose=verbose,
@@ -286,24 +274,26 @@ def heal(model, block, strategy="both", lora=None, verbose=True, maps=None):
     )
 
 
-def check_places(parts, receiving, num_layers, name="healing_parts"):
-    """The layers that each part acts on."""
+def check_places(
+    healing: Healing, removed: Removal
+) -> dict[str, tuple[int, ...]]:
+    """The layers that each part acts on; refuses a part without any."""
     found = {}
     for part in ("adapters", "bridge"):
-        if parts[part] is None:
+        words = getattr(healing, part)
+        if words is None:
             continue
-        where = parts[part]["where"]
         try:
-            found[part] = layers_where(where, receiving, num_layers)
+            found[part] = layers_where(words["where"], removed)
         except ValueError as error:
             raise ValueError(f"healing_parts.{part}.{error}") from None
         if not found[part]:
             raise ValueError(
-                f"healing: {name!r} adapts the receiving layer, but no "
-                "layer was removed: choose prune_layers of 1 or more, or "
+                f"healing: {healing.name!r} adapts the receiving layer, but "
+                "no layer was removed: choose prune_layers of 1 or more, or "
                 "healing: projector."
             )
-    if parts["bridge"] is not None and parts["bridge"]["form"] == "folded":
+    if healing.bridge is not None and healing.bridge["form"] == "folded":
         check_layer_before(found["bridge"])
     return found
 

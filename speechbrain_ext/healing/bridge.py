@@ -6,15 +6,31 @@ closed form. It is part of the decoder layer, so that whatever runs the
 decoder (training, checkpointing, cached and recorded decoding) goes over it.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from speechbrain_ext.healing.lora import ADAPTER
-from speechbrain_ext.layers.surgery import decoder_layers
+from speechbrain_ext.layers.lm_calls import decoder_layers
+from speechbrain_ext.layers.residual import entering
 
 FULL = "full"
+
+
+def check_rank(rank: int | str, width: int) -> None:
+    """Refuse a low rank that is none: a full bridge has fewer values then.
+
+    An exported model is checked by the same rule.
+    """
+    if rank != FULL and rank >= width:
+        raise ValueError(
+            f"healing_parts.bridge.rank: {rank}, but the stream is {width} "
+            f"wide: choose less, or {FULL}."
+        )
 
 
 class Bridge(torch.nn.Module):
@@ -77,12 +93,9 @@ class Bridges(torch.nn.Module):
         return h_BQD
 
 
-def _cross(layer, args, kwargs):
+def _cross(layer, h_BQD, options):
     """Before a decoder layer: its input goes over the layer's bridges."""
-    if args:
-        return (layer.bridges(args[0]), *args[1:]), kwargs
-    h_BQD = layer.bridges(kwargs["hidden_states"])
-    return args, {**kwargs, "hidden_states": h_BQD}
+    return layer.bridges(h_BQD)
 
 
 def put_bridge(layer, bridge, name=ADAPTER):
@@ -90,13 +103,20 @@ def put_bridge(layer, bridge, name=ADAPTER):
     if not hasattr(layer, "bridges"):
         layer.bridges = Bridges()
         # A function of the module, not of an object: it survives deepcopy.
-        layer.register_forward_pre_hook(_cross, with_kwargs=True)
+        entering(layer, _cross)
     layer.bridges.named[name] = bridge
     layer.bridges.active_bridge = name
 
 
-def add_bridges(decoder, layers, rank=FULL, maps=None, name=ADAPTER):
+def add_bridges(
+    decoder,
+    layers: Iterable[int],
+    rank: int | str = FULL,
+    maps: dict | None = None,
+    name: str = ADAPTER,
+) -> None:
     """Put a new bridge in front of some layers."""
+    check_rank(rank, decoder.width)
     for index in layers:
         bridge = Bridge(decoder.width, rank)
         if maps:
@@ -106,8 +126,8 @@ def add_bridges(decoder, layers, rank=FULL, maps=None, name=ADAPTER):
         put_bridge(decoder_layers(decoder)[index], bridge, name)
 
 
-def all_bridges(decoder):
-    """The layers' `Bridges`, by layer index (dict)."""
+def all_bridges(decoder) -> dict[int, Bridges]:
+    """The layers' `Bridges`, by layer index."""
     return {
         index: layer.bridges
         for index, layer in enumerate(decoder_layers(decoder))
@@ -115,44 +135,26 @@ def all_bridges(decoder):
     }
 
 
-def bridges_of(decoder, name=ADAPTER):
-    """The bridges of one name, by the index of the layer behind (dict)."""
+def bridges_of(decoder, name: str = ADAPTER) -> dict[int, Bridge]:
+    """The bridges of one name, by the index of the layer behind."""
     found = all_bridges(decoder).items()
     return {i: b.named[name] for i, b in found if name in b.named}
 
 
-def use_bridges(decoder, name):
-    """Use the bridges of one name in all layers, and no others.
-
-    Arguments
-    ---------
-    decoder : torch.nn.Module
-        Ours, or a causal LM of the Llama kind.
-    name : str or None
-        What they are called; None: use none.
-    """
+def use_bridges(decoder, name: str | None) -> None:
+    """Use the bridges of one name (None: of none) in all layers."""
     for bridges in all_bridges(decoder).values():
         bridges.active_bridge = name
 
 
-def remove_bridges(decoder):
-    """Take all bridges out; nothing of them is left in the weights.
-
-    Arguments
-    ---------
-    decoder : torch.nn.Module
-        Ours, or a causal LM of the Llama kind.
-    """
+def remove_bridges(decoder) -> None:
+    """Take all bridges out; nothing of them is left in the weights."""
     for bridges in all_bridges(decoder).values():
         bridges.named.clear()
         bridges.active_bridge = None
 
 
-# ----------------------------------------------------------------------------
-# Bridges to and from their file.
-
-
-def save_bridges(decoder, path, name=ADAPTER):
+def save_bridges(decoder, path: str, name: str = ADAPTER) -> None:
     """Write the bridges of one name as safetensors: ``<layer>.<part>``."""
     state = {
         f"{index}.{part}": value.detach().cpu().contiguous()
@@ -162,7 +164,7 @@ def save_bridges(decoder, path, name=ADAPTER):
     save_file(state, path)
 
 
-def load_bridges(decoder, path, name=ADAPTER):
+def load_bridges(decoder, path: str, name: str = ADAPTER) -> None:
     """Put saved bridges back.
 
     Arguments

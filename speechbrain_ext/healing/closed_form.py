@@ -2,9 +2,18 @@
 
 A later gap is fitted on what the pruned decoder says with the earlier maps
 in it, so that it also mends what those left wrong.
+
+A map is a bridge in front of the receiving layer, or folded into the layer
+before the gap: there it acts on the MLP's output, m -> m + W m. The last thing
+that makes m is a matrix, so both are one matrix, and the pruned decoder stays
+a plain one without anything beside it. There is no bias then: the decoders'
+MLPs have none to put it into.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,26 +22,17 @@ from safetensors.torch import load_file, save_file
 from speechbrain_ext.healing.bridge import (
     FULL,
     Bridge,
+    check_rank,
     put_bridge,
     remove_bridges,
 )
 from speechbrain_ext.healing.lora import ADAPTER
 from speechbrain_ext.layers.linear_map import LinearMap, MapSums
-from speechbrain_ext.layers.residual import (
-    cross_entropy,
-    on_device,
-    position_weights,
-    states_at,
-)
-from speechbrain_ext.layers.surgery import decoder_layers
+from speechbrain_ext.layers.lm_calls import decoder_layers
+from speechbrain_ext.layers.residual import states_at, target_loss
+from speechbrain_ext.model.prompt import IGNORE
 
-# ----------------------------------------------------------------------------
-# A map that becomes part of the layer before the gap.
-#
-# The map acts on that layer's MLP output, m -> m + W m. The last thing that
-# makes m is a matrix, so both are one matrix, and the pruned decoder stays a
-# plain one without anything beside it. There is no bias: the decoders' MLPs
-# have none to put it into.
+POSITIONS = ("all", "target")
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def put_down_proj(layer, weight, bias=None):
         down_proj.bias = torch.nn.Parameter(bias, requires_grad=False)
 
 
-def fold_maps(decoder, weights):
+def fold_maps(decoder, weights: dict[int, torch.Tensor]) -> None:
     """Fold maps into a decoder's layers, in place."""
     check_layer_before(weights)
     layers = decoder_layers(decoder)
@@ -68,7 +68,7 @@ def fold_maps(decoder, weights):
         decoder.folded[index] = weight_DD
 
 
-def check_layer_before(receivers):
+def check_layer_before(receivers: Iterable[int]) -> None:
     """Refuse a receiving layer that has no layer before it."""
     if 0 in receivers:
         raise ValueError(
@@ -78,7 +78,7 @@ def check_layer_before(receivers):
         )
 
 
-def save_folds(decoder, path):
+def save_folds(decoder, path: str) -> None:
     """Write what was folded as safetensors: ``<receiving layer>.weight``."""
     save_file(
         {f"{index}.weight": value for index, value in decoder.folded.items()},
@@ -86,13 +86,47 @@ def save_folds(decoder, path):
     )
 
 
-def load_folds(decoder, path):
+def load_folds(decoder, path: str) -> None:
     """Fold saved maps into a decoder, in place."""
     weights = load_file(path)
     fold_maps(decoder, {int(k.split(".")[0]): v for k, v in weights.items()})
 
 
-FORMS = ("module", "folded")
+def on_device(sequence, device: str | torch.device):
+    """A `speechbrain_ext.model.prompt.Sequence`, its tensors on a device."""
+    parts = {
+        name: value.to(device) if torch.is_tensor(value) else value
+        for name, value in vars(sequence).items()
+    }
+    return type(sequence)(**parts)
+
+
+def position_weights(sequence, positions: str = "all") -> torch.Tensor:
+    """How much each position counts in a fit."""
+    if positions not in POSITIONS:
+        raise ValueError(
+            f"positions: {positions!r} is none of {', '.join(POSITIONS)}."
+        )
+    if positions == "target":
+        return (sequence.labels_BQ != IGNORE).float()
+    return sequence.mask_BQ.float()
+
+
+@torch.no_grad()
+def held_out_loss(decoder, sequences: Iterable) -> float:
+    """Mean negative log-likelihood per target token, in nats."""
+    sums = torch.zeros(2, dtype=torch.float64, device=decoder.device)
+    for sequence in sequences:
+        logits_NV, labels_N = decoder.target_logits(
+            on_device(sequence, decoder.device)
+        )
+        sums[0] += target_loss(logits_NV, labels_N)
+        sums[1] += len(labels_N)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(sums)
+    if not sums[1]:
+        raise ValueError("healing: no held-out target to judge a map by.")
+    return (sums[0] / sums[1]).item()
 
 
 @dataclass
@@ -104,8 +138,8 @@ class FittedMap:
     positions: int = 0
     losses: dict = field(default_factory=dict)
 
-    def told(self):
-        """What a result keeps of it (dict)."""
+    def told(self) -> dict:
+        """What a result keeps of it."""
         return {
             "ridge": self.strength,
             "positions": self.positions,
@@ -124,7 +158,36 @@ def fit_in_sequence(
     rank=FULL,
     positions="all",
 ):
-    """Fit a map in front of each layer; leaves both decoders as they were."""
+    """Fit a map in front of each layer; leaves both decoders as they were.
+
+    Arguments
+    ---------
+    whole, pruned : speechbrain_ext.model.decoder.Decoder
+        The decoder with all its layers, and without some.
+    layers : iterable of int
+        Receiving layers, numbered as in the pruned one.
+    rows, held_out : list of Sequence
+        What maps are fitted on, and what a ridge is chosen by.
+    strengths : list of float
+        Ridges to try, as shares of the states' mean variance.
+    form : str
+        "module" (a bridge) or "folded".
+    rank : int or str
+        Of the maps; "full": any.
+    positions : str
+        "all" or "target": which positions count.
+
+    Returns
+    -------
+    dict
+        Receiving layer to `FittedMap`.
+
+    Raises
+    ------
+    ValueError
+        If the rank is none, or there are too few positions.
+    """
+    check_rank(rank, pruned.width)
     fitted, places = {}, []
     try:
         for index in sorted(layers):
@@ -151,7 +214,7 @@ def _choose(sums, place, held_out, strengths, rank):
     losses = {}
     for strength, linear_map in candidates.items():
         place.put(linear_map)
-        losses[strength] = cross_entropy(place.decoder, held_out)
+        losses[strength] = held_out_loss(place.decoder, held_out)
     # The first of equals is the identity; a map that is not finite loses.
     best = min(losses, key=lambda s: (not math.isfinite(losses[s]), losses[s]))
     place.put(candidates[best])

@@ -6,6 +6,8 @@ computed at target positions alone, from the same features as the pupil's.
 
 import torch
 
+from speechbrain_ext.layers.residual import target_loss
+
 
 class Distillation:
     """A teacher, and how much of the loss is its word.
@@ -26,29 +28,17 @@ class Distillation:
         self.temperature = temperature
 
     @torch.no_grad()
-    def logits(self, x_BSF, tokens_B, targets):
-        """The teacher's logits at the target positions.
-
-        Arguments
-        ---------
-        x_BSF, tokens_B, targets
-            As `speechbrain_ext.model.speech_llm.SpeechLLM.forward` takes them.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape ``[N, V]``.
-        """
+    def logits(self, x_BSF, tokens_B, targets) -> torch.Tensor:
+        """The teacher's logits ``[N, V]``; takes what `SpeechLLM` takes."""
         return self.teacher(x_BSF, tokens_B, targets)[0]
 
-    def loss(self, logits_NV, teacher_NV, labels_N):
+    def loss(self, logits_NV, teacher_NV, labels_N) -> torch.Tensor:
         """Labels' and teacher's word together, summed over target tokens."""
         functional, t = torch.nn.functional, self.temperature
-        logits_NV, teacher_NV = logits_NV.float(), teacher_NV.float()
-        nll = functional.cross_entropy(logits_NV, labels_N, reduction="sum")
+        nll = target_loss(logits_NV, labels_N)
         apart = functional.kl_div(
-            functional.log_softmax(logits_NV / t, dim=-1),
-            functional.log_softmax(teacher_NV / t, dim=-1),
+            functional.log_softmax(logits_NV.float() / t, dim=-1),
+            functional.log_softmax(teacher_NV.float() / t, dim=-1),
             reduction="sum",
             log_target=True,
         )

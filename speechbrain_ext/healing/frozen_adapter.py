@@ -6,13 +6,15 @@ itself: what heals, maps or distils sees a plain layer, PEFT wraps it like any
 other, and the whole model and its pruned twin share it.
 """
 
+from __future__ import annotations
+
 import os
 import re
 
 import torch
 
 from speechbrain_ext.healing.lora import kept_adapter
-from speechbrain_ext.layers.surgery import decoder_layers
+from speechbrain_ext.layers.lm_calls import decoder_layers
 
 # PEFT's: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight
 PLACE = re.compile(r"(.*\.layers\.(\d+)\.(.+)\.(\w+))\.lora_[AB]\.weight")
@@ -54,7 +56,9 @@ class UpdatedLinear(torch.nn.Linear):
         return plain
 
 
-def put_frozen_adapter(decoder, folder, kept=None):
+def put_frozen_adapter(
+    decoder, folder: str, kept: tuple[int, ...] | None = None
+) -> None:
     """Put a saved LoRA adapter into a decoder for good.
 
     Arguments
@@ -91,7 +95,7 @@ def put_frozen_adapter(decoder, folder, kept=None):
         )
 
 
-def fold_frozen_adapter(decoder):
+def fold_frozen_adapter(decoder) -> None:
     """Fold a frozen adapter into the weights, which rounds them."""
     for module in list(decoder.lm.modules()):
         for name, child in list(module.named_children()):
@@ -99,8 +103,8 @@ def fold_frozen_adapter(decoder):
                 setattr(module, name, child.folded())
 
 
-def updates_of(decoder):
-    """The decoder's updated layers (list of `UpdatedLinear`)."""
+def updates_of(decoder) -> list[UpdatedLinear]:
+    """The decoder's updated layers."""
     return [m for m in decoder.modules() if isinstance(m, UpdatedLinear)]
 
 

@@ -4,7 +4,10 @@ Paper, Section 3.3: LoRA on the MLP (gate, up, down) of the receiving layer.
 Here it may also sit on attention, and on other layers that are kept.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -38,7 +41,13 @@ class Lora:
     dropout: float = 0.05
 
 
-def add_adapter(decoder, modules, layers, lora=None, name=ADAPTER):
+def add_adapter(
+    decoder,
+    modules: Iterable[str],
+    layers: Iterable[int],
+    lora: Lora | None = None,
+    name: str = ADAPTER,
+) -> None:
     """Attach LoRA to some modules of some layers, at zero."""
     lora = lora or Lora()
     config = LoraConfig(
@@ -66,12 +75,18 @@ def _wrap(decoder, config, name):
     return adapter
 
 
-def save_adapter(decoder, folder):
+def save_adapter(decoder, folder: str) -> None:
     """Write the adapter in PEFT's own format, into ``folder/<name>/``."""
     decoder.adapter.save_pretrained(folder, safe_serialization=True)
 
 
-def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
+def load_adapter(
+    decoder,
+    folder: str,
+    kept: tuple[int, ...] | None = None,
+    merge: bool = False,
+    name: str = ADAPTER,
+) -> None:
     """Put a saved adapter back, also onto fewer layers than it was made for."""
     config, state = kept_adapter(decoder, folder, kept)
     config.inference_mode = False
@@ -88,19 +103,12 @@ def load_adapter(decoder, folder, kept=None, merge=False, name=ADAPTER):
         decoder.use_adapter(None)
 
 
-def kept_adapter(decoder, folder, kept=None):
+def kept_adapter(
+    decoder, folder: str, kept: tuple[int, ...] | None = None
+) -> tuple[LoraConfig, dict]:
     """A saved adapter's configuration and tensors, of the kept layers alone.
 
-    Arguments
-    ---------
-    decoder, folder, kept
-        As in `load_adapter`; the decoder is left as it is.
-
-    Returns
-    -------
-    config : peft.LoraConfig
-    state : dict
-        PEFT's name, with the layer's index in this decoder, to tensor.
+    Tensors are named as PEFT does, with the layer's index in this decoder.
     """
     path = os.path.join(folder, "adapter_model.safetensors")
     if not os.path.isfile(path):

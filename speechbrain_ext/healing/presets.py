@@ -6,7 +6,10 @@ own is written in a YAML under ``healing_parts`` in the same words, with a new
 name under ``healing``.
 """
 
+from __future__ import annotations
+
 import copy
+from dataclasses import dataclass
 
 # Paper, Section 3.3.
 STRATEGIES = ("none", "decoder", "projector", "both")
@@ -89,58 +92,83 @@ PRESETS = {
 }
 
 
-def healing_parts(name, own=None):
-    """The parts of a healing, every word filled in.
+@dataclass(frozen=True)
+class Healing:
+    """The declared parts of a healing, every word of them filled in.
 
     Arguments
     ---------
     name : str
-        A strategy's or preset's name, or one's own.
-    own : dict or None
-        One's own parts; None: the preset's.
-
-    Returns
-    -------
-    dict
-        The keys of `PARTS`; a part that is not there is None.
-
-    Raises
-    ------
-    ValueError
-        If there is no such preset.
+        A strategy's or preset's, or one's own.
+    projector : bool
+        Whether the projector is trained.
+    adapters, bridge, distillation : dict or None
+        The words of `PARTS`; None for a part that is not there.
+    map : dict
+        How the closed-form map is fitted, where a bridge starts from it.
 
     Example
     -------
-    >>> parts = healing_parts("decoder")
-    >>> parts["adapters"]["modules"], parts["bridge"]
+    >>> healing = Healing.of("decoder")
+    >>> healing.adapters["modules"], healing.bridge
     ('mlp', None)
     """
-    if own is None and name not in PRESETS:
-        raise ValueError(
-            f"healing: {name!r} is none of {', '.join(PRESETS)}; one's own "
-            "parts are written under healing_parts."
+
+    name: str
+    projector: bool
+    adapters: dict | None
+    bridge: dict | None
+    map: dict
+    distillation: dict | None
+
+    @classmethod
+    def of(cls, name: str | Healing, own: dict | None = None) -> Healing:
+        """A healing by its name, or of one's own parts.
+
+        Arguments
+        ---------
+        name : str or Healing
+            A strategy's or preset's name, or one's own; a `Healing` is given
+            back as it is.
+        own : dict or None
+            One's own parts, in the words of `PARTS`; None: the preset's.
+
+        Returns
+        -------
+        Healing
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset.
+        """
+        if isinstance(name, Healing):
+            return name
+        if own is None and name not in PRESETS:
+            raise ValueError(
+                f"healing: {name!r} is none of {', '.join(PRESETS)}; one's "
+                "own parts are written under healing_parts."
+            )
+        said = copy.deepcopy(PRESETS[name] if own is None else own)
+        parts = {
+            part: None
+            if said.get(part) is None
+            else {**PARTS[part], **said[part]}
+            for part in ("adapters", "bridge", "distillation")
+        }
+        return cls(
+            name,
+            projector=said.get("projector", PARTS["projector"]),
+            map={**PARTS["map"], **(said.get("map") or {})},
+            **parts,
         )
-    said = PRESETS[name] if own is None else own
-    parts = {
-        "projector": said.get("projector", PARTS["projector"]),
-        "map": {**PARTS["map"], **(said.get("map") or {})},
-    }
-    for part in ("adapters", "bridge", "distillation"):
-        value = said.get(part)
-        parts[part] = None if value is None else {**PARTS[part], **value}
-    return copy.deepcopy(parts)
 
+    @property
+    def uses_map(self) -> bool:
+        """Whether it needs the closed-form map."""
+        return self.bridge is not None and self.bridge["start"] == "map"
 
-def parts_of(hparams):
-    """The parts of the healing that a recipe's settings name."""
-    return healing_parts(hparams["healing"], hparams.get("healing_parts"))
-
-
-def uses_map(parts):
-    """Whether a healing needs the closed-form map."""
-    return parts["bridge"] is not None and parts["bridge"]["start"] == "map"
-
-
-def needs_whole(parts):
-    """Whether a healing needs the unpruned model beside the pruned one."""
-    return uses_map(parts) or parts["distillation"] is not None
+    @property
+    def needs_whole(self) -> bool:
+        """Whether it needs the unpruned model beside the pruned one."""
+        return self.uses_map or self.distillation is not None

@@ -15,20 +15,23 @@ the device; neither the LM head nor other positions' states are computed or
 stored.
 """
 
-import contextlib
+from __future__ import annotations
+
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from speechbrain_ext.layers.finite import refuse_overflow
+from speechbrain_ext.layers.lm_calls import (
+    base_model,
+    last_states,
+    model_inputs,
+)
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.surgery import base_model
+from speechbrain_ext.layers.residual import on_stream, refuse_overflow
 from speechbrain_ext.runs.files import write_json
-
-# ----------------------------------------------------------------------------
-# The table of angular distances: its path, its file, and its comparison.
 
 FORMAT = "speechbrain_ext.redundancy/1"
 
@@ -92,11 +95,11 @@ class RedundancyTable:
         return cls(*tables, int(count), dict(provenance or {}))
 
     @property
-    def num_layers(self):
-        """Layers of the decoder (int)."""
+    def num_layers(self) -> int:
+        """Layers of the decoder."""
         return len(self.distances)
 
-    def best(self, size):
+    def best(self, size: int) -> Block:
         """The block of a size with the smallest distance (Equation 2).
 
         Arguments
@@ -123,18 +126,12 @@ class RedundancyTable:
         starts = self._starts(size, self.num_layers - size)
         return Block(int(np.argmin(starts)), int(size))
 
-    def path(self):
-        """The pruning path: the best block of each size (list of Block)."""
+    def path(self) -> list[Block]:
+        """The pruning path: the best block of each size."""
         return [self.best(size) for size in range(1, self.num_layers)]
 
-    def save(self, path):
-        """Write the table as JSON.
-
-        Arguments
-        ---------
-        path : str
-            The file.
-        """
+    def save(self, path: str) -> None:
+        """Write the table as JSON."""
         write_json(
             path,
             {
@@ -148,7 +145,7 @@ class RedundancyTable:
         )
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str) -> RedundancyTable:
         """Read a table that `save` wrote.
 
         Arguments
@@ -183,23 +180,10 @@ class RedundancyTable:
                 f"{path} is not a redundancy table ({error}). {mend}"
             ) from error
 
-    def check_model(self, num_layers, name, path="the table"):
-        """Refuse the table if it was measured on another model.
-
-        Arguments
-        ---------
-        num_layers : int
-            Layers of the decoder to be pruned.
-        name : str
-            That decoder's name.
-        path : str
-            Where the table was read.
-
-        Raises
-        ------
-        ValueError
-            If depths or names differ.
-        """
+    def check_model(
+        self, num_layers: int, name: str, path: str = "the table"
+    ) -> None:
+        """Refuse the table if it was measured on another model."""
         model = self.provenance.get("model", name)
         if num_layers != self.num_layers or model != name:
             raise ValueError(
@@ -210,7 +194,7 @@ class RedundancyTable:
             )
 
 
-def compare(one, other):
+def compare(one: RedundancyTable, other: RedundancyTable) -> dict:
     """How much two tables agree (the paper's Figure 1, a against b).
 
     Arguments
@@ -253,65 +237,33 @@ def compare(one, other):
 POSITIONS = ("target", "prompt")
 
 
-@contextlib.contextmanager
-def last_token_states(model, last_B):
-    """Record the residual stream at one position of each row."""
-    states, room = [], []
-    rows_B = torch.arange(len(last_B), device=last_B.device)
-
-    def record(h_BQD):
-        if not room:
-            # All at once: small pieces that stay, between large ones that
-            # go, would keep the memory of the large ones from being reused.
-            shape = len(model.layers) + 1, len(last_B), h_BQD.shape[-1]
-            room.extend(h_BQD.new_empty(shape))
-        states.append(room[len(states)].copy_(h_BQD[rows_B, last_B]))
-
-    def before(module, args, kwargs):
-        record(args[0] if args else kwargs["hidden_states"])
-
-    def behind(module, args, output):
-        record(output[0] if isinstance(output, tuple) else output)
-
-    handles = [
-        layer.register_forward_pre_hook(before, with_kwargs=True)
-        for layer in model.layers
-    ]
-    handles.append(model.layers[-1].register_forward_hook(behind))
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def angular_distances(states):
+def angular_distances(states_LBD):
     """Angular distance between the states of all pairs of depths."""
-    h_BLD = torch.stack(states, dim=1).double()
+    h_BLD = torch.stack(list(states_LBD), dim=1).double()
     h_BLD = torch.nn.functional.normalize(h_BLD, dim=-1)
     cosine_BLL = torch.bmm(h_BLD, h_BLD.transpose(1, 2))
     return torch.arccos(cosine_BLL.clamp(-1.0, 1.0)) / torch.pi
 
 
-def last_positions(batch, position):
+def last_positions(mask_BQ, position="target", prompt_lengths=None):
     """The column of the token that is measured, in each row."""
     if position not in POSITIONS:
         raise ValueError(
             f"position: {position!r} is neither of {', '.join(POSITIONS)}."
         )
-    mask_BQ = batch["attention_mask"].long()
+    mask_BQ = mask_BQ.long()
     counts_B = mask_BQ.sum(dim=1)
     if (counts_B == 0).any():
         raise ValueError("A row without a single token cannot be measured.")
     if position == "target":
         places_Q = torch.arange(mask_BQ.shape[1], device=mask_BQ.device)
         return (mask_BQ * places_Q).argmax(dim=1)
-    if batch.get("prompt_lengths") is None:
+    if prompt_lengths is None:
         raise ValueError(
             "position: 'prompt' needs prompt_lengths in each batch: how many "
             "tokens of each row belong to the prompt."
         )
-    lengths_B = batch["prompt_lengths"].to(mask_BQ.device)
+    lengths_B = torch.as_tensor(prompt_lengths, device=mask_BQ.device)
     if (lengths_B < 1).any() or (lengths_B > counts_B).any():
         raise ValueError(
             "prompt_lengths must be between 1 and the row's own length."
@@ -321,8 +273,12 @@ def last_positions(batch, position):
 
 @torch.no_grad()
 def measure(
-    decoder, batches, position="target", provenance=None, across_ranks=False
-):
+    decoder: torch.nn.Module,
+    batches: Iterable[dict],
+    position: str = "target",
+    provenance: dict | None = None,
+    across_ranks: bool = False,
+) -> RedundancyTable:
     """Angular distances of all blocks, in one pass over the data.
 
     Arguments
@@ -369,7 +325,7 @@ def measure(
     squares = torch.zeros_like(total)
     count = torch.zeros((), dtype=torch.float64, device=device)
     for place, batch in enumerate(batches):
-        distances_BLL = _batch_distances(model, batch, position)
+        distances_BLL = _batch_distances(decoder, batch, position)
         if place == 0:
             # A model overflows on its first words; the table, made at the
             # end, looks at all. Asking each time would wait for the card.
@@ -398,26 +354,21 @@ def measure(
 
 def _batch_distances(model, batch, position):
     """Distances of one batch, shape ``[B, L + 1, L + 1]``."""
-    device = next(model.parameters()).device
-    inputs = {
-        name: value.to(device)
-        for name, value in batch.items()
-        if torch.is_tensor(value)
-    }
-    text = inputs.get("inputs_embeds", inputs.get("input_ids"))
-    if inputs.get("attention_mask") is None:
-        inputs["attention_mask"] = torch.ones(
-            text.shape[:2], dtype=torch.long, device=device
-        )
+    inputs = model_inputs(model, batch)
     lengths = batch.get("prompt_lengths")
-    if lengths is not None:
-        inputs["prompt_lengths"] = torch.as_tensor(lengths, device=device)
-    last_B = last_positions(inputs, position)
-    for not_the_models in ("prompt_lengths", "labels"):
-        inputs.pop(not_the_models, None)
-    if "position_ids" not in inputs:
-        mask_BQ = inputs["attention_mask"].long()
-        inputs["position_ids"] = (mask_BQ.cumsum(dim=1) - 1).clamp(min=0)
-    with last_token_states(model, last_B) as states:
-        model(**inputs, use_cache=False)
+    last_B = last_positions(inputs["attention_mask"], position, lengths)
+    rows_B = torch.arange(len(last_B), device=last_B.device)
+    states = None
+
+    def see(index, h_BQD, options):
+        nonlocal states
+        if states is None:
+            # All at once: small pieces that stay, between large ones that
+            # go, would keep the memory of the large ones from being reused.
+            depth = len(base_model(model).layers) + 1
+            states = h_BQD.new_empty(depth, len(last_B), h_BQD.shape[-1])
+        states[index] = h_BQD[rows_B, last_B]
+
+    with on_stream(model, see):
+        last_states(model, **inputs)
     return angular_distances(states)

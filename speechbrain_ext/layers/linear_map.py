@@ -5,19 +5,21 @@ which order and with how much padding does not matter, and memory is that of
 a few D x D matrices whatever the data.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
 
-from speechbrain_ext.layers.finite import refuse_overflow
+from speechbrain_ext.layers.residual import refuse_overflow
 
-# ----------------------------------------------------------------------------
-# A linear step beside the identity, as a plain value.
+# Positions for each value of the width, below which no map is fitted.
+LEAST = 2
 
 
 @dataclass(frozen=True)
 class LinearMap:
-    """h -> h + W h + b; call it with states."""
+    """A linear step beside the identity, h -> h + W h + b, as a value."""
 
     weight_DD: torch.Tensor
     bias_D: torch.Tensor | None = None
@@ -49,10 +51,6 @@ class LinearMap:
         return LinearMap(up_DR @ down_RD, self.bias_D, up_DR, down_RD)
 
 
-# Positions for each value of the width, below which no map is fitted.
-LEAST = 2
-
-
 class MapSums:
     """Sums over positions; gives a map for each ridge strength."""
 
@@ -69,17 +67,7 @@ class MapSums:
         self.xx_DD, self.xy_DD = zeros(width, width), zeros(width, width)
 
     def add(self, x_ND, y_ND, weights_N=None):
-        """Add states and what is to be added to them.
-
-        Arguments
-        ---------
-        x_ND : torch.Tensor
-            States before the gap.
-        y_ND : torch.Tensor
-            The difference that the map has to say.
-        weights_N : torch.Tensor or None
-            How much each position counts; None: all alike.
-        """
+        """Add states, and the differences that the map has to say of them."""
         device = self.x_D.device
         x_ND, y_ND = x_ND.to(device).double(), y_ND.to(device).double()
         if weights_N is None:
@@ -99,19 +87,8 @@ class MapSums:
             for name in ("count", "weight", "x_D", "y_D", "xx_DD", "xy_DD"):
                 torch.distributed.all_reduce(getattr(self, name))
 
-    def check(self, what="positions"):
-        """Refuse too few positions, and states that are no numbers.
-
-        Arguments
-        ---------
-        what : str
-            Where they come from, for the error.
-
-        Raises
-        ------
-        ValueError
-            With both numbers, or how to keep states from overflowing.
-        """
+    def check(self, what: str = "positions") -> None:
+        """Refuse too few positions, and states that are no numbers."""
         least, count = LEAST * self.width, int(self.count)
         if count < least:
             raise ValueError(
@@ -132,8 +109,8 @@ class MapSums:
             xx_DD = xx_DD - torch.outer(mean_D, mean_D)
         return xx_DD
 
-    def solve(self, strength):
-        """The map of one ridge strength."""
+    def solve(self, strength: float) -> LinearMap:
+        """The map of one ridge strength, a share of the mean variance."""
         xx_DD, xy_DD = self.covariance(), self.xy_DD / self.weight
         if self.bias:
             mean_x_D, mean_y_D = self.x_D / self.weight, self.y_D / self.weight

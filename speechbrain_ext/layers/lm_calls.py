@@ -6,29 +6,110 @@ Cohere scale them, Gemma 2 caps them) is done by the model's own forward, which
 is handed the states in place of computing them.
 """
 
+from __future__ import annotations
+
 import copy
 import inspect
 
 import torch
-from transformers import DynamicCache
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from speechbrain_ext.layers.surgery import base_model, causal_lm
+from speechbrain_ext.model.prompt import positions_from_mask
 
 # What the argument for the key-value cache has been called.
 CACHE_NAMES = ("cache", "past_key_values")
-
-# Largest difference of two logits that is rounding, as a share of the largest.
-ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
-HALF_ROUNDING = 0.05
+# What of a batch the base model is given.
+INPUTS = ("inputs_embeds", "input_ids", "attention_mask", "position_ids")
 
 
-def embed(lm, ids):
+def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
+    """The plain Hugging Face causal LM inside a wrapper (ours or PEFT's).
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> causal_lm(model.decoder) is model.decoder.lm
+    True
+    """
+    model = getattr(model, "lm", model)
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return model
+
+
+def base_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The decoder without its LM head, from whatever wraps it.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        A Hugging Face causal LM, a PEFT model around one, or an object with
+        such a model as its ``lm``.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    TypeError
+        If the model keeps its layers elsewhere than in ``model.layers``.
+
+    Example
+    -------
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> type(base_model(model.decoder)).__name__
+    'Qwen2Model'
+    """
+    inner = getattr(causal_lm(model), "model", None)
+    if not isinstance(getattr(inner, "layers", None), torch.nn.ModuleList):
+        raise TypeError(
+            f"{type(model).__name__} does not keep its layers in "
+            "`model.layers`: use a causal LM of the Llama or Qwen2 kind."
+        )
+    return inner
+
+
+def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
+    """The decoder layers of what `base_model` takes."""
+    return base_model(model).layers
+
+
+def embed(lm: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """Token ids of shape ``[*]`` to embeddings of shape ``[*, D]``."""
     return base_model(lm).embed_tokens(ids)
 
 
-def cache_argument(model):
+def input_of(batch: dict) -> torch.Tensor:
+    """A batch's embeddings ``[B, Q, D]`` or ids ``[B, Q]``."""
+    embeds = batch.get("inputs_embeds")
+    return batch["input_ids"] if embeds is None else embeds
+
+
+def model_inputs(model: torch.nn.Module, batch: dict) -> dict:
+    """What of a batch the base model takes, on its device.
+
+    Mask and positions are made where there are none.
+    """
+    device = next(base_model(model).parameters()).device
+    inputs = {
+        name: batch[name].to(device)
+        for name in INPUTS
+        if batch.get(name) is not None
+    }
+    if "attention_mask" not in inputs:
+        shape = input_of(batch).shape[:2]
+        inputs["attention_mask"] = torch.ones(
+            shape, dtype=torch.long, device=device
+        )
+    if "position_ids" not in inputs:
+        inputs["position_ids"] = positions_from_mask(inputs["attention_mask"])
+    return inputs
+
+
+def cache_argument(model: torch.nn.Module) -> str:
     """The name under which a forward takes a key-value cache."""
     parameters = inspect.signature(model.forward).parameters.values()
     named = {p.name for p in parameters if p.kind != p.VAR_KEYWORD}
@@ -44,13 +125,15 @@ def cache_argument(model):
     return kept[0]
 
 
-def last_states(lm, cache=None, **inputs):
+def last_states(
+    lm: torch.nn.Module, cache: object = None, **inputs: torch.Tensor
+) -> torch.Tensor:
     """Last hidden states, after the final norm, of what is read now.
 
     Arguments
     ---------
-    lm : transformers.PreTrainedModel
-        The causal LM.
+    lm : torch.nn.Module
+        The causal LM, or what wraps it.
     cache : object or None
         What was read before, and what is read now is added to; None: nothing
         is kept.
@@ -108,7 +191,7 @@ class _Given(torch.nn.Module):
         return self.function(*args)
 
 
-def final_norm(lm):
+def final_norm(lm: torch.nn.Module) -> torch.nn.Module:
     """What stands between the last layer and the LM head."""
     model = base_model(lm)
     parts = dict(model.named_children())
@@ -121,110 +204,3 @@ def final_norm(lm):
             "layers: use a causal LM of the Llama or Qwen2 kind."
         )
     return parts[named[0]]
-
-
-@torch.no_grad()
-def check_calls(lm):
-    """Refuse a causal LM that does something else when called in parts."""
-    in_training = [part for part in lm.modules() if part.training]
-    lm.eval()
-    try:
-        wrong = _difference(lm)
-    except (torch.OutOfMemoryError, TypeError):
-        raise
-    except Exception as error:
-        # Families with a cache or masks of their own say so in many ways.
-        wrong = f"called in parts, it fails with {error!r:.200}"
-    finally:
-        for part in in_training:
-            part.training = True
-    if wrong:
-        raise TypeError(
-            f"{type(causal_lm(lm)).__name__} is not of the kind that can be "
-            f"pruned here: {wrong}. docs/families.md lists the families that "
-            "can."
-        )
-
-
-def _difference(lm):
-    """In what a model called in parts differs from itself (str or None)."""
-    model, head = base_model(lm), getattr(causal_lm(lm), "lm_head", None)
-    if getattr(head, "weight", None) is None:
-        return "its LM head is no matrix called lm_head"
-    device = head.weight.device
-    size = min(7, causal_lm(lm).config.vocab_size)
-    ids = torch.arange(size, device=device)[None]
-    positions = torch.arange(size, device=device)[None]
-    inputs = {
-        "position_ids": positions,
-        "attention_mask": ids.new_ones(1, size),
-    }
-    with _watched(model) as whole:
-        output = causal_lm(lm)(input_ids=ids, **inputs, use_cache=False)
-    with _watched(model) as parts:
-        h_BQD = last_states(lm, inputs_embeds=embed(lm, ids), **inputs)
-    logits_QV, limit = output.logits[0].float(), ROUNDING.get(h_BQD.dtype)
-    exact = limit is not None
-    limit = limit or HALF_ROUNDING
-
-    def differs(a, b):
-        # Not "greater than": NaN must not pass.
-        return not (a - b).abs().max() <= limit * b.abs().max()
-
-    if len(whole["entered"]) != len(model.layers):
-        return "it does not run its layers once each, one after the other"
-    if differs(parts["entered"][0].float(), whole["entered"][0].float()):
-        return "it treats token ids and their embeddings differently"
-    if differs(final_norm(lm)(whole["left"]), whole["normed"]):
-        return "it does more than a norm between its last layer and its head"
-    if differs(logits_of(lm, whole["normed"][0]).float(), logits_QV):
-        return "its logits depend on more than its last hidden states"
-    cache = DynamicCache(config=causal_lm(lm).config)
-    steps = []
-    for start, end in ((0, size - 2), (size - 2, size - 1), (size - 1, size)):
-        h_BQD = last_states(
-            lm,
-            cache,
-            input_ids=ids[:, start:end],
-            position_ids=positions[:, start:end],
-            attention_mask=inputs["attention_mask"][:, :end],
-        )
-        if cache.get_seq_length() != end:
-            return "it does not put what it reads into the key-value cache"
-        steps.append(h_BQD)
-    # In half precision a rounding may send a token to another expert.
-    if exact and differs(torch.cat(steps, 1), whole["normed"]):
-        return "token by token, from its cache, it reads something else"
-    return None
-
-
-class _watched:
-    """Keep what enters and leaves the layers and the base model."""
-
-    def __init__(self, model):
-        self.model, self.handles = model, []
-
-    def __enter__(self):
-        seen = {"entered": []}
-
-        def before(layer, args, kwargs):
-            seen["entered"].append(args[0] if args else kwargs["hidden_states"])
-
-        def behind(layer, args, output):
-            seen["left"] = output[0] if isinstance(output, tuple) else output
-
-        def at_end(model, args, output):
-            seen["normed"] = output[0]
-
-        for layer in self.model.layers:
-            self.handles.append(
-                layer.register_forward_pre_hook(before, with_kwargs=True)
-            )
-        last = self.model.layers[-1]
-        self.handles.append(last.register_forward_hook(behind))
-        self.handles.append(self.model.register_forward_hook(at_end))
-        return seen
-
-    def __exit__(self, *error):
-        for handle in self.handles:
-            handle.remove()

@@ -1,9 +1,15 @@
-"""Which layers go and which stay, as plain arithmetic on their indices.
+"""Which layers of a decoder go and which stay: arithmetic on their indices.
 
-Layers are counted from 0.
+Layers are counted from 0. A `Block` is a run of layers, as the paper removes
+them; `Removal.of` makes of it, of a plan or of any indices the one thing that
+everything else asks.
 """
 
+from __future__ import annotations
+
+import operator
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 # A layer's number in a tensor's name, whatever stands in front: checkpoints
@@ -45,154 +51,143 @@ class Block:
                 "from 0 and size is at least 1."
             )
 
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.removed)
+
     @property
-    def removed(self):
-        """Indices of the removed layers, ascending (tuple of int)."""
+    def removed(self) -> tuple[int, ...]:
+        """Indices of the removed layers, ascending."""
         return tuple(range(self.start, self.start + self.size))
 
     @property
-    def receiving(self):
-        """Old index of the receiving layer (int)."""
+    def receiving(self) -> int:
+        """Old index of the receiving layer."""
         return self.start + self.size
 
 
-def removed_layers(removed, num_layers):
-    """The removed layers as sorted indices, checked against a depth.
+@dataclass(frozen=True)
+class Removal:
+    """Layers that are removed from a decoder of a known depth.
 
-    Arguments
-    ---------
-    removed : Block, iterable of int or None
-        What to remove; None and an empty set remove nothing.
-    num_layers : int
-        Layers of the whole decoder.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    ValueError
-        If an index does not exist, or if the last layer is removed: a block
-        needs a receiving layer behind it.
-
-    Example
-    -------
-    >>> removed_layers(Block(1, 2), num_layers=4)
-    (1, 2)
-    """
-    if removed is None:
-        return ()
-    if isinstance(removed, Block):
-        removed = removed.removed
-    indices = tuple(sorted(set(int(index) for index in removed)))
-    if not indices:
-        return ()
-    if indices[0] < 0 or indices[-1] >= num_layers:
-        raise ValueError(
-            f"Cannot remove layers {list(indices)}: the decoder has "
-            f"{num_layers} layers, numbered 0 to {num_layers - 1}."
-        )
-    if indices[-1] == num_layers - 1:
-        raise ValueError(
-            f"Cannot remove layers {list(indices)}: the last of "
-            f"{num_layers} layers must stay to receive. Choose layers up to "
-            f"{num_layers - 2}."
-        )
-    return indices
-
-
-def kept_layers(removed, num_layers):
-    """Old indices of the layers that stay, ascending.
-
-    Arguments
-    ---------
-    removed : Block, iterable of int or None
-        What is removed.
-    num_layers : int
-        Layers of the whole decoder.
-
-    Returns
-    -------
-    tuple of int
-
-    Example
-    -------
-    >>> kept_layers(Block(1, 2), num_layers=4)
-    (0, 3)
-    """
-    gone = set(removed_layers(removed, num_layers))
-    return tuple(i for i in range(num_layers) if i not in gone)
-
-
-def receiving_layers(removed, num_layers):
-    """New indices of the layers that receive across a gap, ascending.
-
-    One layer for a `Block`, one for each gap of a set with holes.
-
-    Arguments
-    ---------
-    removed : Block, iterable of int or None
-        What is removed.
-    num_layers : int
-        Layers of the whole decoder.
-
-    Returns
-    -------
-    tuple of int
-
-    Example
-    -------
-    >>> receiving_layers({1, 3}, num_layers=6)
-    (1, 2)
-    """
-    kept = kept_layers(removed, num_layers)
-    before = (-1,) + kept[:-1]
-    return tuple(
-        new for new, (b, old) in enumerate(zip(before, kept)) if old != b + 1
-    )
-
-
-def gaps(removed, num_layers):
-    """The removed layers as runs, each of which leaves one gap.
-
-    Arguments
-    ---------
-    removed : Block, iterable of int or None
-        What is removed.
-    num_layers : int
-        Layers of the whole decoder.
-
-    Returns
-    -------
-    tuple of Block
-        Ascending, old indices; each one's `receiving` layer stays.
-
-    Example
-    -------
-    >>> gaps({1, 2, 4}, num_layers=6)
-    (Block(start=1, size=2), Block(start=4, size=1))
-    """
-    found = []
-    for layer in removed_layers(removed, num_layers):
-        if found and found[-1].receiving == layer:
-            found[-1] = Block(found[-1].start, found[-1].size + 1)
-        else:
-            found.append(Block(layer, 1))
-    return tuple(found)
-
-
-def ranges(layers):
-    """Layer indices as a person writes them.
+    Iterating over it gives the layers.
 
     Arguments
     ---------
     layers : iterable of int
-        Indices, ascending.
+        Old indices of the removed layers; kept as a sorted tuple, each once.
+    num_layers : int
+        Layers of the whole decoder.
 
-    Returns
+    Raises
+    ------
+    ValueError
+        If an index does not exist, or if the last layer is removed: every
+        gap needs a receiving layer behind it.
+
+    Example
     -------
-    str
+    >>> removed = Removal.of({1, 2, 4}, num_layers=6)
+    >>> removed.kept
+    (0, 3, 5)
+    >>> removed.gaps
+    (Block(start=1, size=2), Block(start=4, size=1))
+    >>> removed.receiving
+    (1, 2)
+    """
+
+    layers: tuple[int, ...]
+    num_layers: int
+
+    def __post_init__(self):
+        layers = tuple(sorted(set(map(operator.index, self.layers))))
+        object.__setattr__(self, "layers", layers)
+        last = self.num_layers - 1
+        if layers and (layers[0] < 0 or layers[-1] > last):
+            raise ValueError(
+                f"Cannot remove layers {list(layers)}: the decoder has "
+                f"{self.num_layers} layers, numbered 0 to {last}."
+            )
+        if layers and layers[-1] == last:
+            raise ValueError(
+                f"Cannot remove layers {list(layers)}: the last of "
+                f"{self.num_layers} layers must stay to receive. Choose "
+                f"layers up to {last - 1}."
+            )
+
+    @staticmethod
+    def of(removed: Iterable[int] | None, num_layers: int) -> Removal:
+        """Whatever says which layers go, checked against a depth.
+
+        Arguments
+        ---------
+        removed : Block, Removal, Plan, iterable of int or None
+            None and an empty set remove nothing.
+        num_layers : int
+            Layers of the whole decoder.
+
+        Returns
+        -------
+        Removal
+            The same, where it is one already.
+
+        Raises
+        ------
+        ValueError
+            As the class says, or if it is of a decoder of another depth.
+        """
+        if not isinstance(removed, Removal):
+            return Removal(() if removed is None else removed, num_layers)
+        if removed.num_layers != num_layers:
+            raise ValueError(
+                f"Cannot remove layers {list(removed)}: they were chosen of "
+                f"{removed.num_layers} layers, and this decoder has "
+                f"{num_layers}. Choose layers of this one."
+            )
+        return removed
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def size(self) -> int:
+        """Number of removed layers."""
+        return len(self.layers)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Old indices of the layers that stay, ascending."""
+        return tuple(i for i in range(self.num_layers) if i not in self.layers)
+
+    @property
+    def gaps(self) -> tuple[Block, ...]:
+        """The removed layers as runs, each of which leaves one gap."""
+        starts = [i for i in self.layers if i - 1 not in self.layers]
+        return tuple(
+            Block(start, next(i for i in self.kept if i > start) - start)
+            for start in starts
+        )
+
+    @property
+    def start(self) -> int | None:
+        """First removed layer, or None where they are not in a row."""
+        return self.layers[0] if len(self.gaps) == 1 else None
+
+    @property
+    def receiving(self) -> tuple[int, ...]:
+        """New indices of the layers that receive across a gap, ascending."""
+        return tuple(self.kept.index(gap.receiving) for gap in self.gaps)
+
+    def until(self, gap: Block) -> Removal:
+        """The same up to a gap, and nothing behind it."""
+        before = [i for i in self.layers if i < gap.receiving]
+        return Removal(before, self.num_layers)
+
+
+def ranges(layers: Iterable[int]) -> str:
+    """Layer indices, ascending, as a person writes them.
 
     Example
     -------
@@ -208,20 +203,8 @@ def ranges(layers):
     return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in runs)
 
 
-def renumber(name, new_index):
-    """A tensor's name once layers have new numbers.
-
-    Arguments
-    ---------
-    name : str
-        A tensor's name, such as "model.layers.9.mlp.up_proj.weight".
-    new_index : dict
-        Old layer index to new one, for the layers that stay.
-
-    Returns
-    -------
-    str or None
-        None for a tensor of a layer that does not stay.
+def renumber(name: str, new_index: dict[int, int]) -> str | None:
+    """A tensor's name once layers have new numbers; None: its layer went.
 
     Example
     -------
@@ -239,7 +222,7 @@ def renumber(name, new_index):
     return f"{name[: found.start(1)]}{new}{name[found.end(1) :]}"
 
 
-def layer_and_rest(name):
+def layer_and_rest(name: str) -> tuple[int | None, str]:
     """Which layer a tensor belongs to, and its name inside that layer."""
     found = LAYER.search(name)
     if found is None:

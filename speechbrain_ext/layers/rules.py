@@ -1,14 +1,12 @@
-"""Rules that choose which layers of a decoder go.
+"""Rules that choose which layers of a decoder go; `RULES` lists them.
 
 A rule takes a decoder, a little data and a size, and gives a plan:
-``RULES[name](model, data, size)``. A new rule is one function, and a line in
-`RULES`:
+``RULES[name](model, data, size)``. A new rule is one function, and one line:
 
->>> from speechbrain_ext.layers.rules import RULES, RuleData, rule
->>> @rule("shallowest", looks_at_data=False)
-... def shallowest(model, data, size):
+>>> from speechbrain_ext.layers.rules import RULES, Rule, RuleData
+>>> def shallowest(model, data, size):
 ...     return data.plan(model, range(size))
->>> RULES["shallowest"] = shallowest
+>>> RULES["shallowest"] = Rule("shallowest", shallowest, "the first", None)
 >>> from speechbrain_ext.tiny_models import tiny_speech_llm
 >>> model = tiny_speech_llm(layers=4).decoder
 >>> RULES["shallowest"](model, RuleData([]), 2).layers
@@ -16,99 +14,40 @@ A rule takes a decoder, a little data and a size, and gives a plan:
 >>> del RULES["shallowest"]
 """
 
+from __future__ import annotations
+
 import functools
 import random
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
 from speechbrain_ext.layers.distances import measure
-from speechbrain_ext.layers.finite import refuse_overflow
-from speechbrain_ext.layers.linear_map import LEAST, fit_map
-from speechbrain_ext.layers.removal import gaps
-from speechbrain_ext.layers.residual import (
-    Cost,
-    clock,
+from speechbrain_ext.layers.linear_map import LEAST, LinearMap, fit_map
+from speechbrain_ext.layers.lm_calls import (
+    causal_lm,
+    decoder_layers,
     input_of,
-    model_inputs,
-    recorded,
 )
-from speechbrain_ext.layers.search import candidate_losses, identity
-from speechbrain_ext.layers.surgery import base_model, causal_lm, drop_layers
+from speechbrain_ext.layers.plans import Plan
+from speechbrain_ext.layers.removal import Block, Removal
+from speechbrain_ext.layers.residual import recorded, refuse_overflow
+from speechbrain_ext.layers.search import (
+    Cost,
+    RuleData,
+    candidate_losses,
+    clock,
+    nothing,
+)
+from speechbrain_ext.layers.surgery import drop_layers
 
 # ----------------------------------------------------------------------------
-# What every rule does before and after it chooses.
+# By how little layers change the residual stream.
 
 
-def rule(name, looks_at_data=True, needs_targets=False, positions=None):
-    """Make a function a rule: its request is checked, its plan named.
-
-    Arguments
-    ---------
-    name : str
-        The rule's name, also in the plan.
-    looks_at_data : bool
-        Whether it needs data at all.
-    needs_targets : bool
-        Whether something has to be predicted.
-    positions : callable or None
-        The decoder to how many positions it needs; stays as an attribute.
-
-    Returns
-    -------
-    callable
-        Takes a function of model, `speechbrain_ext.layers.residual.RuleData` and
-        size that gives a `speechbrain_ext.layers.plans.Plan`; gives one that checks
-        these first.
-    """
-
-    def decorate(choose):
-        @functools.wraps(choose)
-        def checked(model, data, size):
-            check_size(size, len(base_model(model).layers))
-            if looks_at_data:
-                data.check(needs_targets)
-            return replace(choose(model, data, size), rule=name)
-
-        checked.positions = positions
-        return checked
-
-    return decorate
-
-
-def check_size(size, num_layers):
-    """Refuse a number of layers that cannot go."""
-    if not 1 <= size <= num_layers - 1:
-        raise ValueError(
-            f"prune_layers: {size}, but the decoder has {num_layers} layers "
-            "and the last must stay to receive: choose 1 to "
-            f"{num_layers - 1}."
-        )
-
-
-# ----------------------------------------------------------------------------
-# Rules by how little layers change the residual stream.
-
-
-@rule("angular")
 def angular(model, data, size):
-    """The paper's rule (Section 3.1): the block of least angular distance.
-
-    The stream before a block and behind it, at each sequence's last token.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The decoder.
-    data : speechbrain_ext.layers.residual.RuleData
-        With a table, or batches to measure one on.
-    size : int
-        Layers to remove.
-
-    Returns
-    -------
-    speechbrain_ext.layers.plans.Plan
-    """
+    """The block of least angular distance, at each sequence's last token."""
 
     def make():
         seconds = clock()
@@ -123,7 +62,7 @@ def angular(model, data, size):
     block = table.best(size)
     return data.plan(
         model,
-        block.removed,
+        block,
         float(table.distances[size - 1, block.start]),
         cost,
         value_is="angular distance",
@@ -131,20 +70,16 @@ def angular(model, data, size):
     )
 
 
-@torch.no_grad()
 def stream_cosines(model, data):
     """Mean cosine between the streams before all pairs of layers."""
-    inner = base_model(model)
-    num_layers, seconds = len(inner.layers), clock()
+    num_layers, seconds = len(decoder_layers(model)), clock()
     passes = num_layers * data.sequences
     data.budget.check(Cost(layer_passes=passes))
     total_LL = torch.zeros(num_layers, num_layers, dtype=torch.float64)
     count = 0
     for batch in data.watched("Cosines of streams"):
-        inputs = model_inputs(model, batch)
-        with recorded(model) as streams:
-            inner(**inputs, use_cache=False)
-        real_BQ = inputs["attention_mask"].bool()
+        streams = recorded(model, batch)
+        real_BQ = streams.mask_BQ.bool()
         h_NLD = torch.stack([h[real_BQ] for h in streams.before], dim=1)
         h_NLD = torch.nn.functional.normalize(h_NLD.double(), dim=-1)
         # The sum over positions of all cosines, as one product for a pair.
@@ -155,141 +90,49 @@ def stream_cosines(model, data):
     return total_LL / count, Cost(seconds(), passes)
 
 
-@rule("block-influence")
-def block_influence(model, data, size):
-    """ShortGPT's rule (arXiv 2403.03853): layers that change least, singly."""
-    cosine_LL, cost = _cosines(model, data)
-    influence_L = 1 - cosine_LL.diagonal(1)
-    layers = influence_L.argsort(stable=True)[:size]
-    value = influence_L[layers].mean().item()
-    return data.plan(
-        model,
-        layers.tolist(),
-        value,
-        cost,
-        value_is="mean influence of a layer",
-    )
-
-
-@rule("block-influence-run")
-def block_influence_run(model, data, size):
-    """The run of layers whose input and output are most alike."""
-    cosine_LL, cost = _cosines(model, data)
-    influence = 1 - cosine_LL.diagonal(size)
-    start = int(influence.argmin())
-    return data.plan(
-        model,
-        range(start, start + size),
-        influence[start].item(),
-        cost,
-        value_is="influence of the run",
-    )
-
-
 def _cosines(model, data):
     """`stream_cosines`, once for all sizes."""
     return data.remember("cosines", lambda: stream_cosines(model, data))
 
 
-# ----------------------------------------------------------------------------
-# Rules that look at no data: what every other rule has to be better than.
+def block_influence(model, data, size):
+    """ShortGPT's rule (arXiv 2403.03853)."""
+    cosine_LL, cost = _cosines(model, data)
+    influence_L = 1 - cosine_LL.diagonal(1)
+    layers = influence_L.argsort(stable=True)[:size]
+    value = influence_L[layers].mean().item()
+    about = "mean influence of a layer"
+    return data.plan(model, layers.tolist(), value, cost, value_is=about)
 
 
-@rule("deepest", looks_at_data=False)
-def deepest(model, data, size):
-    """The layers before the last one, which stays to receive.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The decoder.
-    data : speechbrain_ext.layers.residual.RuleData
-        Tells the model's name only.
-    size : int
-        Layers to remove.
-
-    Returns
-    -------
-    speechbrain_ext.layers.plans.Plan
-    """
-    last = len(base_model(model).layers) - 1
-    return data.plan(model, range(last - size, last))
-
-
-@rule("even", looks_at_data=False)
-def even(model, data, size):
-    """Layers spread evenly over all but the last.
-
-    The L - 1 layers that may go are cut into as many equal parts as layers
-    are to go; of each part the middle one goes.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The decoder.
-    data : speechbrain_ext.layers.residual.RuleData
-        Tells the model's name only.
-    size : int
-        Layers to remove.
-
-    Returns
-    -------
-    speechbrain_ext.layers.plans.Plan
-    """
-    last = len(base_model(model).layers) - 1
-    # The middle of part i is at (i + 1/2) * last / size, in whole numbers;
-    # halves go down, so that no two meet and the last layer is never named.
-    return data.plan(
-        model,
-        [
-            -((size - (2 * part + 1) * last) // (2 * size))
-            for part in range(size)
-        ],
-    )
-
-
-@rule("random", looks_at_data=False)
-def at_random(model, data, size):
-    """Layers drawn by the data's seed; a larger size contains a smaller."""
-    layers = list(range(len(base_model(model).layers) - 1))
-    random.Random(data.seed).shuffle(layers)
-    return data.plan(model, layers[:size], seed=data.seed)
+def block_influence_run(model, data, size):
+    """The same measure, of a run's input and output."""
+    cosine_LL, cost = _cosines(model, data)
+    influence = 1 - cosine_LL.diagonal(size)
+    start = int(influence.argmin())
+    value = influence[start].item()
+    about = "influence of the run"
+    return data.plan(model, Block(start, size), value, cost, value_is=about)
 
 
 # ----------------------------------------------------------------------------
-# Rules by the loss that is left once layers are gone.
-#
-# Both searches take what is done at a gap (`speechbrain_ext.layers.search`): a
-# rule that scores layers by the loss after something was put in their place is
-# one of these functions with another `at_gap`.
+# By the loss that is left once layers are gone.
 
 VALUE = "nats per target token"
 
 
-@rule("greedy-runs", needs_targets=True)
-def greedy_runs(model, data, size):
-    """The run of layers whose removal leaves the least loss."""
-    return best_run(model, data, size)
-
-
-@rule("greedy-layers", needs_targets=True)
-def greedy_layers(model, data, size):
-    """One layer after the other, each the one whose loss is least then."""
-    return one_by_one(model, data, size)
-
-
-def best_run(model, data, size, at_gap=identity):
-    """Try every run of a size; see `greedy_runs`."""
-    last = len(base_model(model).layers) - 1
-    runs = [tuple(range(s, s + size)) for s in range(last - size + 1)]
+def best_run(model, data, size, at_gap=nothing):
+    """Try every run of a size."""
+    last = len(decoder_layers(model)) - 1
+    runs = [Block(start, size).removed for start in range(last - size + 1)]
     losses, cost = candidate_losses(model, data, runs, at_gap=at_gap)
     best = losses.index(min(losses))
     return data.plan(model, runs[best], losses[best], cost, value_is=VALUE)
 
 
-def one_by_one(model, data, size, at_gap=identity):
-    """Take away a layer at a time; see `greedy_layers`."""
-    num_layers = len(base_model(model).layers)
+def one_by_one(model, data, size, at_gap=nothing):
+    """Take away a layer at a time."""
+    num_layers = len(decoder_layers(model))
     whole = search_passes(num_layers, size) * data.sequences
     data.budget.check(Cost(layer_passes=whole))
     order, losses, cost = [], [], Cost()
@@ -313,11 +156,8 @@ def _next(model, data, removed, at_gap, spent):
     """The layer to take away next, its loss, and what finding it took."""
 
     def make():
-        left = [
-            (layer,)
-            for layer in range(len(base_model(model).layers) - 1)
-            if layer not in removed
-        ]
+        last = len(decoder_layers(model)) - 1
+        left = [(layer,) for layer in range(last) if layer not in removed]
         losses, cost = candidate_losses(
             model, data, left, removed, at_gap, spent
         )
@@ -334,7 +174,7 @@ def search_passes(num_layers, size):
 
 
 # ----------------------------------------------------------------------------
-# Rules by the loss that is left behind a closed-form map.
+# By the loss that is left behind a closed-form map.
 #
 # What a removed run did to the stream is put back as a linear map first, as
 # healing would: a run that is nearly linear may go though the loss without it
@@ -345,24 +185,7 @@ def search_passes(num_layers, size):
 RIDGE = 0.01
 
 
-def _wanted(model):
-    """Positions that two halves need, one of which maps are fitted on."""
-    return 2 * LEAST * causal_lm(model).config.hidden_size
-
-
-@rule("map-run", needs_targets=True, positions=_wanted)
-def map_run(model, data, size):
-    """The run of layers that leaves the least loss behind a map."""
-    return _search(best_run, model, data, size)
-
-
-@rule("map-greedy", needs_targets=True, positions=_wanted)
-def map_greedy(model, data, size):
-    """One layer after the other, each the one whose loss is least then."""
-    return _search(one_by_one, model, data, size)
-
-
-def _search(choose, model, data, size):
+def behind_maps(choose, model, data, size):
     """A search with maps, which plans of other sizes share."""
 
     def make():
@@ -375,11 +198,16 @@ def _search(choose, model, data, size):
     # What is remembered of the search hangs on the maps, not on the data.
     judging = replace(judging, memory=data.memory)
     plan = choose(model, judging, size, at_gap=maps)
-    told = {"ridge": maps.ridge, "fitted_on": maps.sequences}
-    return replace(plan, about={**plan.about, **told})
+    about = {"ridge": RIDGE, "fitted_on": maps.data.sequences}
+    return replace(plan, about={**plan.about, **about})
 
 
-def halves(data):
+def positions_for_maps(model):
+    """Positions that two halves need, one of which maps are fitted on."""
+    return 2 * LEAST * causal_lm(model).config.hidden_size
+
+
+def halves(data: RuleData) -> tuple[RuleData, RuleData]:
     """The sequences that maps are fitted on, and those they are judged on."""
     first, second, seen = [], [], 0
     for batch in data.batches:
@@ -404,117 +232,177 @@ def _rows(batch, rows, many):
 
 
 class GapMaps:
-    """What is done at a gap: its closed-form map, fitted when asked for."""
+    """What is done at a gap: its closed-form map, fitted when asked for.
 
-    def __init__(self, model, data, ridge=RIDGE):
-        self.model, self.batches = model, data.batches
-        self.ridge, self.sequences = ridge, data.sequences
-        self._whole, self._maps, self._behind = None, {}, {}
+    The map hangs on what is removed up to the gap alone: only that is in the
+    stream before it.
+    """
 
-    def __call__(self, removed, gap):
-        """The map of one gap (LinearMap)."""
-        if self._whole is None:
-            self._whole = self._streams()
-        # Only what is removed up to the gap is in the stream before it.
-        gone = tuple(i for i in sorted(removed) if i < gap.receiving)
-        if gone not in self._maps:
-            self._maps[gone] = self._fit(gone, gap)
-        return self._maps[gone]
-
-    @torch.no_grad()
-    def _fit(self, gone, gap):
-        before = self._before(gone, gap)
-        after = [one.before[gap.receiving] for one in self._whole]
-        weights = [self._mask(batch) for batch in self.batches]
-        linear_map = fit_map(before, after, self.ridge, weights)
-        # For the gaps behind this one.
-        self._behind[gone] = [linear_map(h_BQD) for h_BQD in before]
-        return linear_map
-
-    def _before(self, gone, gap):
-        """The stream that reaches a gap, earlier maps in it, by batch."""
-        num_layers = len(base_model(self.model).layers)
-        earlier = [
-            one
-            for one in gaps(gone, num_layers)
-            if one.receiving < gap.receiving
-        ]
-        if not earlier:
-            return [one.before[gap.start] for one in self._whole]
-        last = earlier[-1]
-        key = tuple(i for i in gone if i < last.receiving)
-        self(key, last)
-        return [
-            self._run(streams, h_BQD, range(last.receiving, gap.start))
-            for streams, h_BQD in zip(self._whole, self._behind[key])
-        ]
-
-    def _run(self, streams, h_BQD, layers):
-        for index in layers:
-            h_BQD = streams.run(self._layers[index], index, h_BQD)
-        return h_BQD
-
-    @torch.no_grad()
-    def _streams(self):
-        """The whole decoder's streams, by batch."""
+    def __init__(self, model: torch.nn.Module, data: RuleData):
         # Shares the weights; its mode is its own.
-        model, found = drop_layers(causal_lm(self.model), ()).eval(), []
-        for batch in self.batches:
-            inputs = model_inputs(model, batch)
-            with recorded(model) as streams:
-                base_model(model)(**inputs, use_cache=False)
-            found.append(streams)
-        self._layers = base_model(model).layers
-        return found
+        self.model = drop_layers(causal_lm(model), None).eval()
+        self.data = data
+        self._fitted = {}
 
-    def _mask(self, batch):
-        """1 at real positions, 0 at padding (torch.Tensor, ``[B, Q]``)."""
-        mask_BQ = batch.get("attention_mask")
-        if mask_BQ is None:
-            return torch.ones(input_of(batch).shape[:2])
-        return mask_BQ.float()
+    def __call__(self, removed: Removal, gap: Block) -> LinearMap:
+        """The map of one gap."""
+        return self._last_gap(removed.until(gap))[0]
+
+    @functools.cached_property
+    def whole(self):
+        """The whole decoder's streams, by batch."""
+        return [recorded(self.model, batch) for batch in self.data.batches]
+
+    @torch.no_grad()
+    def _last_gap(self, removed):
+        """The map of the last gap, and the stream behind it, by batch."""
+        if removed not in self._fitted:
+            *earlier, gap = removed.gaps
+            before = [streams.before[gap.start] for streams in self.whole]
+            if earlier:
+                # With the earlier maps in it.
+                layers = range(earlier[-1].receiving, gap.start)
+                _, behind = self._last_gap(removed.until(earlier[-1]))
+                before = [
+                    streams.run(h_BQD, layers)
+                    for streams, h_BQD in zip(self.whole, behind)
+                ]
+            after = [one.before[gap.receiving] for one in self.whole]
+            weights = [one.mask_BQ.float() for one in self.whole]
+            linear_map = fit_map(before, after, RIDGE, weights)
+            behind = [linear_map(h_BQD) for h_BQD in before]
+            self._fitted[removed] = linear_map, behind
+        return self._fitted[removed]
 
 
-DEFAULT = "angular"
-RULES = {
-    "angular": angular,
-    "block-influence": block_influence,
-    "block-influence-run": block_influence_run,
-    "greedy-runs": greedy_runs,
-    "greedy-layers": greedy_layers,
-    "map-run": map_run,
-    "map-greedy": map_greedy,
-    "even": even,
-    "deepest": deepest,
-    "random": at_random,
-}
-# Rules that look at no data: they need no model but its depth.
-UNSEARCHED = ("even", "deepest", "random")
+# ----------------------------------------------------------------------------
+# By nothing: what every other rule has to be better than.
 
 
-def find_rule(name):
-    """A rule by its name.
+def deepest(model, data, size):
+    """The last one stays to receive."""
+    last = len(decoder_layers(model)) - 1
+    return data.plan(model, range(last - size, last))
+
+
+def even(model, data, size):
+    """Of as many equal parts as layers are to go, the middle one each."""
+    last = len(decoder_layers(model)) - 1
+    # The middle of part i is at (i + 1/2) * last / size, in whole numbers;
+    # halves go down, so that no two meet and the last layer is never named.
+    middles = ((2 * part + 1) * last - size for part in range(size))
+    return data.plan(model, [-(-middle // (2 * size)) for middle in middles])
+
+
+def at_random(model, data, size):
+    """A larger size contains a smaller."""
+    layers = list(range(len(decoder_layers(model)) - 1))
+    random.Random(data.seed).shuffle(layers)
+    return data.plan(model, layers[:size], seed=data.seed)
+
+
+# ----------------------------------------------------------------------------
+# All of them.
+
+# What a rule needs of its data: sequences alone, or something to predict too.
+SEQUENCES, TARGETS = "sequences", "targets"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to choose layers: what is asked of it is checked, its plan named.
 
     Arguments
     ---------
     name : str
-        One of `RULES`.
-
-    Returns
-    -------
-    callable
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
+        Also in the plan.
+    choose : callable
+        Takes the decoder, a `RuleData` and a size; gives a plan.
+    help : str
+        What it chooses, in a line.
+    needs : str or None
+        `SEQUENCES`, `TARGETS`, or None for a rule that looks at no data: it
+        needs no model but its depth.
+    positions : callable or None
+        The decoder to how many positions it needs; None: a few do.
     """
+
+    name: str
+    choose: Callable
+    help: str
+    needs: str | None = TARGETS
+    positions: Callable | None = None
+
+    def __call__(
+        self, model: torch.nn.Module, data: RuleData, size: int
+    ) -> Plan:
+        """The plan that this rule chooses."""
+        check_size(size, len(decoder_layers(model)))
+        if self.needs:
+            data.check(targets=self.needs == TARGETS)
+        return replace(self.choose(model, data, size), rule=self.name)
+
+
+def _behind_maps(name, choose, text):
+    choose = functools.partial(behind_maps, choose)
+    return Rule(name, choose, text, TARGETS, positions_for_maps)
+
+
+DEFAULT = "angular"
+_LEAST_LOSS = "the run of layers whose removal leaves the least loss"
+_BY_LOSS = "one layer after the other, each the one whose loss is least then"
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule(
+            "angular",
+            angular,
+            "the paper's (Section 3.1): the block of least angular distance",
+            SEQUENCES,
+        ),
+        Rule(
+            "block-influence",
+            block_influence,
+            "layers that change the stream least, singly (ShortGPT)",
+            SEQUENCES,
+        ),
+        Rule(
+            "block-influence-run",
+            block_influence_run,
+            "the run of layers whose input and output are most alike",
+            SEQUENCES,
+        ),
+        Rule("greedy-runs", best_run, _LEAST_LOSS),
+        Rule("greedy-layers", one_by_one, _BY_LOSS),
+        _behind_maps("map-run", best_run, f"{_LEAST_LOSS} behind a map"),
+        _behind_maps("map-greedy", one_by_one, f"{_BY_LOSS}, behind maps"),
+        Rule("even", even, "layers spread evenly over all but the last", None),
+        Rule("deepest", deepest, "the layers before the last one", None),
+        Rule("random", at_random, "layers drawn by the seed", None),
+    )
+}
+
+
+def find_rule(name: str) -> Rule:
+    """A rule by its name; refuses a name that is none of `RULES`."""
     if name not in RULES:
         raise ValueError(f"rule: {name!r} is none of {', '.join(RULES)}.")
     return RULES[name]
 
 
-def choose_plans(name, model, data, sizes):
+def check_size(size: int, num_layers: int) -> None:
+    """Refuse a number of layers that cannot go."""
+    if not 1 <= size <= num_layers - 1:
+        raise ValueError(
+            f"prune_layers: {size}, but the decoder has {num_layers} layers "
+            "and the last must stay to receive: choose 1 to "
+            f"{num_layers - 1}."
+        )
+
+
+def choose_plans(
+    name: str, model: torch.nn.Module, data: RuleData, sizes: Iterable[int]
+) -> Iterator[Plan]:
     """Plans of one rule for several sizes, sharing what they have in common.
 
     Arguments
@@ -530,7 +418,7 @@ def choose_plans(name, model, data, sizes):
 
     Yields
     ------
-    speechbrain_ext.layers.plans.Plan
+    Plan
         The smallest first. Each one's cost is what it takes by itself.
     """
     choose, data = find_rule(name), data.remembering()

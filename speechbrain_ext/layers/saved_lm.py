@@ -6,6 +6,8 @@ on, then takes its defaults without a word: theta 10,000, no scaling. Here
 both spellings are written; either version gives the same logits and tokens.
 """
 
+from __future__ import annotations
+
 import copy
 import json
 import logging

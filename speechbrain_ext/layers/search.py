@@ -1,52 +1,275 @@
-"""The loss of a decoder without some more layers, for many choices at once.
+"""What a rule looks at, and the loss without layers, for many choices at once.
 
 A batch goes through the layers of the present plan once; each candidate then
 starts from the stream before its first layer, and only the layers behind it
 are run again. The loss is that of the model which `drop_layers` builds.
 """
 
-import torch
+from __future__ import annotations
 
-from speechbrain_ext.layers.finite import refuse_overflow
-from speechbrain_ext.layers.removal import gaps, kept_layers, removed_layers
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from tqdm import tqdm
+
+from speechbrain_ext.layers.lm_calls import (
+    causal_lm,
+    decoder_layers,
+    final_norm,
+    input_of,
+)
+from speechbrain_ext.layers.plans import Plan
+from speechbrain_ext.layers.removal import Block, Removal
 from speechbrain_ext.layers.residual import (
-    Cost,
-    clock,
-    model_inputs,
     recorded,
+    refuse_overflow,
     states_loss,
 )
-from speechbrain_ext.layers.surgery import base_model, causal_lm, drop_layers
+from speechbrain_ext.layers.surgery import drop_layers
+from speechbrain_ext.model.prompt import IGNORE
+
+# Fewer say more of themselves than of the model.
+LEAST_SEQUENCES = 4
+# A search is linear in them, and what it chooses settles early.
+UTTERANCES = 200
 
 
-def identity(removed, gap):
-    """What is done at a gap if nothing is: the stream goes on as it is.
+@dataclass(frozen=True)
+class Cost:
+    """What a search has spent: one layer run over one sequence is a pass."""
 
-    Every function of this kind takes what is removed and one gap of it, and
-    gives a function of the stream. It must not depend on layers that are
-    removed behind the gap: the stream before a candidate is shared.
+    seconds: float = 0.0
+    layer_passes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.seconds + other.seconds,
+            self.layer_passes + other.layer_passes,
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend on one plan; None: as much as it takes."""
+
+    seconds: float | None = None
+    layer_passes: int | None = None
+
+    def check(self, cost: Cost) -> None:
+        """Refuse a cost, spent or about to be, that is over the budget."""
+        for name in ("layer_passes", "seconds"):
+            most, taken = getattr(self, name), getattr(cost, name)
+            if most is not None and taken > most:
+                what = name.replace("_", " ")
+                told = taken if name == "layer_passes" else f"{taken:.1f}"
+                raise ValueError(
+                    f"The search takes {told} {what}, over its budget of "
+                    f"{most}. Give fewer utterances, a smaller size, or a "
+                    "larger budget."
+                )
+
+
+def clock() -> Callable[[], float]:
+    """A function that tells the seconds since now."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
+
+
+@dataclass
+class RuleData:
+    """What a rule chooses layers on.
 
     Arguments
     ---------
-    removed : tuple of int
-        All removed layers, old indices.
-    gap : Block
-        The gap.
+    batches : list of dict
+        `inputs_embeds` or `input_ids`, `attention_mask` (padding on either
+        side; taken as all ones if absent), `labels` of shape ``[B, Q]`` (the
+        id each position has to predict, -100 where none), and, where they
+        are known, `position_ids` and `prompt_lengths`.
+    about : dict
+        What they are: model, task, data (names of sets), input; stored in
+        the plan.
+    table : RedundancyTable or None
+        Angular distances that were measured already; None: the angular rule
+        measures them on the batches.
+    budget : Budget
+        What a search may spend.
+    seed : int
+        For rules that draw.
+    memory : dict or None
+        Results that plans of several sizes of the same model share; None:
+        nothing is kept.
+    progress : bool
+        Show a bar (on stderr) over each pass.
+    """
+
+    batches: list
+    about: dict = field(default_factory=dict)
+    table: object = None
+    budget: Budget = Budget()
+    seed: int = 0
+    memory: dict | None = None
+    progress: bool = False
+
+    def watched(self, what: str) -> Iterable[dict]:
+        """The batches, with a bar if one is wanted."""
+        return tqdm(self.batches, what, disable=not self.progress, leave=False)
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences."""
+        return sum(len(input_of(batch)) for batch in self.batches)
+
+    @property
+    def targets(self) -> int:
+        """Number of target positions."""
+        return sum(
+            int((batch["labels"] != IGNORE).sum())
+            for batch in self.batches
+            if batch.get("labels") is not None
+        )
+
+    def remembering(self) -> RuleData:
+        """The same data, with an empty memory for one model."""
+        return replace(self, memory={})
+
+    def remember(self, key, make: Callable):
+        """What was made for a key before, or what is made now."""
+        if self.memory is None:
+            return make()
+        if key not in self.memory:
+            self.memory[key] = make()
+        return self.memory[key]
+
+    def check(self, targets: bool = False) -> None:
+        """Refuse data that are too few to choose by, or without targets."""
+        there = self.sequences if self.table is None else self.table.count
+        if there < LEAST_SEQUENCES:
+            raise ValueError(
+                f"Too few data to choose layers on: {there} "
+                f"sequences, at least {LEAST_SEQUENCES} are needed and some "
+                "200 are better."
+            )
+        if targets and not self.targets:
+            raise ValueError(
+                "There is nothing to predict in the data: give batches with "
+                "labels, or take a rule that needs none (angular, "
+                "block-influence)."
+            )
+
+    def plan(
+        self,
+        model: torch.nn.Module,
+        layers: Iterable[int],
+        value: float | None = None,
+        cost: Cost = Cost(),
+        **about,
+    ) -> Plan:
+        """The plan that removes some layers, as these data tell it.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            The decoder.
+        layers : iterable of int
+            What to remove.
+        value : float or None
+            The rule's score of them.
+        cost : Cost
+            What the choice took.
+        **about : dict
+            More to be stored, plain values.
+
+        Returns
+        -------
+        Plan
+        """
+        data = dict(self.about)
+        name = data.pop("model", "")
+        if self.batches:
+            data.setdefault("utterances", self.sequences)
+        spent = {"seconds": cost.seconds, "layer_passes": cost.layer_passes}
+        return Plan(
+            layers,
+            num_layers=len(decoder_layers(model)),
+            model=name,
+            data=data,
+            value=value,
+            about={**about, **spent},
+        )
+
+
+def text_labels(
+    ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Labels of rows of text: at each position the token that follows.
+
+    Arguments
+    ---------
+    ids_BQ : torch.Tensor
+        Token ids.
+    mask_BQ : torch.Tensor or None
+        1 at real positions; None: all are.
 
     Returns
     -------
-    callable or None
-        ``[B, Q, D]`` to the same; None: nothing is done.
+    torch.Tensor
+        Shape ``[B, Q]``; -100 where nothing follows.
+    """
+    labels_BQ = torch.full_like(ids_BQ, IGNORE)
+    labels_BQ[:, :-1] = ids_BQ[:, 1:]
+    if mask_BQ is not None:
+        both = mask_BQ[:, :-1].bool() & mask_BQ[:, 1:].bool()
+        labels_BQ[:, :-1] = labels_BQ[:, :-1].where(both, IGNORE)
+    return labels_BQ
+
+
+def nothing(removed: Removal, gap: Block) -> Callable | None:
+    """What is done at a gap if nothing is: the stream goes on as it is.
+
+    Every function of this kind takes what is removed and one gap of it, and
+    gives a function of the stream, ``[B, Q, D]`` to the same, or None. It
+    must not depend on layers that are removed behind the gap: the stream
+    before a candidate is shared.
     """
     return None
 
 
 def candidate_losses(
-    model, data, candidates, removed=(), at_gap=identity, spent=Cost()
-):
-    """Loss after removing each candidate's layers besides others."""
-    num_layers = len(base_model(model).layers)
-    removed = removed_layers(removed, num_layers)
+    model: torch.nn.Module,
+    data: RuleData,
+    candidates: list[Iterable[int]],
+    removed: Iterable[int] | None = None,
+    at_gap: Callable = nothing,
+    spent: Cost = Cost(),
+) -> tuple[list[float], Cost]:
+    """Loss after removing each candidate's layers besides others.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The decoder.
+    data : RuleData
+        With labels.
+    candidates : list of iterable of int
+        What might go; old indices.
+    removed : whatever `Removal.of` takes
+        What is gone already.
+    at_gap : callable
+        What is done at each gap; see `nothing`.
+    spent : Cost
+        What of the budget is spent already.
+
+    Returns
+    -------
+    losses : list of float
+        Nats per target token, one for each candidate.
+    cost : Cost
+        What they took.
+    """
+    removed = Removal.of(removed, len(decoder_layers(model)))
     seconds = clock()
     search = _Search(model, removed, candidates, at_gap)
     passes = search.passes * data.sequences
@@ -67,65 +290,53 @@ class _Search:
     def __init__(self, model, removed, candidates, at_gap):
         # Shares the weights; its mode is its own.
         self.pruned = drop_layers(causal_lm(model), removed).eval()
-        num_layers = len(base_model(model).layers)
-        kept = kept_layers(removed, num_layers)
-        self.layers = base_model(self.pruned).layers
-        self.place = {old: new for new, old in enumerate(kept)}
-        self.change = self._changes(removed, num_layers, at_gap)
+        self.place = {old: new for new, old in enumerate(removed.kept)}
+        self.change = self._changes(removed, at_gap)
         self.ways = [
-            self._way(removed, candidate, num_layers, at_gap)
-            for candidate in candidates
+            self._way(removed, candidate, at_gap) for candidate in candidates
         ]
 
-    def _changes(self, removed, num_layers, at_gap):
+    def _changes(self, removed, at_gap):
         """What is done before which layer (by its place among the kept)."""
-        found = {}
-        for gap in gaps(removed, num_layers):
-            done = at_gap(removed, gap)
-            if done is not None:
-                found[self.place[gap.receiving]] = done
-        return found
+        done = {
+            self.place[gap.receiving]: at_gap(removed, gap)
+            for gap in removed.gaps
+        }
+        return {place: what for place, what in done.items() if what}
 
-    def _way(self, removed, candidate, num_layers, at_gap):
+    def _way(self, removed, candidate, at_gap):
         """Where a candidate leaves the present stream, and what it runs."""
         if not candidate or not set(candidate) <= set(self.place):
             raise ValueError(
                 f"Cannot remove layers {list(candidate)} besides "
                 f"{list(removed)}: name one or more that are still there."
             )
-        both = removed_layers([*removed, *candidate], num_layers)
+        both = Removal([*removed, *candidate], removed.num_layers)
         first = self.place[min(candidate)]
         gone = {self.place[old] for old in candidate}
-        after = [i for i in range(first, len(self.layers)) if i not in gone]
-        return first, after, self._changes(both, num_layers, at_gap)
+        after = [i for i in range(first, len(self.place)) if i not in gone]
+        return first, after, self._changes(both, at_gap)
 
     @property
     def passes(self):
         """Layers that are run over each sequence (int)."""
-        after = sum(len(after) for _, after, _ in self.ways)
-        return len(self.layers) + after
+        return len(self.place) + sum(len(after) for _, after, _ in self.ways)
 
     @torch.no_grad()
     def batch_losses(self, batch):
         """Summed loss of one batch, float64, one for each candidate."""
-        inputs = model_inputs(self.pruned, batch)
-        with recorded(self.pruned, self.change) as streams:
-            base_model(self.pruned)(**inputs, use_cache=False)
+        streams = recorded(self.pruned, batch, self.change)
+        ends = (
+            streams.run(streams.before[first], after, change)
+            for first, after, change in self.ways
+        )
         return torch.stack(
-            [
-                states_loss(
-                    self.pruned, self._end_of(way, streams), batch["labels"]
-                )
-                for way in self.ways
-            ]
+            [self._loss(h_BQD, batch["labels"]) for h_BQD in ends]
         ).cpu()
 
-    def _end_of(self, way, streams):
-        """The stream behind the last layer, one candidate's way."""
-        first, after, change = way
-        h_BQD = streams.before[first]
-        for index in after:
-            if index in change:
-                h_BQD = change[index](h_BQD)
-            h_BQD = streams.run(self.layers[index], index, h_BQD)
-        return h_BQD
+    def _loss(self, h_BQD, labels_BQ):
+        """Summed loss of the stream behind the last layer."""
+        labels_BQ = labels_BQ.to(h_BQD.device)
+        wanted_BQ = labels_BQ != IGNORE
+        h_ND = final_norm(self.pruned)(h_BQD[wanted_BQ])
+        return states_loss(self.pruned, h_ND, labels_BQ[wanted_BQ])

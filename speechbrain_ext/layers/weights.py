@@ -1,5 +1,7 @@
 """Find and open the weight files of a Hugging Face model, lazily."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
@@ -9,12 +11,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import cached_file
 
-# ----------------------------------------------------------------------------
-# The head of a safetensors file, and its tensors read a piece at a time.
-#
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BIN = "pytorch_model.bin"
+BIN_INDEX = "pytorch_model.bin.index.json"
+SAFE = "take a revision with .safetensors files, or save the model as such"
+
 # The library maps the whole file into memory, which costs nothing as long as a
 # tensor is used as it lies there. Where another type is wanted, the mapped
 # original and the converted copy are held side by side; here a tensor is read
@@ -75,24 +80,8 @@ class ConvertedTensor:
         return self.place.read(self.dtype)[index]
 
 
-def read_head(path):
-    """Names and places of a safetensors file's tensors; reads no tensor.
-
-    Arguments
-    ---------
-    path : str
-        The file.
-
-    Returns
-    -------
-    dict
-        Name to `TensorPlace`.
-
-    Raises
-    ------
-    ValueError
-        If it is no whole safetensors file: names it and says what to do.
-    """
+def read_head(path: str) -> dict[str, TensorPlace]:
+    """Where a safetensors file's tensors lie; reads none, refuses a torn file."""
     try:
         return _read_head(path, os.path.getsize(path))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -143,32 +132,8 @@ def _fill(stream, part, path):
         done += count
 
 
-SAFETENSORS = "model.safetensors"
-SAFETENSORS_INDEX = "model.safetensors.index.json"
-BIN = "pytorch_model.bin"
-BIN_INDEX = "pytorch_model.bin.index.json"
-SAFE = "take a revision with .safetensors files, or save the model as such"
-
-
-def source_config(source, revision=None):
-    """A model's configuration; code that it brings along is never run.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    revision : str or None
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    transformers.PretrainedConfig
-
-    Raises
-    ------
-    ValueError
-        If it cannot be read without code of its own.
-    """
+def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
+    """A model's configuration; code that it brings along is never run."""
     try:
         return AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -182,7 +147,9 @@ def source_config(source, revision=None):
         ) from error
 
 
-def weight_files(source, revision=None):
+def weight_files(
+    source: str, revision: str | None = None
+) -> dict[str, list[str] | None]:
     """Which file of a model holds which tensor.
 
     Arguments
@@ -220,24 +187,10 @@ def weight_files(source, revision=None):
     )
 
 
-def fetch_file(source, name, revision, missing_ok=False):
-    """Local path of one file of a model, downloaded where need be.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    name : str
-        The file's.
-    revision : str or None
-        Branch, tag or commit on the hub.
-    missing_ok : bool
-        Give None for a file that is not there.
-
-    Returns
-    -------
-    str or None
-    """
+def fetch_file(
+    source: str, name: str, revision: str | None, missing_ok: bool = False
+) -> str | None:
+    """Local path of one file of a model, downloaded where need be."""
     if os.path.isdir(source):
         path = os.path.join(source, name)
         if os.path.isfile(path):

@@ -5,23 +5,36 @@ never resized: a row is padded with nothing but a mask, and stop tokens come
 from the tokenizer and the model's generation settings.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from speechbrain_ext.layers.families import check_calls
 from speechbrain_ext.layers.lm_calls import (
-    check_calls,
+    base_model,
     embed,
     last_states,
     logits_of,
 )
-from speechbrain_ext.layers.removal import kept_layers
-from speechbrain_ext.layers.surgery import base_model, load_pruned
+from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.layers.weights import source_config
-from speechbrain_ext.model.decoding import greedy
-from speechbrain_ext.model.prompt import IGNORE
+from speechbrain_ext.model.decoding import greedy, greedy_steps
+from speechbrain_ext.model.prompt import IGNORE, Sequence
 from speechbrain_ext.model.static_decoding import StaticDecoding, check_static
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 DTYPES = {
     "float32": torch.float32,
@@ -48,7 +61,12 @@ class Decoder(torch.nn.Module):
     """
 
     def __init__(
-        self, lm, tokenizer, source="", kept=None, decode_static=False
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        source: str = "",
+        kept: tuple[int, ...] | None = None,
+        decode_static: bool = False,
     ):
         super().__init__()
         self.lm = lm
@@ -64,12 +82,12 @@ class Decoder(torch.nn.Module):
         self.static = StaticDecoding() if decode_static else None
 
     @property
-    def adapter(self):
-        """PEFT's handle on the adapters inside `lm` (PeftModel or None)."""
+    def adapter(self) -> PeftModel | None:
+        """PEFT's handle on the adapters inside `lm`."""
         return self._adapter
 
-    def use_adapter(self, adapter):
-        """Remember PEFT's handle (PeftModel or None)."""
+    def use_adapter(self, adapter: PeftModel | None) -> None:
+        """Remember PEFT's handle."""
         # Not a property's setter: torch registers any module that is
         # assigned, and its layers are already part of `lm`.
         object.__setattr__(self, "_adapter", adapter)
@@ -77,15 +95,15 @@ class Decoder(torch.nn.Module):
     @classmethod
     def from_source(
         cls,
-        source,
-        removed=None,
-        dtype="float32",
-        device="cpu",
-        revision=None,
-        attention="sdpa",
-        gradient_checkpointing=False,
-        decode_static=False,
-    ):
+        source: str,
+        removed: Iterable[int] | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+        revision: str | None = None,
+        attention: str = "sdpa",
+        gradient_checkpointing: bool = False,
+        decode_static: bool = False,
+    ) -> Decoder:
         """Load a decoder, kept layers only, straight to its device.
 
         Arguments
@@ -145,36 +163,36 @@ class Decoder(torch.nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-        kept = kept_layers(removed, whole)
+        kept = Removal.of(removed, whole).kept
         return cls(lm, tokenizer, source, kept, decode_static)
 
     @property
-    def width(self):
-        """Width D of the residual stream (int)."""
+    def width(self) -> int:
+        """Width D of the residual stream."""
         return self.lm.config.hidden_size
 
     @property
-    def num_layers(self):
-        """Layers that are there (int)."""
+    def num_layers(self) -> int:
+        """Layers that are there."""
         return len(base_model(self.lm).layers)
 
     @property
-    def whole_layers(self):
-        """Layers of the source before anything was removed (int)."""
+    def whole_layers(self) -> int:
+        """Layers of the source before anything was removed."""
         return max(self.kept) + 1
 
     @property
-    def device(self):
-        """Where the weights are (torch.device)."""
+    def device(self) -> torch.device:
+        """Where the weights are."""
         return self.lm.lm_head.weight.device
 
     @property
-    def dtype(self):
-        """Type of the weights (torch.dtype)."""
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
         return self.lm.lm_head.weight.dtype
 
     @property
-    def stop_ids(self):
+    def stop_ids(self) -> list[int]:
         """Ids that end an answer: tokenizer's and generation settings'."""
         stops = {self.tokenizer.eos_token_id}
         extra = getattr(self.lm.generation_config, "eos_token_id", None)
@@ -182,58 +200,48 @@ class Decoder(torch.nn.Module):
         stops.update(extra)
         return sorted(int(stop) for stop in stops if stop is not None)
 
-    def embed(self, ids):
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids of shape ``[*]`` to embeddings of shape ``[*, D]``."""
         return embed(self.lm, ids)
 
-    def hidden(self, sequence):
-        """Last hidden states, after the final norm, before the LM head.
-
-        Arguments
-        ---------
-        sequence : speechbrain_ext.model.prompt.Sequence
-            Assembled rows.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape ``[B, Q, D]``.
-        """
+    def hidden(self, sequence: Sequence) -> torch.Tensor:
+        """Last hidden states ``[B, Q, D]``, behind the final norm."""
         return last_states(self.lm, **sequence.causal_inputs())
 
-    def target_logits(self, sequence):
-        """Logits where a target is predicted, and nowhere else.
+    def target_logits(
+        self, sequence: Sequence
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits ``[N, V]`` and labels ``[N]`` of the N target tokens.
 
-        With a vocabulary of 150,000 the head costs more than several layers:
-        at speech and prompt positions nobody looks at it.
-
-        Arguments
-        ---------
-        sequence : speechbrain_ext.model.prompt.Sequence
-            Assembled rows with labels; N is their number of target tokens.
-
-        Returns
-        -------
-        logits_NV : torch.Tensor
-            Row after row, in order.
-        labels_N : torch.Tensor
-            The ids to predict.
+        Row after row, in order, and nowhere else: with a vocabulary of
+        150,000 the head costs more than several layers.
         """
         h_BQD = self.hidden(sequence)
         wanted_BQ = sequence.labels_BQ != IGNORE
         logits_NV = logits_of(self.lm, h_BQD[wanted_BQ])
         return logits_NV, sequence.labels_BQ[wanted_BQ]
 
-    def greedy(self, sequence, limits_B, on_rows=None):
-        """Greedy decoding of a batch; see `speechbrain_ext.model.decoding.greedy`."""
+    def greedy(
+        self,
+        sequence: Sequence,
+        limits_B: torch.Tensor,
+        on_rows: Callable[[list[int]], None] | None = None,
+    ) -> list[list[int]]:
+        """Ids that each row says (see `decoding.greedy`)."""
         # Whoever must hear of rows that leave needs them to leave.
         static = self.static if on_rows is None else None
         return greedy(
             self.lm, sequence, limits_B, self.stop_ids, on_rows, static
         )
 
+    def greedy_steps(
+        self, sequence: Sequence, limits_B: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The same as it is said, step by step (see `decoding`)."""
+        return greedy_steps(self.lm, sequence, limits_B, self.stop_ids)
 
-def check_source(source):
+
+def check_source(source: str) -> None:
     """Refuse a local folder that cannot be a model, before anything long."""
     source = str(source)
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
@@ -251,19 +259,9 @@ def check_source(source):
         )
 
 
-def decoder_config(source, revision=None):
-    """The configuration of a decoder, without its weights.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    revision : str or None
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    transformers.PretrainedConfig
-    """
+def decoder_config(
+    source: str, revision: str | None = None
+) -> PretrainedConfig:
+    """The configuration of a decoder, without its weights."""
     check_source(source)
     return source_config(source, revision)

@@ -104,11 +104,22 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
     list of list of int
         A row's tokens, the end token (if it came) left out.
     """
+    limits_B = limits_B.to(sequence.embeds_BQD.device)
+    longest = int(limits_B.max()) if len(limits_B) else 0
+    said_BT = limits_B.new_full((len(limits_B), longest), -1)
+    steps = greedy_steps(lm, sequence, limits_B, stop_ids, on_rows, static)
+    for step, (rows, token_B) in enumerate(steps):
+        said_BT[rows, step] = token_B
+    return _cut(said_BT, limits_B, stop_ids)
+
+
+@torch.no_grad()
+def greedy_steps(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
+    """`greedy`, a step at a time: rows still there, and the token of each."""
     device = sequence.embeds_BQD.device
     stops = torch.tensor(stop_ids, device=device)
     limits_B = limits_B.to(device)
     longest = int(limits_B.max()) if len(limits_B) else 0
-    said_BT = limits_B.new_full((len(limits_B), longest), -1)
     rows = torch.arange(len(limits_B), device=device)
     ended = limits_B <= 0
     every = CHECK_EVERY.get(device.type, CHECK_ELSEWHERE)
@@ -118,7 +129,7 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
         steps = static.begin(lm, sequence, longest)
     for step in range(longest):
         token_B = steps.next_token()
-        said_BT[rows, step] = token_B
+        yield rows, token_B
         ended = ended | torch.isin(token_B, stops)
         ended = ended | (limits_B[rows] <= step + 1)
         if (step + 1) % every == 0:
@@ -132,37 +143,10 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
                 if on_rows is not None:
                     on_rows(rows.tolist())
         steps.feed(token_B)
-    return _cut(said_BT, limits_B, stop_ids)
-
-
-def hit_limits(said, limits_B):
-    """Which of `greedy`'s answers ran into their limit.
-
-    Arguments
-    ---------
-    said : list of list of int
-        The answers.
-    limits_B : torch.Tensor
-        Most tokens that each might have.
-
-    Returns
-    -------
-    list of bool
-    """
-    # An end token is left out: an answer that had one is shorter.
-    return [len(row) >= limit for row, limit in zip(said, limits_B.tolist())]
 
 
 class Steps:
-    """A decoder's state between two tokens: cache, mask and positions.
-
-    Arguments
-    ---------
-    lm : transformers.PreTrainedModel
-        The causal LM.
-    sequence : speechbrain_ext.model.prompt.Sequence
-        What it reads first.
-    """
+    """A decoder's state between two tokens: cache, mask and positions."""
 
     may_shrink = True
 
@@ -203,20 +187,7 @@ class Steps:
 
 
 def head(lm_head, h_BD):
-    """Logits of a few rows.
-
-    Arguments
-    ---------
-    lm_head : torch.nn.Module
-        The LM head.
-    h_BD : torch.Tensor
-        Last hidden states.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape ``[B, V]``.
-    """
+    """Logits ``[B, V]`` of a few rows; see `FEW_ROWS`."""
     rows, width = h_BD.shape
     few = rows <= FEW_ROWS and (rows > 1 or width <= NARROW)
     on_cpu = h_BD.device.type == "cpu" and h_BD.dtype == torch.float32

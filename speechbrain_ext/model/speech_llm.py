@@ -9,11 +9,17 @@ projector with one hidden layer, a frozen LLM; the sequence is speech, prompt,
 target.
 """
 
-import torch
+from __future__ import annotations
 
-from speechbrain_ext.model.decoding import hit_limits
-from speechbrain_ext.model.encoder import concatenate_frames
-from speechbrain_ext.model.prompt import assemble
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
+from speechbrain_ext.model.prompt import Prompt, assemble
 
 
 class Projector(torch.nn.Module):
@@ -29,7 +35,12 @@ class Projector(torch.nn.Module):
         Width of the hidden layer; None: the decoder's.
     """
 
-    def __init__(self, input_width, output_width, hidden_width=None):
+    def __init__(
+        self,
+        input_width: int,
+        output_width: int,
+        hidden_width: int | None = None,
+    ):
         super().__init__()
         hidden_width = hidden_width or output_width
         self.layers = torch.nn.Sequential(
@@ -38,26 +49,20 @@ class Projector(torch.nn.Module):
             torch.nn.Linear(hidden_width, output_width),
         )
 
-    def forward(self, x_BSF):
+    def forward(self, x_BSF: torch.Tensor) -> torch.Tensor:
         """Features of shape ``[B, S, F]`` to embeddings ``[B, S, D]``."""
         return self.layers(x_BSF)
 
 
 class SpeechMarkers(torch.nn.Module):
-    """Trained embeddings that stand before and after the speech.
+    """Trained embeddings, D wide, that stand before and after the speech."""
 
-    Arguments
-    ---------
-    width : int
-        D, the decoder's width.
-    """
-
-    def __init__(self, width):
+    def __init__(self, width: int):
         super().__init__()
         self.start = torch.nn.Parameter(torch.randn(width) / width**0.5)
         self.end = torch.nn.Parameter(torch.randn(width) / width**0.5)
 
-    def forward(self, x_SD):
+    def forward(self, x_SD: torch.Tensor) -> torch.Tensor:
         """One utterance's embeddings ``[S, D]`` to ``[S + 2, D]``."""
         return torch.cat([self.start[None], x_SD, self.end[None]])
 
@@ -82,7 +87,13 @@ class SpeechLLM(torch.nn.Module):
     """
 
     def __init__(
-        self, encoder, projector, decoder, prompt, downsampling, markers=None
+        self,
+        encoder: SpeechEncoder | None,
+        projector: Projector,
+        decoder: Decoder,
+        prompt: Prompt,
+        downsampling: int,
+        markers: SpeechMarkers | None = None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -93,7 +104,9 @@ class SpeechLLM(torch.nn.Module):
         self.markers = markers
 
     @torch.no_grad()
-    def features(self, wav_BN, lengths_B):
+    def features(
+        self, wav_BN: torch.Tensor, lengths_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The frozen part of the way in.
 
         Arguments
@@ -113,20 +126,18 @@ class SpeechLLM(torch.nn.Module):
         x_BTE, frames_B = self.encoder(wav_BN, lengths_B)
         return concatenate_frames(x_BTE, frames_B, self.downsampling)
 
-    def speech_embeddings(self, x_BSF, tokens_B):
-        """Projected speech, a tensor ``[S, D]`` for each utterance.
+    def features_of(
+        self, wavs: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`features` of waveforms ``[N]`` of any lengths, from any device."""
+        lengths_B = torch.tensor([len(wav_N) for wav_N in wavs])
+        wav_BN = pad_sequence(wavs, batch_first=True)
+        return self.features(wav_BN.to(self.decoder.device), lengths_B)
 
-        Arguments
-        ---------
-        x_BSF : torch.Tensor
-            Features as `features` gives them, or cached ones.
-        tokens_B : torch.Tensor
-            Speech tokens of each utterance.
-
-        Returns
-        -------
-        list of torch.Tensor
-        """
+    def speech_embeddings(
+        self, x_BSF: torch.Tensor, tokens_B: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Features to projected speech, ``[S, D]`` for each utterance."""
         weight = self.projector.layers[0].weight
         x_BSD = self.projector(x_BSF.to(weight.dtype))
         rows = [x[:n] for x, n in zip(x_BSD, tokens_B.tolist())]
@@ -155,53 +166,104 @@ class SpeechLLM(torch.nn.Module):
         rows = self.speech_embeddings(x_BSF, tokens_B)
         return assemble(self.prompt, rows, self.decoder.embed, targets, side)
 
-    def forward(self, x_BSF, tokens_B, targets):
-        """Logits and labels at the target positions.
+    def forward(
+        self,
+        x_BSF: torch.Tensor,
+        tokens_B: torch.Tensor,
+        targets: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits ``[N, V]`` and labels ``[N]`` of N target tokens.
 
-        Arguments
-        ---------
-        x_BSF : torch.Tensor
-            Features.
-        tokens_B : torch.Tensor
-            Speech tokens of each utterance.
-        targets : list of torch.Tensor
-            Target ids of each, the end token last.
-
-        Returns
-        -------
-        logits_NV : torch.Tensor
-            N target tokens, utterance after utterance.
-        labels_N : torch.Tensor
-            Their ids.
+        They follow one another, utterance after utterance; arguments as
+        `sequence` takes them.
         """
         return self.decoder.target_logits(
             self.sequence(x_BSF, tokens_B, targets)
         )
 
     @torch.no_grad()
-    def transcribe(self, x_BSF, tokens_B, limits_B):
-        """Greedy decoding; see `answers` (list of str)."""
-        return [text for text, _ in self.answers(x_BSF, tokens_B, limits_B)]
+    def answer(
+        self,
+        x_BSF: torch.Tensor,
+        tokens_B: torch.Tensor,
+        limits_B: torch.Tensor,
+    ) -> list[Answer]:
+        """What it says to each utterance's features; see `answer`."""
+        speech = self.speech_embeddings(x_BSF, tokens_B)
+        return answer(self.decoder, self.prompt, speech, limits_B)
 
-    @torch.no_grad()
-    def answers(self, x_BSF, tokens_B, limits_B):
-        """Greedy decoding.
+    def transcribe(self, x_BSF, tokens_B, limits_B) -> list[str]:
+        """The texts of `answer` alone."""
+        return [one.text for one in self.answer(x_BSF, tokens_B, limits_B)]
 
-        Arguments
-        ---------
-        x_BSF : torch.Tensor
-            Features.
-        tokens_B : torch.Tensor
-            Speech tokens of each utterance.
-        limits_B : torch.Tensor
-            Most tokens each answer may have.
 
-        Returns
-        -------
-        list of (str, bool)
-            What is said, and whether it ran into its limit.
-        """
-        sequence = self.sequence(x_BSF, tokens_B, side="left")
-        said = self.decoder.greedy(sequence, limits_B)
-        texts = [self.prompt.decode(answer) for answer in said]
-        return list(zip(texts, hit_limits(said, limits_B)))
+class Answer(NamedTuple):
+    """What is said to one utterance, and whether it ran into its limit."""
+
+    text: str
+    ids: list[int]
+    hit_limit: bool
+
+
+@torch.no_grad()
+def answer(
+    decoder: Decoder,
+    prompts: Prompt | list[Prompt],
+    speech: list[torch.Tensor],
+    limits_B: torch.Tensor,
+    on_rows: Callable[[list[int]], None] | None = None,
+) -> list[Answer]:
+    """Projected speech to text, greedily: the one way to an answer.
+
+    Arguments
+    ---------
+    decoder : Decoder
+        The LLM.
+    prompts : Prompt or list of Prompt
+        One for all rows, or one for each.
+    speech : list of torch.Tensor
+        Projected speech of each row, shape ``[S, D]``.
+    limits_B : torch.Tensor
+        Most tokens each answer may have (see `answer_limits`).
+    on_rows : callable or None
+        Told which rows are left, whenever some leave the batch.
+
+    Returns
+    -------
+    list of Answer
+        Ids without the end token.
+    """
+    sequence = assemble(prompts, speech, decoder.embed, side="left")
+    said = decoder.greedy(sequence, limits_B, on_rows)
+    if not isinstance(prompts, (list, tuple)):
+        prompts = [prompts] * len(said)
+    # An end token is left out: an answer that had one is shorter.
+    return [
+        Answer(prompt.decode(ids), ids, len(ids) >= limit)
+        for prompt, ids, limit in zip(prompts, said, limits_B.tolist())
+    ]
+
+
+@torch.no_grad()
+def answer_ids(
+    decoder: Decoder, prompt: Prompt, spoken_SD: torch.Tensor, limit: int
+) -> Iterator[int]:
+    """The ids of one row's `answer`, each as soon as it is decoded."""
+    sequence = assemble(prompt, [spoken_SD], decoder.embed, side="left")
+    stops = set(decoder.stop_ids)
+    for _, token_B in decoder.greedy_steps(sequence, torch.tensor([limit])):
+        if int(token_B) in stops:
+            return
+        yield int(token_B)
+
+
+def answer_limits(
+    seconds: Sequence[float], tokens_per_second: float, most: int
+) -> torch.Tensor:
+    """Most tokens (int64, ``[B]``) that answers to so much speech may have.
+
+    At least 8, since a second of speech may be one word of many tokens.
+    """
+    limits_B = torch.as_tensor(seconds, dtype=torch.float64)
+    limits_B = (limits_B * tokens_per_second).ceil().long()
+    return limits_B.clamp(min=8).clamp(max=most)

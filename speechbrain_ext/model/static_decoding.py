@@ -18,8 +18,7 @@ import types
 import torch
 from transformers import DynamicCache
 
-from speechbrain_ext.layers.lm_calls import last_states, logits_of
-from speechbrain_ext.layers.surgery import base_model
+from speechbrain_ext.layers.lm_calls import base_model, last_states, logits_of
 from speechbrain_ext.model.decoding import first_best
 
 # ----------------------------------------------------------------------------
@@ -147,7 +146,7 @@ class StaticSteps:
         # Added to the scores; made once, not from a boolean in each layer.
         self.mask_B11Q = integers(rows, 1, 1, length).to(lm.dtype)
         self._masked = torch.finfo(lm.dtype).min
-        self.cache = _Slots(integers(1), length)
+        self.cache = FixedCache(integers(1), length)
         self.graph = None
         self._first = None
 
@@ -222,28 +221,33 @@ class StaticSteps:
         return graph
 
 
-class _Slots:
-    """Keys and values of all layers, as a cache that models write into."""
+class FixedCache:
+    """Keys and values of all layers, in buffers that models write into.
 
-    def __init__(self, place, length):
+    transformers' own StaticCache keeps its place in each layer and finds it
+    anew at each step; here one tensor tells all layers where to write.
+    """
+
+    def __init__(self, place: torch.Tensor, length: int):
         self.place = place
         self.length = length
-        self.keys, self.values = [], []
+        # Of each layer: shape ``[B, heads, length, width]``.
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
 
-    def make_room(self, cache):
-        """Buffers of the shapes of a filled cache's layers."""
-        for layer in cache.layers:
-            rows, heads, _, width = layer.keys.shape
-            for buffers, like in (
-                (self.keys, layer.keys),
-                (self.values, layer.values),
-            ):
-                buffers.append(like.new_zeros(rows, heads, self.length, width))
+    def make_room(self, cache: DynamicCache) -> None:
+        """Buffers for what a filled cache holds."""
+        self.keys = [self._buffer(layer.keys) for layer in cache.layers]
+        self.values = [self._buffer(layer.values) for layer in cache.layers]
 
-    def fill(self, cache):
-        """Take over a cache's contents; gives their width (int)."""
+    def _buffer(self, like):
+        rows, heads, _, width = like.shape
+        return like.new_zeros(rows, heads, self.length, width)
+
+    def fill(self, cache: DynamicCache) -> int:
+        """Take over a cache's contents; gives their width."""
+        width = cache.get_seq_length()
         for index, layer in enumerate(cache.layers):
-            width = layer.keys.shape[2]
             self.keys[index][:, :, :width] = layer.keys
             self.values[index][:, :, :width] = layer.values
         self.place.fill_(width)

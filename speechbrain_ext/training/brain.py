@@ -24,6 +24,7 @@ from speechbrain_ext.data.batches import (
 )
 from speechbrain_ext.data.sets import groups_of
 from speechbrain_ext.layers.residual import target_loss
+from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
     random_state,
@@ -107,9 +108,7 @@ class EvaluationBrain(sb.Brain):
             batch = batch.to(self.device)
             with self.evaluation_ctx:
                 x_BSF, tokens_B = self.speech_of(batch)
-                answers = self.model.answers(
-                    x_BSF, tokens_B, self.limits(batch)
-                )
+                answers = self.model.answer(x_BSF, tokens_B, self.limits(batch))
             rows += [
                 dict(
                     id=i,
@@ -118,7 +117,7 @@ class EvaluationBrain(sb.Brain):
                     duration=float(d),
                     hit_limit=hit,
                 )
-                for i, ref, (hyp, hit), d in zip(
+                for i, ref, (hyp, _, hit), d in zip(
                     batch.id, batch.target, answers, batch.duration
                 )
             ]
@@ -126,9 +125,11 @@ class EvaluationBrain(sb.Brain):
 
     def limits(self, batch):
         """Most tokens each utterance's answer may have (int64, ``[B]``)."""
-        by_length = torch.as_tensor(batch.duration, dtype=torch.float64)
-        by_length = (by_length * self.hparams.max_tokens_per_second).ceil()
-        return by_length.long().clamp(min=8, max=self.hparams.max_new_tokens)
+        return answer_limits(
+            batch.duration,
+            self.hparams.max_tokens_per_second,
+            self.hparams.max_new_tokens,
+        )
 
     def shard(self, dataset):
         """This process's batches of a set, similar lengths together."""

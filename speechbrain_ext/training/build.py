@@ -23,20 +23,22 @@ from speechbrain_ext.healing.apply import (
     TrainableSet,
     check_places,
     heal,
-    receivers,
     train_parts,
 )
 from speechbrain_ext.healing.bridge import bridges_of, save_bridges
-from speechbrain_ext.healing.closed_form import fit_in_sequence, save_folds
+from speechbrain_ext.healing.closed_form import (
+    fit_in_sequence,
+    on_device,
+    save_folds,
+)
 from speechbrain_ext.healing.distillation import Distillation
 from speechbrain_ext.healing.frozen_adapter import (
     put_frozen_adapter,
     updates_of,
 )
 from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
-from speechbrain_ext.healing.presets import needs_whole, parts_of, uses_map
-from speechbrain_ext.layers.removal import kept_layers, receiving_layers
-from speechbrain_ext.layers.residual import on_device
+from speechbrain_ext.healing.presets import Healing
+from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
@@ -140,11 +142,16 @@ def build_from_settings(hparams, encoder, prompt, removed=None, device="cpu"):
     return model.to(device)
 
 
+def healing_of(hparams):
+    """The healing that a recipe's settings name."""
+    return Healing.of(hparams["healing"], hparams.get("healing_parts"))
+
+
 def choose_trained(model, hparams, removed, maps=None):
     """Open what this run trains: a baseline's parts, or a healing strategy's."""
     if removed:
-        parts = parts_of(hparams)
-        return heal(model, removed, parts, hparams["lora"], maps=maps)
+        healing = healing_of(hparams)
+        return heal(model, removed, healing, hparams["lora"], maps=maps)
     adapter = None
     if hparams["adapt_attention"]:
         adapter = (ATTENTION, range(model.decoder.num_layers))
@@ -260,32 +267,26 @@ def build_healed(experiment, removed, result):
     if not removed:
         model = experiment.build_model()
         return model, choose_trained(model, hparams, None), None
-    parts = parts_of(hparams)
-    check_before_loading(parts, removed, experiment.layers, hparams)
+    healing = healing_of(hparams)
+    # Refuses what has nothing to act on, before models load.
+    check_places(healing, Removal.of(removed, experiment.layers))
     whole = maps = teacher = None
-    if needs_whole(parts):
+    if healing.needs_whole:
         whole = experiment.build_model()
         model = pruned_twin(whole, removed)
     else:
         model = experiment.build_model(removed)
-    if uses_map(parts):
+    if healing.uses_map:
         began = time.monotonic()
-        fits = fit_healing_maps(experiment, whole, model, parts)
+        fits = fit_healing_maps(experiment, whole, model, healing)
         about = {str(index): fit.told() for index, fit in fits.items()}
         result.validation["map"] = about
         result.speed["fit_seconds"] = time.monotonic() - began
         print(f"Closed-form map: {about}")
         maps = {index: fit.map for index, fit in fits.items()}
-    if parts["distillation"] is not None:
-        teacher = Distillation(whole, **parts["distillation"])
+    if healing.distillation is not None:
+        teacher = Distillation(whole, **healing.distillation)
     return model, choose_trained(model, hparams, removed, maps), teacher
-
-
-def check_before_loading(parts, removed, num_layers, hparams):
-    """Refuse a healing that has nothing to act on, before models load."""
-    receiving = receiving_layers(removed, num_layers)
-    kept = len(kept_layers(removed, num_layers))
-    check_places(parts, receiving, kept, hparams["healing"])
 
 
 def pruned_twin(whole, removed):
@@ -295,7 +296,7 @@ def pruned_twin(whole, removed):
         drop_layers(decoder.lm, removed),
         decoder.tokenizer,
         decoder.source,
-        kept_layers(removed, decoder.num_layers),
+        Removal.of(removed, decoder.num_layers).kept,
         decode_static=decoder.static is not None,
     )
     return SpeechLLM(
@@ -309,14 +310,14 @@ def pruned_twin(whole, removed):
 
 
 @torch.no_grad()
-def fit_healing_maps(experiment, whole, model, parts):
+def fit_healing_maps(experiment, whole, model, healing):
     """The maps that a healing wants, from the experiment's own data."""
-    how, bridge = parts["map"], parts["bridge"]
+    how, bridge = healing.map, healing.bridge
     brain = experiment.make_brain(whole, TrainableSet())
     seed, sets = experiment.hparams["seed"], experiment.datasets
-    removed = set(range(whole.decoder.num_layers)) - set(model.decoder.kept)
-    receiving = receivers(model.decoder, removed)
-    layers = check_places(parts, receiving, model.decoder.num_layers)["bridge"]
+    num_layers = whole.decoder.num_layers
+    gone = set(range(num_layers)) - set(model.decoder.kept)
+    layers = check_places(healing, Removal.of(gone, num_layers))["bridge"]
     whole.eval()
     model.eval()
     with brain.evaluation_ctx:

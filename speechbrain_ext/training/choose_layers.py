@@ -12,7 +12,7 @@ from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import texts
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.plans import is_plans, plan_of_size
-from speechbrain_ext.layers.removal import kept_layers, ranges
+from speechbrain_ext.layers.removal import Removal, ranges
 from speechbrain_ext.model.prompt import assemble
 from speechbrain_ext.training.checkpoints import same_random_state
 
@@ -60,7 +60,7 @@ def choose_layers(experiment, begun_with=None):
 
 def _refuse_others(experiment, removed, begun_with):
     """Refuse to go on where a path names other layers than it did."""
-    kept = list(kept_layers(removed, experiment.layers))
+    kept = list(Removal.of(removed, experiment.layers).kept)
     if begun_with is not None and begun_with != kept:
         raise ValueError(
             f"path_from: {experiment.hparams['path_from']} keeps layers "

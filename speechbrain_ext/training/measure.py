@@ -18,14 +18,13 @@ from speechbrain_ext.data.sets import texts
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import is_plans, load_plans, save_plans
 from speechbrain_ext.layers.removal import ranges
-from speechbrain_ext.layers.residual import UTTERANCES, Budget, RuleData
 from speechbrain_ext.layers.rules import (
     RULES,
-    UNSEARCHED,
     check_size,
     choose_plans,
     find_rule,
 )
+from speechbrain_ext.layers.search import UTTERANCES, Budget, RuleData
 from speechbrain_ext.model.decoder import decoder_config
 from speechbrain_ext.runs.result import RESULT_FILE, load_run
 from speechbrain_ext.training.choose_layers import (
@@ -94,7 +93,8 @@ def _search(experiment, own):
 
 def plan_file(run_folder, rule, kind="speech", position="target"):
     """Where a baseline's plans of a rule stand."""
-    mark = "" if kind == "speech" or rule in UNSEARCHED else f"-{kind}"
+    any_kind = kind == "speech" or not find_rule(rule).needs
+    mark = "" if any_kind else f"-{kind}"
     if rule == "angular" and position != "target":
         mark += f"-{position}"
     return os.path.join(run_folder, f"plan-{rule}{mark}.json")
@@ -130,7 +130,7 @@ def _about(experiment, rule, kind, utterances):
     about = {"model": hparams["backbone"]["name"]}
     if rule == "random":
         about["seed"] = hparams["seed"]
-    if rule in UNSEARCHED:
+    if not find_rule(rule).needs:
         return about
     about["task"] = hparams["task"]
     about["input"] = kind
@@ -170,7 +170,7 @@ def _load(experiment, rule, kind, about):
     data = RuleData([], about, seed=hparams["seed"])
     if rule == "angular":
         data.table = RedundancyTable.load(find_table(experiment, kind))
-    if rule == "angular" or rule in UNSEARCHED:
+    if rule == "angular" or not find_rule(rule).needs:
         return _depth_only(hparams["backbone"]), data
     chosen = spread(experiment.datasets["valid"], about["utterances"])
     with torch.no_grad():

@@ -70,9 +70,9 @@ def transcribe(files, model, task, form, as_json, output, stream, **options):
         raise click.UsageError("--stream prints text only, on the terminal")
     source = model or find_model()
     quiet()
-    from speechllm.exported.model import SpeechLLM
+    from speechllm.exported.model import ExportedSpeechLLM
 
-    loaded = SpeechLLM.from_pretrained(
+    loaded = ExportedSpeechLLM.from_pretrained(
         source, dtype=options["dtype"], device=options["device"]
     )
     if stream:

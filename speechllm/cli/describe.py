@@ -7,8 +7,12 @@ from speechbrain_ext.layers.removal import ranges
 from speechbrain_ext.layers.weights import read_head
 from speechbrain_ext.runs.result import load_run
 from speechllm.export.card import removed_of
-from speechllm.exported.folder import ExportFolder
-from speechllm.exported.format import MANIFEST, ExportError, read_json
+from speechllm.exported.format import (
+    MANIFEST,
+    ExportError,
+    ExportFolder,
+    read_json,
+)
 
 
 def describe(path):

@@ -7,7 +7,6 @@ export_runs(["results/qwen7b_prune"], "my-speech-llm")
 
 from speechllm.export.hub import push
 from speechllm.export.write import export_runs
-from speechllm.exported.folder import ExportFolder
-from speechllm.exported.format import ExportError, TaskSettings
+from speechllm.exported.format import ExportError, ExportFolder, TaskSettings
 
 __all__ = ["ExportError", "ExportFolder", "TaskSettings", "export_runs", "push"]

@@ -1,9 +1,13 @@
 """The model card of an export, in the hub's form."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from huggingface_hub import EvalResult, ModelCardData
 
 from speechbrain_ext.layers.removal import ranges
-from speechllm.exported.format import BASELINE_ADAPTER
+from speechllm.exported.format import BASELINE_ADAPTER, TaskSettings
 
 KINDS = {
     "WER": "automatic-speech-recognition",
@@ -21,9 +25,9 @@ LM, `tasks/<name>/` a projector and (where there are some) PEFT adapters, all of
 which are to be active at once.
 
 ```python
-from speechllm.exported import SpeechLLM
+import speechllm
 
-model = SpeechLLM.from_pretrained("{title}")
+model = speechllm.load("{title}")
 print(model.transcribe("some.wav").text)
 ```
 """
@@ -50,7 +54,12 @@ LIMITS = """## Limits
 """
 
 
-def model_card(title, tasks, licence, merged):
+def model_card(
+    title: str,
+    tasks: dict[str, TaskSettings],
+    licence: dict[str, str],
+    merged: bool,
+) -> str:
     """The whole ``README.md``."""
     first = next(iter(tasks.values())).about
     removed = removed_of(first)
@@ -78,8 +87,8 @@ def _bridges(tasks):
     return [BRIDGE.format(tasks=", ".join(names))] if names else []
 
 
-def removed_of(about):
-    """Old indices of the removed layers (list of int)."""
+def removed_of(about: dict[str, Any]) -> list[int]:
+    """Old indices of the removed layers."""
     kept = set(about["kept_layers"])
     return [i for i in range(about["layers"]) if i not in kept]
 
@@ -178,29 +187,26 @@ def _healing(about, merged):
 
 
 def _task(name, task):
+    # Late: it comes with all that draws pictures.
+    from speechllm.report.tables import markdown_table
+
     lines = [
         f"## Task `{name}`: {task.task}\n",
         f"Prompt `{task.prompt!r}`, {task.downsampling} frames a speech token.",
     ]
     train = task.about.get("train")
     if train:
-        hours = sum(
-            one.get("hours") or 0
-            for key, one in task.about["data"].items()
-            if key == "train"
-        )
+        hours = task.about["data"].get("train", {}).get("hours") or 0
         lines.append(f"Trained on {', '.join(train)} ({hours:.1f} h).")
-    lines += ["", "| set | utterances | score | 95 % interval |"]
-    lines.append("|---|---|---|---|")
+    rows = []
     for where, score in task.about["scores"].items():
         value = "none" if score["value"] is None else f"{score['value']:.2f}"
         ends = score["interval"]
         ends = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "unknown"
-        lines.append(
-            f"| {where} | {score['utterances']} | {score['metric']} {value} "
-            f"| {ends} |"
-        )
-    return "\n".join(lines) + "\n"
+        told = f"{score['metric']} {value}"
+        rows.append([where, score["utterances"], told, ends])
+    header = ["set", "utterances", "score", "95 % interval"]
+    return "\n".join([*lines, "", markdown_table(header, rows)])
 
 
 def _licence(about, licence):

@@ -1,13 +1,22 @@
 """Put an export on a hub, after it was checked."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HfHubHTTPError, validate_repo_id
 
-from speechllm.exported.folder import ExportFolder
-from speechllm.exported.format import MANIFEST, ExportError
+from speechllm.exported.format import MANIFEST, ExportError, ExportFolder
 
 
-def push(folder, repo_id, dry_run=True, private=True, revision=None):
+def push(
+    folder: str,
+    repo_id: str,
+    dry_run: bool = True,
+    private: bool = True,
+    revision: str | None = None,
+) -> dict[str, Any]:
     """Upload an export, or tell what would be uploaded."""
     export = ExportFolder(folder)
     try:

@@ -1,20 +1,28 @@
 """The parts of an export: backbone, encoders, tasks."""
 
+from __future__ import annotations
+
 import copy
 import glob
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import yaml
+from huggingface_hub.repocard import metadata_load
 from safetensors.torch import save_file
 from transformers.utils import cached_file, extract_commit_hash
 
 from speechbrain_ext.healing.lora import kept_adapter
 from speechbrain_ext.layers.saved_lm import save_causal_lm
+from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder_load import load_config, load_extractor
+from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechbrain_ext.runs.files import read_utterances, write_json
+from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.exported.check import LORA_KEYS
 from speechllm.exported.format import (
     ADAPTER,
@@ -31,42 +39,24 @@ from speechllm.exported.format import (
     files_of,
 )
 
-# ----------------------------------------------------------------------------
-# What an export says of where it came from, without any machine's paths.
-
 LICENCE_FILES = (
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "NOTICE",
-    "NOTICE.txt",
-    "USE_POLICY.md",
-)
+    "LICENSE LICENSE.txt LICENSE.md NOTICE NOTICE.txt USE_POLICY.md"
+).split()
+SCORE = (
+    "metric value interval utterances signature language normaliser hit_limit"
+).split()
 # Seconds; where no run tells how long its utterances were.
 USUAL_PIECE = 30.0
 
 
-def public_source(source, name):
-    """A hub id as it is; a local folder by its short name alone."""
-    return name if os.path.isdir(source) else str(source)
+# ----------------------------------------------------------------------------
+# What an export says of where it came from, without any machine's paths.
 
 
-def commit_of(source, revision):
-    """The commit of a hub model that lies in the cache (str), or None."""
-    if os.path.isdir(source):
-        return None
-    path = cached_file(
-        source,
-        "config.json",
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return extract_commit_hash(path, None) or revision
-
-
-def source_file(source, name, revision=None):
-    """Path of a file of a hub model or a folder (str), or None."""
+def source_file(
+    source: str, name: str, revision: str | None = None
+) -> str | None:
+    """Path of a file of a hub model that is loaded already, or of a folder."""
     if os.path.isdir(source):
         path = os.path.join(source, name)
         return path if os.path.isfile(path) else None
@@ -79,31 +69,33 @@ def source_file(source, name, revision=None):
     )
 
 
-def licence_of(source, revision=None):
+def commit_of(source: str, revision: str | None) -> str | None:
+    """The commit of a hub model that lies in the cache."""
+    if os.path.isdir(source):
+        return None
+    path = source_file(source, "config.json", revision)
+    return extract_commit_hash(path, None) or revision
+
+
+def licence_of(source: str, revision: str | None = None) -> dict[str, str]:
     """Licence of a model, as its card's head says it."""
     path = source_file(source, "README.md", revision)
-    if path is None:
-        return {}
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        parts = stream.read().split("---\n", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return {}
     try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return {}
+        head = (metadata_load(path) if path else None) or {}
+    except (ValueError, yaml.YAMLError):
+        # A card that nobody can read names no licence.
+        head = {}
     keys = ("license", "license_name", "license_link")
-    head = head if isinstance(head, dict) else {}
     return {key: str(head[key]) for key in keys if head.get(key)}
 
 
-def licence_files(source, revision=None):
-    """Licence texts of a model: name to path (dict)."""
-    found = {n: source_file(source, n, revision) for n in LICENCE_FILES}
-    return {name: path for name, path in found.items() if path}
+def backbone_source(run: TrainedRun) -> tuple[str, str | None]:
+    """Hub id or folder of a run's backbone, and its revision."""
+    backbone = run.settings["backbone"]
+    return backbone["source"], backbone.get("revision")
 
 
-def longest_seconds(run_folder):
+def _longest_seconds(run_folder):
     """The longest utterance that a run was scored on, in seconds."""
     durations = [
         row["duration"]
@@ -115,22 +107,26 @@ def longest_seconds(run_folder):
     return round(max(durations) + 0.05, 1) if durations else USUAL_PIECE
 
 
-def about_run(run):
+def _public(told):
+    """A hub id as it is; a local folder by its short name alone."""
+    here = os.path.isdir(told["source"])
+    return told["name"] if here else str(told["source"])
+
+
+def _about_run(run):
     """A run's lineage and scores, for `task.json` and the card."""
-    result = run.result
-    backbone = run.settings["backbone"]
-    encoder = run.settings["speech_encoder"]
+    result, settings = run.result, run.settings
     path = dict(result.path or {})
     if path.get("from"):
         path["from"] = os.path.basename(str(path["from"]))
     return {
         "run": result.name,
         "backbone": {
-            "name": backbone["name"],
-            "source": public_source(backbone["source"], backbone["name"]),
-            "revision": commit_of(backbone["source"], backbone.get("revision")),
+            "name": settings["backbone"]["name"],
+            "source": _public(settings["backbone"]),
+            "revision": commit_of(*backbone_source(run)),
         },
-        "encoder": public_source(encoder["source"], encoder["name"]),
+        "encoder": _public(settings["speech_encoder"]),
         "layers": result.layers,
         "kept_layers": list(run.kept),
         "healing": result.healing if result.removed else None,
@@ -138,33 +134,28 @@ def about_run(run):
         "path": path or None,
         "steps": result.steps,
         "trainable": result.trainable,
-        "lowercase_targets": run.settings.get("lowercase_targets"),
-        "train": run.settings.get("train_splits"),
+        "lowercase_targets": settings.get("lowercase_targets"),
+        "train": settings.get("train_splits"),
         "data": result.data,
         "scores": {
-            name: {
-                "metric": one.metric,
-                "value": one.value,
-                "interval": one.interval,
-                "utterances": one.utterances,
-                "signature": one.signature,
-                "language": one.language,
-                "normaliser": one.normaliser,
-                "hit_limit": one.hit_limit,
-            }
+            name: {key: getattr(one, key) for key in SCORE}
             for name, one in result.scores.items()
         },
         "versions": result.versions,
     }
 
 
-def backbone_source(run):
-    """Hub id or folder of a run's backbone, and its revision."""
-    backbone = run.settings["backbone"]
-    return backbone["source"], backbone.get("revision")
+# ----------------------------------------------------------------------------
+# The parts themselves.
 
 
-def save_backbone(decoder, run, folder, shard_size, tell):
+def save_backbone(
+    decoder: Decoder,
+    run: TrainedRun,
+    folder: str,
+    shard_size: str,
+    tell: Callable[[str], Any],
+) -> None:
     """A plain causal LM with its tokenizer and licence texts."""
     tell("Writing the backbone")
     save_causal_lm(decoder.lm, decoder.tokenizer, folder, shard_size)
@@ -173,8 +164,11 @@ def save_backbone(decoder, run, folder, shard_size, tell):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             os.remove(path)
-    for name, path in licence_files(*backbone_source(run)).items():
-        shutil.copyfile(path, os.path.join(folder, name))
+    for name in LICENCE_FILES:
+        source, revision = backbone_source(run)
+        path = source_file(source, name, revision)
+        if path:
+            shutil.copyfile(path, os.path.join(folder, name))
     _forget_paths(folder)
 
 
@@ -196,24 +190,29 @@ def _forget_paths(folder):
             write_json(path, kept)
 
 
-def write_task(out, name, run, model, merge, encoders):
+def write_task(
+    out: str,
+    name: str,
+    run: TrainedRun,
+    model: SpeechLLM,
+    merge: bool,
+    encoders: dict[str, Any],
+) -> TaskSettings:
     """Write a task's folder and, where the hub lacks it, its encoder's."""
     folder = os.path.join(out, TASKS, name)
     os.makedirs(folder)
     shutil.copyfile(run.projector_file, os.path.join(folder, PROJECTOR))
-    adapter = bool(run.adapter_folder) and not merge
-    if adapter:
-        _write_adapter(
-            model.decoder, run.adapter_folder, os.path.join(folder, ADAPTER)
-        )
-    baseline = run.frozen_adapter_folder
-    if baseline and not merge:
-        _write_adapter(
-            model.decoder,
-            baseline,
-            os.path.join(folder, BASELINE_ADAPTER),
-            run.kept,
-        )
+    # A merged one is part of the backbone.
+    adapters = {
+        ADAPTER: None if merge else run.adapter_folder,
+        BASELINE_ADAPTER: None if merge else run.frozen_adapter_folder,
+    }
+    for inside, source in adapters.items():
+        if source:
+            # The baseline's has the numbers of the layers before removal.
+            kept = run.kept if inside == BASELINE_ADAPTER else None
+            target = os.path.join(folder, inside)
+            _write_adapter(model.decoder, source, target, kept)
     if run.bridge_file:
         shutil.copyfile(run.bridge_file, os.path.join(folder, BRIDGE))
     config = run.settings
@@ -228,16 +227,16 @@ def write_task(out, name, run, model, merge, encoders):
         chat_template=config["chat_template"],
         projector_hidden=config["projector_hidden"],
         speech_markers=config["speech_markers"],
-        adapter=adapter,
-        baseline_adapter=bool(baseline) and not merge,
+        adapter=bool(adapters[ADAPTER]),
+        baseline_adapter=bool(adapters[BASELINE_ADAPTER]),
         bridge=bool(run.bridge_file),
         precision=config.get("eval_precision") or "fp32",
         features_dtype="float16" if cached else None,
         long_audio=config.get("long_audio", "error"),
         max_new_tokens=config["max_new_tokens"],
         max_tokens_per_second=config["max_tokens_per_second"],
-        piece_seconds=longest_seconds(run.folder),
-        about=about_run(run),
+        piece_seconds=_longest_seconds(run.folder),
+        about=_about_run(run),
     )
     faults = settings.faults()
     if faults:
@@ -264,11 +263,12 @@ def _write_adapter(decoder, source, folder, kept=None):
     renumbered, state = kept_adapter(decoder, source, kept)
     config["layers_to_transform"] = renumbered.layers_to_transform
     write_json(os.path.join(folder, "adapter_config.json"), config)
-    save_file(
-        state,
-        os.path.join(folder, "adapter_model.safetensors"),
-        metadata={"format": "pt"},
-    )
+    _save_state(state, os.path.join(folder, "adapter_model.safetensors"))
+
+
+def _save_state(state, path):
+    """Weights, marked as transformers and PEFT want them."""
+    save_file(state, path, metadata={"format": "pt"})
 
 
 def _write_encoder(out, about, encoder, encoders):
@@ -287,26 +287,26 @@ def _write_encoder(out, about, encoder, encoders):
     # Two tasks may have one encoder, or two that are called alike.
     while encoders.get(inside, encoder) is not encoder:
         inside, number = f"{base}-{number}", number + 1
-    folder = os.path.join(out, inside)
     if inside not in encoders:
         encoders[inside] = encoder
-        model = encoder.core.model
-        config = copy.deepcopy(model.config)
-        # Of Whisper only the encoder is there, under its own names.
-        config.architectures = [type(model).__name__]
-        config.save_pretrained(folder)
-        state = {
-            key: value.detach().cpu().contiguous()
-            for key, value in model.state_dict().items()
-        }
-        save_file(
-            state,
-            os.path.join(folder, "model.safetensors"),
-            metadata={"format": "pt"},
-        )
-        config = load_config(source, revision, about["kind"])
-        extractor = load_extractor(source, config, revision)
-        if extractor is not None:
-            extractor.save_pretrained(folder)
-        _forget_paths(folder)
+        _save_encoder(about, encoder.core.model, os.path.join(out, inside))
     return {**told, "folder": inside}
+
+
+def _save_encoder(about, model, folder):
+    """An encoder's configuration, weights and feature extractor."""
+    config = copy.deepcopy(model.config)
+    # Of Whisper only the encoder is there, under its own names.
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    state = {
+        key: value.detach().cpu().contiguous()
+        for key, value in model.state_dict().items()
+    }
+    _save_state(state, os.path.join(folder, "model.safetensors"))
+    source, revision = about["source"], about.get("revision")
+    config = load_config(source, revision, about["kind"])
+    extractor = load_extractor(source, config, revision)
+    if extractor is not None:
+        extractor.save_pretrained(folder)
+    _forget_paths(folder)

@@ -1,18 +1,22 @@
 """Compare an export with what it was made from, before it is called done.
 
 The export is loaded anew, as a whole and with transformers and PEFT alone
-(and the bridges, where a task has some), and must do what the runs did.
+(and the bridges, where a task has some), and must do what the runs did: each
+task on one fixed sound (its logits, what it decodes, the text), its causal LM
+on fixed token ids too, where no speech part is there.
 """
+
+from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel
 
 from speechbrain_ext.healing.bridge import load_bridges
-from speechbrain_ext.quiet import quiet_loading
+from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechllm.exported.format import (
     ADAPTER,
     BACKBONE,
@@ -20,80 +24,13 @@ from speechllm.exported.format import (
     BRIDGE,
     TASKS,
     ExportError,
+    TaskSettings,
 )
+from speechllm.exported.model import ExportedSpeechLLM
 from speechllm.exported.transcribe import decoding, features_of
-
-# ----------------------------------------------------------------------------
-# Try a model on something fixed, to compare it with another.
-#
-# Each task is tried on one fixed sound: its logits, what it decodes with the
-# key-value cache, and the text. Its causal LM is tried on fixed token ids too,
-# so that it can be compared where no speech part is there.
+from speechllm.saved import TOKENS, load_plain, probe_lm
 
 SECONDS = 1.5
-TOKENS = 16
-
-
-@dataclass
-class Probe:
-    """What a task does with the fixed sound and the fixed ids."""
-
-    logits_NV: torch.Tensor
-    tokens: list
-    text: str
-    lm_logits_QV: torch.Tensor
-    lm_tokens: list
-    dtype: torch.dtype
-    two_adapters: bool = False
-
-
-@torch.no_grad()
-def probe(model, settings):
-    """Try a task."""
-    decoder = model.decoder
-    rate = model.encoder.sample_rate
-    generator = torch.Generator().manual_seed(0)
-    time_N = torch.arange(int(SECONDS * rate)) / rate
-    wav_N = 0.1 * torch.randn(len(time_N), generator=generator)
-    wav_N += 0.3 * torch.sin(2 * torch.pi * 300 * time_N)
-    with decoding(model, settings):
-        x_BSF, tokens_B = features_of(model, settings, [wav_N])
-        sequence = model.sequence(x_BSF, tokens_B, side="left")
-        tokens = decoder.greedy(sequence, torch.tensor([TOKENS]))[0]
-        said = torch.tensor([*tokens, decoder.tokenizer.eos_token_id])
-        logits_NV, _ = model(x_BSF, tokens_B, [said])
-    lm_logits_QV, lm_tokens = probe_lm(decoder.lm, decoder.stop_ids)
-    return Probe(
-        logits_NV.float().cpu(),
-        tokens,
-        model.prompt.decode(tokens),
-        lm_logits_QV,
-        lm_tokens,
-        decoder.dtype,
-        settings.adapter and settings.baseline_adapter,
-    )
-
-
-@torch.no_grad()
-def probe_lm(lm, stop_ids):
-    """Logits of a causal LM on fixed ids, and what it generates from them."""
-    weight = lm.get_input_embeddings().weight
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(len(weight), (1, 12), generator=generator)
-    ids = ids.to(weight.device)
-    mask = torch.ones_like(ids)
-    logits_QV = lm(input_ids=ids, attention_mask=mask).logits[0]
-    with quiet_loading():
-        tokens = lm.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=TOKENS,
-            do_sample=False,
-            pad_token_id=stop_ids[0],
-        )[0, ids.shape[1] :]
-    return logits_QV.float().cpu(), tokens.tolist()
-
-
 # Largest difference of two logits, as a share of the largest logit. The same
 # weights on the same machine differ by nothing; a folded adapter by what the
 # type of the weights can hold.
@@ -105,51 +42,69 @@ MERGED = {
 }
 
 
-def reload_probes(folder, device="cpu"):
-    """Load an export anew and try each of its tasks."""
-    from speechllm.exported.model import SpeechLLM
+@dataclass
+class Probe:
+    """What a task does with the fixed sound and the fixed ids."""
 
-    loaded = SpeechLLM.from_pretrained(folder, device=device)
-    found = {}
-    for name, settings in loaded.settings.items():
-        found[name] = probe(loaded.use(name), settings)
-        stops, dtype = loaded.decoder.stop_ids, loaded.decoder.dtype
-    settings = loaded.settings
+    logits_NV: torch.Tensor
+    tokens: list[int]
+    text: str
+    lm_logits_QV: torch.Tensor
+    lm_tokens: list[int]
+    dtype: torch.dtype
+    two_adapters: bool = False
+
+
+@torch.no_grad()
+def probe(model: SpeechLLM, settings: TaskSettings) -> Probe:
+    """Try a task."""
+    decoder, rate = model.decoder, model.encoder.sample_rate
+    generator = torch.Generator().manual_seed(0)
+    time_N = torch.arange(int(SECONDS * rate)) / rate
+    wav_N = 0.1 * torch.randn(len(time_N), generator=generator)
+    wav_N += 0.3 * torch.sin(2 * torch.pi * 300 * time_N)
+    with decoding(model, settings):
+        x_BSF, tokens_B = features_of(model, settings, [wav_N])
+        (said,) = model.answer(x_BSF, tokens_B, torch.tensor([TOKENS]))
+        target = torch.tensor([*said.ids, decoder.tokenizer.eos_token_id])
+        logits_NV, _ = model(x_BSF, tokens_B, [target])
+    return Probe(
+        logits_NV.float().cpu(),
+        said.ids,
+        said.text,
+        *probe_lm(decoder.lm, decoder.stop_ids[0]),
+        decoder.dtype,
+        settings.adapter and settings.baseline_adapter,
+    )
+
+
+def reload_probes(folder: str, device: str = "cpu") -> dict[str, Probe]:
+    """Load an export anew and try each of its tasks."""
+    loaded = ExportedSpeechLLM.from_pretrained(folder, device=device)
+    settings, pad = loaded.settings, loaded.decoder.stop_ids[0]
+    found = {n: probe(loaded.use(n), one) for n, one in settings.items()}
+    # Two models need not fit.
     del loaded
     for name, one in found.items():
-        lm = load_plain(folder, name, settings[name], dtype, device)
-        one.lm_logits_QV, one.lm_tokens = probe_lm(lm, stops)
+        lm = _load_task(folder, name, settings[name], one.dtype, device)
+        one.lm_logits_QV, one.lm_tokens = probe_lm(lm, pad)
         del lm
     return found
 
 
-def load_plain(folder, name, settings, dtype, device="cpu"):
-    """Backbone and adapter with nothing but transformers and PEFT."""
-    backbone = os.path.join(folder, BACKBONE)
-    with quiet_loading():
-        lm, report = AutoModelForCausalLM.from_pretrained(
-            backbone,
-            dtype=dtype,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
-    wrong += report["mismatched_keys"]
-    if wrong:
-        raise ExportError(
-            f"{backbone}: transformers finds weights missing, of another "
-            f"shape or too many, first {wrong[0]}"
-        )
-    lm = lm.to(device).eval()
+def _load_task(folder, name, settings, dtype, device) -> PreTrainedModel:
+    """Backbone and adapters with nothing but transformers and PEFT."""
+    lm = load_plain(os.path.join(folder, BACKBONE), dtype, device)
+    task = os.path.join(folder, TASKS, name)
     if settings.bridge:
-        load_bridges(lm, os.path.join(folder, TASKS, name, BRIDGE))
+        load_bridges(lm, os.path.join(task, BRIDGE))
     wanted = {
         ADAPTER: settings.adapter,
         BASELINE_ADAPTER: settings.baseline_adapter,
     }
     adapters = [one for one, there in wanted.items() if there]
     for one in adapters:
-        path = os.path.join(folder, TASKS, name, one)
+        path = os.path.join(task, one)
         if isinstance(lm, PeftModel):
             lm.load_adapter(path, one)
         else:
@@ -159,33 +114,51 @@ def load_plain(folder, name, settings, dtype, device="cpu"):
     return lm.eval()
 
 
-def compare_probes(ours, theirs, merged):
+def compare_probes(
+    ours: dict[str, Probe], theirs: dict[str, Probe], merged: bool
+) -> dict[str, dict]:
     """Refuse an export that does not do what its runs do."""
     return {
-        name: _compare(name, ours[name], theirs[name], merged) for name in ours
+        name: {
+            **_compare_logits(name, ours[name], theirs[name], merged),
+            **_compare_tokens(name, ours[name], theirs[name], merged),
+        }
+        for name in ours
     }
 
 
-def _compare(name, one, other, merged):
+def _differs(name, where):
+    return ExportError(
+        f"The export's task {name} differs from the run it was made of: in "
+        f"{where}. Nothing was kept."
+    )
+
+
+def _compare_logits(name, one, other, merged):
     allowed = MERGED[one.dtype] if merged else SAME
-    where = f"The export's task {name} differs from the run it was made of"
-    found = {}
     rounded = MERGED[one.dtype] if one.two_adapters else SAME
     bounds = {"lm_logits_QV": max(allowed, rounded), "logits_NV": allowed}
-    for what, allowed in bounds.items():
+    found = {}
+    for what, bound in bounds.items():
         a, b = getattr(one, what), getattr(other, what)
-        # Answers of other lengths are told of below, in words.
+        # Answers of other lengths are told of by their tokens.
         count = min(len(a), len(b))
         if what == "logits_NV":
             count = min(count, 1 + _agree(one.tokens, other.tokens))
         a, b = a[:count], b[:count]
         found[what] = float((a - b).abs().max() / a.abs().max())
         # Not "greater than": NaN must not pass.
-        if not found[what] <= allowed:
-            raise ExportError(
-                f"{where}: in its logits ({what}), by {found[what]:.2g} of "
-                f"the largest; {allowed:.2g} is rounding. Nothing was kept."
+        if not found[what] <= bound:
+            raise _differs(
+                name,
+                f"its logits ({what}), by {found[what]:.2g} of the largest; "
+                f"{bound:.2g} is rounding",
             )
+    return found
+
+
+def _compare_tokens(name, one, other, merged):
+    found = {}
     for what in ("tokens", "lm_tokens"):
         a, b = getattr(one, what), getattr(other, what)
         if a == b:
@@ -195,12 +168,12 @@ def _compare(name, one, other, merged):
         if what == "lm_tokens":
             near = merged or one.two_adapters
         else:
-            near = merged and _is_tie(one.logits_NV, place, allowed)
+            near = merged and _is_tie(one, place)
         if not near:
-            raise ExportError(
-                f"{where}: in what it generates ({what}), from token {place} "
-                f"on: {a[place : place + 5]} became {b[place : place + 5]}. "
-                "Nothing was kept."
+            raise _differs(
+                name,
+                f"what it generates ({what}), from token {place} on: "
+                f"{a[place : place + 5]} became {b[place : place + 5]}",
             )
         found[f"{what}_from"] = place
     return found
@@ -208,14 +181,11 @@ def _compare(name, one, other, merged):
 
 def _agree(a, b):
     """How many tokens two answers share at their beginning (int)."""
-    pairs = enumerate(zip(a, b))
-    differing = (place for place, (x, y) in pairs if x != y)
-    return next(differing, min(len(a), len(b)))
+    return len(os.path.commonprefix([a, b]))
 
 
-def _is_tie(logits_NV, place, allowed):
+def _is_tie(one, place):
     """Whether the two best tokens there are a rounding apart."""
-    best = logits_NV[place].topk(2).values
-    return float(best[0] - best[1]) <= 2 * allowed * float(
-        logits_NV.abs().max()
-    )
+    best = one.logits_NV[place].topk(2).values
+    largest = float(one.logits_NV.abs().max())
+    return float(best[0] - best[1]) <= 2 * MERGED[one.dtype] * largest

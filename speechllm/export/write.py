@@ -5,10 +5,12 @@ compared with the runs it was made from, and only then given its name: what
 stands there under the wanted name is whole and right.
 """
 
+from __future__ import annotations
+
 import os
 import re
-import shutil
-import uuid
+from collections.abc import Callable
+from typing import Any
 
 from speechbrain_ext.healing.bridge import remove_bridges
 from speechbrain_ext.healing.frozen_adapter import fold_frozen_adapter
@@ -35,82 +37,59 @@ from speechllm.exported.format import (
     files_of,
 )
 from speechllm.multitask import MultiTask
+from speechllm.saved import check_target, whole_folder
 
 
 def export_runs(
-    runs,
-    folder,
-    merge=False,
-    licence=None,
-    overwrite=False,
-    shard_size=SHARD,
-    device="cpu",
-    tell=print,
-):
+    runs: list[str],
+    folder: str,
+    merge: bool = False,
+    licence: str | None = None,
+    overwrite: bool = False,
+    shard_size: str = SHARD,
+    device: str = "cpu",
+    tell: Callable[[str], Any] = print,
+) -> dict[str, Any]:
     """Write one or more finished runs as a folder to load anywhere."""
     folder = os.path.normpath(folder)
-    _check_target(folder, overwrite)
+    check_target(folder, MANIFEST, overwrite)
     named = _named_runs(runs)
     if merge and len(named) > 1:
         raise ExportError(
             "merge: several tasks share the backbone, and each has its own "
             "adapter: export one run, or leave the adapters as they are"
         )
-    unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
-    os.makedirs(unfinished)
-    try:
+    first = next(iter(named.values()))
+    with whole_folder(folder) as unfinished:
         with quiet_loading():
-            probes, report = _write(
-                named,
-                unfinished,
-                folder,
-                merge,
-                licence,
-                shard_size,
-                device,
-                tell,
+            settings, probes = _write_models(
+                named, unfinished, merge, shard_size, device, tell
             )
+            licence = {"license": licence} if licence else None
+            licence = licence or licence_of(*backbone_source(first))
+            title = os.path.basename(os.path.abspath(folder))
+            card = model_card(title, settings, licence, merge)
+            write_text(os.path.join(unfinished, CARD), card)
+            _write_heads(unfinished, first, settings, merge)
         tell("Reading it back and comparing")
         found = reload_probes(unfinished, device)
-        report["differences"] = compare_probes(probes, found, merge)
+        differences = compare_probes(probes, found, merge)
         _usual_rights(unfinished)
-        if os.path.isdir(folder):
-            shutil.rmtree(folder)
-        os.rename(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    return {"folder": folder, **report}
+        sizes = _sizes(unfinished)
+    return {
+        "folder": folder,
+        "tasks": list(named),
+        "layers": len(first.kept),
+        "removed": list(first.removed),
+        "merged": merge,
+        "bytes": sum(sizes.values()),
+        "differences": differences,
+    }
 
 
-def task_name(task):
-    """A task's name in an export: "AST en-de" is "ast_en_de" (str)."""
+def task_name(task: str) -> str:
+    """A task's name in an export: "AST en-de" is "ast_en_de"."""
     return re.sub(r"\W+", "_", task.lower()).strip("_") or "task"
-
-
-def _usual_rights(folder):
-    """safetensors leaves files that only their owner may read; undo that."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for name in files_of(folder):
-        os.chmod(os.path.join(folder, name), 0o666 & ~mask)
-
-
-def _check_target(folder, overwrite):
-    if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
-        raise ExportError(
-            f"{folder}: is there already and not empty: give another folder, "
-            "or --overwrite"
-        )
-    if overwrite and os.path.isdir(folder) and os.listdir(folder):
-        if not os.path.isfile(os.path.join(folder, MANIFEST)):
-            raise ExportError(
-                f"{folder}: holds something else than an export, which is "
-                "not overwritten: give another folder"
-            )
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise ExportError(f"{folder}: is a file: give another name")
-    os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
 
 
 def _named_runs(runs):
@@ -133,15 +112,16 @@ def _named_runs(runs):
     return named
 
 
-def _write(named, out, final, merge, licence, shard_size, device, tell):
-    """Everything but the last rename; gives probes and report."""
+def _write_models(named, out, merge, shard_size, device, tell):
+    """Backbone, encoders and tasks; gives the tasks' settings and probes."""
     first = next(iter(named.values()))
     tell("Loading the backbone")
     tasks = MultiTask(device)
-    tasks.decoder = first.load_decoder(device)
+    tasks.decoder = decoder = first.load_decoder(device)
     backbone = os.path.join(out, BACKBONE)
     if not merge:
-        save_backbone(tasks.decoder, first, backbone, shard_size, tell)
+        # Before the tasks' adapters are put into it.
+        save_backbone(decoder, first, backbone, shard_size, tell)
     for name, run in named.items():
         tasks.add_run(name, run)
     encoders = {}
@@ -152,7 +132,6 @@ def _write(named, out, final, merge, licence, shard_size, device, tell):
     tell("Trying the model")
     probes = {name: probe(tasks.use(name), settings[name]) for name in named}
     if merge:
-        decoder = tasks.decoder
         if decoder.adapter is not None:
             decoder.lm = decoder.adapter.merge_and_unload()
             decoder.use_adapter(None)
@@ -160,58 +139,47 @@ def _write(named, out, final, merge, licence, shard_size, device, tell):
         # They have a file of their own; the backbone is a plain one.
         remove_bridges(decoder)
         save_backbone(decoder, first, backbone, shard_size, tell)
-    found = dict(licence_of(*backbone_source(first)))
-    if licence:
-        found = {"license": licence}
-    _write_heads(out, final, first, settings, found, merge)
-    removed = [i for i in range(first.system["layers"]) if i not in first.kept]
-    report = {
-        "tasks": list(named),
-        "layers": len(first.kept),
-        "removed": removed,
-        "merged": merge,
-        "bytes": sum(os.path.getsize(f"{out}/{n}") for n in files_of(out)),
-    }
-    return probes, report
+    return settings, probes
 
 
-def _write_heads(out, final, run, settings, licence, merge):
-    """config.json, README.md, and last the manifest of all files."""
+def _write_heads(out, run, settings, merge):
+    """config.json, and last the manifest of all files."""
     about = next(iter(settings.values())).about
-    names = list(settings)
-    recognises = [n for n in names if settings[n].task.startswith("ASR")]
-    write_json(
-        os.path.join(out, CONFIG),
-        {
-            "format": FORMAT,
-            "library_name": "speechbrain_ext",
-            "backbone": {
-                **about["backbone"],
-                "dtype": run.settings["backbone"]["dtype"],
-                "whole_layers": about["layers"],
-                "kept_layers": list(run.kept),
-            },
-            "merged": merge,
-            "tasks": names,
-            "default_task": (recognises or names)[0],
+    layers = {
+        "whole_layers": about["layers"],
+        "kept_layers": list(run.kept),
+    }
+    recognise = [n for n, one in settings.items() if one.task.startswith("ASR")]
+    config = {
+        "format": FORMAT,
+        "library_name": "speechbrain_ext",
+        "backbone": {
+            **about["backbone"],
+            "dtype": run.settings["backbone"]["dtype"],
+            **layers,
         },
-    )
-    title = os.path.basename(os.path.abspath(final))
-    write_text(
-        os.path.join(out, CARD), model_card(title, settings, licence, merge)
-    )
-    write_json(
-        os.path.join(out, MANIFEST),
-        {
-            "format": FORMAT,
-            "whole_layers": about["layers"],
-            "kept_layers": list(run.kept),
-            "files": {
-                name: {
-                    "bytes": os.path.getsize(os.path.join(out, name)),
-                    "sha256": file_hash(os.path.join(out, name)),
-                }
-                for name in files_of(out)
-            },
-        },
-    )
+        "merged": merge,
+        "tasks": list(settings),
+        "default_task": [*recognise, *settings][0],
+    }
+    write_json(os.path.join(out, CONFIG), config)
+    files = {
+        name: {"bytes": size, "sha256": file_hash(os.path.join(out, name))}
+        for name, size in _sizes(out).items()
+    }
+    manifest = {"format": FORMAT, **layers, "files": files}
+    write_json(os.path.join(out, MANIFEST), manifest)
+
+
+def _sizes(folder):
+    """Bytes of each file below a folder (dict)."""
+    names = files_of(folder)
+    return {n: os.path.getsize(os.path.join(folder, n)) for n in names}
+
+
+def _usual_rights(folder):
+    """safetensors leaves files that only their owner may read; undo that."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for name in files_of(folder):
+        os.chmod(os.path.join(folder, name), 0o666 & ~mask)

@@ -1,12 +1,21 @@
-"""Load an exported speech LLM and use it.
+"""Load an exported speech LLM and use it; `speechllm.load` is the way in."""
 
-from speechllm.exported import SpeechLLM
+import warnings
+from typing import Any
 
-model = SpeechLLM.from_pretrained("exported-folder-or-hub-id")
-print(model.transcribe("some.wav").text)
-"""
-
-from speechllm.exported.model import SpeechLLM, SpeechLLMInterface
+from speechllm.exported.model import ExportedSpeechLLM, SpeechLLMInterface
 from speechllm.exported.transcribe import Piece, Transcript
 
-__all__ = ["Piece", "SpeechLLM", "SpeechLLMInterface", "Transcript"]
+__all__ = ["ExportedSpeechLLM", "Piece", "SpeechLLMInterface", "Transcript"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SpeechLLM":
+        raise AttributeError(f"{__name__} has no {name}")
+    warnings.warn(
+        "speechllm.exported.SpeechLLM is ExportedSpeechLLM now: load one with "
+        "speechllm.load(FOLDER)",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return ExportedSpeechLLM

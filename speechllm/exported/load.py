@@ -1,5 +1,7 @@
 """An export's parts as models, checked before memory is taken."""
 
+from __future__ import annotations
+
 import os
 import re
 
@@ -12,8 +14,12 @@ from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.encoder_load import load_config
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.training.trained_run import TrainedRun
-from speechllm.exported.check import check_backbone, check_encoder, check_task
-from speechllm.exported.folder import ExportFolder
+from speechllm.exported.check import (
+    check_backbone,
+    check_encoder,
+    check_task,
+    one_error,
+)
 from speechllm.exported.format import (
     ADAPTER,
     BASELINE_ADAPTER,
@@ -23,12 +29,21 @@ from speechllm.exported.format import (
     SUFFIXES,
     TASKS,
     ExportError,
+    ExportFolder,
 )
+from speechllm.multitask import MultiTask
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# Settings that are called alike in a run and in an export.
+ALIKE = (
+    "task prompt chat_template downsampling projector_hidden speech_markers "
+    "long_audio"
+).split()
 
 
-def find_export(source, revision=None, verify=True):
+def find_export(
+    source: str | os.PathLike, revision: str | None = None, verify: bool = True
+) -> ExportFolder:
     """The export in a folder or on the hub, checked."""
     source = os.path.expanduser(str(source))
     if os.path.isdir(source):
@@ -38,77 +53,54 @@ def find_export(source, revision=None, verify=True):
             f"{source}: no such folder: give one that `speechllm export` "
             "wrote, or a hub id such as someone/speech-llm"
         )
-    try:
+    what = "neither a folder here nor an export that the hub gives"
+    with one_error(source, "is the name right, is there a network?", what):
         path = snapshot_download(
             source,
             revision=revision,
             allow_patterns=[f"*{end}" for end in (*SUFFIXES, *PLAIN_TEXTS)],
         )
-    except Exception as error:
-        line = str(error).strip().splitlines()[0]
-        raise ExportError(
-            f"{source}: neither a folder here nor an export that the hub "
-            f"gives ({line:.200}): is the name right, is there a network?"
-        ) from error
     return ExportFolder(path, linked=True, verify=verify)
 
 
 class ExportedTask(TrainedRun):
     """A task of an export, in the place of the run that it was made from."""
 
+    # Said by the export, where a run looks into its own folder.
+    kept = projector_file = bridge_file = None
+    adapter_folder = frozen_adapter_folder = None
     # Both are part of an export's backbone.
-    merged_adapter_folder = None
-    folded_file = None
+    merged_adapter_folder = folded_file = None
 
-    def __init__(self, export, name, dtype=None):
-        self.export = export
-        self.name = name
+    def __init__(
+        self, export: ExportFolder, name: str, dtype: str | None = None
+    ):
+        self.export, self.name = export, name
         self.folder = export.file(f"{TASKS}/{name}")
-        self.task = export.tasks[name]
+        self.task = task = export.tasks[name]
         self.dtype = dtype or export.config["backbone"]["dtype"]
         self.settings = {
-            **self.task.for_run(),
-            "speech_encoder": self.task.encoder,
+            **{key: getattr(task, key) for key in ALIKE},
+            "speech_encoder": task.encoder,
             "backbone": {"source": export.backbone},
         }
 
-    @property
-    def kept(self):
-        """Old indices of the layers it has (tuple of int)."""
-        return self.export.kept
+        def part(there, name):
+            return os.path.join(self.folder, name) if there else None
+
+        self.kept = export.kept
+        self.projector_file = part(True, PROJECTOR)
+        self.bridge_file = part(task.bridge, BRIDGE)
+        self.adapter_folder = part(task.adapter, ADAPTER)
+        self.frozen_adapter_folder = part(
+            task.baseline_adapter, BASELINE_ADAPTER
+        )
 
     @property
-    def projector_file(self):
-        """Where its projector lies (str)."""
-        return os.path.join(self.folder, PROJECTOR)
-
-    @property
-    def adapter_folder(self):
-        """Where its adapter lies (str), or None."""
-        if not self.task.adapter:
-            return None
-        return os.path.join(self.folder, ADAPTER)
-
-    @property
-    def frozen_adapter_folder(self):
-        """Where its baseline's adapter lies (str), or None."""
-        if not self.task.baseline_adapter:
-            return None
-        return os.path.join(self.folder, BASELINE_ADAPTER)
-
-    @property
-    def bridge_file(self):
-        """Where its bridges lie (str), or None."""
-        if not self.task.bridge:
-            return None
-        return os.path.join(self.folder, BRIDGE)
-
-    @property
-    def encoder_source(self):
-        """Folder of its encoder, or its hub id (str)."""
-        inside = self.task.encoder.get("folder")
-        if inside:
-            return self.export.file(inside)
+    def encoder_source(self) -> str:
+        """Folder of its encoder, or its hub id."""
+        if self.task.encoder.get("folder"):
+            return self.export.file(self.task.encoder["folder"])
         source = self.task.encoder["source"]
         if not isinstance(source, str) or not HUB_ID.fullmatch(source):
             raise ExportError(
@@ -116,7 +108,7 @@ class ExportedTask(TrainedRun):
             )
         return source
 
-    def check(self):
+    def check(self) -> None:
         """Hold the configurations against the weights (ExportError)."""
         encoder = self.task.encoder
         if encoder.get("folder"):
@@ -135,16 +127,16 @@ class ExportedTask(TrainedRun):
             backbone.hidden_size,
         )
 
-    def load_encoder(self, device="cpu"):
-        """Its frozen encoder (SpeechEncoder)."""
+    def load_encoder(self, device: str = "cpu") -> SpeechEncoder:
+        """Its frozen encoder."""
         options = {**self.task.encoder, "source": self.encoder_source}
         options.pop("folder", None)
         return SpeechEncoder.from_settings(
             options, device, self.task.long_audio
         )
 
-    def load_decoder(self, device="cpu"):
-        """The backbone, without any task's adapter (Decoder)."""
+    def load_decoder(self, device: str = "cpu") -> Decoder:
+        """The backbone, without any task's adapter."""
         if self.dtype not in DTYPES:
             raise ExportError(
                 f"{self.export.path}: dtype {self.dtype!r:.80}: choose "
@@ -159,22 +151,22 @@ class ExportedTask(TrainedRun):
         return decoder
 
 
-def load_tasks(export, tasks, dtype=None):
-    """Load every task of an export onto one backbone."""
-    try:
-        with quiet_loading():
-            check_backbone(export)
-            runs = {n: ExportedTask(export, n, dtype) for n in export.tasks}
-            for run in runs.values():
-                run.check()
-            for name, run in runs.items():
-                tasks.add_run(name, run)
-    except ExportError:
-        raise
-    # Whatever a library makes of a file that nobody foresaw.
-    except Exception as error:
-        line = (str(error).strip().splitlines() or ["nothing said"])[0]
-        raise ExportError(
-            f"{export.path}: cannot be loaded ({type(error).__name__}: "
-            f"{line:.300}): export the run again"
-        ) from error
+def load_tasks(
+    export: ExportFolder, device: str = "cpu", dtype: str | None = None
+) -> MultiTask:
+    """Every task of an export, on one backbone."""
+    # Around all: libraries make of a file what nobody foresaw.
+    with (
+        one_error(export.path, "export the run again", "cannot be loaded"),
+        quiet_loading(),
+    ):
+        check_backbone(export)
+        tasks = MultiTask(device)
+        runs = {
+            name: ExportedTask(export, name, dtype) for name in export.tasks
+        }
+        for run in runs.values():
+            run.check()
+        for name, run in runs.items():
+            tasks.add_run(name, run)
+    return tasks

@@ -1,47 +1,64 @@
 """A speech LLM from an exported folder: audio in, text out."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from speechbrain.inference.interfaces import Pretrained
 
 from speechllm.exported.audio import as_sounds
-from speechllm.exported.format import ExportError
+from speechllm.exported.format import ExportError, TaskSettings
 from speechllm.exported.load import find_export, load_tasks
 from speechllm.exported.transcribe import (
     Batching,
-    decoding,
-    features_of,
-    limits_of,
+    Transcript,
+    answer_wavs,
     pieces_of,
+    stream_ids,
     stream_text,
-    stream_tokens,
 )
 from speechllm.multitask import MultiTask
+
+if TYPE_CHECKING:
+    from speechbrain_ext.model.decoder import Decoder
+    from speechbrain_ext.model.speech_llm import SpeechLLM
 
 PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-class SpeechLLM:
+class ExportedSpeechLLM:
     """One backbone and its tasks, ready to transcribe and translate."""
 
-    def __init__(self, tasks, settings, default_task):
+    def __init__(
+        self,
+        tasks: MultiTask,
+        settings: dict[str, TaskSettings],
+        default_task: str,
+    ):
         self.tasks = tasks
         self.settings = settings
         self.default_task = default_task
 
     @classmethod
     def from_pretrained(
-        cls, source, dtype=None, device=None, revision=None, verify=True
-    ):
+        cls,
+        source: str | os.PathLike,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        verify: bool = True,
+    ) -> ExportedSpeechLLM:
         """Load an export; nothing in it is run, everything is checked."""
         dtype = str(dtype).removeprefix("torch.") if dtype else None
         if dtype not in (None, *PRECISION):
             raise ExportError(f"dtype: {dtype}: choose {', '.join(PRECISION)}")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         export = find_export(source, revision, verify)
-        tasks = MultiTask(device)
-        load_tasks(export, tasks, dtype)
+        tasks = load_tasks(export, device, dtype)
         settings = export.tasks
         if dtype:
             settings = {
@@ -51,23 +68,23 @@ class SpeechLLM:
         return cls(tasks, settings, export.config["default_task"])
 
     @property
-    def decoder(self):
-        """The shared backbone (speechbrain_ext.model.decoder.Decoder)."""
+    def decoder(self) -> Decoder:
+        """The shared backbone."""
         return self.tasks.decoder
 
-    def use(self, task):
-        """A task's model, its adapter switched on (core SpeechLLM)."""
+    def use(self, task: str) -> SpeechLLM:
+        """A task's model, its adapter switched on."""
         return self.tasks.use(task)
 
     def transcribe(
         self,
-        audio,
-        batch_size=8,
-        task=None,
-        piece_seconds=None,
-        progress=False,
-        on_error="raise",
-    ):
+        audio: Any,
+        batch_size: int = 8,
+        task: str | None = None,
+        piece_seconds: float | None = None,
+        progress: bool = False,
+        on_error: str = "raise",
+    ) -> Transcript | list[Transcript | ValueError]:
         """Text of audio, in any usual format, at any rate, of any length."""
         sounds, single = as_sounds(audio)
         task = self._task(task)
@@ -84,7 +101,9 @@ class SpeechLLM:
         found = work.run(piece_seconds, progress)
         return found[0] if single else found
 
-    def translate(self, audio, task=None, **options):
+    def translate(
+        self, audio: Any, task: str | None = None, **options: Any
+    ) -> Transcript | list[Transcript | ValueError]:
         """Text of audio in another language."""
         if task is None:
             able = [
@@ -102,7 +121,12 @@ class SpeechLLM:
             task = able[0]
         return self.transcribe(audio, task=task, **options)
 
-    def stream(self, audio, task=None, piece_seconds=None):
+    def stream(
+        self,
+        audio: Any,
+        task: str | None = None,
+        piece_seconds: float | None = None,
+    ) -> Iterator[str]:
         """Text of one audio, bit by bit, as its tokens are decoded."""
         (sound,), _ = as_sounds([audio])
         task = self._task(task)
@@ -110,9 +134,9 @@ class SpeechLLM:
         sound.check(model.encoder.sample_rate)
         said = False
         for _, wav_N in pieces_of(sound, model, settings, piece_seconds):
-            tokens = stream_tokens(lambda: self.use(task), settings, wav_N)
+            ids = stream_ids(lambda: self.use(task), settings, wav_N)
             space = " " if said else ""
-            for text in stream_text(tokens, model.prompt.decode):
+            for text in stream_text(ids, model.prompt.decode):
                 yield space + text
                 space, said = "", True
 
@@ -127,10 +151,6 @@ class SpeechLLM:
         return task
 
 
-# ----------------------------------------------------------------------------
-# The same model in the manner of ``speechbrain.inference``.
-
-
 class SpeechLLMInterface(Pretrained):
     """An exported speech LLM with the methods of SpeechBrain's ASR classes."""
 
@@ -140,11 +160,13 @@ class SpeechLLMInterface(Pretrained):
     @classmethod
     def from_hparams(
         cls, source, savedir=None, run_opts=None, task=None, **options
-    ):
-        """Load an export."""
+    ) -> SpeechLLMInterface:
+        """Load an export, in the manner of ``speechbrain.inference``."""
         del savedir
         device = dict(run_opts or {}).get("device")
-        loaded = SpeechLLM.from_pretrained(source, device=device, **options)
+        loaded = ExportedSpeechLLM.from_pretrained(
+            source, device=device, **options
+        )
         task = task or loaded.default_task
         return cls(
             modules={"model": loaded.use(task)},
@@ -153,30 +175,27 @@ class SpeechLLMInterface(Pretrained):
         )
 
     @property
-    def speech_llm(self):
-        """The model with all its tasks (SpeechLLM)."""
+    def speech_llm(self) -> ExportedSpeechLLM:
+        """The model with all its tasks."""
         return self.hparams.speech_llm
 
-    def transcribe_file(self, path, **options):
-        """Text of an audio file (str); options as `SpeechLLM.transcribe`."""
+    def transcribe_file(self, path: str | os.PathLike, **options: Any) -> str:
+        """Text of an audio file; options as `ExportedSpeechLLM.transcribe`."""
         return self.speech_llm.transcribe(
             path, task=self.hparams.task, **options
         ).text
 
-    @torch.no_grad()
-    def transcribe_batch(self, wavs, wav_lens):
-        """Texts of a padded batch."""
-        settings = self.speech_llm.settings[self.hparams.task]
-        model = self.speech_llm.use(self.hparams.task)
+    def transcribe_batch(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor
+    ) -> tuple[list[str], list[list[int]]]:
+        """Texts and token ids of a padded batch."""
         lengths = (wav_lens.double().cpu() * wavs.shape[1]).round().long()
         rows = [wav[:n] for wav, n in zip(wavs.float(), lengths.tolist())]
-        seconds = [len(row) / model.encoder.sample_rate for row in rows]
-        with decoding(model, settings):
-            x_BSF, tokens_B = features_of(model, settings, rows)
-            sequence = model.sequence(x_BSF, tokens_B, side="left")
-            limits_B = limits_of(settings, seconds)
-            tokens = model.decoder.greedy(sequence, limits_B)
-        return [model.prompt.decode(ids) for ids in tokens], tokens
+        task = self.hparams.task
+        answers = answer_wavs(
+            self.speech_llm.use(task), self.speech_llm.settings[task], rows
+        )
+        return [one.text for one in answers], [one.ids for one in answers]
 
     def forward(self, wavs, wav_lens):
         """Runs `transcribe_batch`."""

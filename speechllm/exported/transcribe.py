@@ -1,41 +1,52 @@
-"""Pieces of many recordings, decoded in batches of similar length."""
+"""Recordings to text: cut into pieces, decoded in batches of like length."""
+
+from __future__ import annotations
 
 import contextlib
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from speechbrain_ext.model.decoding import Steps
-from speechllm.exported.audio import pieces
-
-# ----------------------------------------------------------------------------
-# How a task's audio goes through its model, as in its recipe's evaluation.
+from speechbrain_ext.model.speech_llm import (
+    Answer,
+    SpeechLLM,
+    answer_ids,
+    answer_limits,
+)
+from speechllm.exported.audio import Sound, pieces
+from speechllm.exported.format import TaskSettings
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# What a tokenizer writes for the first bytes of a letter.
+HALF_LETTER = "\ufffd"
+# Batches that are sorted by length together: little padding, and the pieces
+# of many hours are never in memory at once.
+BATCHES_TOGETHER = 8
 
 
 @contextlib.contextmanager
-def decoding(model, settings):
+def decoding(model: SpeechLLM, settings: TaskSettings) -> Iterator[None]:
     """Eval mode, no gradients, and the precision that was evaluated with."""
     dtype = AUTOCAST.get(settings.precision)
+    device = model.decoder.device.type
     model.eval()
     with (
         torch.no_grad(),
-        torch.autocast(
-            model.decoder.device.type, dtype=dtype, enabled=dtype is not None
-        ),
+        torch.autocast(device, dtype=dtype, enabled=dtype is not None),
     ):
         yield
 
 
-def features_of(model, settings, wavs):
+def features_of(
+    model: SpeechLLM, settings: TaskSettings, wavs: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of some waveforms, as the task's projector knows them."""
-    wav_BN = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
-    lengths_B = torch.tensor([len(wav) for wav in wavs])
-    x_BSF, tokens_B = model.features(wav_BN.to(model.decoder.device), lengths_B)
+    x_BSF, tokens_B = model.features_of(wavs)
     if settings.features_dtype:
         # A training that kept its features on disk kept them in this type.
         half = getattr(torch, settings.features_dtype)
@@ -43,54 +54,61 @@ def features_of(model, settings, wavs):
     return x_BSF, tokens_B
 
 
-def limits_of(settings, seconds):
-    """Most tokens that each answer may have (int64, ``[B]``)."""
-    limits = torch.tensor(seconds, dtype=torch.float64)
-    limits = (limits * settings.max_tokens_per_second).ceil().long()
-    return limits.clamp(min=min(8, settings.max_new_tokens)).clamp(
-        max=settings.max_new_tokens
+def limits_of(model, settings, wavs):
+    """Most tokens that each waveform's answer may have."""
+    return answer_limits(
+        [len(wav_N) / model.encoder.sample_rate for wav_N in wavs],
+        settings.max_tokens_per_second,
+        settings.max_new_tokens,
     )
+
+
+def answer_wavs(
+    model: SpeechLLM, settings: TaskSettings, wavs: list[torch.Tensor]
+) -> list[Answer]:
+    """What a task says to some waveforms, as in its run's evaluation."""
+    with decoding(model, settings):
+        x_BSF, tokens_B = features_of(model, settings, wavs)
+        return model.answer(x_BSF, tokens_B, limits_of(model, settings, wavs))
 
 
 # ----------------------------------------------------------------------------
 # Text that appears while it is decoded.
 
-# What a tokenizer writes for the first bytes of a letter.
-HALF_LETTER = "\ufffd"
 
-
-def stream_tokens(use, settings, wav_N):
+def stream_ids(
+    use: Callable[[], SpeechLLM], settings: TaskSettings, wav_N: torch.Tensor
+) -> Iterator[int]:
     """Token ids of one piece of audio, as they are decoded."""
     model = use()
-    seconds = len(wav_N) / model.encoder.sample_rate
+    limit = int(limits_of(model, settings, [wav_N])[0])
     with decoding(model, settings):
         x_BSF, tokens_B = features_of(model, settings, [wav_N])
-        sequence = model.sequence(x_BSF, tokens_B, side="left")
-    steps = Steps(model.decoder.lm, sequence)
-    stops = set(model.decoder.stop_ids)
-    for _ in range(int(limits_of(settings, [seconds])[0])):
+        (spoken_SD,) = model.speech_embeddings(x_BSF, tokens_B)
+    ids = answer_ids(model.decoder, model.prompt, spoken_SD, limit)
+    while True:
         # Not around the yield: the caller's code is none of this precision's.
         with decoding(use(), settings):
-            token_B = steps.next_token()
-            steps.feed(token_B)
-        if int(token_B) in stops:
+            token = next(ids, None)
+        if token is None:
             return
-        yield int(token_B)
+        yield token
 
 
-def stream_text(ids, decode):
+def stream_text(
+    ids: Iterable[int], decode: Callable[[list[int]], str]
+) -> Iterator[str]:
     """Text of token ids, as far as it is certain, bit by bit."""
-    known, told = [], ""
+    known, text, shown = [], "", ""
     for token in ids:
         known.append(token)
         text = decode(known)
-        if text.startswith(told) and not text.endswith(HALF_LETTER):
-            if text != told:
-                yield text[len(told) :]
-            told = text
-    text = decode(known)
-    if text != told:
-        yield text[len(os.path.commonprefix([text, told])) :]
+        if text.startswith(shown) and not text.endswith(HALF_LETTER):
+            if text != shown:
+                yield text[len(shown) :]
+            shown = text
+    if text != shown:
+        yield text[len(os.path.commonprefix([text, shown])) :]
 
 
 # ----------------------------------------------------------------------------
@@ -114,47 +132,45 @@ class Transcript:
 
     name: str
     task: str
-    pieces: list = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
 
     @property
-    def text(self):
-        """All pieces' text, put together (str)."""
+    def text(self) -> str:
+        """All pieces' text, put together."""
         return " ".join(p.text for p in self.pieces if p.text)
 
     @property
-    def tokens(self):
-        """Tokens decoded (int)."""
+    def tokens(self) -> int:
+        """Tokens decoded."""
         return sum(piece.tokens for piece in self.pieces)
 
     @property
-    def seconds(self):
-        """Seconds that it took (float)."""
+    def seconds(self) -> float:
+        """Seconds that it took."""
         return sum(piece.seconds for piece in self.pieces)
 
     @property
-    def audio_seconds(self):
-        """Length of the audio in seconds (float)."""
+    def audio_seconds(self) -> float:
+        """Length of the audio in seconds."""
         return self.pieces[-1].end if self.pieces else 0.0
 
-    def as_dict(self):
-        """Plain values, for JSON (dict)."""
-        return {
-            "name": self.name,
-            "task": self.task,
-            "text": self.text,
-            "audio_seconds": self.audio_seconds,
-            "seconds": self.seconds,
-            "tokens": self.tokens,
-            "pieces": [asdict(piece) for piece in self.pieces],
-        }
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        names = "name task text audio_seconds seconds tokens".split()
+        found = {name: getattr(self, name) for name in names}
+        return {**found, "pieces": [asdict(piece) for piece in self.pieces]}
 
 
-# Batches that are sorted by length together: little padding, and the pieces
-# of many hours are never in memory at once.
-BATCHES_TOGETHER = 8
+# ----------------------------------------------------------------------------
+# Many recordings, in batches.
 
 
-def pieces_of(sound, model, settings, piece_seconds=None):
+def pieces_of(
+    sound: Sound,
+    model: SpeechLLM,
+    settings: TaskSettings,
+    piece_seconds: float | None = None,
+) -> Iterator[tuple[int, torch.Tensor]]:
     """Start (samples) and waveform of each piece of an audio."""
     encoder = model.encoder
     rate = encoder.sample_rate
@@ -180,10 +196,13 @@ class Batching:
         self.sounds, self.batch_size = sounds, batch_size
         self.raising = raising
         self.found = [Transcript(sound.name, task) for sound in sounds]
+        # Recording's index, first sample and waveform of each piece.
         self.waiting = []
 
-    def run(self, piece_seconds=None, progress=False):
-        """Transcribe all."""
+    def run(
+        self, piece_seconds: float | None = None, progress: bool = False
+    ) -> list[Transcript | ValueError]:
+        """Transcribe all; an error in the place of what cannot be."""
         rate = self.model.encoder.sample_rate
         # All heads first: a file that is not there is told before long work.
         for index, sound in enumerate(self.sounds):
@@ -224,25 +243,17 @@ class Batching:
 
     def _decode(self, batch):
         """Decode a batch into the transcripts of its pieces."""
-        model, settings = self.model, self.settings
-        rate = model.encoder.sample_rate
         began = time.monotonic()
         wavs = [wav_N for _, _, wav_N in batch]
-        lengths = [len(wav_N) / rate for wav_N in wavs]
-        with decoding(model, settings):
-            x_BSF, tokens_B = features_of(model, settings, wavs)
-            sequence = model.sequence(x_BSF, tokens_B, side="left")
-            limits_B = limits_of(settings, lengths)
-            answers = model.decoder.greedy(sequence, limits_B)
-        spent = time.monotonic() - began
-        for (index, start, _), length, ids in zip(
-            batch, lengths, answers, strict=True
-        ):
+        answers = answer_wavs(self.model, self.settings, wavs)
+        each = (time.monotonic() - began) / sum(map(len, wavs))
+        rate = self.model.encoder.sample_rate
+        for (index, start, wav_N), said in zip(batch, answers, strict=True):
             piece = Piece(
                 start / rate,
-                (start + round(length * rate)) / rate,
-                model.prompt.decode(ids),
-                len(ids),
-                spent * length / sum(lengths),
+                (start + len(wav_N)) / rate,
+                said.text,
+                len(said.ids),
+                each * len(wav_N),
             )
             self.found[index].pieces.append(piece)

@@ -2,6 +2,7 @@
 
 import torch
 
+from speechbrain_ext.layers.residual import target_loss as nll
 from speechllm.mini_world.noisy_text import TextTasks, collate
 from speechllm.mini_world.text import draw_sentences
 
@@ -17,7 +18,7 @@ def target_loss(model, tokens_BQ, labels_BQ, embeds_BQD=None):
     labels = labels_BQ[chosen]
     right_BQ = torch.ones_like(chosen)
     right_BQ[chosen] = logits.argmax(-1) == labels
-    return torch.nn.functional.cross_entropy(logits, labels), right_BQ
+    return nll(logits, labels, reduction="mean"), right_BQ
 
 
 @torch.no_grad()

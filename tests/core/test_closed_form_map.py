@@ -12,15 +12,15 @@ from test_healing import BLOCK, logits_of
 
 from speechbrain_ext.healing import heal
 from speechbrain_ext.healing.bridge import bridges_of
-from speechbrain_ext.healing.closed_form import fit_in_sequence
-from speechbrain_ext.healing.presets import healing_parts
-from speechbrain_ext.layers.linear_map import LinearMap, MapSums, fit_map
-from speechbrain_ext.layers.removal import kept_layers
-from speechbrain_ext.layers.residual import (
-    cross_entropy,
+from speechbrain_ext.healing.closed_form import (
+    fit_in_sequence,
+    held_out_loss,
     position_weights,
-    states_at,
 )
+from speechbrain_ext.healing.presets import Healing
+from speechbrain_ext.layers.linear_map import LinearMap, MapSums, fit_map
+from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.residual import states_at
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.prompt import IGNORE
 from speechbrain_ext.training.build import pruned_twin, some_of
@@ -179,9 +179,8 @@ def test_both_decoders_are_left_as_they_were(source, removed, form):
 
 def ready(whole, pruned, name, removed, **options):
     """Fit what a preset wants, heal with it; gives model and fits."""
-    parts = healing_parts(name) if isinstance(name, str) else name
-    rows = sequences(whole)
-    bridge = parts["bridge"]
+    healing, rows = Healing.of(name), sequences(whole)
+    bridge = healing.bridge
     form = "folded" if bridge["form"] == "folded" else "module"
     layers = options.pop("layers", [1])
     fits = fit(
@@ -194,7 +193,7 @@ def ready(whole, pruned, name, removed, **options):
         **options,
     )
     maps = {index: one.map for index, one in fits.items()}
-    heal(pruned, removed, parts, verbose=False, maps=maps)
+    heal(pruned, removed, healing, verbose=False, maps=maps)
     return pruned.eval(), fits
 
 
@@ -301,7 +300,7 @@ def test_the_ridge_is_chosen_on_held_out_data(pair):
             one = fit(whole, twin, rows, strengths=[strength])[1].map
             maps = {1: one}
             heal(twin, BLOCK, "map", verbose=False, maps=maps)
-        assert cross_entropy(twin.decoder, held_out) == pytest.approx(loss)
+        assert held_out_loss(twin.decoder, held_out) == pytest.approx(loss)
     # Other data to judge by, other losses; the fit itself is the same.
     other = fit(whole, pruned, rows, held_out=rows, strengths=strengths)[1]
     assert other.losses != found.losses
@@ -343,7 +342,7 @@ def test_a_map_of_low_rank_is_the_nearest_one(rank):
 def test_a_trained_bridge_starts_from_the_map(pair):
     whole, pruned = pair
     own = {"bridge": {"rank": 4, "start": "map", "form": "trained"}}
-    model, fits = ready(whole, pruned, healing_parts("mine", own), BLOCK)
+    model, fits = ready(whole, pruned, Healing.of("mine", own), BLOCK)
     (bridge,) = bridges_of(model.decoder).values()
     assert bridge.up.requires_grad and bridge.up.shape == (WIDTH, 4)
     low = fits[1].map
@@ -387,7 +386,7 @@ def test_a_twin_is_the_pruned_model(source, removed):
     whole = make_model(source)
     ours, theirs = pruned_twin(whole, removed), make_model(source, removed)
     assert ours.decoder.kept == theirs.decoder.kept
-    assert ours.decoder.kept == kept_layers(removed, 5)
+    assert ours.decoder.kept == Removal.of(removed, 5).kept
     theirs.projector.load_state_dict(whole.projector.state_dict())
     with torch.no_grad():
         assert torch.equal(logits_of(ours.eval()), logits_of(theirs.eval()))

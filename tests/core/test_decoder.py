@@ -103,7 +103,9 @@ def test_each_row_stops_at_its_own_limit(model):
         if end in row:
             row = row[: row.index(end)]
         assert text == row
-    hit = greedy_module.hit_limits(texts, limits)
+    answers = model.answer(*make_features(SPEECH), limits)
+    assert [one.ids for one in answers] == texts
+    hit = [one.hit_limit for one in answers]
     assert hit == [end not in r[:n] for r, n in zip(free, limits.tolist())]
     assert any(hit)
     nobody = torch.zeros(8, dtype=torch.long)

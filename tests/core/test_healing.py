@@ -27,11 +27,7 @@ from speechbrain_ext.healing.lora import (
     load_adapter,
     save_adapter,
 )
-from speechbrain_ext.healing.presets import (
-    STRATEGIES,
-    healing_parts,
-    needs_whole,
-)
+from speechbrain_ext.healing.presets import STRATEGIES, Healing
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.training.build import pruned_twin
 
@@ -285,18 +281,18 @@ def test_adapters_train_in_full_precision(source):
 
 # ------------------------------------------------------------------ presets
 def parts(**own):
-    return healing_parts("mine", own)
+    return Healing.of("mine", own)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_papers_four_are_what_they_were(name):
-    ours = healing_parts(name)
-    assert ours["projector"] == (name in ("projector", "both"))
-    assert ours["bridge"] is None and ours["distillation"] is None
+    ours = Healing.of(name)
+    assert ours.projector == (name in ("projector", "both"))
+    assert ours.bridge is None and ours.distillation is None
     adapters = dict(where="receivers", modules="mlp", rank=None, budget=None)
     adapted = name in ("decoder", "both")
-    assert ours["adapters"] == (adapters if adapted else None)
-    assert not needs_whole(ours)
+    assert ours.adapters == (adapters if adapted else None)
+    assert not ours.needs_whole
 
 
 @pytest.mark.parametrize("removed", [BLOCK, {0, 2}], ids=str)

@@ -12,8 +12,7 @@ from conftest import make_decoder
 from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.layers.linear_map import fit_map
-from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.residual import RuleData, text_labels
+from speechbrain_ext.layers.removal import Block, Removal
 from speechbrain_ext.layers.rules import (
     RIDGE,
     RULES,
@@ -21,7 +20,11 @@ from speechbrain_ext.layers.rules import (
     choose_plans,
     halves,
 )
-from speechbrain_ext.layers.search import candidate_losses
+from speechbrain_ext.layers.search import (
+    RuleData,
+    candidate_losses,
+    text_labels,
+)
 from speechbrain_ext.layers.surgery import drop_layers
 
 DEPTH = 5
@@ -125,7 +128,7 @@ def test_where_layers_do_nothing_the_map_is_the_identity(model, rows):
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     fitting, judging = halves(data_of(rows))
-    gap_map = GapMaps(model, fitting)((1, 2), Block(1, 2))
+    gap_map = GapMaps(model, fitting)(Removal((1, 2), DEPTH), Block(1, 2))
     assert gap_map.weight_DD.abs().max() < 1e-9
     assert gap_map.bias_D.abs().max() < 1e-9
     maps, run = GapMaps(model, fitting), [(1, 2), (0, 1)]

@@ -14,11 +14,10 @@ import torch
 from conftest import LAYERS, make_decoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, WavLMConfig
 
+from speechbrain_ext.layers.plans import Plan
 from speechbrain_ext.layers.removal import (
     Block,
-    kept_layers,
-    receiving_layers,
-    removed_layers,
+    Removal,
 )
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 
@@ -69,7 +68,7 @@ def test_pruning_nothing_is_the_identity(whole, source, ids, nothing):
 @pytest.mark.parametrize("removed", REMOVED, ids=str)
 @torch.no_grad()
 def test_pruned_is_the_kept_layers_by_hand(whole, ids, removed):
-    kept = kept_layers(removed, LAYERS)
+    kept = Removal.of(removed, LAYERS).kept
     pruned = drop_layers(whole, removed)
     expected = by_hand(whole, ids, kept)
     torch.testing.assert_close(
@@ -298,9 +297,20 @@ def test_block():
             Block(start, size)
     with pytest.raises(AttributeError):
         Block(1, 1).start = 2
-    assert removed_layers([3, 1, 1], 5) == (1, 3)
-    assert receiving_layers(Block(0, 2), 5) == (0,)
-    assert receiving_layers({0, 1, 3}, 5) == (0, 1)
+    assert tuple(Block(2, 3)) == (2, 3, 4)
+
+
+def test_whatever_says_which_layers_becomes_one_thing():
+    for removed in (Block(1, 2), [2, 1, 1], {1, 2}, (i for i in (1, 2))):
+        assert Removal.of(removed, 5) == Removal((1, 2), 5)
+    plan = Plan([1, 2], 5)
+    assert Removal.of(plan, 5) is plan
+    assert not Removal.of(None, 5) and Removal.of([], 5).kept == (0, 1, 2, 3, 4)
+    assert Removal.of(Block(0, 2), 5).receiving == (0,)
+    assert Removal.of({0, 1, 3}, 5).receiving == (0, 1)
+    assert Removal.of({0, 1, 3}, 5).until(Block(0, 2)).layers == (0, 1)
+    with pytest.raises(ValueError, match="were chosen of 5 layers"):
+        Removal.of(plan, 6)
 
 
 def test_what_is_no_causal_lm_is_refused(tmp_path, source):

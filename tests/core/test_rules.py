@@ -14,18 +14,21 @@ from transformers import AutoModelForCausalLM
 from speechbrain_ext.healing.lora import MLP, add_adapter
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.residual import Budget, RuleData, text_labels
 from speechbrain_ext.layers.rules import (
     RULES,
-    UNSEARCHED,
+    Rule,
     best_run,
     choose_plans,
     find_rule,
     one_by_one,
-    rule,
     search_passes,
 )
-from speechbrain_ext.layers.search import candidate_losses
+from speechbrain_ext.layers.search import (
+    Budget,
+    RuleData,
+    candidate_losses,
+    text_labels,
+)
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
@@ -35,7 +38,8 @@ DEPTH = 6
 LENGTHS = [9, 4, 12, 7, 5]
 # Rules that fit maps want more data: tests/test_map_rules.py.
 PLAIN = [name for name in RULES if not name.startswith("map-")]
-SEARCHED = [name for name in PLAIN if name not in UNSEARCHED]
+LOOKING = [name for name in RULES if RULES[name].needs]
+SEARCHED = [name for name in PLAIN if name in LOOKING]
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +361,7 @@ def test_every_rule_keeps_the_last_layer_and_says_so(model, data, name):
     assert choose(model, data, DEPTH - 1).layers == tuple(range(DEPTH - 1))
     plan = choose(model, data, 2)
     assert (plan.rule, plan.num_layers, plan.model) == (name, DEPTH, "six")
-    assert (plan.value is None) == (name in UNSEARCHED)
+    assert (plan.value is None) == (name not in LOOKING)
     for size in (0, -1, DEPTH, DEPTH + 3):
         with pytest.raises(ValueError, match="choose 1 to 5"):
             choose(model, data, size)
@@ -397,7 +401,7 @@ def test_a_loss_that_is_no_number_is_refused(model, data):
         candidate_losses(model, data, [(1,), (2,)], at_gap=at_gap)
 
 
-@pytest.mark.parametrize("name", [n for n in RULES if n not in UNSEARCHED])
+@pytest.mark.parametrize("name", LOOKING)
 def test_states_that_overflow_are_refused_with_the_mend(folders, name):
     """Weights that float32 bears and float16 does not, as some models are."""
     model = AutoModelForCausalLM.from_pretrained(folders["llama"]).eval()
@@ -415,11 +419,11 @@ def test_states_that_overflow_are_refused_with_the_mend(folders, name):
 
 
 def test_a_new_rule_is_one_function(model, monkeypatch):
-    @rule("mine", looks_at_data=False)
     def mine(model, data, size):
         return data.plan(model, range(size), 0.5)
 
-    monkeypatch.setitem(RULES, "mine", mine)
+    own = Rule("mine", mine, "the first layers", needs=None)
+    monkeypatch.setitem(RULES, "mine", own)
     [plan] = choose_plans("mine", model, RuleData([], {"task": "ASR"}), [2])
     assert (plan.rule, plan.layers, plan.value) == ("mine", (0, 1), 0.5)
     assert plan.data == {"task": "ASR"}

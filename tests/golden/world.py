@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm import report
 from speechllm.cli import main as speechllm
-from speechllm.exported.model import SpeechLLM
+from speechllm.exported.model import ExportedSpeechLLM
 
 FILES = Path(__file__).parent / "files"
 RUNS = {
@@ -124,7 +124,7 @@ def of_run(folder):
 
 def of_export(folder):
     """`numbers` of an export's tasks, and what ``speechllm`` says (dict)."""
-    export, found = SpeechLLM.from_pretrained(folder, device="cpu"), {}
+    export, found = ExportedSpeechLLM.from_pretrained(folder, device="cpu"), {}
     for task in sorted(p.name for p in Path(folder, "tasks").iterdir()):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):

@@ -22,9 +22,9 @@ from speechbrain_ext.healing.bridge import (
     save_bridges,
     use_bridges,
 )
-from speechbrain_ext.healing.closed_form import fold_maps
+from speechbrain_ext.healing.closed_form import fit_in_sequence, fold_maps
 from speechbrain_ext.healing.lora import ADAPTER
-from speechbrain_ext.healing.presets import healing_parts
+from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.static_decoding import StaticDecoding
@@ -32,8 +32,8 @@ from speechbrain_ext.training.build import load_baseline, save_trained
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.write import export_runs
 from speechllm.exported.format import ExportError
-from speechllm.exported.model import SpeechLLM
-from speechllm.multitask import MultiTask
+from speechllm.exported.model import ExportedSpeechLLM
+from speechllm.multitask import MultiTask, memory_of
 
 RANKS = [3, "full"]
 PLANS = [BLOCK, {0, 2}, {1, 3}]
@@ -41,7 +41,7 @@ PLANS = [BLOCK, {0, 2}, {1, 3}]
 
 def bridge_only(**changes):
     """Parts with nothing but a bridge."""
-    return healing_parts("mine", {"bridge": {"rank": 3, **changes}})
+    return Healing.of("mine", {"bridge": {"rank": 3, **changes}})
 
 
 def bridged(source, removed=BLOCK, rank=3, seed=0, **options):
@@ -66,6 +66,20 @@ def test_a_new_bridge_changes_no_bit(source, removed, rank):
         assert (logits_of(model) - before).abs().max() > 1e-3
         use_bridges(model.decoder, None)
         assert torch.equal(logits_of(model), before)
+
+
+@pytest.mark.parametrize("rank", [32, 40])
+def test_a_rank_that_is_not_low_is_refused_before_anything(source, rank):
+    """As the settings and the check of an export do."""
+    said = f"bridge.rank: {rank}, but the stream is 32 wide: .*or full"
+    model = make_model(source, BLOCK)
+    before = {name for name, _ in model.named_modules()}
+    with pytest.raises(ValueError, match=said):
+        heal(model, BLOCK, bridge_only(rank=rank), verbose=False)
+    assert {name for name, _ in model.named_modules()} == before
+    decoders = model.decoder, model.decoder
+    with pytest.raises(ValueError, match=said):
+        fit_in_sequence(*decoders, [1], [], [], [0.1], rank=rank)
 
 
 @pytest.mark.parametrize("rank", RANKS)
@@ -156,7 +170,7 @@ def test_no_graph_below_the_first_gap(source, where, checkpointing):
         "bridge": {"rank": 2, "where": where},
         "adapters": {"where": where, "modules": "both", "rank": 2},
     }
-    parts = healing_parts("mine", own)
+    parts = Healing.of("mine", own)
     trainable = heal(model, removed, parts, verbose=False)
     shake(trainable)
     model.train()
@@ -190,7 +204,7 @@ def test_gradients_are_those_without_checkpointing(source):
 def test_it_survives_adapters_and_fewer_layers(source):
     """PEFT around it, merged again, and layers dropped behind it."""
     model = make_model(source, BLOCK)
-    parts = healing_parts("bridge")
+    parts = Healing.of("bridge")
     trainable = heal(model, BLOCK, parts, verbose=False)
     assert set(trainable.counts()) == {"projector", "adapter", "bridge"}
     shake(trainable)
@@ -326,7 +340,7 @@ def test_export_with_the_bridge_beside_the_backbone(runs, merge, tmp_path):
     assert not [name for name in names if "bridge" in name]
     card = open(f"{folder}/README.md").read()
     assert "Plain transformers\ndoes not know them" in card
-    model = SpeechLLM.from_pretrained(folder)
+    model = ExportedSpeechLLM.from_pretrained(folder)
     ours = TrainedRun(runs["asr"]).load()
     x_BSF, tokens_B = make_features([3], width=48)
     with torch.no_grad():
@@ -388,7 +402,7 @@ def test_each_task_crosses_its_own_bridge(runs):
         one = slice(row, row + 1)
         text = alone[name].transcribe(x_BSF, tokens_B, limits_B[one])
         assert said[row] == text[0]
-    memory = tasks.memory()
+    memory = memory_of(tasks)
     assert memory["tasks"]["de"]["bridge"] == 4 * (32 * 32 + 32)
     assert "bridge" not in memory["tasks"]["fr"]
     sizes = [p.numel() * p.element_size() for p in tasks.parameters()]

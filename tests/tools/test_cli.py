@@ -22,7 +22,7 @@ from exported import make_run, write_wav
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speechbrain_ext.layers.distances import RedundancyTable
-from speechbrain_ext.layers.rules import RULES, rule
+from speechbrain_ext.layers.rules import RULES, Rule
 from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.scores.words import wer
@@ -329,11 +329,11 @@ def test_a_rule_takes_as_many_rows_as_it_needs(
 def test_what_a_rule_found_is_told_before_the_next(
     capsys, tmp_path, source, text, monkeypatch
 ):
-    @rule("endless", looks_at_data=False)
     def endless(model, data, size):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(RULES, "endless", endless)
+    own = Rule("endless", endless, "for ever", needs=None)
+    monkeypatch.setitem(RULES, "endless", own)
     file = tmp_path / "rules.json"
     words = ["rules", source, "--text", text, "--layers", 2, "--output", file]
     words += "--rule even --rule endless".split()

@@ -6,6 +6,7 @@ Authors
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from speechllm.export.hub import push
 from speechllm.export.verify import MERGED
 from speechllm.export.write import export_runs
 from speechllm.exported.format import ExportError
-from speechllm.exported.model import SpeechLLM
+from speechllm.exported.model import ExportedSpeechLLM
 
 CASES = [
     # kind, tied, dtype, merge, shards
@@ -121,7 +122,9 @@ def test_a_baselines_adapter_goes_along(
     with torch.no_grad():
         ids = torch.arange(4, 12)[None]
         wanted = ours.decoder.lm(input_ids=ids).logits
-        loaded = SpeechLLM.from_pretrained(str(folder)).use("asr").decoder.lm
+        loaded = (
+            ExportedSpeechLLM.from_pretrained(str(folder)).use("asr").decoder.lm
+        )
         gap = (loaded(input_ids=ids).logits - wanted).abs().max()
         assert gap <= (MERGED[torch.bfloat16] * wanted.abs().max()) * merge
     card = (folder / "README.md").read_text()
@@ -191,9 +194,9 @@ def test_a_difference_fails_and_leaves_nothing(
 def test_what_cannot_be_exported(run, tmp_path, decoder_folders):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
-    with pytest.raises(ExportError, match="not empty"):
+    with pytest.raises(ValueError, match="not empty"):
         quietly([run], str(tmp_path / "full"))
-    with pytest.raises(ExportError, match="something else than an export"):
+    with pytest.raises(ValueError, match="something else"):
         quietly([run], str(tmp_path / "full"), overwrite=True)
     with pytest.raises(FileNotFoundError, match="no trained system"):
         quietly([str(tmp_path)], str(tmp_path / "e"))
@@ -225,12 +228,12 @@ def test_two_tasks_on_one_backbone(
         quietly([run, other], str(tmp_path / "m"), merge=True)
     report = quietly([run, other], str(tmp_path / "e"))
     assert report["tasks"] == ["asr", "ast_en_de"]
-    model = SpeechLLM.from_pretrained(str(tmp_path / "e"))
+    model = ExportedSpeechLLM.from_pretrained(str(tmp_path / "e"))
     audio = (speech_like(1.0), 16000)
     alone = {}
     for name, folder in (("asr", run), ("ast_en_de", other)):
         quietly([folder], str(tmp_path / name))
-        one = SpeechLLM.from_pretrained(str(tmp_path / name))
+        one = ExportedSpeechLLM.from_pretrained(str(tmp_path / name))
         alone[name] = one.transcribe(audio).text
     for _ in range(2):
         assert model.transcribe(audio).text == alone["asr"]
@@ -259,7 +262,8 @@ def test_the_card_and_the_licence(tmp_path, encoder_folders):
         "layers 0, 3-4",
         "llama3.2, holds",
     ):
-        assert words in body
+        # A table's columns line up.
+        assert words in re.sub(" +", " ", body)
     manifest = json.loads((tmp_path / "e/manifest.json").read_text())
     assert manifest["kept_layers"] == [0, 3, 4]
     assert "tasks/asr/projector.safetensors" in manifest["files"]
@@ -304,7 +308,7 @@ def test_push_tells_and_only_then_does(run, tmp_path, monkeypatch):
 
 MEMORY = """
 import sys, torch
-from speechbrain_ext.layers.surgery import Block, load_pruned
+from speechbrain_ext.layers import Block, load_pruned
 
 def kib(name):
     with open("/proc/self/status") as lines:

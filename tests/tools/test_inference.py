@@ -24,7 +24,7 @@ from speechllm.export.write import export_runs
 from speechllm.exported import transcribe as running
 from speechllm.exported.audio import Sound, pieces
 from speechllm.exported.format import ExportError
-from speechllm.exported.model import SpeechLLM, SpeechLLMInterface
+from speechllm.exported.model import ExportedSpeechLLM, SpeechLLMInterface
 from speechllm.exported.transcribe import stream_text
 
 
@@ -49,7 +49,7 @@ def folders(tmp_path_factory, decoder_folders, encoder_folders):
 @pytest.fixture(scope="module")
 def model(folders):
     """An exported model with a WavLM kind of encoder."""
-    return SpeechLLM.from_pretrained(folders["wavlm"][1])
+    return ExportedSpeechLLM.from_pretrained(folders["wavlm"][1])
 
 
 def text_of_run(run, wav_N):
@@ -64,7 +64,7 @@ def text_of_run(run, wav_N):
 @pytest.mark.parametrize("kind", ["wavlm", "whisper"])
 def test_the_runs_own_text(kind, folders):
     run, export = folders[kind]
-    model = SpeechLLM.from_pretrained(export)
+    model = ExportedSpeechLLM.from_pretrained(export)
     for seed in range(3):
         wav_N = speech_like(1.3, seed)
         found = model.transcribe((wav_N, RATE))
@@ -241,7 +241,7 @@ def test_long_audio_is_its_pieces_put_together(model, tmp_path):
 
 
 def test_whispers_window_is_kept(folders, tmp_path):
-    model = SpeechLLM.from_pretrained(folders["whisper"][1])
+    model = ExportedSpeechLLM.from_pretrained(folders["whisper"][1])
     found = model.transcribe((speech_like(5.0), RATE))
     assert max(p.end - p.start for p in found.pieces) <= 2.0
 
@@ -305,12 +305,12 @@ def test_what_is_no_audio(model):
 
 def test_another_type(folders):
     export = folders["wavlm"][1]
-    model = SpeechLLM.from_pretrained(export, dtype=torch.bfloat16)
+    model = ExportedSpeechLLM.from_pretrained(export, dtype=torch.bfloat16)
     assert model.decoder.dtype == torch.bfloat16
     assert model.settings["asr"].precision == "bf16"
     assert model.transcribe((speech_like(1.0), RATE)).tokens > 0
     with pytest.raises(ExportError, match="dtype: int8"):
-        SpeechLLM.from_pretrained(export, dtype="int8")
+        ExportedSpeechLLM.from_pretrained(export, dtype="int8")
 
 
 def test_features_are_rounded_as_in_a_trainings_cache(model):

@@ -8,13 +8,13 @@ from conftest import make_features, make_model
 from families import tiny_config, tiny_lm
 from transformers import Cache
 
+from speechbrain_ext.layers.families import check_calls, pruned_config
 from speechbrain_ext.layers.lm_calls import (
     cache_argument,
-    check_calls,
     last_states,
     logits_of,
 )
-from speechbrain_ext.layers.surgery import pruned_config
+from speechbrain_ext.layers.residual import on_stream
 from speechbrain_ext.model.decoder import Decoder
 
 SPEECH = [4, 9, 1]
@@ -171,3 +171,27 @@ def test_layers_that_depend_on_their_index_are_refused():
     with pytest.raises(TypeError, match="layer 3 would be .*lambda_init"):
         pruned_config(config, {1, 2})
     assert pruned_config(config, None).num_hidden_layers == 6
+
+
+def test_the_stream_is_seen_and_changed_at_every_layer(source):
+    """Against the states that transformers hands out; nothing stays on."""
+    lm = make_model(source).eval().decoder.lm
+    ids, seen = torch.arange(5, 12)[None], []
+
+    def see(index, h_BQD, options):
+        seen.append((index, h_BQD))
+        assert (options is None) == (index == len(lm.model.layers))
+        return 2 * h_BQD if index == 1 else None
+
+    with torch.no_grad(), on_stream(lm, see):
+        output = lm(input_ids=ids, output_hidden_states=True)
+    assert [index for index, _ in seen] == list(range(6))
+    # What enters layer 1 was changed after it was seen.
+    states = output.hidden_states
+    assert torch.equal(2 * seen[1][1], 2 * states[1])
+    for index in (0, 2, 3, 4):
+        assert torch.equal(seen[index][1], states[index])
+    assert torch.equal(lm.model.norm(seen[5][1]), states[5])
+    with torch.no_grad():
+        plain = lm(input_ids=ids)
+    assert not torch.equal(plain.logits, output.logits) and len(seen) == 6

@@ -17,6 +17,7 @@ from speechllm.cli import compare_tables
 from speechllm.multitask import (
     MultiTask,
     compare_with_separate,
+    memory_of,
     read_wavs,
     told_memory,
 )
@@ -163,7 +164,7 @@ def test_mixed_batch_gives_each_row_its_task(tasks, rows):
 
 
 def test_memory_is_one_backbone_and_small_parts(tasks):
-    memory = tasks.memory()
+    memory = memory_of(tasks)
     sizes = [p.numel() * p.element_size() for p in tasks.parameters()]
     assert memory["together"] == sum(sizes)
     assert memory["tasks"]["fr_en"]["adapter"] == 0

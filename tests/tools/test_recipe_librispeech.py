@@ -27,7 +27,7 @@ from speechbrain_ext.training.brain import EvaluationBrain, SpeechLLMBrain
 from speechbrain_ext.training.run_record import PeakMemory
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.write import export_runs
-from speechllm.exported.model import SpeechLLM
+from speechllm.exported.model import ExportedSpeechLLM
 from speechllm.multitask import MultiTask
 from speechllm.settings import load_hparams
 
@@ -658,7 +658,7 @@ def test_encoder_options_stay_with_the_run(study, monkeypatch):
     for encoder in (
         TrainedRun(folder).load_encoder(),
         MultiTask.from_runs({"asr": str(folder)}).encoders()[0],
-        SpeechLLM.from_pretrained(exported).use("asr").encoder,
+        ExportedSpeechLLM.from_pretrained(exported).use("asr").encoder,
     ):
         assert (encoder.output_norm, encoder.normalise_input) == (True, False)
         assert encoder.max_samples == 40000

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from speechllm.export.write import export_runs
 from speechllm.exported.format import ExportError, file_hash
-from speechllm.exported.model import SpeechLLM
+from speechllm.exported.model import ExportedSpeechLLM
 
 SECONDS = 20
 
@@ -70,25 +70,25 @@ def change(folder, name, *keys, value):
 def refusal(folder):
     """The error that loading gives (str); one that is ours, on one line."""
     with pytest.raises(ExportError) as caught:
-        SpeechLLM.from_pretrained(str(folder))
+        ExportedSpeechLLM.from_pretrained(str(folder))
     message = str(caught.value)
     assert "\n" not in message and str(folder) in message
     return message
 
 
 def test_the_untouched_copy_loads(folder):
-    assert SpeechLLM.from_pretrained(str(folder)).settings["asr"]
+    assert ExportedSpeechLLM.from_pretrained(str(folder)).settings["asr"]
     sign_again(folder)
-    assert SpeechLLM.from_pretrained(str(folder)).settings["asr"]
+    assert ExportedSpeechLLM.from_pretrained(str(folder)).settings["asr"]
 
 
 def test_something_else(tmp_path, decoder_folders):
     assert "holds no manifest.json" in refusal(tmp_path)
     assert "holds no manifest.json" in refusal(decoder_folders["qwen2"])
     with pytest.raises(ExportError, match="no such folder"):
-        SpeechLLM.from_pretrained(str(tmp_path / "absent"))
+        ExportedSpeechLLM.from_pretrained(str(tmp_path / "absent"))
     with pytest.raises(ExportError, match="neither a folder here nor"):
-        SpeechLLM.from_pretrained("someone/no-such-model")
+        ExportedSpeechLLM.from_pretrained("someone/no-such-model")
     (tmp_path / "manifest.json").write_text('{"format": "other", "files": {}}')
     assert "is not a manifest of the form" in refusal(tmp_path)
 
@@ -258,7 +258,7 @@ def test_missing_cut_and_changed_files(folder):
                 continue
             assert path.name in refusal(folder)
         path.write_bytes(whole)
-    assert SpeechLLM.from_pretrained(str(folder))
+    assert ExportedSpeechLLM.from_pretrained(str(folder))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -273,7 +273,7 @@ def test_fuzz(seed, folder):
         sign_again(folder)
         began = time.monotonic()
         try:
-            SpeechLLM.from_pretrained(str(folder))
+            ExportedSpeechLLM.from_pretrained(str(folder))
         except ExportError as error:
             assert str(folder) in str(error) and "\n" not in str(error)
         assert time.monotonic() - began < SECONDS

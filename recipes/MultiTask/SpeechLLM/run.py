@@ -29,6 +29,7 @@ from speechllm.multitask import (
     compare_with_separate,
     in_batches,
     limits,
+    memory_of,
     read_wavs,
     told_memory,
 )
@@ -93,9 +94,9 @@ def decode(tasks, rows, batch_size):
             limits(tasks.runs[row["task"]].settings, [row["duration"]])
             for row in batch
         ]
-        answers = tasks.answers(read_wavs(batch), names, torch.cat(most))
-        for row, (text, hit) in zip(batch, answers):
-            row["hypothesis"], row["hit_limit"] = text, hit
+        answers = tasks.answer(read_wavs(batch), names, torch.cat(most))
+        for row, said in zip(batch, answers):
+            row["hypothesis"], row["hit_limit"] = said.text, said.hit_limit
 
 
 def score(rows, settings, languages, folder):
@@ -131,7 +132,7 @@ def main(argv):
     for name, one in settings.items():
         if one["metric"] == "BLEU":
             check_bleu(languages[name])
-    memory = tasks.memory()
+    memory = memory_of(tasks)
     print(told_memory(memory))
     rows = []
     for name, one in settings.items():
