@@ -136,7 +136,6 @@ class Experiment:
                 self.hparams["cache_features"],
                 encoder,
                 self.hparams["downsampling"],
-                resample=self.hparams.get("resample", False),
             )
         return encoder
 

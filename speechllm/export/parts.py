@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 
+import torch
 import yaml
 from safetensors.torch import save_file
 from transformers.utils import cached_file, extract_commit_hash
@@ -217,7 +218,9 @@ def write_task(out, name, run, model, merge, encoders):
     if run.bridge_file:
         shutil.copyfile(run.bridge_file, os.path.join(folder, BRIDGE))
     config = run.settings
+    # A cache keeps features in 16 bit: the encoder's own, or halves.
     cached = config.get("cache_features")
+    halved = cached and model.encoder.dtype == torch.float32
     settings = TaskSettings(
         task=run.result.task,
         prompt=config["prompt"],
@@ -232,7 +235,7 @@ def write_task(out, name, run, model, merge, encoders):
         baseline_adapter=bool(baseline) and not merge,
         bridge=bool(run.bridge_file),
         precision=config.get("eval_precision") or "fp32",
-        features_dtype="float16" if cached else None,
+        features_dtype="float16" if halved else None,
         long_audio=config.get("long_audio", "error"),
         max_new_tokens=config["max_new_tokens"],
         max_tokens_per_second=config["max_tokens_per_second"],
