@@ -54,9 +54,9 @@ class AudioInfo:
     channels: int
 
     @property
-    def seconds(self):
-        """Duration in seconds."""
-        return self.frames / self.sample_rate
+    def seconds(self) -> float | None:
+        """Duration in seconds, where the frames are known."""
+        return None if self.frames is None else self.frames / self.sample_rate
 
 
 class _Nameless:
