@@ -25,7 +25,7 @@ from benchmarks.models import (
     speech_llm,
     wrapped,
 )
-from speechbrain_ext.data.features.cache import FeatureCache, cache_key
+from speechbrain_ext.data.features import FeatureCache
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
@@ -119,6 +119,14 @@ def make_models(sizes, encoder):
         yield speech_llm(encoder.width * JOINED, decoder, 5, encoder)
 
 
+def open_cache(folder, encoder, rows):
+    """The features of some utterances, computed or not."""
+    items = {
+        name: (row["wav"], float(row["duration"])) for name, row in rows.items()
+    }
+    return FeatureCache(folder / "cache", encoder, JOINED, items)
+
+
 def three_ways(sizes):
     """The sweep from a fresh cache, with the encoder, and without either."""
     encoder = make_encoder(sizes)
@@ -135,20 +143,22 @@ def three_ways(sizes):
         item = {"func": name, "takes": "id", "provides": "features"}
         return make_set(rows, item)
 
+    def opened():
+        return open_cache(folder, encoder, rows)
+
     def build():
-        items = [(name, row["wav"]) for name, row in rows.items()]
-        return FeatureCache.build(
-            folder / "cache", encoder, JOINED, items, progress=False
+        cache = opened()
+        cache.compute(
+            encoder, lambda name: read(rows[name]["wav"]), progress=False
         )
+        return cache
 
     def cached():
         shutil.rmtree(folder / "cache", ignore_errors=True)
         return sweep(features(build().__getitem__))
 
     def from_cache():
-        key = cache_key(encoder, JOINED)
-        cache = FeatureCache.open(folder / "cache", key)
-        return sweep(features(cache.__getitem__))
+        return sweep(features(opened().__getitem__))
 
     def in_the_loop():
         item = {"func": read, "takes": "wav", "provides": "sig"}
@@ -169,7 +179,7 @@ def check(sizes):
     assert len(in_the_loop()) == len(sizes["depths"])
     encoder = make_encoder(sizes)
     folder, rows = _audio(sizes["utterances"], sizes["longest"])
-    cache = FeatureCache.open(folder / "cache", cache_key(encoder, JOINED))
+    cache = open_cache(folder, encoder, rows)
     for name, row in rows.items():
         wav_N = read(row["wav"])
         x_BTE, frames_B = encoder(wav_N[None], [len(wav_N)])

@@ -11,31 +11,30 @@ What is needed, in the folders' own layout:
 Download: https://github.com/facebookresearch/covost
 """
 
-import hashlib
-import json
+import csv
+import io
 import os
 import re
 
-from speechbrain.utils.logger import get_logger
+import soundfile
 
+from speechbrain_ext.data.audio import read_utterance
+from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.manifests import (
-    Fingerprints,
+    SAMPLE_RATE,
+    Manifests,
     PreparationError,
     Split,
     Utterance,
-    clip_of,
-    file_state,
+    audio_seconds,
+    choose,
+    fingerprint,
+    holds,
     mark_repeated,
-    read_clips,
-    read_tsv,
-    refuse,
-    report,
-    require_manifests,
-    to_prepare,
-    write_good,
+    measure,
 )
+from speechbrain_ext.runs.files import atomic_write
 
-logger = get_logger(__name__)
 WHERE = "https://github.com/facebookresearch/covost"
 VERSION = 3
 TSV_COLUMNS = ["path", "sentence", "translation", "client_id"]
@@ -62,37 +61,38 @@ def prepare_covost2(
     threads=8,
 ):
     """Check the data and write ``<source>_<target>_<split>.csv``."""
-    if check_audio not in ("full", "header"):
-        raise PreparationError(
-            f"check_audio: {check_audio}, choose full or header"
-        )
+    choose("check_audio", check_audio, ("full", "header"))
     data_folder = str(data_folder)
     root = find_clips(data_folder, source_language, target_language)
     data_root = os.path.abspath(flac_folder) if flac_folder else root
     pair = f"{source_language}_{target_language}"
-    names = [f"{pair}_{split}" for split in dict.fromkeys(splits)]
+    splits = list(dict.fromkeys(splits))
+    manifests = Manifests(save_folder, "covost2", COLUMNS, MEND, skip_bad)
     if skip_prep:
-        require_manifests(save_folder, names)
+        manifests.require([f"{pair}_{split}" for split in splits])
         return data_root
-    os.makedirs(save_folder, exist_ok=True)
     settings = [VERSION, skip_bad, check_audio, longest_seconds, data_root]
-    found, notes = [], {}
-    for split, name in zip(dict.fromkeys(splits), names):
+    found = []
+    for split in splits:
         table = find_table(data_folder, root, covost_folder, pair, split)
-        one, notes[name] = read_split(
-            name, table, root, source_language, settings
-        )
-        found.append(one)
+        name = f"{pair}_{split}"
+        found.append(read_split(name, table, root, source_language, settings))
     mark_repeated(found, noted=True)
-    done = Fingerprints(os.path.join(save_folder, "covost2_prepare.json"))
-    todo = to_prepare(found, done, logger)
+    todo = manifests.outdated(found)
     # What the tables alone tell comes before hours of decoding.
-    if not skip_bad:
-        refuse(todo, save_folder, MEND)
-    read_clips(todo, root, flac_folder, longest_seconds, check_audio, threads)
-    for split in write_good(todo, save_folder, COLUMNS, done, skip_bad, MEND):
-        speakers = len({u.row["spk_id"] for u in split.good})
-        report(split, logger, speakers, notes[split.name])
+    manifests.refuse(todo)
+    full = check_audio == "full"
+
+    def seconds(one):
+        length = read_clip(one, root, flac_folder, full)
+        if longest_seconds is not None and length > longest_seconds:
+            why = f"{length:.1f} s, longest_seconds is {longest_seconds}"
+            one.refuse("too long", why)
+        return length
+
+    what = "converting clips" if flac_folder else "reading clips"
+    measure(todo, seconds, threads, what)
+    manifests.write(todo)
     return data_root
 
 
@@ -113,13 +113,10 @@ def find_clips(data_folder, source, target):
     for place in places:
         if os.path.isdir(os.path.join(place, "clips")):
             return place
-    there = "no such folder"
-    if os.path.isdir(data_folder):
-        there = ", ".join(sorted(os.listdir(data_folder))[:10]) or "nothing"
-        there = f"there is {there}"
     raise PreparationError(
         f"data_folder: {data_folder} holds no clips/ and no {source}/clips/ "
-        f"({there}): give the folder of Common Voice's {source} release"
+        f"({holds(data_folder)}): give the folder of Common Voice's {source} "
+        "release"
     )
 
 
@@ -148,18 +145,14 @@ def find_table(data_folder, root, covost_folder, pair, split):
 
 def read_split(name, table, root, language, settings):
     """A split from its table, before any clip is opened."""
-    rows, notes = read_tsv(table, TSV_COLUMNS, AGAIN)
+    rows, notes = read_tsv(table)
     clips = set(os.listdir(os.path.join(root, "clips")))
     utterances = [
         utterance(header, cells, place, clips, language)
         for place, header, cells in rows
     ]
-    state = hashlib.sha256(json.dumps(settings).encode())
-    state.update(file_state(table))
-    for one in utterances:
-        if one.row:
-            state.update(file_state(clip_of(one, root)))
-    return Split(name, utterances, state.hexdigest()), notes
+    files = [table, *(one.audio(root) for one in utterances if one.row)]
+    return Split(name, utterances, fingerprint(settings, files), notes)
 
 
 def utterance(header, cells, place, clips, language):
@@ -188,3 +181,86 @@ def utterance(header, cells, place, clips, language):
     if path not in clips:
         one.refuse("absent clip", f"clips/{path}")
     return one
+
+
+def read_tsv(file):
+    """Place, header and cleaned cells of each row, and what was cleaned.
+
+    Backslashes escape tabs, quotes and themselves there, as CoVoST's own
+    script writes them; nothing is quoted.
+    """
+    name, rows, tabs, quoted = os.path.basename(file), [], 0, 0
+    blank = 0
+    try:
+        with open(file, newline="\n", encoding="utf-8-sig") as stream:
+            lines = csv.reader(
+                (_one_row(line) for line in stream),
+                delimiter="\t",
+                quoting=csv.QUOTE_NONE,
+                escapechar="\\",
+            )
+            header = next(lines, [])
+            lacking = [c for c in TSV_COLUMNS if c not in header]
+            if lacking:
+                raise PreparationError(
+                    f"{file}: no column {', '.join(lacking)} (there is "
+                    f"{', '.join(header) or 'nothing'}): {AGAIN}"
+                )
+            for cells in lines:
+                if not "".join(cells).strip():
+                    blank += 1
+                    continue
+                tabs += any("\t" in cell for cell in cells)
+                quoted += any(unquoted(cell) != cell for cell in cells)
+                plain = [" ".join(unquoted(cell).split()) for cell in cells]
+                rows.append((f"{name}, line {lines.line_num}", header, plain))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PreparationError(
+            f"{file}: cannot be read as a table ({error}): fetch it again"
+        ) from error
+    if not rows:
+        raise PreparationError(f"{file}: holds no utterance: {AGAIN}")
+    notes = f", tabs inside {tabs} rows made spaces" if tabs else ""
+    if quoted:
+        notes += f", a CSV writer's quotes taken off in {quoted} rows"
+    if blank:
+        notes += f", {blank} blank lines passed over"
+    return rows, notes
+
+
+def _one_row(line):
+    """A line whose carriage returns end no row: line feeds alone do."""
+    end = "\n" if line.endswith("\n") else ""
+    return line.rstrip("\r\n").replace("\r", " ") + end
+
+
+def unquoted(text):
+    """A cell without the quotes that a CSV writer put around it."""
+    inside = text[1:-1]
+    wrapped = len(text) > 1 and text[0] == text[-1] == '"'
+    if wrapped and '""' in inside and '"' not in inside.replace('""', ""):
+        return inside.replace('""', '"')
+    return text
+
+
+def read_clip(one, root, flac_folder, full):
+    """Seconds of an utterance's clip (float), made a FLAC where asked."""
+    clip = one.audio(root)
+    if not flac_folder:
+        return audio_seconds(clip, full=full, resample=True)
+    place = f"clips/{one.name}.flac"
+    one.row["wav"] = f"$data_root/{place}"
+    file = os.path.join(flac_folder, place)
+    try:
+        changed = os.path.getmtime(clip)
+    except OSError as error:
+        raise AudioError(f"{clip}: cannot be opened ({error})") from error
+    if os.path.isfile(file) and os.path.getmtime(file) >= changed:
+        return audio_seconds(file)
+    wav_N = read_utterance(clip, SAMPLE_RATE, resample=True).numpy()
+    content = io.BytesIO()
+    soundfile.write(content, wav_N, SAMPLE_RATE, "PCM_16", format="FLAC")
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    with atomic_write(file, "wb") as stream:
+        stream.write(content.getvalue())
+    return len(wav_N) / SAMPLE_RATE

@@ -6,34 +6,24 @@ with a ``.trans.txt`` beside) will do, whatever the split is called.
 Download: http://www.openslr.org/12
 """
 
-import hashlib
-import json
 import os
 
-from speechbrain.utils.logger import get_logger
-
-from speechbrain_ext.data.audio import audio_info, check_format, read_utterance
-from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.manifests import (
-    Fingerprints,
+    Manifests,
     PreparationError,
     Split,
     Utterance,
-    file_state,
-    in_parallel,
+    audio_seconds,
+    choose,
+    fingerprint,
+    holds,
     mark_repeated,
-    refuse,
-    report,
-    require_manifests,
-    to_prepare,
-    write_good,
+    measure,
 )
 
-logger = get_logger(__name__)
 WHERE = "http://www.openslr.org/12"
 VERSION = 3
 COLUMNS = ["wav", "spk_id", "wrd"]
-SAMPLE_RATE = 16000
 MEND = f"Mend them (the archives are at {WHERE})"
 
 
@@ -47,29 +37,26 @@ def prepare_librispeech(
     threads=8,
 ):
     """Check the data and write ``<split>.csv`` for each split."""
-    if check_audio not in ("header", "full"):
-        raise PreparationError(
-            f"check_audio: {check_audio}, choose header or full"
-        )
+    choose("check_audio", check_audio, ("header", "full"))
     root = find_root(data_folder, splits)
     splits = list(dict.fromkeys(splits))
+    manifests = Manifests(save_folder, "librispeech", COLUMNS, MEND, skip_bad)
     if skip_prep:
-        require_manifests(save_folder, splits)
+        manifests.require(splits)
         return root
-    os.makedirs(save_folder, exist_ok=True)
     settings = [VERSION, skip_bad, check_audio, os.path.realpath(root)]
     found = [scan(root, name, settings) for name in splits]
     mark_repeated(found, noted=True)
-    done = Fingerprints(os.path.join(save_folder, "librispeech_prepare.json"))
-    todo = to_prepare(found, done, logger)
-    read_all(todo, root, threads, read_head, "reading headers")
-    if not skip_bad:
-        refuse(todo, save_folder, MEND)
+    todo = manifests.outdated(found)
+
+    def seconds(one, full=False):
+        return audio_seconds(one.audio(root), full=full)
+
+    measure(todo, seconds, threads, "reading headers")
+    manifests.refuse(todo)
     if check_audio == "full":
-        read_all(todo, root, threads, decode, "decoding")
-    for split in write_good(todo, save_folder, COLUMNS, done, skip_bad, MEND):
-        speakers = len({u.name.split("-")[0] for u in split.good})
-        report(split, logger, speakers)
+        measure(todo, lambda one: seconds(one, True), threads, "decoding")
+    manifests.write(todo, speaker=lambda one: one.name.split("-")[0])
     return root
 
 
@@ -85,37 +72,30 @@ def find_root(data_folder, splits):
         return [s for s in names if not os.path.isdir(os.path.join(place, s))]
 
     root = min(places, key=lambda place: len(lacking(place)))
-    missing = lacking(root)
-    if not missing:
-        return root
-    if not os.path.isdir(data_folder):
-        what = "no such folder"
-    else:
-        there = sorted(entry.name for entry in os.scandir(root))
-        there = ", ".join(there[:10]) or "nothing"
-        what = f"no folder {', '.join(missing)} in {root} (there is {there})"
-    raise PreparationError(
-        f"data_folder: {data_folder}, {what}: give the folder that holds "
-        f"LibriSpeech, or get {', '.join(missing)} from {WHERE}"
-    )
+    missing = ", ".join(lacking(root))
+    if missing:
+        raise PreparationError(
+            f"data_folder: {root} has no folder {missing} ({holds(root)}): "
+            f"give the folder that holds LibriSpeech, or get {missing} from "
+            f"{WHERE}"
+        )
+    return root
 
 
 def scan(root, name, settings):
     """Find a split's audio and transcripts, and what does not match."""
-    state = hashlib.sha256(json.dumps(settings).encode())
-    found = {}
-    folder = os.path.join(root, name)
-    for place, below, files in os.walk(folder, followlinks=True):
+    found, files = {}, []
+    for place, below, names in os.walk(
+        os.path.join(root, name), followlinks=True
+    ):
         below.sort()
-        for file in sorted(files):
-            path = os.path.join(place, file)
-            if file.endswith(".flac"):
-                add_audio(path, root, found)
-            elif file.endswith(".trans.txt"):
-                add_transcripts(path, found)
-            else:
-                continue
-            state.update(file_state(path))
+        files += [os.path.join(place, file) for file in sorted(names)]
+    files = [f for f in files if f.endswith((".flac", ".trans.txt"))]
+    for file in files:
+        if file.endswith(".flac"):
+            add_audio(file, root, found)
+        else:
+            add_transcripts(file, found)
     if not any("wav" in one.row for one in found.values()):
         raise PreparationError(
             f"no .flac file in {name} of {root}: unpack the archives from "
@@ -123,7 +103,8 @@ def scan(root, name, settings):
         )
     for one in found.values():
         refuse_mismatch(one)
-    return Split(name, [found[key] for key in sorted(found)], state.hexdigest())
+    utterances = [found[key] for key in sorted(found)]
+    return Split(name, utterances, fingerprint(settings, files))
 
 
 def found_one(name, found):
@@ -173,28 +154,3 @@ def refuse_mismatch(one):
         one.refuse("empty transcript", one.row["wav"])
     elif "$" in text:
         one.refuse("a $, which manifests read as a variable", text)
-
-
-def read_all(splits, root, threads, read, what):
-    """Read the audio of the splits' good utterances, several at a time."""
-
-    def read_one(one):
-        try:
-            one.duration = read(one.row["wav"].replace("$data_root", root, 1))
-        except AudioError as error:
-            one.refuse("broken audio", str(error))
-
-    good = [one for split in splits for one in split.good]
-    in_parallel(read_one, good, threads, what)
-
-
-def read_head(path):
-    """Seconds of a file, as its head states them (float)."""
-    info = audio_info(path)
-    check_format(info, path, SAMPLE_RATE)
-    return info.seconds
-
-
-def decode(path):
-    """Seconds of a file, all of it decoded (float)."""
-    return len(read_utterance(path, SAMPLE_RATE)) / SAMPLE_RATE

@@ -10,32 +10,26 @@ Download: https://huggingface.co/datasets/speechbrain/LoquaciousSet
 """
 
 import glob
-import hashlib
 import io
-import json
 import math
 import os
 import re
 
-from speechbrain.utils.logger import get_logger
-
-from speechbrain_ext.data.audio import audio_info, check_format, read_utterance
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.manifests import (
-    Fingerprints,
+    Manifests,
     PreparationError,
     Split,
     Utterance,
-    file_state,
+    audio_seconds,
+    choose,
+    fingerprint,
+    holds,
     in_parallel,
     mark_repeated,
-    report,
-    require_manifests,
-    write_good,
 )
 from speechbrain_ext.data.parquet import open_parquet, place_of
 
-logger = get_logger(__name__)
 WHERE = "https://huggingface.co/datasets/speechbrain/LoquaciousSet"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 VERSION = 2
@@ -55,31 +49,24 @@ def prepare_loquacious(
     threads=4,
 ):
     """Index the Parquet files and write ``<subset>.csv`` for each subset."""
-    if check_audio not in CHECKS:
-        raise PreparationError(
-            f"check_audio: {check_audio}, choose none, header or full"
-        )
+    choose("check_audio", check_audio, CHECKS)
     splits = list(dict.fromkeys(splits))
     root = find_root(data_folder, splits)
+    manifests = Manifests(save_folder, "loquacious", COLUMNS, MEND, skip_bad)
     if skip_prep:
-        require_manifests(save_folder, splits)
+        manifests.require(splits)
         return root
-    os.makedirs(save_folder, exist_ok=True)
     settings = [VERSION, skip_bad, check_audio, os.path.realpath(root)]
-    done = Fingerprints(os.path.join(save_folder, "loquacious_prepare.json"))
-    todo = []
-    for name in splits:
-        files = parquet_files(root, name)
-        split = Split(name, [], fingerprint(files, settings))
-        if done.fits(split):
-            logger.info(f"{name}: prepared before and unchanged")
-            continue
-        read_split(split, files, check_audio, threads)
-        todo.append(split)
+    todo = manifests.outdated(
+        Split(
+            name, fingerprint=fingerprint(settings, parquet_files(root, name))
+        )
+        for name in splits
+    )
+    for split in todo:
+        read_split(split, parquet_files(root, split.name), check_audio, threads)
     mark_repeated(todo)
-    for split in write_good(todo, save_folder, COLUMNS, done, skip_bad, MEND):
-        speakers = len({u.row["spk_id"] for u in split.good})
-        report(split, logger, speakers)
+    manifests.write(todo)
     return root
 
 
@@ -88,17 +75,13 @@ def find_root(data_folder, splits):
     if not os.path.isdir(data_folder) and HUB_ID.fullmatch(data_folder):
         return fetch(data_folder, splits)
     lacking = [s for s in splits if not parquet_files(data_folder, s)]
-    if not lacking:
-        return data_folder
-    there = "no such folder"
-    if os.path.isdir(data_folder):
-        there = ", ".join(sorted(os.listdir(data_folder))[:10]) or "nothing"
-        there = f"there is {there}"
-    raise PreparationError(
-        f"data_folder: {data_folder} has no {lacking[0]}/*.parquet ({there}): "
-        f"give a folder with {', '.join(splits)}, or speechbrain/LoquaciousSet "
-        "to fetch them"
-    )
+    if lacking:
+        raise PreparationError(
+            f"data_folder: {data_folder} has no {lacking[0]}/*.parquet "
+            f"({holds(data_folder)}): give a folder with {', '.join(splits)}, "
+            "or speechbrain/LoquaciousSet to fetch them"
+        )
+    return data_folder
 
 
 def fetch(name, splits):
@@ -122,14 +105,6 @@ def parquet_files(root, split):
     """The Parquet files of a subset, in order (list of str)."""
     folder = os.path.join(glob.escape(root), split)
     return sorted(glob.glob(os.path.join(folder, "*.parquet")))
-
-
-def fingerprint(files, settings):
-    """A hash that changes with any file or setting (str)."""
-    state = hashlib.sha256(json.dumps(settings).encode())
-    for file in files:
-        state.update(file_state(file))
-    return state.hexdigest()
 
 
 def read_split(split, files, check_audio, threads):
@@ -213,14 +188,12 @@ def check(one, wav, full):
         one.refuse("no audio")
         return
     try:
-        if full:
-            samples = read_utterance(io.BytesIO(content), name=one.name)
-            one.duration = len(samples) / 16000
-        else:
-            info = audio_info(io.BytesIO(content), one.name, decode=False)
-            check_format(info, one.name)
-            # An estimate is worse than what the table says.
-            if info.frames is not None:
-                one.duration = info.seconds
+        # An estimate of the length is worse than what the table says.
+        seconds = audio_seconds(
+            io.BytesIO(content), one.name, full, decode=False
+        )
     except AudioError as error:
         one.refuse("broken audio", str(error))
+        return
+    if seconds is not None:
+        one.duration = seconds

@@ -21,9 +21,15 @@ Example
 torch.Size([400])
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain, pairwise
 from math import gcd
+from pathlib import Path
+from typing import BinaryIO
 
 import torch
 import torchaudio
@@ -32,14 +38,7 @@ from speechbrain_ext.data import audio_damage
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.audio_file import AudioFile, AudioInfo
 
-__all__ = [
-    "AudioError",
-    "AudioInfo",
-    "audio_blocks",
-    "audio_info",
-    "check_format",
-    "read_utterance",
-]
+Source = str | Path | BinaryIO
 
 # Whole seconds, so that a block is a whole number of samples at any rate.
 BLOCK_SECONDS = 60
@@ -53,7 +52,9 @@ LARGEST_FILTER = 4_000_000
 NEAR = 50
 
 
-def audio_info(path, name=None, decode=True):
+def audio_info(
+    path: Source, name: str | None = None, decode: bool = True
+) -> AudioInfo:
     """Length, rate and channels of an audio file.
 
     Arguments
@@ -86,14 +87,14 @@ def audio_info(path, name=None, decode=True):
 
 
 def audio_blocks(
-    path,
-    sample_rate=16000,
-    start=None,
-    stop=None,
-    resample=False,
-    mix_channels=False,
-    name=None,
-):
+    path: Source,
+    sample_rate: int = 16000,
+    start: int | None = None,
+    stop: int | None = None,
+    resample: bool = False,
+    mix_channels: bool = False,
+    name: str | None = None,
+) -> Iterator[torch.Tensor]:
     """Mono float32 waveforms ``[N]``, one after the other.
 
     Arguments
@@ -133,8 +134,8 @@ def audio_blocks(
         yield from at_rate(finite(blocks, name), rate, sample_rate)
 
 
-def read_utterance(path, *args, **options):
-    """Read an utterance as one float32 waveform.
+def read_utterance(path: Source, *args, **options) -> torch.Tensor:
+    """Read an utterance as one float32 waveform, as `audio_blocks` does.
 
     Arguments
     ---------
@@ -146,19 +147,18 @@ def read_utterance(path, *args, **options):
     Returns
     -------
     wav_N : torch.Tensor
-        float32 samples, nominally in [-1, 1].
-
-    Raises
-    ------
-    AudioError
-        As `audio_blocks` does.
+        Samples, nominally in [-1, 1].
     """
     return torch.cat(list(audio_blocks(path, *args, **options)))
 
 
 def check_format(
-    info, name, sample_rate=16000, resample=False, mix_channels=False
-):
+    info: AudioInfo,
+    name: str,
+    sample_rate: int = 16000,
+    resample: bool = False,
+    mix_channels: bool = False,
+) -> None:
     """Refuse, from the head alone, what `read_utterance` would refuse.
 
     Arguments
@@ -220,8 +220,8 @@ def _in_blocks(parts, count):
         yield torch.cat(waiting)
 
 
-def finite(blocks, name):
-    """The same waveforms, looked through."""
+def finite(blocks: Iterable[torch.Tensor], name: str) -> Iterator[torch.Tensor]:
+    """The same waveforms, looked through (AudioError)."""
     for wav_N in blocks:
         if not torch.isfinite(wav_N).all():
             raise AudioError(
@@ -231,15 +231,16 @@ def finite(blocks, name):
         yield wav_N
 
 
-def at_rate(blocks, rate, sample_rate):
+def at_rate(
+    blocks: Iterable[torch.Tensor], rate: int, sample_rate: int
+) -> Iterator[torch.Tensor]:
     """Waveforms in blocks of whole seconds, brought to another rate."""
     if rate == sample_rate:
-        yield from blocks
-    else:
-        yield from resampled(blocks, near_rate(rate, sample_rate), sample_rate)
+        return iter(blocks)
+    return resampled(blocks, near_rate(rate, sample_rate), sample_rate)
 
 
-def near_rate(rate, sample_rate):
+def near_rate(rate: int, sample_rate: int) -> int:
     """The rate, or the nearest that can be converted in little memory."""
     shared = gcd(rate, sample_rate)
     if (rate // shared) * (sample_rate // shared) <= LARGEST_FILTER:
@@ -247,40 +248,26 @@ def near_rate(rate, sample_rate):
     return max(NEAR, round(rate / NEAR) * NEAR)
 
 
-def resampled(blocks, rate, sample_rate):
+def resampled(
+    blocks: Iterable[torch.Tensor], rate: int, sample_rate: int
+) -> Iterator[torch.Tensor]:
     """What converting a whole waveform at once would give, in blocks."""
     convert = resampler(rate, sample_rate)
     # A step after which both rates have a whole number of samples.
     step = rate // gcd(rate, sample_rate)
     around = -(-AROUND_SECONDS * rate // step) * step
-    before = torch.zeros(0)
-    waiting = None
-    for block in blocks:
-        if waiting is not None:
-            yield _convert_middle(
-                convert, before, waiting, block[:around], rate, sample_rate
-            )
-            before = waiting[-around:]
-        waiting = block
-    if waiting is not None:
-        nothing = torch.zeros(0)
-        yield _convert_middle(
-            convert, before, waiting, nothing, rate, sample_rate
-        )
-
-
-def _convert_middle(convert, before, block, after, rate, sample_rate):
-    """Convert a block with its surroundings, and cut these off again."""
-    wav = convert(torch.cat([before, block, after]))
-    first = len(before) * sample_rate // rate
-    if len(after) == 0:
-        return wav[first:]
-    count = len(block) * sample_rate // rate
-    return wav[first : first + count]
+    before = nothing = torch.zeros(0)
+    for block, after in pairwise(chain(blocks, [nothing])):
+        # A block is converted with its surroundings, which are cut off again.
+        wav_N = convert(torch.cat([before, block, after[:around]]))
+        first = len(before) * sample_rate // rate
+        end = first + len(block) * sample_rate // rate if len(after) else None
+        yield wav_N[first:end]
+        before = block[-around:]
 
 
 @lru_cache(maxsize=8)
-def resampler(rate, sample_rate):
-    """A converter of waveforms from one rate to another (callable)."""
+def resampler(rate: int, sample_rate: int) -> torchaudio.transforms.Resample:
+    """A converter of waveforms from one rate to another."""
     # Kept because its filter takes longer to design than to apply.
     return torchaudio.transforms.Resample(rate, sample_rate)

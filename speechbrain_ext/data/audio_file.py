@@ -6,17 +6,27 @@ listened to here, and what it leaves out is looked for
 (`speechbrain_ext.data.audio_damage`).
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import av
 import numpy as np
 import soundfile
 import torch
 
-from speechbrain_ext.data import audio_damage
-from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.data.audio_damage import (
+    AudioError,
+    PacketCheck,
+    cut_short,
+    damaged,
+    no_samples,
+    riff_is_whole,
+)
 
 # Formats that hold sound, and nothing that names other files (HLS, concat).
 FORMATS = (
@@ -37,16 +47,9 @@ ANEW = "write it anew with ffmpeg -i IN OUT.flac"
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the head of an audio file says.
+    """What the head of an audio file says: samples per channel, rate in hertz.
 
-    Arguments
-    ---------
-    frames : int or None
-        Samples per channel; None: the head does not state them exactly.
-    sample_rate : int
-        In hertz.
-    channels : int
-        1 for mono, 2 for stereo.
+    The frames are None where the head does not state them exactly.
     """
 
     frames: int | None
@@ -54,9 +57,9 @@ class AudioInfo:
     channels: int
 
     @property
-    def seconds(self):
-        """Duration in seconds."""
-        return self.frames / self.sample_rate
+    def seconds(self) -> float | None:
+        """Duration in seconds, where the frames are known."""
+        return None if self.frames is None else self.frames / self.sample_rate
 
 
 class _Nameless:
@@ -68,7 +71,7 @@ class _Nameless:
 
 
 @contextmanager
-def naming(name):
+def naming(name: str) -> Iterator[None]:
     """Whatever error a library raises becomes one that names the file."""
     try:
         yield
@@ -77,7 +80,7 @@ def naming(name):
     # PyAV has a class of error for each of FFmpeg's, numpy and the operating
     # system have theirs.
     except Exception as error:
-        raise audio_damage.damaged(name, _reason(error)) from error
+        raise damaged(name, _reason(error)) from error
 
 
 def _reason(error):
@@ -89,7 +92,7 @@ def _reason(error):
 class AudioFile:
     """An audio file, opened: its head, and its samples as they are decoded."""
 
-    def __init__(self, source, name):
+    def __init__(self, source: str | os.PathLike | BinaryIO, name: str):
         self.name = name
         self._own = isinstance(source, (str, os.PathLike))
         self._stream = _opened(source, name) if self._own else source
@@ -150,11 +153,9 @@ class AudioFile:
             return None
         if not (pcm or self.codec == "flac"):
             return None
-        frames = round(duration * self._sound.time_base * rate)
-        if self.format == "wav" and not audio_damage.riff_is_whole(
-            self.head, self.size
-        ):
+        if self.format == "wav" and not riff_is_whole(self.head, self.size):
             return None
+        frames = round(duration * self._sound.time_base * rate)
         if pcm:
             # "pcm_s16le", "pcm_mulaw".
             bits = int("".join(filter(str.isdigit, self.codec)) or 8)
@@ -164,7 +165,9 @@ class AudioFile:
             least = frames / 65535
         return frames if least <= self.size else None
 
-    def samples(self, start=0, stop=None):
+    def samples(
+        self, start: int = 0, stop: int | None = None
+    ) -> Iterator[torch.Tensor]:
         """Decode, channels averaged, from ``start`` to before ``stop``.
 
         Arguments
@@ -191,9 +194,8 @@ class AudioFile:
     def _part(self, start, stop):
         known = self.info.frames
         last = known if stop is None else stop
-        if start < 0 or (last is not None and start >= last):
-            raise self._no_part(start, last, known)
-        if known is not None and last > known:
+        nothing = start < 0 or (last is not None and start >= last)
+        if nothing or (known is not None and last > known):
             raise self._no_part(start, last, known)
         jumped = self._jump(start)
         place = None if jumped else 0
@@ -228,7 +230,7 @@ class AudioFile:
         if there is None:
             there = sum(len(wav_N) for _, wav_N in self._waves(whole=True))
         if not there and start == 0:
-            return audio_damage.no_samples(self.name)
+            return no_samples(self.name)
         return AudioError(
             f"{self.name}: asked for samples {start} to {stop}, but the file "
             f"has {there}: correct start and stop"
@@ -249,11 +251,7 @@ class AudioFile:
         self._stream.seek(0)
         with soundfile.SoundFile(self._stream) as sound:
             if abs(sound.frames - self.decoded) > MOST_OF_VORBIS:
-                raise audio_damage.damaged(
-                    self.name,
-                    f"{sound.frames} samples announced, {self.decoded} there",
-                    ANEW,
-                )
+                raise self._not_as_announced(sound.frames)
             for values in sound.blocks(
                 sound.samplerate, dtype="float32", always_2d=True
             ):
@@ -262,7 +260,7 @@ class AudioFile:
     def _frames(self, whole):
         """Decoded frames; refuses damage and, of a whole file, a cut."""
         self.decoded, self._next = 0, None
-        check = audio_damage.PacketCheck(self)
+        check = PacketCheck(self)
         for packet in self._container.demux(self._sound):
             if not check.is_sound(packet):
                 continue
@@ -278,9 +276,7 @@ class AudioFile:
         """Refuse what the decoder hides, and time that is not there."""
         rate = self.info.sample_rate
         if frame.is_corrupt:
-            raise audio_damage.damaged(
-                self.name, f"at {self.decoded / rate:.1f} s"
-            )
+            raise damaged(self.name, f"at {self.decoded / rate:.1f} s")
         if frame.sample_rate != rate:
             raise AudioError(
                 f"{self.name}: its sample rate changes from {rate} to "
@@ -290,7 +286,7 @@ class AudioFile:
             return
         gap = 0 if self._next is None else frame.time - self._next
         if gap > GAP:
-            raise audio_damage.damaged(
+            raise damaged(
                 self.name,
                 f"{gap:.2f} s are missing after {self._next:.1f} s",
                 "if that is as it should be, ffmpeg -i IN -af "
@@ -299,27 +295,25 @@ class AudioFile:
         self._next = frame.time + frame.samples / rate
 
     def _check_length(self):
-        """Refuse less than the head announces."""
-        rate, announced, less = self.info.sample_rate, None, 0.5
-        if self.format in STATED and self._sound.duration:
-            announced = self._sound.duration * self._sound.time_base
-        elif self.format in TIMED:
-            less = TIMED_WITHIN * rate
-            if self._sound.duration:
-                announced = self._sound.duration * self._sound.time_base
-            elif self._container.duration:
-                announced = self._container.duration / av.time_base
-        if announced and self.decoded < announced * rate - less:
-            raise audio_damage.cut_short(
-                self.name, f"{round(announced * rate)} samples", self.decoded
-            )
-        if announced and less < 1 and self.decoded > announced * rate + less:
-            raise audio_damage.damaged(
-                self.name,
-                f"{round(announced * rate)} samples announced, "
-                f"{self.decoded} there",
-                ANEW,
-            )
+        """Refuse less than the head announces, or more where it is exact."""
+        seconds, exact = self._sound.duration, self.format in STATED
+        if seconds:
+            seconds *= self._sound.time_base
+        elif self.format in TIMED and self._container.duration:
+            seconds = self._container.duration / av.time_base
+        if not seconds or not (exact or self.format in TIMED):
+            return
+        rate = self.info.sample_rate
+        announced = round(seconds * rate)
+        less = 0.5 if exact else TIMED_WITHIN * rate
+        if self.decoded < seconds * rate - less:
+            raise cut_short(self.name, f"{announced} samples", self.decoded)
+        if exact and self.decoded > seconds * rate + less:
+            raise self._not_as_announced(announced)
+
+    def _not_as_announced(self, announced):
+        why = f"{announced} samples announced, {self.decoded} there"
+        return damaged(self.name, why, ANEW)
 
     def _mono(self, frame):
         """A frame's samples as one float32 waveform (torch.Tensor)."""

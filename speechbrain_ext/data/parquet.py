@@ -6,50 +6,37 @@ disk; the groups last used stay in memory, and training draws its utterances
 from a few groups at a time (`speechbrain_ext.data.batches.StepBatchSampler`).
 """
 
+from __future__ import annotations
+
 import io
 import os
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
-from speechbrain_ext.data import audio_file
+import torch
+
 from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.data.audio_file import naming
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
 
 
-def place_of(file, group, row):
-    """Where an utterance is, as manifests write it.
-
-    Arguments
-    ---------
-    file : str
-        The Parquet file.
-    group, row : int
-        Row group, and row in it.
-
-    Returns
-    -------
-    str
-    """
+def place_of(file: str, group: int, row: int) -> str:
+    """Where an utterance is, as manifests write it: file, row group, row."""
     return f"{file}#{group}:{row}"
 
 
-def split_place(place):
+def split_place(place: str) -> tuple[str, int, int]:
     """The file, group and row that `place_of` joined."""
     file, _, where = place.rpartition("#")
     group, _, row = where.partition(":")
     return file, int(group), int(row)
 
 
-def open_parquet(path):
+def open_parquet(path: str) -> pyarrow.parquet.ParquetFile:
     """Open a Parquet file, or say in plain words why not.
-
-    Arguments
-    ---------
-    path : str
-        The file.
-
-    Returns
-    -------
-    pyarrow.parquet.ParquetFile
 
     Raises
     ------
@@ -87,7 +74,7 @@ class ParquetAudio:
         Most memory for row groups, in each process; one is always kept.
     """
 
-    def __init__(self, column="wav", cache_bytes=2e9):
+    def __init__(self, column: str = "wav", cache_bytes: float = 2e9):
         self.column = column
         self.cache_bytes = cache_bytes
         self._forget()
@@ -103,16 +90,18 @@ class ParquetAudio:
     def __setstate__(self, state):
         self.__init__(**state)
 
-    def content(self, place):
+    def content(self, place: str) -> bytes:
         """The audio file at a place, as it was put in."""
         file, group, row = split_place(place)
-        with audio_file.naming(place):
+        with naming(place):
             content = self._group(file, group)[row]["bytes"].as_py()
         if not content:
             raise AudioError(f"{place}: holds no audio: leave it out")
         return content
 
-    def read(self, place, name=None, **options):
+    def read(
+        self, place: str, name: str | None = None, **options
+    ) -> torch.Tensor:
         """The samples at a place.
 
         Arguments

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
+import functools
 
 import torch
 from speechbrain.utils.distributed import if_main_process
-
-from speechbrain_ext.data.features.parts import GIVE_UP, build_share, join
 
 ROOT = "$data_root"
 
@@ -185,40 +183,42 @@ def groups_of(dataset):
     return group_of and [group_of[i] for i in dataset.data_ids]
 
 
-def use_cached_features(
-    datasets, folder, encoder, downsampling, resample=False
-):
+def use_cached_features(datasets, folder, encoder, downsampling):
     """Let sets give features instead of waveforms, each computed once."""
+    from speechbrain_ext.data.features import GIVE_UP, FeatureCache
+
     rank, world_size = 0, 1
     if torch.distributed.is_initialized():
         rank = torch.distributed.get_rank()
         world_size = torch.distributed.get_world_size()
-    caches = {
-        name: dict(
-            folder=os.path.join(
-                folder, f"{encoder.name}-k{downsampling}", name
-            ),
-            encoder=encoder,
-            k=downsampling,
-            items=[(i, dataset.data[i]["wav"]) for i in dataset.data_ids],
-        )
-        for name, dataset in all_sets(datasets).items()
-    }
-    for cache in caches.values():
-        build_share(
-            **cache,
-            rank=rank,
-            world_size=world_size,
-            resample=resample,
+    # A CPU is half again as fast on batches that fit its caches.
+    batch_seconds = 30.0 if encoder.device.type == "cpu" else 120.0
+    caches = {}
+    for name, dataset in all_sets(datasets).items():
+        places = [dataset.data[i]["wav"] for i in dataset.data_ids]
+        items = zip(dataset.data_ids, zip(places, durations(dataset)))
+        cache = FeatureCache(folder, encoder, downsampling, dict(items))
+        cache.compute(
+            encoder,
+            functools.partial(_waveform, dataset),
+            rank,
+            world_size,
+            batch_seconds,
             progress=rank == 0,
-            # A CPU is half again as fast on batches that fit its caches.
-            batch_seconds=30.0 if encoder.device.type == "cpu" else 120.0,
         )
+        caches[name] = cache
     # Only now: nobody waits while there is something of its own to do.
     for name, dataset in all_sets(datasets).items():
-        cache = join(**caches[name], give_up=GIVE_UP * (world_size > 1))
+        cache = caches[name]
+        cache.wait(give_up=GIVE_UP * (world_size > 1))
         dataset.add_dynamic_item(
-            lambda i, cache=cache: cache[i], takes="id", provides="features"
+            cache.__getitem__, takes="id", provides="features"
         )
         keys = [key for key in dataset.pipeline.output_mapping if key != "sig"]
         dataset.set_output_keys(keys + ["features"])
+
+
+def _waveform(dataset, utterance):
+    """An utterance's waveform, as the recipe reads it."""
+    row = {**dataset.data[utterance], "id": utterance}
+    return dataset.pipeline.compute_specific(["sig"], row)["sig"]

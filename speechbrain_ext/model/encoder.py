@@ -11,7 +11,8 @@ padding, take Whisper's log-mel maximum over the batch and cut at 30 s in
 silence, and a Brain puts them back into train mode each epoch, so that dropout
 and layerdrop act on "frozen" features.
 
-Shapes: B batch, N samples, T frames, S speech tokens, E encoder width.
+Shapes: B batch, P pieces, N samples, T frames, S speech tokens, E encoder
+width.
 
 Example
 -------
@@ -21,9 +22,10 @@ Example
 (torch.Size([2, 3, 6]), [3, 2])
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
-import logging
 import warnings
 from pathlib import Path
 
@@ -39,167 +41,13 @@ from speechbrain_ext.model.encoder_load import (
     normalises,
 )
 
-# ----------------------------------------------------------------------------
-# From utterances to the pieces that an encoder takes, and back.
-#
-# Shapes: B batch, P pieces, N samples, T frames, S speech tokens, E encoder
-# width.
-
-
-def piece_lengths(length, limit, least):
-    """Lengths of the pieces that an utterance is encoded in."""
-    if limit is None or length <= limit:
-        return [length]
-    whole, rest = divmod(length, limit)
-    # A rest shorter than one frame has no features.
-    return [limit] * whole + ([rest] if rest >= least else [])
-
-
-def cut_into_pieces(wav_BN, lengths, pieces, normalise):
-    """A batch of pieces from a batch of utterances."""
-    sizes = [size for row in pieces for size in row]
-    # Rows are copied into fresh zeros, so that nothing that stood in the
-    # padding can be seen.
-    wav_PN = wav_BN.new_zeros(len(sizes), max(sizes))
-    index = 0
-    for wav_N, length, row in zip(wav_BN, lengths, pieces, strict=True):
-        wav_N = wav_N[:length]
-        if normalise:
-            variance, mean = torch.var_mean(wav_N, correction=0)
-            wav_N = (wav_N - mean) * torch.rsqrt(variance + 1e-7)
-        for size, piece_N in zip(row, wav_N.split(row[0]), strict=False):
-            wav_PN[index, :size] = piece_N
-            index += 1
-    return wav_PN
-
-
-def join_pieces(x_PTE, counts, output_norm):
-    """Each utterance's features from those of its pieces."""
-    totals = [sum(row) for row in counts]
-    x_BTE = x_PTE.new_zeros(len(counts), max(totals), x_PTE.shape[2])
-    index = 0
-    for x_TE, total, row in zip(x_BTE, totals, counts, strict=True):
-        parts = [x_PTE[index + i, :n] for i, n in enumerate(row)]
-        x_TE[:total] = torch.cat(parts)
-        if output_norm:
-            own = x_TE[:total].float()
-            x_TE[:total] = F.layer_norm(own, own.shape).to(x_TE.dtype)
-        index += len(row)
-    return x_BTE
-
-
-def concatenate_frames(x_BTE, frames_B, k):
-    """Join every k frames into one speech token (FACTS: 50 Hz to 10 Hz).
-
-    Arguments
-    ---------
-    x_BTE : torch.Tensor
-        Features.
-    frames_B : torch.Tensor
-        True lengths in frames. What stands past them is not looked at.
-    k : int
-        Frames a token. A tail shorter than k is padded with zeros.
-
-    Returns
-    -------
-    x_BSE : torch.Tensor
-        Tokens of width k times E; S is T / k, rounded up.
-    tokens_B : torch.Tensor
-        True lengths in tokens: frames / k, rounded up.
-
-    Raises
-    ------
-    ValueError
-        If k is no number of frames.
-    """
-    if k < 1:
-        raise ValueError(f"k: {k}: choose 1 or more frames a token")
-    batch, total, width = x_BTE.shape
-    tokens = -(-total // k)
-    frames_B = frames_B.to(x_BTE.device)
-    x_BTE = F.pad(x_BTE, (0, 0, 0, tokens * k - total))
-    time_T = torch.arange(tokens * k, device=x_BTE.device)
-    past_BT = time_T >= frames_B[:, None]
-    x_BTE = x_BTE.masked_fill(past_BT[..., None], 0)
-    return x_BTE.view(batch, tokens, k * width), (frames_B + k - 1) // k
-
-
-# ----------------------------------------------------------------------------
-# How much an encoder takes, told before anything is computed.
-
-
-def check_length(encoder, num_samples, name):
-    """Refuse an utterance that cannot be encoded."""
-    seconds = num_samples / encoder.sample_rate
-    if num_samples < encoder.core.min_samples:
-        raise ValueError(
-            f"{name}: {num_samples} samples, shorter than the "
-            f"{encoder.core.min_samples} that one frame of {encoder.name} "
-            "needs: leave the utterance out"
-        )
-    too_long = encoder.max_samples and num_samples > encoder.max_samples
-    if too_long and encoder.long_audio == "error":
-        raise ValueError(
-            f"{name}: {seconds:.2f} s, but {encoder.name} takes at most "
-            f"{encoder.max_samples / encoder.sample_rate:.2f} s: leave the "
-            "utterance out or set long_audio: chunk"
-        )
-
-
-def check_limits(encoder):
-    """Refuse options of an encoder that mean nothing together."""
-    if encoder.long_audio not in ("error", "chunk"):
-        raise ValueError(
-            f"long_audio: {encoder.long_audio!r}: choose error or chunk"
-        )
-    if encoder.long_audio == "chunk" and encoder.max_samples is None:
-        raise ValueError(
-            f"long_audio: chunk, but {encoder.name} ({encoder.kind}) has no "
-            "limit of its own: set max_seconds"
-        )
-    limit, least = encoder.max_samples, encoder.core.min_samples
-    if limit is not None and limit < least:
-        raise ValueError(
-            f"max_seconds: {limit / encoder.sample_rate}, shorter than one "
-            f"frame: choose at least {least / encoder.sample_rate}"
-        )
-
-
-# ----------------------------------------------------------------------------
-# What an encoder is, as hashes: the same files elsewhere are the same.
-
-# What a configuration says of its file, not of the model.
-NOT_THE_MODEL = ("transformers_version", "_name_or_path", "dtype")
-
-
-def weights_hash(module):
-    """Hash of a module's weights: names, shapes and content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def config_hash(config):
-    """Hash of a configuration, without where it came from."""
-    config = config.to_diff_dict()
-    for key in NOT_THE_MODEL:
-        config.pop(key, None)
-    config = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(config.encode()).hexdigest()[:16]
-
-
-__all__ = ["SpeechEncoder", "concatenate_frames"]
-
-logger = logging.getLogger(__name__)
-
 # WavLM's attention mixes a boolean mask with a float bias, which is right but
 # warned about.
 warnings.filterwarnings(
     "ignore", message="Support for mismatched key_padding_mask"
 )
+# What a configuration says of its file, not of the model.
+NOT_THE_MODEL = ("transformers_version", "_name_or_path", "dtype")
 
 
 class SpeechEncoder(torch.nn.Module):
@@ -207,8 +55,8 @@ class SpeechEncoder(torch.nn.Module):
 
     Arguments
     ---------
-    core : torch.nn.Module
-        `WaveformCore` or `WhisperCore`.
+    core : WaveformCore or WhisperCore
+        The model itself.
     source, kind, revision : str
         Where it comes from, for messages and results.
     long_audio : str
@@ -223,14 +71,14 @@ class SpeechEncoder(torch.nn.Module):
 
     def __init__(
         self,
-        core,
-        source,
-        kind,
-        revision=None,
-        long_audio="error",
-        max_seconds=None,
-        normalise_input=False,
-        output_norm=False,
+        core: WaveformCore | WhisperCore,
+        source: str | Path,
+        kind: str,
+        revision: str | None = None,
+        long_audio: str = "error",
+        max_seconds: float | None = None,
+        normalise_input: bool = False,
+        output_norm: bool = False,
     ):
         super().__init__()
         self.core = core.requires_grad_(False).eval()
@@ -242,27 +90,26 @@ class SpeechEncoder(torch.nn.Module):
         self.width = core.width
         self.frame_rate = core.sample_rate / core.hop
         self.long_audio = long_audio
-        limits = [core.max_samples]
+        self.max_samples = core.max_samples
         if max_seconds is not None:
-            limits.append(int(max_seconds * core.sample_rate))
-        limits = [limit for limit in limits if limit is not None]
-        self.max_samples = min(limits) if limits else None
+            most = int(max_seconds * core.sample_rate)
+            self.max_samples = min(most, core.max_samples or most)
         self._weights = None
-        check_limits(self)
+        self._check_limits()
 
     @classmethod
     def from_source(
         cls,
-        source,
-        kind=None,
-        dtype="float32",
-        device="cpu",
-        revision=None,
-        long_audio="error",
-        max_seconds=None,
-        normalise_input=None,
-        output_norm=False,
-    ):
+        source: str | Path,
+        kind: str | None = None,
+        dtype: str | torch.dtype = "float32",
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        long_audio: str = "error",
+        max_seconds: float | None = None,
+        normalise_input: bool | None = None,
+        output_norm: bool = False,
+    ) -> SpeechEncoder:
         """Load an encoder from the hub or from a folder.
 
         Arguments
@@ -326,30 +173,27 @@ class SpeechEncoder(torch.nn.Module):
         return encoder.to(device)
 
     @classmethod
-    def from_settings(cls, speech_encoder, device="cpu", long_audio="error"):
-        """Load the encoder that a run's settings name, with its options.
-
-        Arguments
-        ---------
-        speech_encoder : dict
-            source, and what else of `from_source` is set; name is passed
-            over.
-        device, long_audio : str
-            As in `from_source`.
-
-        Returns
-        -------
-        SpeechEncoder
-        """
+    def from_settings(
+        cls,
+        speech_encoder: dict,
+        device: str | torch.device = "cpu",
+        long_audio: str = "error",
+    ) -> SpeechEncoder:
+        """Load the encoder that a run's settings name, with its options."""
         options = {k: v for k, v in speech_encoder.items() if k != "name"}
         return cls.from_source(**options, device=device, long_audio=long_audio)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> SpeechEncoder:
         """Stay in eval mode, whatever a training loop asks for."""
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, wav_BN, lengths_B, names=None):
+    def forward(
+        self,
+        wav_BN: torch.Tensor,
+        lengths_B: torch.Tensor | list[int],
+        names: list[str] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode a batch.
 
         Arguments
@@ -393,22 +237,22 @@ class SpeechEncoder(torch.nn.Module):
     def _encode(self, wav_BN, lengths):
         """Cut into pieces, encode these, join their features."""
         pieces = [self._pieces(length) for length in lengths]
-        wav_PN = cut_into_pieces(wav_BN, lengths, pieces, self.normalise_input)
+        wav_PN = _cut_into_pieces(wav_BN, lengths, pieces, self.normalise_input)
         x_PTE = self.core(wav_PN, [size for row in pieces for size in row])
         counts = [[self.core.frames(size) for size in row] for row in pieces]
-        x_BTE = join_pieces(x_PTE, counts, self.output_norm)
+        x_BTE = _join_pieces(x_PTE, counts, self.output_norm)
         frames = [sum(row) for row in counts]
         return x_BTE, torch.tensor(frames, device=x_BTE.device)
 
-    def frames(self, num_samples):
+    def frames(self, num_samples: int) -> int:
         """Exact number of frames for an utterance of so many samples."""
         return sum(self.core.frames(n) for n in self._pieces(num_samples))
 
-    def work_samples(self, num_samples):
+    def work_samples(self, num_samples: int) -> int:
         """Samples really computed for one utterance: Whisper pads to 30 s."""
         return sum(self.core.padded(n) for n in self._pieces(num_samples))
 
-    def check_length(self, num_samples, name):
+    def check_length(self, num_samples: int, name: str) -> None:
         """Refuse an utterance that cannot be encoded; cheap, for early checks.
 
         Arguments
@@ -424,25 +268,66 @@ class SpeechEncoder(torch.nn.Module):
             Shorter than one frame, or over the limit with
             ``long_audio="error"``.
         """
-        check_length(self, num_samples, name)
+        if num_samples < self.min_samples:
+            raise ValueError(
+                f"{name}: {num_samples} samples, shorter than the "
+                f"{self.min_samples} that one frame of {self.name} needs: "
+                "leave the utterance out"
+            )
+        too_long = self.max_samples and num_samples > self.max_samples
+        if too_long and self.long_audio == "error":
+            seconds = num_samples / self.sample_rate
+            most = self.max_samples / self.sample_rate
+            raise ValueError(
+                f"{name}: {seconds:.2f} s, but {self.name} takes at most "
+                f"{most:.2f} s: leave the utterance out or set long_audio: "
+                "chunk"
+            )
+
+    def _check_limits(self):
+        """Refuse options that mean nothing together."""
+        if self.long_audio not in ("error", "chunk"):
+            raise ValueError(
+                f"long_audio: {self.long_audio!r}: choose error or chunk"
+            )
+        limit, least = self.max_samples, self.min_samples
+        if self.long_audio == "chunk" and limit is None:
+            raise ValueError(
+                f"long_audio: chunk, but {self.name} ({self.kind}) has no "
+                "limit of its own: set max_seconds"
+            )
+        if limit is not None and limit < least:
+            raise ValueError(
+                f"max_seconds: {limit / self.sample_rate}, shorter than one "
+                f"frame: choose at least {least / self.sample_rate}"
+            )
+
+    def _pieces(self, length):
+        """Lengths of the pieces that an utterance is encoded in."""
+        limit = self.max_samples
+        if limit is None or length <= limit:
+            return [length]
+        whole, rest = divmod(length, limit)
+        # A rest shorter than one frame has no features.
+        return [limit] * whole + ([rest] if rest >= self.min_samples else [])
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.core.parameters()).device
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         """Type of weights and features."""
         return next(self.core.parameters()).dtype
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hash of the weights' content: the same file elsewhere is the same."""
         if self._weights is None:
-            self._weights = weights_hash(self.core)
+            self._weights = _weights_hash(self.core)
         return self._weights
 
-    def identity(self):
+    def identity(self) -> dict:
         """Everything that decides the features, as plain data.
 
         Returns
@@ -454,7 +339,7 @@ class SpeechEncoder(torch.nn.Module):
         return {
             "kind": self.kind,
             "weights": self.fingerprint(),
-            "config": config_hash(self.core.model.config),
+            "config": _config_hash(self.core.model.config),
             "dtype": str(self.dtype).removeprefix("torch."),
             "preprocessing": self.core.preprocessing,
             "normalise_input": self.normalise_input,
@@ -463,6 +348,92 @@ class SpeechEncoder(torch.nn.Module):
             "max_samples": self.max_samples,
         }
 
-    def _pieces(self, length):
-        """Lengths of the pieces that an utterance is encoded in."""
-        return piece_lengths(length, self.max_samples, self.core.min_samples)
+
+def _cut_into_pieces(wav_BN, lengths, pieces, normalise):
+    """A batch of pieces from a batch of utterances."""
+    sizes = [size for row in pieces for size in row]
+    # Rows are copied into fresh zeros, so that nothing that stood in the
+    # padding can be seen.
+    wav_PN = wav_BN.new_zeros(len(sizes), max(sizes))
+    index = 0
+    for wav_N, length, row in zip(wav_BN, lengths, pieces, strict=True):
+        wav_N = wav_N[:length]
+        if normalise:
+            variance, mean = torch.var_mean(wav_N, correction=0)
+            wav_N = (wav_N - mean) * torch.rsqrt(variance + 1e-7)
+        for size, piece_N in zip(row, wav_N.split(row[0]), strict=False):
+            wav_PN[index, :size] = piece_N
+            index += 1
+    return wav_PN
+
+
+def _join_pieces(x_PTE, counts, output_norm):
+    """Each utterance's features from those of its pieces."""
+    totals = [sum(row) for row in counts]
+    x_BTE = x_PTE.new_zeros(len(counts), max(totals), x_PTE.shape[2])
+    index = 0
+    for x_TE, total, row in zip(x_BTE, totals, counts, strict=True):
+        parts = [x_PTE[index + i, :n] for i, n in enumerate(row)]
+        x_TE[:total] = torch.cat(parts)
+        if output_norm:
+            own = x_TE[:total].float()
+            x_TE[:total] = F.layer_norm(own, own.shape).to(x_TE.dtype)
+        index += len(row)
+    return x_BTE
+
+
+def concatenate_frames(
+    x_BTE: torch.Tensor, frames_B: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join every k frames into one speech token (FACTS: 50 Hz to 10 Hz).
+
+    Arguments
+    ---------
+    x_BTE : torch.Tensor
+        Features.
+    frames_B : torch.Tensor
+        True lengths in frames. What stands past them is not looked at.
+    k : int
+        Frames a token. A tail shorter than k is padded with zeros.
+
+    Returns
+    -------
+    x_BSE : torch.Tensor
+        Tokens of width k times E; S is T / k, rounded up.
+    tokens_B : torch.Tensor
+        True lengths in tokens: frames / k, rounded up.
+
+    Raises
+    ------
+    ValueError
+        If k is no number of frames.
+    """
+    if k < 1:
+        raise ValueError(f"k: {k}: choose 1 or more frames a token")
+    batch, total, width = x_BTE.shape
+    tokens = -(-total // k)
+    frames_B = frames_B.to(x_BTE.device)
+    x_BTE = F.pad(x_BTE, (0, 0, 0, tokens * k - total))
+    time_T = torch.arange(tokens * k, device=x_BTE.device)
+    past_BT = time_T >= frames_B[:, None]
+    x_BTE = x_BTE.masked_fill(past_BT[..., None], 0)
+    return x_BTE.view(batch, tokens, k * width), (frames_B + k - 1) // k
+
+
+def _weights_hash(module):
+    """Hash of a module's weights: names, shapes and content."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _config_hash(config):
+    """Hash of a configuration, without where it came from."""
+    config = config.to_diff_dict()
+    for key in NOT_THE_MODEL:
+        config.pop(key, None)
+    config = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(config.encode()).hexdigest()[:16]

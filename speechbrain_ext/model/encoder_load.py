@@ -1,5 +1,7 @@
 """Load a speech encoder from the hub or a folder, and say what is wrong."""
 
+from __future__ import annotations
+
 import logging
 import pickle
 from contextlib import contextmanager
@@ -10,6 +12,9 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    FeatureExtractionMixin,
+    PretrainedConfig,
+    PreTrainedModel,
     WhisperFeatureExtractor,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -23,21 +28,28 @@ WAVEFORM_KINDS = ("wavlm", "wav2vec2", "hubert")
 KINDS = (*WAVEFORM_KINDS, "whisper")
 
 
-def load_config(source, revision, kind):
-    """The source's configuration, or what is wrong with the source.
+def load_config(
+    source: str | Path, revision: str | None = None, kind: str | None = None
+) -> PretrainedConfig:
+    """An encoder's configuration, or what is wrong with its source.
 
     Arguments
     ---------
     source : str
         Hub id or local folder.
-    revision : str or None
+    revision : str, optional
         Branch, tag or commit on the hub.
-    kind : str or None
+    kind : str, optional
         What it is said to be.
 
     Returns
     -------
     transformers.PretrainedConfig
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such source, not a speech encoder, or another kind.
     """
     source = str(source)
     folder = Path(source).expanduser()
@@ -80,7 +92,12 @@ def load_config(source, revision, kind):
     return config
 
 
-def load_model(source, config, dtype, revision):
+def load_model(
+    source: str | Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    revision: str | None = None,
+) -> PreTrainedModel:
     """Weights of the encoder alone, straight in the wanted type."""
     loader = AutoModel
     if config.model_type == "whisper":
@@ -138,22 +155,10 @@ def _quiet_loading():
             hf_logging.enable_progress_bar()
 
 
-def load_extractor(source, config, revision):
-    """The source's own preprocessing; None where a waveform kind has none.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    config : transformers.PretrainedConfig
-        From `load_config`.
-    revision : str or None
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    transformers.FeatureExtractionMixin or None
-    """
+def load_extractor(
+    source: str | Path, config: PretrainedConfig, revision: str | None = None
+) -> FeatureExtractionMixin | None:
+    """The source's own preprocessing; None where a waveform kind has none."""
     try:
         return AutoFeatureExtractor.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -164,22 +169,12 @@ def load_extractor(source, config, revision):
         return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
 
 
-def normalises(source, config, extractor):
-    """Whether this encoder's waveforms are normalised, told or guessed.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    config : transformers.PretrainedConfig
-        From `load_config`.
-    extractor : transformers.FeatureExtractionMixin or None
-        From `load_extractor`.
-
-    Returns
-    -------
-    bool
-    """
+def normalises(
+    source: str | Path,
+    config: PretrainedConfig,
+    extractor: FeatureExtractionMixin | None,
+) -> bool:
+    """Whether this encoder's waveforms are normalised, told or guessed."""
     if extractor is not None:
         return bool(extractor.do_normalize)
     guess = config.feat_extract_norm == "layer"
@@ -193,7 +188,7 @@ def normalises(source, config, extractor):
     return guess
 
 
-def dtype_of(dtype):
+def dtype_of(dtype: str | torch.dtype) -> torch.dtype:
     """A torch dtype from its name, or what is wrong with it."""
     found = dtype
     if isinstance(dtype, str):

@@ -232,7 +232,6 @@ class Experiment:
                 self.hparams["cache_features"],
                 self.encoder,
                 self.hparams["downsampling"],
-                resample=self.hparams.get("resample", False),
             )
 
     def build_model(self, removed=None, baseline=None):

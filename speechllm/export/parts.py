@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub.repocard import metadata_load
 from safetensors.torch import save_file
@@ -216,7 +217,9 @@ def write_task(
     if run.bridge_file:
         shutil.copyfile(run.bridge_file, os.path.join(folder, BRIDGE))
     config = run.settings
+    # A cache keeps features in 16 bit: the encoder's own, or halves.
     cached = config.get("cache_features")
+    halved = cached and model.encoder.dtype == torch.float32
     settings = TaskSettings(
         task=run.result.task,
         prompt=config["prompt"],
@@ -231,7 +234,7 @@ def write_task(
         baseline_adapter=bool(adapters[BASELINE_ADAPTER]),
         bridge=bool(run.bridge_file),
         precision=config.get("eval_precision") or "fp32",
-        features_dtype="float16" if cached else None,
+        features_dtype="float16" if halved else None,
         long_audio=config.get("long_audio", "error"),
         max_new_tokens=config["max_new_tokens"],
         max_tokens_per_second=config["max_tokens_per_second"],

@@ -1,10 +1,13 @@
 """What callers give as audio: files, open files, or samples in memory."""
 
+from __future__ import annotations
+
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import BinaryIO
 
 import torch
 
@@ -22,15 +25,15 @@ from speechbrain_ext.data.audio_file import AudioInfo
 
 @dataclass
 class Sound:
-    """One audio."""
+    """One audio: a file, or samples in memory; or why it is neither."""
 
     name: str
-    source: object = None
-    wav_CN: object = None
+    source: str | BinaryIO | None = None
+    wav_CN: torch.Tensor | None = None
     rate: int | None = None
     fault: str = ""
 
-    def check(self, sample_rate):
+    def check(self, sample_rate: int) -> None:
         """Refuse what cannot be read, from the head alone (AudioError)."""
         if self.fault:
             raise AudioError(f"{self.name}: {self.fault}")
@@ -41,7 +44,7 @@ class Sound:
             info = AudioInfo(samples * (channels > 0), self.rate, channels)
         check_format(info, self.name, sample_rate, True, True)
 
-    def blocks(self, sample_rate):
+    def blocks(self, sample_rate: int) -> Iterator[torch.Tensor]:
         """Mono float32 waveforms ``[N]``, one after the other."""
         if self.source is not None:
             return audio_blocks(
@@ -57,8 +60,8 @@ class Sound:
         return at_rate(finite(blocks, self.name), self.rate, sample_rate)
 
 
-def as_sounds(audio):
-    """What a caller gave, as a list of `Sound`."""
+def as_sounds(audio: object) -> tuple[list[Sound], bool]:
+    """What a caller gave, as a list of `Sound`, and whether it was one."""
     if _is_audio(audio):
         return [_sound(audio, 0)], True
     if isinstance(audio, (list, tuple)):
@@ -70,11 +73,12 @@ def as_sounds(audio):
 
 
 def _is_audio(audio):
-    kinds = (str, os.PathLike, Mapping)
     is_file = hasattr(audio, "read") and not hasattr(audio, "shape")
-    is_decoder = hasattr(audio, "get_all_samples")
     return (
-        isinstance(audio, kinds) or is_file or is_decoder or _is_waveform(audio)
+        isinstance(audio, (str, os.PathLike, Mapping))
+        or is_file
+        or hasattr(audio, "get_all_samples")
+        or _is_waveform(audio)
     )
 
 
@@ -192,22 +196,27 @@ QUIET = 0.2
 LEAST = 0.5
 
 
-def pieces(blocks, sample_rate, longest):
-    """Cut a waveform that comes in blocks."""
-    waiting, start = torch.zeros(0), 0
-    for block in blocks:
-        waiting = torch.cat([waiting, block])
+def pieces(
+    blocks: Iterable[torch.Tensor], sample_rate: int, longest: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """First sample and waveform of the pieces of what comes in blocks."""
+    blocks, waiting, start = iter(blocks), torch.zeros(0), 0
+    while True:
         # Two pieces ahead, so that the last two can share what is left.
-        while len(waiting) > 2 * longest:
-            cut = quietest(waiting, sample_rate, longest * LEAST, longest)
-            yield start, waiting[:cut]
-            waiting, start = waiting[cut:], start + cut
-    while len(waiting) > longest:
-        most = min(longest, len(waiting) - longest * LEAST / 2)
-        # Two pieces, unless that leaves no choice where to cut.
-        least = max(longest * LEAST, len(waiting) - longest)
-        if most - least < longest * LEAST / 2:
-            least = min(longest * LEAST, most)
+        while len(waiting) <= 2 * longest:
+            block = next(blocks, None)
+            if block is None:
+                break
+            waiting = torch.cat([waiting, block])
+        if len(waiting) <= longest:
+            break
+        least, most = longest * LEAST, longest
+        if len(waiting) <= 2 * longest:
+            most = min(longest, len(waiting) - longest * LEAST / 2)
+            # Two pieces, unless that leaves no choice where to cut.
+            least = max(longest * LEAST, len(waiting) - longest)
+            if most - least < longest * LEAST / 2:
+                least = min(longest * LEAST, most)
         cut = quietest(waiting, sample_rate, least, most)
         yield start, waiting[:cut]
         waiting, start = waiting[cut:], start + cut
@@ -215,7 +224,9 @@ def pieces(blocks, sample_rate, longest):
         yield start, waiting
 
 
-def quietest(wav_N, sample_rate, least, most):
+def quietest(
+    wav_N: torch.Tensor, sample_rate: int, least: float, most: float
+) -> int:
     """The sample in the middle of the quietest stretch."""
     hop = max(1, int(HOP * sample_rate))
     first, last = int(least), int(most)

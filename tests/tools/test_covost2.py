@@ -233,7 +233,7 @@ FAULTS = {
     twice: "2 duplicate id",
     in_two_splits: "2 duplicate id",
     language: "other language.*source_language en",
-    broken: "1 broken clip",
+    broken: "1 broken audio",
     cut_short: "cut short",
 }
 

@@ -96,14 +96,14 @@ def pair(recipe, corpus, decoder_folders, encoder_folders, tmp_path_factory):
 
 
 def test_each_process_computes_its_share_of_the_features(pair):
-    """Into a file of its own, so that none waits for one that does all."""
-    parts = {
-        file.parent.name: len(file.read_text().splitlines()) - 1
-        for file in (pair[1] / "features").rglob("train/**/index.jsonl")
-    }
-    assert parts == {"train": 5, "part-1": 5}
-    alone = (pair[0] / "features").rglob("train/**/index.jsonl")
-    assert [len(f.read_text().splitlines()) for f in alone] == [11]
+    """Each under a lock of its own, and together what one computes."""
+    alone, shared = (
+        {path.name for path in (folder / "features").glob("*/??/*.safetensors")}
+        for folder in pair
+    )
+    assert shared == alone and len(alone) > 10
+    locks = (pair[1] / "features").glob("*/lock-*")
+    assert sorted(lock.name for lock in locks) == ["lock-0", "lock-1"]
 
 
 def trained(folder):

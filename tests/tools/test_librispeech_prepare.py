@@ -13,7 +13,7 @@ import soundfile
 from encoded import write_encoded
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_ext.data.manifests import Split, Utterance, write_split
+from speechbrain_ext.data.manifests import Manifests, Split, Utterance
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "LibriSpeech"
 SPEC = importlib.util.spec_from_file_location(
@@ -291,12 +291,12 @@ def test_two_runs_may_write_the_same_manifests_at_once(tmp_path):
     def write():
         started.wait()
         for _ in range(100):
-            write_split(split, str(tmp_path), ["wav"])
+            Manifests(tmp_path, "any", ["wav"], "mend").write([split])
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(write) for _ in range(4)]:
             done.result()
-    assert os.listdir(tmp_path) == ["dev.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["any_prepare.json", "dev.csv"]
     assert (tmp_path / "dev.csv").read_text().split() == [
         "ID,duration,wav",
         "a,2.0,b",

@@ -291,8 +291,14 @@ def test_train_on_parquet(whole, tmp_path, decoder_folders, encoder_folders):
     assert result.status == "done" and result.steps == 2
     assert result.data["train"]["utterances"] == 14
     assert result.scores["dev"].metric == "WER"
-    with pytest.raises(ValueError, match="set it to null"):
-        train(RECIPE, "mini.yaml", [*options, "--cache_features=features"])
+    # The same run from features that are kept, of audio in Parquet files too.
+    options += ["--run_name=cached", f"--cache_features={tmp_path}/features"]
+    run_command(RECIPE, "train.py", "hparams/mini.yaml", *options)
+    cached = load_run(tmp_path / "cached")
+    assert cached.validation["final_loss"] == pytest.approx(
+        result.validation["final_loss"], rel=1e-2
+    )
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) > 14
 
 
 @pytest.fixture(scope="module", params=["frozen", "lora"])

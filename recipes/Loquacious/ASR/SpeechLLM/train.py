@@ -65,12 +65,6 @@ class ASR(SpeechLLMBrain):
 
 def prepare(hparams):
     """Write the manifests of the settings' subsets."""
-    if hparams["cache_features"]:
-        raise ValueError(
-            f"cache_features: {hparams['cache_features']}, but a cache is "
-            "kept for audio in files of their own, and these utterances stand "
-            "in Parquet files: set it to null."
-        )
     prepare_loquacious(
         hparams["data_folder"],
         hparams["manifest_folder"],

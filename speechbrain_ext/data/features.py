@@ -1,0 +1,435 @@
+"""Speech features, computed once and kept: a file for each utterance.
+
+The encoder is frozen, so what it makes of an utterance never changes: it is
+kept after `concatenate_frames`, in 16 bits.
+
+    FOLDER/<encoder>-k5-<key>/3f/3f…-<state of the audio>.safetensors
+
+The key hashes all that decides features, the audio apart; a name holds the
+utterance, its file, and that file's size and time. So what another encoder or
+other audio made is never looked at, and as a file has its name only once it is
+whole, a run killed anywhere goes on, and processes share the work.
+
+SpeechBrain's `CachedDynamicItem` keeps one file an utterance too, but under
+its id alone, written in place, and by an item at a time: here utterances of
+like length go through the encoder together.
+
+Example
+-------
+>>> cache = FeatureCache(folder, encoder, 5, items)  # doctest: +SKIP
+>>> cache.compute(encoder, read)  # doctest: +SKIP
+>>> cache["84-121123-0000"].shape  # doctest: +SKIP
+torch.Size([152, 5120])
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from tqdm import tqdm
+
+from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
+from speechbrain_ext.runs.files import atomic_write, write_json
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two looks for what other processes compute, and without any
+# progress before giving up: a long batch on a slow disk takes a while.
+LOOK, GIVE_UP = 2.0, 2 * 3600
+# Files that are written at a time: each waits for the disk.
+WRITERS = 8
+
+
+class CorruptCacheError(RuntimeError):
+    """Features that are not those that were written."""
+
+
+def cache_key(encoder: SpeechEncoder, k: int) -> str:
+    """Hash of everything but the audio that decides cached features.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+        Its weights, configuration, type and options count; its place does not.
+    k : int
+        Frames a speech token.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
+    return _hash(json.dumps({**encoder.identity(), "k": k}, sort_keys=True))
+
+
+class FeatureCache:
+    """Features of a set's utterances, by id.
+
+    It may be sent to data-loading processes.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        Where caches are kept, of any encoder and any set.
+    encoder : SpeechEncoder
+        Frozen encoder.
+    k : int
+        Frames a speech token.
+    items : dict
+        For each id its audio, a file or a place in a Parquet file
+        (`speechbrain_ext.data.parquet.place_of`), and its seconds.
+
+    Raises
+    ------
+    ValueError
+        Audio files that are not there, or a cache of an earlier version.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        encoder: SpeechEncoder,
+        k: int,
+        items: dict[str, tuple[str, float]],
+    ):
+        _refuse_earlier(Path(folder))
+        key = cache_key(encoder, k)
+        self.folder = Path(folder) / f"{encoder.name}-k{k}-{key}"
+        self.k = k
+        self._items = items
+        self._names = _names(items)
+        self._checked = set()
+
+    def __getitem__(self, utterance: str) -> torch.Tensor:
+        """Features of an utterance, ``[S, k * E]`` in 16 bit.
+
+        Raises
+        ------
+        KeyError
+            They were not computed.
+        CorruptCacheError
+            The file is damaged; each is looked through the first time.
+        """
+        path = self._path(utterance)
+        try:
+            with safe_open(path, "pt") as file:
+                x_SE = file.get_tensor("features")
+                crc = file.metadata()["crc"]
+        except FileNotFoundError:
+            raise KeyError(
+                f"{utterance}: not in the feature cache {self.folder}: "
+                "compute it first"
+            ) from None
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, utterance) from error
+        if utterance not in self._checked:
+            if crc != _crc(x_SE):
+                raise _damaged(path, utterance)
+            self._checked.add(utterance)
+        return x_SE
+
+    def compute(
+        self,
+        encoder: SpeechEncoder,
+        read: Callable[[str], torch.Tensor],
+        rank: int = 0,
+        world_size: int = 1,
+        batch_seconds: float = 120.0,
+        progress: bool = True,
+    ) -> None:
+        """Compute what is missing of this process's share.
+
+        Arguments
+        ---------
+        encoder : SpeechEncoder
+            The one that the cache was opened with.
+        read : callable
+            Gives the waveform ``[N]`` of an id.
+        rank, world_size : int
+            Which of how many processes this is.
+        batch_seconds : float
+            Audio a batch, padding included.
+        progress : bool
+            Show a bar.
+
+        Raises
+        ------
+        OverflowError
+            Features beyond the range of 16 bits.
+        OSError
+            No space left: before the start where it can be known.
+        """
+        _make_folder(self.folder)
+        with _locked(self.folder / f"lock-{rank}"):
+            there = self._there()
+            share = self._share(rank, world_size)
+            todo = [i for i in share if self._names[i] not in there]
+            if not todo:
+                return
+            self._about(encoder)
+            self._check_space(encoder, todo)
+            old = {name.partition("-")[0]: name for name in there}
+            batches = self._batches(encoder, todo, batch_seconds)
+            bar = tqdm(
+                total=len(todo),
+                desc="features",
+                unit="utt",
+                disable=not progress,
+            )
+            with bar, ThreadPoolExecutor(WRITERS) as writers:
+                for batch, wavs in _read_ahead(read, batches):
+                    features = self._encode(encoder, batch, wavs)
+                    list(writers.map(self._write, batch, features))
+                    self._forget(batch, old)
+                    bar.update(len(batch))
+
+    def wait(self, look: float = LOOK, give_up: float = GIVE_UP) -> None:
+        """Wait until other processes have computed their shares.
+
+        None waits in a collective operation, which gives up after a while.
+
+        Arguments
+        ---------
+        look, give_up : float
+            Seconds between two looks, and without progress before giving up.
+
+        Raises
+        ------
+        TimeoutError
+            Nothing was written for `give_up` seconds and some are missing.
+        """
+        there, since = self._there(), time.monotonic()
+        missing = [i for i in self._names if self._names[i] not in there]
+        while missing:
+            left = [i for i in missing if not self._path(i).exists()]
+            if len(left) < len(missing):
+                missing, since = left, time.monotonic()
+                continue
+            seconds = time.monotonic() - since
+            if seconds > give_up:
+                raise TimeoutError(
+                    f"feature cache {self.folder}: {len(missing)} utterances "
+                    "are missing, and no process has written any for "
+                    f"{seconds / 60:.0f} minutes: all of them must see this "
+                    "folder. What is there is kept: start again."
+                )
+            time.sleep(look)
+
+    def _path(self, utterance):
+        try:
+            name = self._names[utterance]
+        except KeyError:
+            raise KeyError(
+                f"{utterance}: not one of the utterances that the feature "
+                f"cache {self.folder} was opened for"
+            ) from None
+        return self.folder / name[:2] / name
+
+    def _there(self):
+        """Names of all files that are whole, whoever wrote them (set)."""
+        return {path.name for path in self.folder.glob("??/*-*.safetensors")}
+
+    def _share(self, rank, world_size):
+        """Every so many-th utterance; a row group of Parquet is one's alone."""
+        numbers, share = {}, []
+        for utterance, (place, _) in self._items.items():
+            unit = _row_group(place) or utterance
+            number = numbers.setdefault(unit, len(numbers))
+            if number % world_size == rank:
+                share.append(utterance)
+        return share
+
+    def _batches(self, encoder, todo, batch_seconds):
+        """Like lengths together, longest first: what does not fit shows soon.
+
+        Row groups of Parquet, each read as one, come one after the other.
+        """
+        most, groups = batch_seconds * encoder.sample_rate, {}
+        for utterance in todo:
+            group = _row_group(self._items[utterance][0])
+            work = encoder.work_samples(self._samples(encoder, utterance))
+            groups.setdefault(group, []).append((utterance, work))
+        batches, longest = [], 0
+        for group in groups.values():
+            for utterance, work in sorted(group, key=lambda one: -one[1]):
+                longest = max(longest, work)
+                if not batches or (len(batches[-1]) + 1) * longest > most:
+                    batches.append([])
+                    longest = work
+                batches[-1].append(utterance)
+        return batches
+
+    def _samples(self, encoder, utterance):
+        return round(self._items[utterance][1] * encoder.sample_rate)
+
+    def _check_space(self, encoder, todo):
+        """Refuse a full disk before hours of work (OSError)."""
+        frames = sum(encoder.frames(self._samples(encoder, i)) for i in todo)
+        need = frames * encoder.width * 2
+        free = shutil.disk_usage(self.folder).free
+        if need > free:
+            raise OSError(
+                f"feature cache {self.folder}: no space left for {len(todo)} "
+                f"more utterances: {need / 1e6:.1f} MB are needed, "
+                f"{free / 1e6:.1f} MB are free: free space, or choose another "
+                "folder, and start again"
+            )
+
+    def _about(self, encoder):
+        """Note in the folder what made the features, for whoever wonders."""
+        about = {"encoder": encoder.source, "revision": encoder.revision}
+        about.update(identity=encoder.identity(), k=self.k)
+        write_json(self.folder / "made_by.json", about)
+
+    def _encode(self, encoder, batch, wavs):
+        """A batch's features in 16 bit: the encoder's own, or halves."""
+        wav_BN = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+        x_BTE, frames_B = encoder(wav_BN, [len(wav_N) for wav_N in wavs], batch)
+        x_BSE, tokens_B = concatenate_frames(x_BTE, frames_B, self.k)
+        if x_BSE.dtype == torch.float32:
+            x_BSE = x_BSE.half()
+        # One transfer a batch.
+        x_BSE = x_BSE.cpu()
+        return [x_SE[:n] for x_SE, n in zip(x_BSE, tokens_B.tolist())]
+
+    def _write(self, utterance, x_SE):
+        if not x_SE.isfinite().all():
+            raise OverflowError(
+                f"{utterance}: its features go beyond the range of 16 bits "
+                "(65504) or are NaN: give --speech_encoder.output_norm True, "
+                "or do without the cache"
+            )
+        path, x_SE = self._path(utterance), x_SE.contiguous()
+        _make_folder(path.parent)
+        about = {"id": utterance, "crc": _crc(x_SE)}
+        with atomic_write(path, "wb") as stream:
+            stream.write(save({"features": x_SE}, about))
+
+    def _forget(self, batch, old):
+        """Remove what was made of audio that has changed since."""
+        for utterance in batch:
+            name = old.get(self._names[utterance].partition("-")[0])
+            if name is not None:
+                (self.folder / name[:2] / name).unlink(missing_ok=True)
+
+
+def _hash(text):
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _crc(x_SE):
+    return f"{zlib.crc32(x_SE.view(torch.uint8).numpy()):08x}"
+
+
+def _row_group(place):
+    """What is read together with others; "" for a file of its own (str)."""
+    return place.rpartition(":")[0] if "#" in place else ""
+
+
+def _names(items):
+    """Each utterance's file: itself, and the state of its audio (dict)."""
+    names, states, absent = {}, {}, []
+    for utterance, (place, _) in items.items():
+        place = os.path.abspath(place)
+        file = place
+        if not os.path.exists(place):
+            file = place.rpartition("#")[0] or place
+        if file not in states:
+            try:
+                stat = os.stat(file)
+            except OSError as error:
+                absent.append(f"{utterance}: {file}: {error.strerror}")
+                continue
+            states[file] = _hash(f"{stat.st_size} {stat.st_mtime_ns}")[:16]
+        own = _hash(f"{utterance} {place}")
+        names[utterance] = f"{own}-{states[file]}.safetensors"
+    if absent:
+        told = "\n  ".join(absent[:10])
+        raise ValueError(
+            f"{len(absent)} utterances have no audio, the first:\n  {told}\n"
+            "check data_folder, or prepare the data again"
+        )
+    return names
+
+
+def _refuse_earlier(folder):
+    """Refuse a folder whose caches no longer mean anything."""
+    earlier = next(folder.glob("*/*/features.bin"), None)
+    if earlier is not None:
+        raise ValueError(
+            f"feature cache {earlier.parent}: made by an earlier version: "
+            "give another folder or delete it"
+        )
+
+
+def _damaged(path, utterance):
+    return CorruptCacheError(
+        f"{path}: the features of {utterance} are damaged: delete this file "
+        "and start again: these alone are computed anew"
+    )
+
+
+def _make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"feature cache {folder}: cannot be made ({error.strerror}): free "
+            "space or choose another folder; what is there is kept",
+        ) from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a share, so that of two runs started together one computes it.
+
+    The kernel frees the lock of a killed one.
+    """
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            logger.warning("%s: waiting for %s", path, owner)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        since = time.strftime("%H:%M:%S")
+        host = socket.gethostname()
+        lock.write(f"process {os.getpid()} on {host} since {since}\n")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def _read_ahead(read, batches):
+    """Batches with their waveforms, read while the one before is encoded."""
+    # One thread: the readers of Parquet files keep their last row groups.
+    with ThreadPoolExecutor(1) as reader:
+
+        def begin(batch):
+            return reader.submit(lambda: [read(i) for i in batch])
+
+        coming = begin(batches[0])
+        for batch, after in zip(batches, [*batches[1:], []]):
+            wavs = coming.result()
+            coming = begin(after)
+            yield batch, wavs
