@@ -334,7 +334,8 @@ def _open_all(document: Document) -> list[Fault]:
 
 def _open(document: Document, path: Path, above: tuple = ()) -> list[Fault]:
     """Write in the fragment included at a path; the faults of it."""
-    node, parent = document.find(path), document.find(path[:-1])
+    node: Any = document.find(path)
+    parent: Any = document.find(path[:-1])
     file = include_file(node)
     try:
         if not isinstance(parent, dict) or parent.fa.flow_style():
