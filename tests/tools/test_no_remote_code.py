@@ -21,7 +21,7 @@ from speechbrain_ext.training.experiment import load_prompt
 from speechbrain_ext.training.settings import load_config as config_of
 from speechllm.text_lm import check_saved
 
-TOP = Path(__file__).parents[1]
+TOP = Path(__file__).parents[2]
 PLACES = ("speechbrain_ext", "recipes", "benchmarks", "workflow", "upstream")
 # Ours, or classes that cannot take their code from a model's folder.
 OWN = {"SpeechLLM", "LoraConfig", "PeftModel", "GenerationConfig"}
