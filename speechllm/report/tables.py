@@ -1,11 +1,35 @@
 """Tables 1 and 2 of a study, the paper's own rows beside it."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
 from speechllm.report import paper
 from speechllm.report.document import Table
 from speechllm.report.estimates import estimate
 from speechllm.report.tolerance import largest
 
 GAP = "—"
+
+
+def markdown_row(cells: Sequence, widths: Sequence[int] = ()) -> str:
+    """A line of a Markdown table; `widths` pads its cells."""
+    padded = map(str.ljust, map(_cell, cells), widths or [0] * len(cells))
+    return f"| {' | '.join(padded)} |\n"
+
+
+def _cell(content):
+    # A bar inside a cell would end it.
+    return str(content).replace("|", "\\|")
+
+
+def markdown_table(header: Sequence, rows: Iterable[Sequence]) -> str:
+    """A Markdown table whose columns line up in a terminal."""
+    lines = [header, *rows]
+    columns = zip(*lines, strict=True)
+    widths = [max(len(_cell(cell)) for cell in column) for column in columns]
+    lines.insert(1, ["-" * width for width in widths])
+    return "".join(markdown_row(line, widths) for line in lines)
 
 
 def system_name(which):
