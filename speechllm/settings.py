@@ -24,6 +24,7 @@ from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
@@ -337,7 +338,7 @@ def _open(document: Document, path: Path, above: tuple = ()) -> list[Fault]:
     node, parent = document.find(path), document.find(path[:-1])
     file = include_file(node)
     try:
-        if not isinstance(parent, dict) or parent.fa.flow_style():
+        if not isinstance(parent, CommentedMap) or parent.fa.flow_style():
             raise ValueError("put the include on a line of its own, key first")
         margin = document.margin + INDENT * len(path)
         fragment, faults = _fragment(file, margin, above)

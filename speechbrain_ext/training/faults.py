@@ -1,8 +1,12 @@
 """The faults of a configuration, and plain values as people write them."""
 
+from __future__ import annotations
+
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -11,26 +15,14 @@ ABSENT = object()  # a fault without a value to show
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong in a configuration.
+    """One thing wrong in a configuration."""
 
-    Arguments
-    ---------
-    key : str
-        The key, nested ones with dots: ``backbone.source``.
-    value : object
-        What stands there; ``ABSENT`` where there is nothing to show.
-    mend : str
-        What is wrong and how to put it right.
-    file : str
-        The file (or "command line") that the value came from.
-    """
+    key: str  # nested ones with dots: backbone.source
+    value: object  # what stands there, or ABSENT
+    mend: str  # what is wrong, and how to put it right
+    file: str = ""  # where the value came from, or "command line"
 
-    key: str
-    value: object
-    mend: str
-    file: str = ""
-
-    def __str__(self):
+    def __str__(self) -> str:
         shown = ""
         if self.value is not ABSENT:
             is_text = isinstance(self.value, str)
@@ -40,17 +32,9 @@ class Fault:
 
 
 class ConfigError(ValueError):
-    """Every fault of a configuration, told at once.
+    """Every fault of the configuration that was asked for, told at once."""
 
-    Arguments
-    ---------
-    path : str
-        The YAML file that was asked for.
-    faults : list
-        Of ``Fault``.
-    """
-
-    def __init__(self, path, faults):
+    def __init__(self, path: str, faults: Iterable[Fault]) -> None:
         self.faults = list(dict.fromkeys(faults))
         number = len(self.faults)
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
@@ -58,19 +42,8 @@ class ConfigError(ValueError):
         super().__init__(f"{path} has {number} fault{plural}:{lines}")
 
 
-def as_yaml(value):
-    """One line of YAML 1.1 and 1.2 alike for a plain value.
-
-    Arguments
-    ---------
-    value : None, bool, int, float, str, list or dict
-        What to write.
-
-    Returns
-    -------
-    str
-        The text.
-    """
+def as_yaml(value: Any) -> str:
+    """One line of YAML 1.1 and 1.2 alike for a plain value."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -93,18 +66,7 @@ def as_yaml(value):
     return json.dumps(value, ensure_ascii=False)
 
 
-def label(path):
-    """A path of keys as people write it: ``("a", "b", 0)`` is ``a.b[0]``.
-
-    Arguments
-    ---------
-    path : tuple
-        Of keys (str) and places in lists (int).
-
-    Returns
-    -------
-    str
-        The label.
-    """
+def label(path: Iterable[str | int]) -> str:
+    """A path of keys as people write it: ``("a", "b", 0)`` is ``a.b[0]``."""
     parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
     return "".join(parts).lstrip(".")

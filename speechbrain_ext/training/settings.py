@@ -1,90 +1,30 @@
-"""What the values of a speech LLM's configuration must be."""
+"""What the values of a speech LLM's configuration must be together."""
+
+from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from typing import Any
 
-from speechbrain_ext.scores.language import (
-    base_language,
-    check_bleu,
-    normaliser_name,
-)
 from speechbrain_ext.training.baseline import refuse_unfinished
 from speechbrain_ext.training.faults import ConfigError, Fault
-from speechbrain_ext.training.healing_settings import (
+from speechbrain_ext.training.options import (
+    ENCODERS,
     MISSING,
+    OWN,
+    are_layers,
+    either,
     get,
-    healing_faults,
     is_number,
     is_whole,
+    value_faults,
 )
 
-CHOICES = {
-    "position": ("target", "prompt"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "long_audio": ("error", "chunk"),
-    "backbone.family": ("Qwen2", "Llama"),
-    "backbone.dtype": ("float32", "bfloat16", "float16"),
-    "speech_encoder.kind": ("wavlm", "whisper"),
-    "speech_encoder.dtype": ("float32", "bfloat16", "float16"),
-}
-WHOLE_NUMBERS = {  # from key to the least value
-    "seed": 0,
-    "downsampling": 1,
-    "prune_layers": 0,
-    "lora_rank": 1,
-    "batch_size": 1,
-    "test_batch_size": 1,
-    "grad_accumulation_factor": 1,
-    "steps": 0,
-    "warmup_steps": 0,
-    "warmdown_steps": 0,
-    "valid_interval": 1,
-    "checkpoint_interval": 1,
-    "max_new_tokens": 1,
-}
-POSITIVE = (
-    "lora_alpha",
-    "lr_projector",
-    "lr_adapter",
-    "lr_bridge",
-    "max_grad_norm",
-)
-SWITCHES = (
-    "speech_markers",
-    "chat_template",
-    "adapt_attention",
-    "gradient_checkpointing",
-    "speech_encoder.output_norm",
-)
-TEXTS = (
-    "run_name",
-    "output_folder",
-    "save_folder",
-    "results_folder",
-    "data_folder",
-    "path_from",
-    "prompt",
-    "language",
-    "source_language",
-    "target_language",
-    "backbone.name",
-    "backbone.source",
-    "speech_encoder.name",
-    "speech_encoder.source",
-)
 DECODERS = ("qwen2", "llama")
-ENCODER_KEYS = (
-    "name",
-    "source",
-    "revision",
-    "kind",
-    "dtype",
-    "normalise_input",
-    "output_norm",
-    "max_seconds",
-)
 
 
-def speechllm_rules(plain):
+def speechllm_rules(plain: dict) -> list[Fault]:
     """The rules of a speech LLM recipe's ``train.yaml``.
 
     Arguments
@@ -97,123 +37,33 @@ def speechllm_rules(plain):
     list
         Of ``Fault``, one for each value that cannot be.
     """
+    config, why = load_config(plain, "backbone")
     return [
-        *choice_faults(plain),
-        *number_faults(plain),
-        *length_faults(plain),
-        *text_faults(plain),
-        *language_faults(plain),
-        *schedule_faults(plain),
-        *path_faults(plain),
-        *backbone_faults(plain),
-        *healing_faults(plain, load_config(plain, "backbone")[0]),
-        *encoder_faults(plain),
-        *baseline_faults(plain),
+        *value_faults(plain),
+        *_order_faults(plain),
+        *([why] if why else _backbone_faults(plain, config)),
+        *_healing_faults(plain, config),
+        *_encoder_faults(plain),
+        *_baseline_faults(plain),
     ]
 
 
-def choice_faults(plain):
-    """Faults of keys that take one of a few words, or true and false."""
-    for key, choices in CHOICES.items():
-        value = get(plain, key)
-        if value is not MISSING and value not in choices:
-            mend = f"choose {', '.join(choices[:-1])} or {choices[-1]}"
-            yield Fault(key, value, mend)
-    for key in SWITCHES:
-        value = get(plain, key)
-        if value is not MISSING and not isinstance(value, bool):
-            yield Fault(key, value, "choose true or false")
-
-
-def number_faults(plain):
-    """Faults of keys that take a number."""
-    for key, least in WHOLE_NUMBERS.items():
-        value = get(plain, key)
-        if value is not MISSING and not (is_whole(value) and value >= least):
-            mend = f"choose a whole number, {least} or more"
-            yield Fault(key, value, mend)
-    for key in POSITIVE:
-        value = get(plain, key)
-        fits = is_number(value) and 0 < value < float("inf")
-        if value is not MISSING and not fits:
-            yield Fault(key, value, "choose a number above 0")
-    dropout = get(plain, "lora_dropout")
-    fits = is_number(dropout) and 0 <= dropout < 1
-    if dropout is not MISSING and not fits:
-        mend = "choose a number from 0 up to, but not, 1"
-        yield Fault("lora_dropout", dropout, mend)
-    limit = get(plain, "speech_encoder.max_seconds")
-    fits = limit in (MISSING, None) or (is_number(limit) and limit > 0)
-    if not fits:
-        mend = "choose null (the encoder's own limit), or seconds above 0"
-        yield Fault("speech_encoder.max_seconds", limit, mend)
-    hidden = get(plain, "projector_hidden")
-    fits = hidden is None or (is_whole(hidden) and hidden >= 1)
-    if hidden is not MISSING and not fits:
-        mend = "choose null (the backbone's width), or a whole number above 0"
-        yield Fault("projector_hidden", hidden, mend)
-
-
-def length_faults(plain):
-    """Faults of the bounds of what is trained on."""
-    keys = ("train_min_seconds", "train_max_seconds")
-    least, most = (get(plain, key) for key in keys)
-    for key, value in zip(keys, (least, most)):
-        fits = is_number(value) and 0 <= value < float("inf")
-        if value is not MISSING and not fits:
-            yield Fault(key, value, "choose seconds, 0 or more")
+def _order_faults(plain) -> Iterator[Fault]:
+    """Faults of numbers that do not go together."""
+    least, most, steps, up, down = (
+        get(plain, key)
+        for key in (
+            "train_min_seconds",
+            "train_max_seconds",
+            "steps",
+            "warmup_steps",
+            "warmdown_steps",
+        )
+    )
     if is_number(least) and is_number(most) and least > most:
         mend = f"is more than train_max_seconds {most}: choose less"
         yield Fault("train_min_seconds", least, mend)
-
-
-def text_faults(plain):
-    """Faults of keys that take a text, and of the lists of splits."""
-    for key in TEXTS:
-        value = get(plain, key)
-        if value is not MISSING and not (isinstance(value, str) and value):
-            yield Fault(key, value, "write a text that is not empty")
-    for key in ("train_splits", "valid_splits", "test_splits"):
-        value = get(plain, key)
-        if value is MISSING:
-            continue
-        # To train and not to evaluate is a wish like others.
-        fits = isinstance(value, list) and (value or key == "test_splits")
-        if not (fits and all(isinstance(v, str) and v for v in value)):
-            yield Fault(key, value, "write a list, such as [dev-clean]")
-        elif len(set(value)) < len(value):
-            yield Fault(key, value, "name each split once")
-    prompt = get(plain, "prompt")
-    if isinstance(prompt, str) and prompt:
-        # Heavy, and not needed by whoever only merges files.
-        from speechbrain_ext.model.prompt import template_faults
-
-        for fault, mend in template_faults(prompt):
-            yield Fault("prompt", prompt, f"{fault}: {mend}")
-
-
-def language_faults(plain):
-    """Faults of languages that a set cannot be scored as."""
-    for key, check in (
-        ("language", normaliser_name),
-        ("source_language", base_language),
-        ("target_language", check_bleu),
-    ):
-        value = get(plain, key)
-        # text_faults has told of these.
-        if value is MISSING or not (isinstance(value, str) and value):
-            continue
-        try:
-            check(value)
-        except ValueError as error:
-            yield Fault(key, value, str(error))
-
-
-def schedule_faults(plain):
-    """Faults of a warm-up and warm-down longer than the training."""
-    keys = ("steps", "warmup_steps", "warmdown_steps")
-    steps, up, down = (get(plain, key) for key in keys)
-    if all(is_whole(v) for v in (steps, up, down)) and up + down > steps:
+    if all(map(is_whole, (steps, up, down))) and up + down > steps:
         mend = (
             f"but warmup_steps {up} and warmdown_steps {down} make "
             f"{up + down}: make them shorter, or steps at least {up + down}"
@@ -221,40 +71,78 @@ def schedule_faults(plain):
         yield Fault("steps", steps, mend)
 
 
-def path_faults(plain):
-    """Faults of keys that take a file or folder."""
-    path = get(plain, "path_from")
-    if isinstance(path, str) and path not in ("speech", "text"):
-        if path and not os.path.isfile(path):
-            mend = "choose speech, text, or a table's or plan's file"
-            yield Fault("path_from", path, mend)
-    for key in ("baseline", "cache_features"):
-        value = get(plain, key)
-        if value not in (MISSING, None) and not (
-            isinstance(value, str) and value
-        ):
-            yield Fault(key, value, "choose null, or a folder")
-        elif isinstance(value, str) and os.path.isfile(value):
-            yield Fault(key, value, "is a file: give a folder")
+# ----------------------------------------------------------------------------
+# Healing.
 
 
-def load_config(plain, part):
-    """The config of a part's model, from a folder or the hub.
+def _healing_faults(plain, config) -> Iterator[Fault]:
+    """Faults of the healing's name, and of one's own parts together."""
+    # Imports peft, which whoever only merges files does not need.
+    from speechbrain_ext.healing.presets import PRESETS
 
-    Arguments
-    ---------
-    plain : dict
-        Plain values.
-    part : str
-        ``backbone`` or ``speech_encoder``.
+    name, own = get(plain, "healing"), get(plain, OWN)
+    if own in (MISSING, None):
+        if name is not MISSING and name not in tuple(PRESETS):
+            mend = f"choose {either(PRESETS)}, or write {OWN}"
+            yield Fault("healing", name, mend)
+        return
+    is_name = isinstance(name, str) and re.fullmatch(r"[A-Za-z][\w-]*", name)
+    if name is not MISSING and (not is_name or name in PRESETS):
+        mend = (
+            f"stands for other parts than those under {OWN}: give your own "
+            "another name, of letters, digits, underscores and dashes"
+        )
+        yield Fault("healing", name, mend)
+    if isinstance(own, dict):
+        yield from _part_faults(own)
+        yield from _size_faults(plain, own, config)
 
-    Returns
-    -------
-    config : transformers.PretrainedConfig or None
-        None where there is none.
-    fault : Fault or None
-        Why there is none.
-    """
+
+def _part_faults(own):
+    """Faults of parts that do not go together."""
+
+    def word(key, default=None):
+        value = get(own, key)
+        return default if value is MISSING else value
+
+    budget, form = word("adapters.budget"), word("bridge.form", "trained")
+    if word("adapters.rank") and budget:
+        mend = "a rank is given too: set one of them to null"
+        yield Fault(f"{OWN}.adapters.budget", budget, mend)
+    start = word("bridge.start", "identity")
+    if form in ("fixed", "folded") and start == "identity":
+        mend = "an identity that is not trained does nothing: give start: map"
+        yield Fault(f"{OWN}.bridge.form", form, mend)
+    trains_bridge = word("bridge") is not None and form == "trained"
+    trains = word("projector") is True or word("adapters") is not None
+    if word("distillation") is not None and not (trains or trains_bridge):
+        mend = "nothing is trained that could learn from the whole model"
+        yield Fault(f"{OWN}.distillation", own["distillation"], mend)
+
+
+def _size_faults(plain, own, config):
+    """Faults of layers and ranks that the backbone does not have."""
+    cut = get(plain, "prune_layers")
+    if config is None or not is_whole(cut):
+        return
+    kept = config.num_hidden_layers - cut
+    for part in ("adapters", "bridge"):
+        where = get(own, f"{part}.where")
+        if are_layers(where) and max(where) >= kept:
+            mend = f"{kept} layers are kept: choose 0 to {kept - 1}"
+            yield Fault(f"{OWN}.{part}.where", where, mend)
+    rank, width = get(own, "bridge.rank"), config.hidden_size
+    if is_whole(rank) and rank >= width:
+        mend = f"the stream is {width} wide: choose less, or full"
+        yield Fault(f"{OWN}.bridge.rank", rank, mend)
+
+
+# ----------------------------------------------------------------------------
+# Models and runs that a configuration names.
+
+
+def load_config(plain: dict, part: str) -> tuple[Any, Fault | None]:
+    """The Hugging Face config of a part, or why there is none."""
     source = get(plain, f"{part}.source")
     if not isinstance(source, str) or not source:
         return None, None
@@ -284,11 +172,8 @@ def load_config(plain, part):
         return None, Fault(key, source, mend)
 
 
-def backbone_faults(plain):
-    """Faults of the backbone's source and of the depth cut from it."""
-    config, fault = load_config(plain, "backbone")
-    if fault:
-        yield fault
+def _backbone_faults(plain, config):
+    """Faults of the backbone's kind and of the depth cut from it."""
     if config is None:
         return
     if config.model_type not in DECODERS:
@@ -299,45 +184,31 @@ def backbone_faults(plain):
     if is_whole(cut) and cut >= layers:
         name = get(plain, "backbone.name")
         name = "the backbone" if name is MISSING else name
-        choice = f"choose 1 to {layers - 1}"
-        if layers == 1:
-            choice = "choose 0"
-        elif layers == 2:
-            choice = "choose 1"
+        choice = {1: "0", 2: "1"}.get(layers, f"1 to {layers - 1}")
         mend = (
             f"but {name} has {layers} layers and one must stay to receive: "
-            f"{choice}"
+            f"choose {choice}"
         )
         yield Fault("prune_layers", cut, mend)
 
 
-def encoder_faults(plain):
+def _encoder_faults(plain):
     """Faults of the speech encoder's source."""
     config, fault = load_config(plain, "speech_encoder")
     if fault:
         yield fault
-    normalise = get(plain, "speech_encoder.normalise_input")
-    if normalise not in (MISSING, None, True, False):
-        mend = "choose null (as the encoder's files say), true or false"
-        yield Fault("speech_encoder.normalise_input", normalise, mend)
-    options = get(plain, "speech_encoder")
-    for key in sorted(set(options if isinstance(options, dict) else ())):
-        if key not in ENCODER_KEYS:
-            mend = f"unknown: known are {', '.join(ENCODER_KEYS)}"
-            yield Fault(f"speech_encoder.{key}", options[key], mend)
     kind = get(plain, "speech_encoder.kind")
-    known = CHOICES["speech_encoder.kind"]
-    if config is not None and kind in known and config.model_type != kind:
+    if config is not None and kind in ENCODERS and config.model_type != kind:
         found = config.model_type
         mend = f"but the source holds a {found} model: "
-        if found in known:
+        if found in ENCODERS:
             mend += f"give --speech_encoder.kind {found}"
         else:
-            mend += f"choose one of {', '.join(known)}"
+            mend += f"choose one of {', '.join(ENCODERS)}"
         yield Fault("speech_encoder.kind", kind, mend)
 
 
-def baseline_faults(plain):
+def _baseline_faults(plain):
     """Faults of a pruned run without the whole model to cut from."""
     cut, baseline = get(plain, "prune_layers"), get(plain, "baseline")
     if not is_whole(cut) or cut < 1 or baseline is MISSING:

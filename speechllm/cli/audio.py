@@ -7,7 +7,7 @@ import click
 from speechllm.cli.common import (
     FAILED,
     PARTLY,
-    examples,
+    command,
     model_options,
     print_json,
     quiet,
@@ -23,15 +23,11 @@ AUDIO = (
 MODEL = "SPEECHLLM_MODEL"
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm transcribe some.wav --model my-model
-        speechllm transcribe talk.mp3 --format srt > talk.srt
-        speechllm transcribe recordings/ --format vtt --output subtitles
-        speechllm transcribe speech.flac --task ast_en_de --format json
-        """
-    )
+@command(
+    "speechllm transcribe some.wav --model my-model",
+    "speechllm transcribe talk.mp3 --format srt > talk.srt",
+    "speechllm transcribe recordings/ --format vtt --output subtitles",
+    "speechllm transcribe speech.flac --task ast_en_de --format json",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(

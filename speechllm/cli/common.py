@@ -4,14 +4,18 @@ Exit codes: 0 done; 1 refused or failed, with a line that says why; 2 wrong
 usage; 3 done in part (some files failed); 70 a fault of ours; 130 stopped.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 FAILED, PARTLY, OURS, STOPPED = 1, 3, 70, 130
-DTYPES = ("float32", "bfloat16", "float16")
+Decorator = Callable[[Callable], Callable]
 # What a user can mend; anything else is a fault of ours.
 MENDABLE = (
     ValueError,
@@ -24,7 +28,7 @@ MENDABLE = (
 )
 
 
-def quiet():
+def quiet() -> None:
     """Libraries keep still from here on (call before using them)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from speechbrain_ext.quiet import quiet_libraries
@@ -32,57 +36,75 @@ def quiet():
     quiet_libraries()
 
 
-def show_progress(as_json=False):
+def show_progress(as_json: bool = False) -> bool:
     """Whether bars are wanted: on a terminal that a person looks at."""
     return sys.stderr.isatty() and not as_json
 
 
-def tell(line):
+def tell(line: str) -> None:
     """A line for the person at the terminal, not for a pipe."""
     click.echo(line, err=True)
 
 
-def print_json(content):
+def print_json(content: Any) -> None:
     """Plain values for a machine, on standard output."""
     from speechbrain_ext.runs.files import plain
 
     click.echo(json.dumps(plain(content), indent=2, ensure_ascii=False))
 
 
-def model_options(command):
-    """``--device`` and ``--dtype``."""
-    command = click.option(
-        "--dtype",
-        type=click.Choice(DTYPES),
-        help="Type of the weights; by default as they are stored.",
-    )(command)
-    return click.option(
+def options(*several: Decorator) -> Decorator:
+    """Several options as one decorator."""
+
+    def with_all(command):
+        for option in several[::-1]:
+            command = option(command)
+        return command
+
+    return with_all
+
+
+def file_option(name: str, about: str, **more: Any) -> Decorator:
+    """An option that names a file."""
+    kind = click.Path(dir_okay=False)
+    return click.option(name, type=kind, help=about, **more)
+
+
+model_options = options(
+    click.option(
         "--device", help="Such as cpu or cuda; by default a GPU if there is."
-    )(command)
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(("float32", "bfloat16", "float16")),
+        help="Type of the weights; by default as they are stored.",
+    ),
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for machines."
+)
 
 
-def json_option(command):
-    """``--json``."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON, for machines."
-    )(command)
-
-
-def pick_device(device):
-    """The device asked for, or a GPU if there is one (str)."""
+def pick_device(device: str | None) -> str:
+    """The device asked for, or a GPU if there is one."""
     import torch
 
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def examples(text):
+def command(*lines: str) -> Callable[[Callable], click.Command]:
+    """A command with lines that show how it is typed."""
+    return click.command(epilog=examples("\n".join(lines)))
+
+
+def examples(text: str) -> str:
     """Examples at the end of a command's help, as they are typed."""
     return "\b\nExamples:\n" + "\n".join(
         f"  {line.strip()}" for line in text.strip().splitlines()
     )
 
 
-def guarded(call, as_json=False):
+def guarded(call: Callable[[], int | None], as_json: bool = False) -> int:
     """Run a command; whatever goes wrong becomes a line and an exit code."""
     try:
         return call() or 0

@@ -1,8 +1,10 @@
 """What a path holds, for ``speechllm info``."""
 
+import math
 import os
 
-from speechbrain_ext.layers.plans import is_plans
+from speechbrain_ext.layers.distances import RedundancyTable
+from speechbrain_ext.layers.plans import is_plans, load_plans
 from speechbrain_ext.layers.removal import ranges
 from speechbrain_ext.layers.weights import read_head
 from speechbrain_ext.runs.result import load_run
@@ -15,7 +17,7 @@ from speechllm.exported.format import (
 )
 
 
-def describe(path):
+def describe(path: str) -> dict:
     """What a path holds."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: is not there")
@@ -62,33 +64,21 @@ def _export(path):
 
 def _run(path):
     run = load_run(path)
-    return {
-        "kind": "run",
-        "name": run.name,
-        "status": run.status,
-        "task": run.task,
-        "backbone": run.backbone,
-        "encoder": run.encoder,
-        "layers": run.layers,
-        "removed": run.removed,
-        "removed_layers": run.removed_layers,
-        "start": run.start,
-        "healing": run.healing,
-        "steps": run.steps,
-        "scores": {name: str(one) for name, one in run.scores.items()},
-    }
+    told = (
+        "name status task backbone encoder layers removed removed_layers "
+        "start healing steps"
+    )
+    about = {"kind": "run"} | {n: getattr(run, n) for n in told.split()}
+    about["scores"] = {name: str(one) for name, one in run.scores.items()}
+    return about
 
 
 def _plans(path):
-    from speechbrain_ext.layers.plans import load_plans
-
     plans = load_plans(path)
     about = {"kind": "removal plans"}
     for one in plans[:1]:
-        about["rule"] = one.rule
-        about["model"] = one.model
-        about["layers"] = one.num_layers
-        about["data"] = one.data
+        about |= {"rule": one.rule, "model": one.model}
+        about |= {"layers": one.num_layers, "data": one.data}
     about["plans"] = {
         f"{one.size} layers": ranges(one.layers)
         + ("" if one.value is None else f", score {one.value:.4f}")
@@ -98,8 +88,6 @@ def _plans(path):
 
 
 def _table(path):
-    from speechbrain_ext.layers.distances import RedundancyTable
-
     table = RedundancyTable.load(path)
     return {
         "kind": "redundancy table",
@@ -122,7 +110,7 @@ def _model(path):
         for name in files
         for place in read_head(os.path.join(path, name)).values()
     ]
-    values = sum(_count(place.shape) for place in places)
+    values = sum(math.prod(place.shape) for place in places)
     names = (
         "model_type num_hidden_layers hidden_size vocab_size "
         "tie_word_embeddings"
@@ -131,7 +119,7 @@ def _model(path):
     about |= {n: config[n] for n in names.split() if n in config}
     about["values"] = values
     about["bytes"] = sum(
-        _count(place.shape) * place.dtype.itemsize for place in places
+        math.prod(place.shape) * place.dtype.itemsize for place in places
     )
     types = {str(place.dtype).removeprefix("torch.") for place in places}
     about["types"] = sorted(types)
@@ -139,10 +127,3 @@ def _model(path):
     if os.path.isfile(pruning):
         about["pruning"] = read_json(pruning)
     return about
-
-
-def _count(shape):
-    total = 1
-    for size in shape:
-        total *= size
-    return total

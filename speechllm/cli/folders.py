@@ -5,7 +5,7 @@ import os
 import click
 
 from speechllm.cli.common import (
-    examples,
+    command,
     json_option,
     pick_device,
     print_json,
@@ -14,14 +14,10 @@ from speechllm.cli.common import (
 )
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm export results/mini_prune my-model
-        speechllm export results/qwen7b_prune my-model --merge
-        speechllm export results/asr results/en_de my-model
-        """
-    )
+@command(
+    "speechllm export results/mini_prune my-model",
+    "speechllm export results/qwen7b_prune my-model --merge",
+    "speechllm export results/asr results/en_de my-model",
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.argument("folder", metavar="DIR")
@@ -72,13 +68,9 @@ def export(
         )
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm push my-model someone/speech-llm
-        speechllm push my-model someone/speech-llm --upload
-        """
-    )
+@command(
+    "speechllm push my-model someone/speech-llm",
+    "speechllm push my-model someone/speech-llm --upload",
 )
 @click.argument("folder", metavar="DIR")
 @click.argument("repo_id", metavar="REPOSITORY")
@@ -112,14 +104,10 @@ def push(folder, repo_id, upload, public, revision, as_json):
         )
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm info my-model
-        speechllm info results/mini_prune --json
-        speechllm info table.json
-        """
-    )
+@command(
+    "speechllm info my-model",
+    "speechllm info results/mini_prune --json",
+    "speechllm info table.json",
 )
 @click.argument("path", metavar="DIR")
 @json_option

@@ -8,9 +8,11 @@ import sys
 import click
 
 from speechllm.cli.common import (
-    examples,
+    command,
+    file_option,
     json_option,
     model_options,
+    options,
     pick_device,
     print_json,
     quiet,
@@ -18,65 +20,44 @@ from speechllm.cli.common import (
     tell,
 )
 
-
-def text_options(command):
-    """``--text``, ``--batch-size`` and ``--context``."""
-    for option in (
-        click.option(
-            "--context",
-            type=click.IntRange(2),
-            default=512,
-            show_default=True,
-            help="Most tokens of a row; longer lines are cut.",
-        ),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            default=8,
-            show_default=True,
-        ),
-        click.option(
-            "--text",
-            required=True,
-            type=click.Path(dir_okay=False),
-            help="Text file, a sentence or a paragraph on each line.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-@click.command(
-    epilog=examples(
-        """
-        speechllm measure Qwen/Qwen2.5-1.5B --text lines.txt
-        speechllm measure ./llama --text lines.txt --output table.json
-        speechllm measure ./llama --text lines.txt --picture map.png
-        """
-    )
+text_options = options(
+    click.argument("model"),
+    file_option(
+        "--text",
+        "Text file, a sentence or a paragraph on each line.",
+        required=True,
+    ),
+    click.option(
+        "--batch-size", type=click.IntRange(1), default=8, show_default=True
+    ),
+    click.option(
+        "--context",
+        type=click.IntRange(2),
+        default=512,
+        show_default=True,
+        help="Most tokens of a row; longer lines are cut.",
+    ),
 )
-@click.argument("model")
+
+
+@command(
+    "speechllm measure Qwen/Qwen2.5-1.5B --text lines.txt",
+    "speechllm measure ./llama --text lines.txt --output table.json",
+    "speechllm measure ./llama --text lines.txt --picture map.png",
+)
 @text_options
-@click.option(
-    "--output", type=click.Path(dir_okay=False), help="Save the table (JSON)."
-)
-@click.option(
-    "--picture",
-    type=click.Path(dir_okay=False),
-    help="Draw the heat map into a file (needs matplotlib).",
-)
+@file_option("--output", "Save the table (JSON).")
+@file_option("--picture", "Draw the heat map into a file (needs matplotlib).")
 @json_option
 @model_options
-def measure(model, text, output, picture, as_json, **options):
+def measure(model, text, output, picture, as_json, **settings):
     """Which layers of a causal LM are redundant, from text alone."""
     quiet()
-    from speechllm.text_lm import load_text_model, measure_rows, read_rows
+    from speechllm.text_lm import measure_rows
 
-    decoder, rows = load_with_rows(
-        model, text, options, load_text_model, read_rows
-    )
+    decoder, rows = _load(model, text, settings)
     table = measure_rows(
-        decoder, rows, options["batch_size"], show_progress(as_json)
+        decoder, rows, settings["batch_size"], show_progress(as_json)
     )
     if output:
         table.save(output)
@@ -84,22 +65,17 @@ def measure(model, text, output, picture, as_json, **options):
         _draw(table, picture)
     if as_json:
         print_json(_about(table))
-        return
-    _print(table)
+    else:
+        _print(table)
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm prune Qwen/Qwen2.5-1.5B --layers 4 --text lines.txt \
---output smaller
-        speechllm prune ./llama --layers 1 --text lines.txt --output s --json
-        speechllm prune ./llama --layers 4 --rule greedy-layers \
---text lines.txt --output spread
-        """
-    )
+@command(
+    "speechllm prune Qwen/Qwen2.5-1.5B --layers 4 "
+    "--text lines.txt --output smaller",
+    "speechllm prune ./llama --layers 1 --text lines.txt --output s --json",
+    "speechllm prune ./llama --layers 4 --rule greedy-layers "
+    "--text lines.txt --output spread",
 )
-@click.argument("model")
 @click.option(
     "--layers",
     required=True,
@@ -124,23 +100,21 @@ def measure(model, text, output, picture, as_json, **options):
 )
 @json_option
 @model_options
-def prune(model, layers, rule, text, output, overwrite, as_json, **options):
+def prune(model, layers, rule, text, output, overwrite, as_json, **settings):
     """Remove a causal LM's most redundant layers; save a plain smaller LM."""
     quiet()
     from speechbrain_ext.layers.removal import ranges
     from speechbrain_ext.layers.rules import find_rule
-    from speechllm.text_lm import load_text_model, prune_with_text, read_rows
+    from speechllm.text_lm import prune_with_text
 
     find_rule(rule)
-    decoder, rows = load_with_rows(
-        model, text, options, load_text_model, read_rows
-    )
+    decoder, rows = _load(model, text, settings)
     report, table = prune_with_text(
         decoder,
         rows,
         layers,
         output,
-        options["batch_size"],
+        settings["batch_size"],
         overwrite,
         show_progress(as_json),
         rule,
@@ -168,12 +142,15 @@ def prune(model, layers, rule, text, output, overwrite, as_json, **options):
     )
 
 
-def load_with_rows(model, text, options, load, read):
+def _load(model, text, settings):
     """The model and the file's rows; a missing file is told first."""
+    from speechllm.text_lm import load_text_model, read_rows
+
     if not os.path.isfile(text):
         raise FileNotFoundError(f"{text}: no such text file")
-    decoder = load(model, options["dtype"], pick_device(options["device"]))
-    return decoder, read(text, decoder.tokenizer, options["context"])
+    device = pick_device(settings["device"])
+    decoder = load_text_model(model, settings["dtype"], device)
+    return decoder, read_rows(text, decoder.tokenizer, settings["context"])
 
 
 def _about(table):
@@ -227,16 +204,11 @@ def _draw(table, picture):
 # ``speechllm rules``: which rule chooses a causal LM's layers best.
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm rules Qwen/Qwen2.5-1.5B --text lines.txt
-        speechllm rules ./llama --text lines.txt --layers 2 --layers 4
-        speechllm rules ./llama --text lines.txt --rule even --rule angular
-        """
-    )
+@command(
+    "speechllm rules Qwen/Qwen2.5-1.5B --text lines.txt",
+    "speechllm rules ./llama --text lines.txt --layers 2 --layers 4",
+    "speechllm rules ./llama --text lines.txt --rule even --rule angular",
 )
-@click.argument("model")
 @click.option(
     "--layers",
     multiple=True,
@@ -250,25 +222,21 @@ def _draw(table, picture):
     help="A rule to try; may be repeated. Default: all.",
 )
 @text_options
-@click.option(
-    "--output", type=click.Path(dir_okay=False), help="Save the figures (JSON)."
-)
+@file_option("--output", "Save the figures (JSON).")
 @json_option
 @model_options
-def rules(model, layers, names, text, output, as_json, **options):
+def rules(model, layers, names, text, output, as_json, **settings):
     """Which rule chooses the layers of a causal LM best, from text alone."""
     quiet()
-    from speechllm.text_lm import compare_rules, load_text_model, read_rows
+    from speechllm.text_lm import compare_rules
 
-    decoder, rows = load_with_rows(
-        model, text, options, load_text_model, read_rows
-    )
+    decoder, rows = _load(model, text, settings)
     report = compare_rules(
         decoder,
         rows,
         layers,
         names,
-        options["batch_size"],
+        settings["batch_size"],
         show_progress(as_json),
         functools.partial(_tell, output, as_json),
     )
@@ -285,25 +253,27 @@ def _tell(output, as_json, report, name):
     if name in report["left_out"]:
         tell(f"{name}: left out: {report['left_out'][name]}")
     if not as_json:
-        for line in _row(report, name) if name else _head(report):
-            click.echo(line)
+        click.echo(_row(report, name) if name else _head(report), nl=False)
         # A pipe would keep it until the last rule is done.
         sys.stdout.flush()
 
 
 def _head(report):
     """The head of a table of perplexities by depth (Markdown)."""
-    yield (
+    from speechllm.report.tables import markdown_table
+
+    header = ["rule", f"0 of {report['layers']}", *report["sizes"]]
+    return (
         f"{report['model']}: perplexity on {report['held_out_rows']} rows, "
-        f"layers chosen on {report['rows']} others\n"
+        f"layers chosen on {report['rows']} others\n\n"
+        f"{markdown_table(header, [])}"
     )
-    sizes = " | ".join(map(str, report["sizes"]))
-    yield f"| rule | 0 of {report['layers']} | {sizes} |"
-    yield "|---|" + "---|" * (1 + len(report["sizes"]))
 
 
 def _row(report, name):
     """One rule's perplexities; a dash where it could not choose."""
+    from speechllm.report.tables import markdown_row
+
     plans = [plan for plan in report["plans"] if plan["rule"] == name]
     by_size = {len(plan["removed"]): plan["perplexity"] for plan in plans}
     cells = [
@@ -313,4 +283,4 @@ def _row(report, name):
     if plans and plans[0]["rows"] != report["rows"]:
         name += f" ({plans[0]['rows']} rows)"
     whole = f"{report['perplexity_before']:.2f}"
-    yield f"| {name} | " + " | ".join([whole, *cells]) + " |"
+    return markdown_row([name, whole, *cells])

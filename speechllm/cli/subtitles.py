@@ -1,14 +1,21 @@
 """Transcripts as text, JSON, SubRip (srt) and WebVTT subtitles."""
 
+from __future__ import annotations
+
+import html
 import json
 import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from speechllm.exported.transcribe import Transcript
 
 # Characters of a subtitle: two lines of 42, as is usual.
 LONGEST = 84
 LINE = 42
 
 
-def cues(transcript):
+def cues(transcript: Transcript) -> list[tuple[float, float, str]]:
     """Subtitles of a transcript: start, end, text."""
     found = []
     for piece in transcript.pieces:
@@ -22,8 +29,8 @@ def cues(transcript):
     return found
 
 
-def as_srt(transcript):
-    """A transcript as SubRip subtitles (str)."""
+def as_srt(transcript: Transcript) -> str:
+    """A transcript as SubRip subtitles."""
     return "".join(
         f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n"
         f"{textwrap.fill(text, LINE)}\n\n"
@@ -31,22 +38,22 @@ def as_srt(transcript):
     )
 
 
-def as_vtt(transcript):
-    """A transcript as WebVTT subtitles (str)."""
+def as_vtt(transcript: Transcript) -> str:
+    """A transcript as WebVTT subtitles, where &, < and > stand for tags."""
     return "WEBVTT\n\n" + "".join(
         f"{_clock(start, '.')} --> {_clock(end, '.')}\n"
-        f"{textwrap.fill(_escaped(text), LINE)}\n\n"
+        f"{textwrap.fill(html.escape(text, quote=False), LINE)}\n\n"
         for start, end, text in cues(transcript)
     )
 
 
-def as_txt(transcript):
-    """A transcript's text on a line (str)."""
+def as_txt(transcript: Transcript) -> str:
+    """A transcript's text on a line."""
     return transcript.text + "\n"
 
 
-def as_json(transcript):
-    """A transcript with its pieces as JSON (str)."""
+def as_json(transcript: Transcript) -> str:
+    """A transcript with its pieces as JSON."""
     content = transcript.as_dict()
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -62,10 +69,3 @@ def _clock(seconds, point):
     return (
         f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
     )
-
-
-def _escaped(text):
-    """Text as WebVTT wants it: its three signs stand for tags."""
-    for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        text = text.replace(sign, name)
-    return text

@@ -468,7 +468,7 @@ def test_the_rules_pass_what_is_good_and_what_is_missing():
         ("path_from", ["nowhere.json", "", 3]),
         ("position", ["end"]),
         ("baseline", [3, "", __file__]),
-        ("healing", ["all", None]),
+        ("healing", ["all", None, ["both"]]),
         ("lora_rank", [0]),
         ("lora_alpha", [0, -1, float("nan"), float("inf")]),
         ("lora_dropout", [1, -0.1, "0", float("nan")]),
