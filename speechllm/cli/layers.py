@@ -213,7 +213,7 @@ def _print(table):
 
 
 def _draw(table, picture):
-    from speechllm.report.heatmaps import draw_heatmaps
+    from speechllm.report import draw_heatmaps
 
     content = {
         "distances": table.distances,

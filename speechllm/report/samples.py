@@ -8,14 +8,54 @@ all of them does not blur their differences. Legend for shapes: R drawn
 studies, U utterances, K counts of each, S seeds.
 """
 
+from __future__ import annotations
+
 import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from speechbrain_ext.runs.files import LOSSES_FILE, read_utterances
+from speechbrain_ext.scores.bootstrap import percentile_interval
 from speechbrain_ext.scores.score import STATISTICS, utterance_counts
 
 DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its 95 % interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self):
+        return self.said()
+
+    def said(self, form: str = "{:.2f}") -> str:
+        """Value and interval in words, each in a format."""
+        text = form.format(self.value)
+        if self.low is None:
+            return text
+        return f"{text} [{form.format(self.low)}, {form.format(self.high)}]"
+
+
+def estimate(drawn_R: np.ndarray | None) -> Estimate | None:
+    """Value and percentile interval of a statistic."""
+    if drawn_R is None or np.isnan(drawn_R[0]):
+        return None
+    known_R = drawn_R[1:][~np.isnan(drawn_R[1:])]
+    if not known_R.size or (known_R == drawn_R[0]).all():
+        return Estimate(float(drawn_R[0]))
+    return Estimate(float(drawn_R[0]), *percentile_interval(known_R))
+
+
+def mean(arrays: Iterable):
+    """The mean of statistics, such as those of several sets, or None."""
+    found = [one for one in arrays if one is not None]
+    return np.mean(found, axis=0) if found else None
 
 
 class Samples:
@@ -25,9 +65,11 @@ class Samples:
         self.draws = draws
         self.folders = folders
         self.notes = []
+        # Utterances of each run and set that were drawn.
+        self.ids = {}
         self.seeds = sorted({run.seed for run in runs}, key=str)
         generator = np.random.default_rng(0)
-        many = len(self.seeds)
+        many = max(1, len(self.seeds))
         times_RS = generator.multinomial(many, [1 / many] * many, draws)
         self._seeds_RS = np.vstack([np.ones((1, many)), times_RS])
         self._scores, self._losses, self._drawn = {}, {}, {}
@@ -44,12 +86,12 @@ class Samples:
             one = run.scores[name]
             if one.metric != metric or one.value is None:
                 continue
-            value_R = np.full(1 + self.draws, float(one.value))
+            value_R = self.constant(one.value)
             self._scores[run.name, name] = value_R
             file = f"hypotheses-{name}.jsonl"
             rows = self._rows(run, file, f"hypotheses of {name}")
             if rows:
-                ids = tuple(sorted(rows))
+                ids = self.ids[run.name, name] = tuple(sorted(rows))
                 counts_UK = utterance_counts(
                     [rows[i] for i in ids], metric, one.language
                 )
@@ -61,7 +103,7 @@ class Samples:
         loss = run.validation.get("final_loss")
         if loss is None:
             return None
-        value_R = np.full(1 + self.draws, float(loss))
+        value_R = self.constant(loss)
         rows = self._rows(run, LOSSES_FILE, "validation losses")
         if rows:
             ids = tuple(sorted(rows))
@@ -101,6 +143,10 @@ class Samples:
         if run.name not in self._losses:
             self._losses[run.name] = self._draw_loss(run)
         return self._losses[run.name]
+
+    def constant(self, value):
+        """A value that every drawn study has alike."""
+        return np.full(1 + self.draws, float(value))
 
     def over_seeds(self, by_seed):
         """The mean over the seeds that each drawn study has."""

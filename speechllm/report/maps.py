@@ -1,0 +1,180 @@
+"""Redundancy tables of a study: found, told apart, and compared."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+
+# Bytes; a table of 100 layers takes half of it. Other JSON, such as the
+# lists of utterances that lie about in a run's folder, can be huge.
+LARGEST_TABLE = 2_000_000
+
+
+def read_tables(folder: str | Path) -> list[dict]:
+    """The redundancy tables below a folder, the same ones once."""
+    found = {}
+    for path in sorted(Path(folder).rglob("*.json")):
+        if path.stat().st_size > LARGEST_TABLE:
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            # Broken results are the business of `load_runs`.
+            continue
+        if isinstance(content, dict) and {"distances", "path"} <= set(content):
+            key = json.dumps(
+                [content["distances"], content.get("provenance")],
+                sort_keys=True,
+            )
+            found.setdefault(key, content)
+    return sorted(found.values(), key=_table_order)
+
+
+def _table_order(table):
+    origin = origin_of(table)
+    text = origin.get("input") == "text"
+    return str(origin.get("model")), str(origin.get("task")), not text
+
+
+def origin_of(table: dict) -> dict:
+    """Where a table was measured: model, input, task, run."""
+    return table.get("provenance") or {}
+
+
+def distances(table: dict) -> np.ndarray:
+    """``[L, L]`` of a table; NaN where there is no such block."""
+    return np.array(table["distances"], dtype=np.float64)
+
+
+def agreement(one: dict, other: dict) -> tuple[float, list[bool]]:
+    """Mean difference of two maps, and at which sizes the block is the same."""
+    gap = np.nanmean(np.abs(distances(one) - distances(other)))
+    return gap, [a == b for a, b in zip(one["path"], other["path"])]
+
+
+def compare_inputs(tables: list[dict]) -> list[str]:
+    """How far the maps of text and of speech are apart, model by model."""
+    lines = []
+    letters = map(chr, itertools.count(ord("a")))
+    for one, other in itertools.combinations(zip(letters, tables), 2):
+        (letter, first), (beside, second) = one, other
+        origins = origin_of(first), origin_of(second)
+        same = origins[0].get("model") == origins[1].get("model")
+        inputs = {origin.get("input") for origin in origins}
+        alike = len(first["distances"]) == len(second["distances"])
+        if not same or not alike or inputs != {"text", "speech"}:
+            continue
+        gap, agree = agreement(first, second)
+        lines.append(
+            f"({letter}) against ({beside}): mean difference {gap:.4f}, the "
+            f"same block at {sum(agree)} of {len(first['path'])} sizes"
+        )
+    return lines
+
+
+def titles(tables: list[dict]) -> list[str]:
+    """Model, input and task of each; the run too where these are the same."""
+    found = []
+    for table in tables:
+        origin = origin_of(table)
+        model = str(origin.get("model") or "decoder").rstrip("/").split("/")[-1]
+        what = [model, origin.get("input"), origin.get("task")]
+        found.append(", ".join(str(part) for part in what if part))
+    runs = [origin_of(table).get("run") for table in tables]
+    return [
+        f"{title}, {run}" if run and found.count(title) > 1 else title
+        for title, run in zip(found, runs)
+    ]
+
+
+# -- the tables of a study's baselines
+
+
+def measured(study, tables, kind: str) -> list[tuple]:
+    """The unpruned runs that have a table of a kind, with the table."""
+    found = [
+        (run, table_of(tables, run, kind))
+        for run in study.done
+        if run.removed == 0
+    ]
+    return [(run, table) for run, table in found if table is not None]
+
+
+def table_of(tables, run, kind):
+    """The table that was measured on a baseline."""
+    for table in tables:
+        origin = origin_of(table)
+        if origin.get("input") == kind and origin.get("run") == run.name:
+            return table
+    return None
+
+
+def paired_maps(study, tables, one: str, other: str):
+    """How far the maps of two kinds of input are apart, over seeds."""
+    far, same = {}, {}
+    for run, table in measured(study, tables, one):
+        beside = table_of(tables, run, other)
+        if beside is None:
+            continue
+        gap, agree = agreement(table, beside)
+        far.setdefault(run.seed, []).append(gap)
+        same.setdefault(run.seed, []).append(np.mean(agree))
+    return over_seeds(study, far), over_seeds(study, same)
+
+
+def adapted_against_frozen(study, tables):
+    """How much LoRA moves the mean distance of a map, over seeds."""
+    speech = measured(study, tables, "speech")
+    frozen = {
+        (run.backbone, run.encoder, run.task, run.seed): table
+        for run, table in speech
+        if not run.adapter
+    }
+    changes = {}
+    for run, table in speech:
+        beside = frozen.get((run.backbone, run.encoder, run.task, run.seed))
+        if run.adapter and beside is not None:
+            change = np.nanmean(distances(table) - distances(beside))
+            changes.setdefault(run.seed, []).append(change)
+    return over_seeds(study, changes)
+
+
+def over_seeds(study, by_seed: dict):
+    """What has no utterances to draw: over seeds alone."""
+    samples = study.samples
+    return samples.over_seeds(
+        {k: samples.constant(np.mean(v)) for k, v in by_seed.items()}
+    )
+
+
+def four_maps(study, tables) -> list[tuple]:
+    """Titles and maps of the paper's Figure 1, as far as they are there."""
+    text = measured(study, tables, "text")
+    speech = [
+        pair
+        for pair in measured(study, tables, "speech")
+        if pair[0].task == "ASR"
+    ]
+    adapted = [pair for pair in speech if pair[0].adapter]
+    frozen = [pair for pair in speech if not pair[0].adapter]
+    if not frozen:
+        return [(f"text, {run.backbone}", table) for run, table in text[:1]]
+    # The backbone that has most of the four is the one to show.
+    held = [run.backbone for run, _ in text[:1] + adapted[:1] + frozen[:1]]
+    main = max(held, key=held.count)
+    family = next((r.family for r, _ in frozen if r.backbone == main), None)
+    picks = [
+        ("text", [p for p in text if p[0].backbone == main]),
+        ("speech", [p for p in frozen if p[0].backbone == main]),
+        ("speech, LoRA", [p for p in adapted if p[0].backbone == main]),
+        ("speech", [p for p in frozen if p[0].family != family]),
+    ]
+    found = []
+    for kind, pairs in picks:
+        if pairs:
+            run, table = max(pairs, key=lambda pair: pair[0].layers)
+            found.append((f"{kind}\n{run.backbone}", table))
+    return found
