@@ -140,7 +140,7 @@ def draw_maps(maps, path, width, across, caption=(), pdf=False):
     high = max(np.nanmax(one) for one in arrays)
     panel = min((width - 0.6) / across, LARGEST_PANEL)
     small = panel < 2
-    # Above a map its title, of one line or two; below all the legend.
+    # Above a map its title, of one line or two; below small ones the legend.
     height = down * (0.92 * panel + 0.3) + 0.3 + 0.16 * len(caption)
     size = (across * panel + 0.6, height)
     with figure(path, size, pdf, font=6.5 if small else 8) as drawn:
@@ -153,11 +153,12 @@ def draw_maps(maps, path, width, across, caption=(), pdf=False):
         bar = drawn.colorbar(image, ax=grid, shrink=0.8, aspect=30, pad=0.02)
         bar.set_label("Angular distance")
         bar.outline.set_visible(False)
-        drawn.legend(
-            *grid.flat[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            handlelength=1.5,
-        )
+        if small:
+            handles = grid.flat[0].get_legend_handles_labels()
+            place = {"loc": "outside lower center", "handlelength": 1.5}
+            drawn.legend(*handles, **place)
+        else:
+            grid.flat[0].legend(loc="upper right", handlelength=1.5)
         drawn.supxlabel("\n".join(caption), fontsize=7)
 
 
@@ -283,7 +284,7 @@ def _curves_panel(axes, study, systems, name):
     axes.axhline(0, color="0.8", linewidth=0.8)
     threshold = study.threshold(systems[0])
     line = axes.axhline(threshold, color="0.2", ls=(0, (7, 2, 1, 2)), lw=0.9)
-    entries = {f"threshold {threshold:.2f}": (2, line)}
+    entries = {"threshold": (2, line)}
     for style, which in zip(itertools.cycle(STYLES), systems):
         curves = degradation_curves(study, which, name)
         for (healing, path), points in curves.items():

@@ -85,7 +85,7 @@ def titles(tables: list[dict]) -> list[str]:
         found.append(", ".join(str(part) for part in what if part))
     runs = [origin_of(table).get("run") for table in tables]
     return [
-        f"{title}, {run}" if run and found.count(title) > 1 else title
+        f"{title}\n{run}" if run and found.count(title) > 1 else title
         for title, run in zip(found, runs)
     ]
 
