@@ -6,6 +6,8 @@ python -m benchmarks.readme
 import json
 from pathlib import Path
 
+from speechllm.report.tables import markdown_table
+
 HERE = Path(__file__).parent
 
 HEAD = """\
@@ -60,22 +62,25 @@ LEARNED = """\
 """
 
 
-def table(rows):
-    """Rows as a Markdown table (list of lines)."""
-    lines = [
-        "| what | target | ratio | ours | peer | reached |",
-        "|---|---|---|---|---|---|",
-    ]
+def row_table(rows):
+    """A script's rows as a Markdown table (list of lines)."""
+    cells = []
     for row in rows:
         low, high = row["spread"]
         verdict = {True: "yes", False: "**no**", None: "-"}[row["met"]]
-        lines.append(
-            f"| {row['name']} | {row['target'] or '-'} | "
-            f"{number(row['ratio'])} ({number(low)} to {number(high)}, "
-            f"{row['repeats']}) | {number(row['ours'])} {row['unit']} | "
-            f"{number(row['peer'])} {row['unit']} | {verdict} |"
+        cells.append(
+            [
+                row["name"],
+                row["target"] or "-",
+                f"{number(row['ratio'])} ({number(low)} to {number(high)}, "
+                f"{row['repeats']})",
+                f"{number(row['ours'])} {row['unit']}",
+                f"{number(row['peer'])} {row['unit']}",
+                verdict,
+            ]
         )
-    return lines
+    header = ["what", "target", "ratio", "ours", "peer", "reached"]
+    return table(header, cells)
 
 
 def number(value):
@@ -100,7 +105,7 @@ def machine_part(whole):
     ]
     for script in whole["rows"].values():
         rows = script["rows"]
-        lines += table(rows)
+        lines += row_table(rows)
         told = dict.fromkeys(
             f"{row['sizes']}; {row['dtype']}, {row['threads']} thread"
             f"{'s' * (row['threads'] > 1)}, {row['clock']} clock"
@@ -138,17 +143,17 @@ def decoding_part(whole):
         "floor (target: at most 1.6); seconds an utterance, encoder included;"
         " peak of the plain way.",
         "",
-        "| decoder | layers removed | batch | plain | `decode_static` | "
-        "utterance, plain | utterance, `decode_static` | peak GiB |",
-        "|---|---|---|---|---|---|---|---|",
     ]
-    for name, depths in whole["results"].items():
-        for depth, batches in depths.items():
-            for title, found in batches.items():
-                lines.append(
-                    f"| {name} | {depth} | {title.split()[-1]} | "
-                    + decoding_cells(found)
-                )
+    header = ["decoder", "layers removed", "batch", "plain"]
+    header += ["`decode_static`", "utterance, plain"]
+    header += ["utterance, `decode_static`", "peak GiB"]
+    rows = [
+        [name, depth, title.split()[-1], *decoding_cells(found)]
+        for name, depths in whole["results"].items()
+        for depth, batches in depths.items()
+        for title, found in batches.items()
+    ]
+    lines += table(header, rows)
     speed_ups = [
         f"{name} {entry['speed_up_plain']:.2f} plain, "
         f"{entry['speed_up_static']:.2f} with `decode_static`"
@@ -184,16 +189,14 @@ def decoding_part(whole):
 
 
 def decoding_cells(found):
-    """The measured cells of a row (str)."""
+    """The measured cells of a row (list of str)."""
     if "plain" not in found:
         reason = found.get("skipped", found.get("failed", "-"))
-        return f"{reason} |  |  |  |  |"
+        return [reason, *[""] * 4]
     ways = [found[way] for way in ("plain", "static")]
     cells = [f"{1e3 * w['token_s']:.1f} ({w['over_floor']:.2f})" for w in ways]
     cells += [number(way["utterance_s"]) for way in ways]
-    peak = found["peak_gib"]
-    cells.append("-" if peak is None else f"{peak:.2f}")
-    return " | ".join(cells) + " |"
+    return [*cells, dash(found["peak_gib"], ".2f")]
 
 
 def whole_depths(whole):
@@ -208,34 +211,49 @@ def training_part(whole):
         "A projector's training step, WavLM-Large in the loop, 16 utterances "
         "of 9 to 15 s; each change on top of those above it.",
         "",
-        "| decoder | change | step, s | of it encoder, s | peak GiB |",
-        "|---|---|---|---|---|",
     ]
-    for name, changes in whole["training"].items():
-        for change, found in changes.items():
-            if "step_s" in found:
-                encoder, peak = found.get("encoder_s"), found["peak_gib"]
-                lines.append(
-                    f"| {name} | {change} | {found['step_s']:.3f} | "
-                    f"{'-' if encoder is None else f'{encoder:.3f}'} | "
-                    f"{'-' if peak is None else f'{peak:.1f}'} |"
-                )
+    rows = [
+        [
+            name,
+            change,
+            f"{found['step_s']:.3f}",
+            dash(found.get("encoder_s"), ".3f"),
+            dash(found["peak_gib"], ".1f"),
+        ]
+        for name, changes in whole["training"].items()
+        for change, found in changes.items()
+        if "step_s" in found
+    ]
+    header = ["decoder", "change", "step, s", "of it encoder, s", "peak GiB"]
+    lines += table(header, rows)
     lines += [
         "",
         "The encoder on 16 utterances of 21 to 35 s, memory above its weights "
         "and what features differ by (relative; TF32 convolutions):",
         "",
-        "| encoder | peak GiB | seconds | difference |",
-        "|---|---|---|---|",
     ]
-    for title, found in whole["encoder_memory"].items():
-        if "seconds" in found:
-            peak = found["peak_gib"]
-            lines.append(
-                f"| {title} | {'-' if peak is None else f'{peak:.2f}'} | "
-                f"{found['seconds']:.3f} | {found['difference']:.1e} |"
-            )
-    return lines
+    rows = [
+        [
+            title,
+            dash(found["peak_gib"], ".2f"),
+            f"{found['seconds']:.3f}",
+            f"{found['difference']:.1e}",
+        ]
+        for title, found in whole["encoder_memory"].items()
+        if "seconds" in found
+    ]
+    header = ["encoder", "peak GiB", "seconds", "difference"]
+    return lines + table(header, rows)
+
+
+def table(header, rows):
+    """A Markdown table (list of lines)."""
+    return markdown_table(header, rows).splitlines()
+
+
+def dash(value, form):
+    """A number, or a dash where it was not measured."""
+    return "-" if value is None else f"{value:{form}}"
 
 
 def write_readme(results, file):

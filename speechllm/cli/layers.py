@@ -17,6 +17,7 @@ from speechllm.cli.common import (
     show_progress,
     tell,
 )
+from speechllm.report.tables import markdown_row, markdown_table
 
 
 def text_options(command):
@@ -297,9 +298,8 @@ def _head(report):
         f"{report['model']}: perplexity on {report['held_out_rows']} rows, "
         f"layers chosen on {report['rows']} others\n"
     )
-    sizes = " | ".join(map(str, report["sizes"]))
-    yield f"| rule | 0 of {report['layers']} | {sizes} |"
-    yield "|---|" + "---|" * (1 + len(report["sizes"]))
+    whole = f"0 of {report['layers']}"
+    yield markdown_table(["rule", whole, *report["sizes"]], []).rstrip()
 
 
 def _row(report, name):
@@ -313,4 +313,4 @@ def _row(report, name):
     if plans and plans[0]["rows"] != report["rows"]:
         name += f" ({plans[0]['rows']} rows)"
     whole = f"{report['perplexity_before']:.2f}"
-    yield f"| {name} | " + " | ".join([whole, *cells]) + " |"
+    yield markdown_row([name, whole, *cells]).rstrip()

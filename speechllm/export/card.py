@@ -4,6 +4,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from speechbrain_ext.layers.removal import ranges
 from speechllm.exported.format import BASELINE_ADAPTER
+from speechllm.report.tables import markdown_table
 
 KINDS = {
     "WER": "automatic-speech-recognition",
@@ -190,17 +191,21 @@ def _task(name, task):
             if key == "train"
         )
         lines.append(f"Trained on {', '.join(train)} ({hours:.1f} h).")
-    lines += ["", "| set | utterances | score | 95 % interval |"]
-    lines.append("|---|---|---|---|")
-    for where, score in task.about["scores"].items():
-        value = "none" if score["value"] is None else f"{score['value']:.2f}"
-        ends = score["interval"]
-        ends = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "unknown"
-        lines.append(
-            f"| {where} | {score['utterances']} | {score['metric']} {value} "
-            f"| {ends} |"
-        )
-    return "\n".join(lines) + "\n"
+    rows = [
+        [
+            where,
+            score["utterances"],
+            f"{score['metric']} {_value(score['value'], 'none')}",
+            " to ".join(map(_value, score["interval"] or [])) or "unknown",
+        ]
+        for where, score in task.about["scores"].items()
+    ]
+    header = ["set", "utterances", "score", "95 % interval"]
+    return "\n".join([*lines, "", markdown_table(header, rows)])
+
+
+def _value(value, missing="unknown"):
+    return missing if value is None else f"{value:.2f}"
 
 
 def _licence(about, licence):
