@@ -15,7 +15,7 @@ from speechllm.report.figures import (
     draw_heatmaps,
 )
 from speechllm.report.maps import read_tables
-from speechllm.report.page import Page, planned_runs
+from speechllm.report.page import planned_runs, write_page
 from speechllm.report.study import Study
 from speechllm.report.summary import summarise
 from speechllm.report.tables import table_text
@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
             whole = False
         else:
             print(f"wrote {output / name}")
-    page = Page(found, study, tables, output, planned_runs(options.results))
+    planned = planned_runs(options.results)
     try:
-        page.write()
+        write_page(found, study, tables, output, planned)
     except ImportError as error:
         print(f"{output / 'report.html'}: {error}", file=sys.stderr)
         return 1

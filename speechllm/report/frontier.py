@@ -205,10 +205,9 @@ def _aside(rows):
 
 def _plain_numbers(axes):
     """2, 5, 10 at a logarithmic axis instead of powers of ten."""
-    low, high = axes.get_ylim()
-    steps = [m * 10.0**e for e in range(-2, 3) for m in (1, 2, 5)]
-    ticks = [one for one in steps if low <= one <= high]
-    if len(ticks) < 2:
-        ticks = [float(f"{one:.2g}") for one in np.geomspace(low, high, 3)]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    from matplotlib.ticker import LogLocator
+
+    # With none of these in sight the locator takes even steps.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()

@@ -82,7 +82,7 @@ class HealingStudy(Study):
 
     def lost(self, runs: dict, measure: str):
         """Relative degradation of some runs of a cell, over seeds."""
-        one = self._score if measure == "score" else self._cross_entropy
+        one = self._score if measure == "score" else self._validation_loss
         return self.samples.over_seeds(
             {seed: one(run) for seed, run in runs.items()}
         )
@@ -91,10 +91,10 @@ class HealingStudy(Study):
         changes = [self.run_degradation(run, name) for name in run.scores]
         return None if any(one is None for one in changes) else mean(changes)
 
-    def _cross_entropy(self, run):
+    def _validation_loss(self, run):
         base = baseline_of(run, self.done)
-        ours_R = self.samples.cross_entropy(run)
-        base_R = self.samples.cross_entropy(base) if base else None
+        ours_R = self.samples.validation_loss(run)
+        base_R = self.samples.validation_loss(base) if base else None
         if ours_R is None or base_R is None or not base_R[0]:
             return None
         return relative_degradation(ours_R, base_R)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from speechbrain_ext.runs.files import write_text
@@ -23,158 +23,162 @@ from speechllm.report.tables import limit_lines, not_counted
 from speechllm.report.write import as_html, try_to_draw
 
 TITLE = "Redundancy of decoder layers in speech LLMs"
+# Paragraphs; a word in braces is a table, a picture or a list.
+OPENING = """
+# {title}
+
+{runs} finished runs, seeds {seeds}. Intervals are of 95 %, over seeds and
+utterances drawn again 1,000 times; all systems share each drawing. Figures
+marked as the paper's are those of arXiv 2603.05121 and were not measured here.
+A dash is a gap: no run, or none finished.
+"""
+FINDINGS = """
+## The paper's claims
+
+A claim is confirmed where the intervals of all its tested statistics hold what
+it says, refuted where that of one of them excludes it, and else undecided here.
+
+{claims}
+
+## Table 1: recognition
+
+WER in per cent, mean over the seeds; pruned as far as every set stays within a
+relative degradation of 0.25, healed jointly.
+
+{table_one}
+
+## Table 2: translation, and ASR's path
+
+BLEU, healed jointly.
+
+{table_two}
+
+{limits}
+
+## Figure 1: distances of blocks
+
+{figure1}
+
+## Figure 2: degradation against depth
+
+{figure2}
+
+## Speed and memory
+
+{costs}
+
+## The frontier
+
+{frontier}
+
+{frontier_table}
+
+## Where the threshold comes from
+
+The relative gap in WER between adjacent sizes of a family, unpruned; 0.25
+(recognition) and 0.10 (translation) are in use.
+
+{threshold}
+
+A pruned model against the next smaller whole one:
+
+{next_smaller}
+"""
+MISSING = """
+## What is missing
+
+{missing}
+"""
+LIMITS = "Answers that ran into their token limit, and may be cut short:"
+CAPTIONS = {
+    "figure1": "Angular distance of blocks by size and first layer, on one "
+    "scale; the line is the pruning path.",
+    "figure2": "Relative degradation against the share of layers removed; a "
+    "column for each set, a row for each family. Colour: healing; line: "
+    "model; hollow: another path. Bands: 95 % intervals. Dash-dotted: the "
+    "threshold. Linear up to 0.5, then logarithmic.",
+    "costs": "Decoding speed and peak memory of pruned models over the whole "
+    "model's, healed jointly; bands over seeds.",
+    "frontier": "Mean score over the sets at each depth; colour: healing, "
+    "mark: what chose the layers; many of one depth stand side by side. The "
+    "grey line is the best known.",
+}
 # Notes of one kind can be many: so many are told in full.
 TOLD = 20
 
 
-class Page:
-    """A report in the making: paragraphs, tables and pictures in Markdown."""
+def write_page(
+    found: LoadedRuns,
+    study: Study,
+    tables: list[dict],
+    output: Path,
+    planned: dict[str, str],
+) -> None:
+    """Write ``report.md``, its pictures and ``report.html``."""
+    page = output / "report.html"
+    # An older page would pass for one of these results.
+    page.unlink(missing_ok=True)
+    seeds = sorted({str(run.seed) for run in found.done})
+    fields = {"title": TITLE, "runs": len(found.done)}
+    fields["seeds"] = ", ".join(seeds)
+    fields["missing"] = _missing(found, study, planned)
+    if found.done:
+        fields |= _findings(study, tables) | _pictures(study, tables, output)
+    template = OPENING + FINDINGS * bool(found.done) + MISSING
+    parts = [_filled(part, fields) for part in template.split("\n\n")]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    write_text(output / "report.md", text)
+    write_text(page, as_html(text, output, TITLE))
 
-    def __init__(
-        self,
-        found: LoadedRuns,
-        study: Study,
-        tables: list[dict],
-        output: Path,
-        planned: dict | None = None,
+
+def _filled(paragraph, fields):
+    """A paragraph on one line, or what stands for it."""
+    return " ".join(paragraph.split()).format_map(fields).rstrip()
+
+
+def _findings(study, tables):
+    lines = limit_lines(study.done)
+    limits = _list(_first(lines, "sets with such answers"))
+    return {
+        "claims": claims_table(all_claims(study, tables)),
+        "table_one": table_one(study),
+        "table_two": table_two(study),
+        "limits": f"{LIMITS}\n\n{limits}" if lines else "",
+        "frontier_table": frontier_table(study),
+        "threshold": threshold_table(study),
+        "next_smaller": next_smaller_table(study),
+    }
+
+
+def _pictures(study, tables, output):
+    """Each picture with its caption, or why it is not there."""
+    shown = {}
+    for name, draw, data in (
+        ("figure1", draw_figure_one, four_maps(study, tables)),
+        ("figure2", partial(draw_curves, pdf=True), study),
+        ("costs", draw_costs, study),
+        ("frontier", draw_frontier, study),
     ):
-        self.found, self.study, self.tables = found, study, tables
-        self.output, self.planned = output, planned or {}
-        self.parts = []
+        file, caption = f"{name}.png", CAPTIONS[name]
+        fault = try_to_draw(output / file, draw, data)
+        shown[name] = f"![{caption}]({file})\n\n{caption}"
+        if fault:
+            shown[name] = f"Not drawn: {fault}"
+    return shown
 
-    def write(self) -> None:
-        """Write ``report.md``, the pictures and ``report.html``."""
-        self._opening()
-        if self.found.done:
-            self._claims()
-            self._scores()
-            self._pictures()
-            self._threshold()
-        self._missing()
-        text = "\n".join(self.parts)
-        write_text(self.output / "report.md", text)
-        page = self.output / "report.html"
-        # An older page would pass for one of these results.
-        page.unlink(missing_ok=True)
-        write_text(page, as_html(text, self.output, TITLE))
 
-    def _add(self, *parts, heading=None):
-        if heading:
-            self.parts.append(f"## {heading}\n")
-        self.parts += [f"{str(part).rstrip()}\n" for part in parts]
+def _missing(found, study, planned):
+    here = {run.name for run in found.all}
+    lines = not_counted(found.unfinished, found.broken)
+    lines += [
+        f"{name}: {why}" for name, why in planned.items() if name not in here
+    ]
+    lines += _first(study.samples.notes, "without hypotheses")
+    return _list(lines) or "Nothing."
 
-    def _lines(self, lines):
-        self._add("\n".join(f"- {line}" for line in lines))
 
-    def _opening(self):
-        found = self.found
-        seeds = sorted({str(run.seed) for run in found.done})
-        self._add(
-            f"# {TITLE}",
-            f"{len(found.done)} finished runs, seeds {', '.join(seeds)}. "
-            "Intervals are of 95 %, over seeds and utterances drawn again "
-            "1,000 times; all systems share each drawing. Figures marked "
-            "as the paper's are those of arXiv 2603.05121 and were not "
-            "measured here. A dash is a gap: no run, or none finished.",
-        )
-
-    def _claims(self):
-        self._add(
-            "A claim is confirmed where the intervals of all its tested "
-            "statistics hold what it says, refuted where that of one of "
-            "them excludes it, and else undecided here.",
-            claims_table(all_claims(self.study, self.tables)),
-            heading="The paper's claims",
-        )
-
-    def _scores(self):
-        self._add(
-            "WER in per cent, mean over the seeds; pruned as far as every "
-            "set stays within a relative degradation of 0.25, healed jointly.",
-            table_one(self.study),
-            heading="Table 1: recognition",
-        )
-        self._add(
-            "BLEU, healed jointly.",
-            table_two(self.study),
-            heading="Table 2: translation, and ASR's path",
-        )
-        lines = limit_lines(self.found.done)
-        if lines:
-            self._add(
-                "Answers that ran into their token limit, and may be cut short:"
-            )
-            self._lines(_first(lines, "sets with such answers"))
-
-    def _pictures(self):
-        self._picture(
-            "Figure 1: distances of blocks",
-            "figure1.png",
-            "Angular distance of blocks by size and first layer, on one "
-            "scale; the line is the pruning path.",
-            draw_figure_one,
-            four_maps(self.study, self.tables),
-        )
-        self._picture(
-            "Figure 2: degradation against depth",
-            "figure2.png",
-            "Relative degradation against the share of layers removed; a "
-            "column for each set, a row for each family. Colour: healing; "
-            "line: model; hollow: another path. Bands: 95 % intervals. "
-            "Dash-dotted: the threshold. Linear up to 0.5, then logarithmic.",
-            draw_curves,
-            self.study,
-            pdf=True,
-        )
-        self._picture(
-            "Speed and memory",
-            "costs.png",
-            "Decoding speed and peak memory of pruned models over the whole "
-            "model's, healed jointly; bands over seeds.",
-            draw_costs,
-            self.study,
-        )
-        self._picture(
-            "The frontier",
-            "frontier.png",
-            "Mean score over the sets at each depth; colour: healing, mark: "
-            "what chose the layers; many of one depth stand side by side. "
-            "The grey line is the best known.",
-            draw_frontier,
-            self.study,
-        )
-        self._add(frontier_table(self.study))
-
-    def _picture(self, title, name, caption, draw: Callable, data, **how):
-        """A picture, or why it is not there."""
-        fault = try_to_draw(self.output / name, draw, data, **how)
-        shown = (f"![{caption}]({name})", caption)
-        self._add(*([f"Not drawn: {fault}"] if fault else shown), heading=title)
-
-    def _threshold(self):
-        self._add(
-            "The relative gap in WER between adjacent sizes of a family, "
-            "unpruned; 0.25 (recognition) and 0.10 (translation) are in use.",
-            threshold_table(self.study),
-            "A pruned model against the next smaller whole one:",
-            next_smaller_table(self.study),
-            heading="Where the threshold comes from",
-        )
-
-    def _missing(self):
-        lines = not_counted(self.found.unfinished, self.found.broken)
-        here = {run.name for run in self.found.all}
-        lines += [
-            f"{name}: {why}"
-            for name, why in self.planned.items()
-            if name not in here
-        ]
-        lines += _first(self.study.samples.notes, "without hypotheses")
-        self._add(heading="What is missing")
-        if lines:
-            self._lines(lines)
-        else:
-            self._add("Nothing.")
+def _list(lines):
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _first(lines, what):

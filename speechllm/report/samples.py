@@ -138,7 +138,7 @@ class Samples:
         """A run's score on a set, drawn."""
         return self._scores.get((run.name, name))
 
-    def cross_entropy(self, run):
+    def validation_loss(self, run):
         """A run's validation loss in nats per target token, drawn."""
         if run.name not in self._losses:
             self._losses[run.name] = self._draw_loss(run)

@@ -23,7 +23,13 @@ def _cell(content):
 
 
 def markdown_table(header: Sequence, rows: Iterable[Sequence]) -> str:
-    """A Markdown table whose columns line up in a terminal."""
+    """A Markdown table whose columns line up in a terminal.
+
+    >>> print(markdown_table(["set", "WER"], [["dev", 1.58]]), end="")
+    | set | WER  |
+    | --- | ---- |
+    | dev | 1.58 |
+    """
     lines = [header, *rows]
     columns = zip(*lines, strict=True)
     widths = [max(len(_cell(cell)) for cell in column) for column in columns]
