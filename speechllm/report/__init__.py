@@ -13,8 +13,7 @@
 """
 
 from speechllm.report.command import main
-from speechllm.report.figures import draw_heatmaps
-from speechllm.report.maps import read_tables
+from speechllm.report.maps import draw_heatmaps, read_tables
 from speechllm.report.summary import summarise
 
 __all__ = ["draw_heatmaps", "main", "read_tables", "summarise"]

@@ -8,13 +8,8 @@ from pathlib import Path
 
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import load_runs
-from speechllm.report.figures import (
-    COLUMN_WIDTH,
-    FULL_WIDTH,
-    draw_curves,
-    draw_heatmaps,
-)
-from speechllm.report.maps import read_tables
+from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, draw_curves
+from speechllm.report.maps import draw_heatmaps, read_tables
 from speechllm.report.page import planned_runs, write_page
 from speechllm.report.study import Study
 from speechllm.report.summary import summarise

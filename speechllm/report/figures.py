@@ -1,9 +1,8 @@
-"""Pictures: maps of distances, degradation against depth, and costs."""
+"""Pictures: how all of them look, degradation against depth, and costs."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from speechbrain_ext.runs.files import atomic_write
-from speechllm.report.maps import compare_inputs, distances, titles
 from speechllm.report.samples import estimate
 from speechllm.report.study import decoding_time, peak_memory
 from speechllm.report.tables import system_name
@@ -41,8 +39,6 @@ PATH_MARKERS = {"text": "o", "ASR speech": "s"}
 OWN_PATHS = ("speech", None)
 FULL_WIDTH = 7.0
 COLUMN_WIDTH = 3.4
-# Inches; one map alone would fill a page.
-LARGEST_PANEL = 3.6
 # Linear up to here, then logarithmic: unhealed models are off by a hundred
 # times the threshold, and both ends have to be read from one picture.
 LINEAR_UP_TO = 0.5
@@ -96,111 +92,6 @@ def hide(axes):
     """Hide the panels that are left over in a grid."""
     for one in axes:
         one.set_visible(False)
-
-
-# ----------------------------------------------------------------------------
-# Maps of the angular distance (the paper's Figure 1).
-
-
-def draw_heatmaps(
-    tables: list[dict], path: str | Path, width: float = FULL_WIDTH
-) -> None:
-    """Draw redundancy tables side by side, text and speech compared below."""
-    named = titles(tables)
-    if len(named) > 1:
-        letters = map(chr, itertools.count(ord("a")))
-        named = [f"({one}) {title}" for one, title in zip(letters, named)]
-    lines = compare_inputs(tables)
-    # A caption as wide as the picture: a narrow one takes a line per part.
-    parts = [line.split(", ") if width < 5 else [line] for line in lines]
-    caption = list(itertools.chain.from_iterable(parts))
-    across = 2 if width >= 5 else 1
-    draw_maps(list(zip(named, tables)), path, width, across, caption)
-
-
-def draw_figure_one(
-    maps: list[tuple], path: str | Path, width: float = COLUMN_WIDTH
-) -> None:
-    """Draw `maps.four_maps`, as wide as a column of a page."""
-    named = [
-        (f"({letter}) {title}", table)
-        for letter, (title, table) in zip("abcd", maps)
-    ]
-    draw_maps(named, path, width, across=2, pdf=True)
-
-
-def draw_maps(maps, path, width, across, caption=(), pdf=False):
-    """Draw titled maps on one scale, the pruning path over each."""
-    if not maps:
-        raise ValueError("no redundancy table to draw: run measure.py first")
-    across = min(across, len(maps))
-    down = math.ceil(len(maps) / across)
-    arrays = [distances(table) for _, table in maps]
-    low = min(np.nanmin(one) for one in arrays)
-    high = max(np.nanmax(one) for one in arrays)
-    panel = min((width - 0.6) / across, LARGEST_PANEL)
-    small = panel < 2
-    # Above a map its title, of one line or two; below small ones the legend.
-    height = down * (0.92 * panel + 0.3) + 0.3 + 0.16 * len(caption)
-    size = (across * panel + 0.6, height)
-    with figure(path, size, pdf, font=6.5 if small else 8) as drawn:
-        grid = drawn.subplots(down, across, squeeze=False)
-        hide(grid.flat[len(maps) :])
-        for axes, (title, table), one in zip(grid.flat, maps, arrays):
-            image = _draw_map(axes, one, low, high, ticks=5 if small else 7)
-            _draw_path(axes, table["path"], mark=2 if small else 3)
-            axes.set_title(title, linespacing=1.1)
-        bar = drawn.colorbar(image, ax=grid, shrink=0.8, aspect=30, pad=0.02)
-        bar.set_label("Angular distance")
-        bar.outline.set_visible(False)
-        if small:
-            handles = grid.flat[0].get_legend_handles_labels()
-            place = {"loc": "outside lower center", "handlelength": 1.5}
-            drawn.legend(*handles, **place)
-        else:
-            grid.flat[0].legend(loc="upper right", handlelength=1.5)
-        drawn.supxlabel("\n".join(caption), fontsize=7)
-
-
-def _draw_map(axes, array, low, high, ticks):
-    """One map of block size against first layer."""
-    layers = len(array)
-    # Row n - 1 is block size n: the extent puts n at its own height.
-    image = axes.imshow(
-        array,
-        origin="lower",
-        extent=(-0.5, layers - 0.5, 0.5, layers + 0.5),
-        vmin=low,
-        vmax=high,
-        cmap="viridis",
-        aspect="equal",
-    )
-    # Few numbers, as more would touch at column width.
-    step = math.ceil(layers / ticks)
-    axes.set_xticks(range(0, layers, step))
-    axes.set_yticks(range(1, layers + 1, step))
-    axes.set_xlabel("First layer of the block")
-    axes.set_ylabel("Layers in the block")
-    return image
-
-
-def _draw_path(axes, path, mark):
-    """The pruning path, over a map."""
-    from matplotlib.patheffects import Normal, Stroke
-
-    axes.plot(
-        [start for start, _ in path],
-        [size for _, size in path],
-        color="white",
-        linewidth=1.2,
-        marker="o",
-        markersize=mark,
-        markeredgecolor="black",
-        markeredgewidth=0.5,
-        # The dark rim is seen where the map, or the page, is light.
-        path_effects=[Stroke(linewidth=2.4, foreground="black"), Normal()],
-        label="pruning path",
-    )
 
 
 # ----------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class HealingStudy(Study):
 
 
 def comparisons(study: HealingStudy) -> list[dict]:
-    """Every method against the paper's joint healing, as plain records."""
+    """Every method against the paper's joint healing, a record each."""
     return [
         _record(study, which, removed, method, steps)
         for which in study.systems()
@@ -143,35 +143,21 @@ def _record(study, *place):
         "method": method,
         "seeds": sorted(runs.keys() & paper.keys()),
         "trainable": sum(trained) / len(trained) if trained else None,
-        "ratio": {m: _plain(study.ratio(*place, m)) for m in MEASURES},
-        "degradation": {m: _plain(study.lost(runs, m)) for m in MEASURES},
+        "ratio": {m: estimate(study.ratio(*place, m)) for m in MEASURES},
+        "degradation": {m: estimate(study.lost(runs, m)) for m in MEASURES},
     }
 
 
-def _plain(drawn_R):
-    """A statistic as JSON has it; an end without bound is None."""
-    found = estimate(drawn_R)
-    if found is None:
-        return None
-    interval = None
-    if found.low is not None:
-        ends = (found.low, found.high)
-        interval = [one if np.isfinite(one) else None for one in ends]
-    return {"value": found.value, "interval": interval}
+def _as_json(record):
+    measured = {
+        what: {m: one and one.plain() for m, one in record[what].items()}
+        for what in ("ratio", "degradation")
+    }
+    return record | measured
 
 
 # ----------------------------------------------------------------------------
 # table.md: the best of each cell, then every method.
-
-
-def said(found: dict | None) -> str:
-    """A statistic of `comparisons` in a table's cell."""
-    if found is None:
-        return MISSING
-    if found["interval"] is None:
-        return f"{found['value']:.2f}"
-    ends = ["no bound" if e is None else f"{e:.2f}" for e in found["interval"]]
-    return f"{found['value']:.2f} [{', '.join(ends)}]"
 
 
 def _ratios(one):
@@ -179,13 +165,13 @@ def _ratios(one):
     return [
         NO_MEASURE
         if one["seeds"] and one["degradation"][m] and ratio is None
-        else said(ratio)
+        else str(ratio or MISSING)
         for m, ratio in one["ratio"].items()
     ]
 
 
 def _lost(one):
-    return [said(one["degradation"][m]) for m in MEASURES]
+    return [str(one["degradation"][m] or MISSING) for m in MEASURES]
 
 
 def _named(what):
@@ -222,7 +208,7 @@ def best_table(records) -> Table:
             continue  # no run of that length
         best = min(
             members,
-            key=lambda one: one["degradation"]["cross_entropy"]["value"],
+            key=lambda one: one["degradation"]["cross_entropy"].value,
         )
         paper = [_lost(one) for one in members if one["method"] == PAPER]
         rows.append(
@@ -298,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     # Last: the workflow takes this file for the whole report.
     summary = {
         "runs": summarise(found.all),
-        "comparisons": records,
+        "comparisons": [_as_json(one) for one in records],
         "missing": missing,
     }
     write_json(output / "summary.json", summary)

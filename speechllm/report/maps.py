@@ -1,16 +1,22 @@
-"""Redundancy tables of a study: found, told apart, and compared."""
+"""Redundancy tables of a study: found, told apart, compared and drawn."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
+
+from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, figure, hide
 
 # Bytes; a table of 100 layers takes half of it. Other JSON, such as the
 # lists of utterances that lie about in a run's folder, can be huge.
 LARGEST_TABLE = 2_000_000
+# Inches; one map alone would fill a page.
+LARGEST_PANEL = 3.6
 
 
 def read_tables(folder: str | Path) -> list[dict]:
@@ -58,9 +64,8 @@ def agreement(one: dict, other: dict) -> tuple[float, list[bool]]:
 def compare_inputs(tables: list[dict]) -> list[str]:
     """How far the maps of text and of speech are apart, model by model."""
     lines = []
-    letters = map(chr, itertools.count(ord("a")))
-    for one, other in itertools.combinations(zip(letters, tables), 2):
-        (letter, first), (beside, second) = one, other
+    named = itertools.combinations(zip(ascii_lowercase, tables), 2)
+    for (letter, first), (beside, second) in named:
         origins = origin_of(first), origin_of(second)
         same = origins[0].get("model") == origins[1].get("model")
         inputs = {origin.get("input") for origin in origins}
@@ -178,3 +183,100 @@ def four_maps(study, tables) -> list[tuple]:
             run, table = max(pairs, key=lambda pair: pair[0].layers)
             found.append((f"{kind}\n{run.backbone}", table))
     return found
+
+
+# ----------------------------------------------------------------------------
+# Drawn side by side (the paper's Figure 1).
+
+
+def draw_heatmaps(
+    tables: list[dict], path: str | Path, width: float = FULL_WIDTH
+) -> None:
+    """Draw redundancy tables, text and speech compared below."""
+    lines = compare_inputs(tables)
+    # A caption as wide as the picture: a narrow one takes a line per part.
+    parts = [line.split(", ") if width < 5 else [line] for line in lines]
+    caption = list(itertools.chain.from_iterable(parts))
+    maps = list(zip(titles(tables), tables))
+    draw_maps(maps, path, width, across=2 if width >= 5 else 1, caption=caption)
+
+
+def draw_figure_one(maps: list[tuple], path: str | Path) -> None:
+    """Draw `four_maps`, as wide as a column of a page."""
+    draw_maps(maps, path, COLUMN_WIDTH, across=2, pdf=True)
+
+
+def draw_maps(maps, path, width, across, caption=(), pdf=False):
+    """Draw titled maps on one scale, the pruning path over each."""
+    if not maps:
+        raise ValueError("no redundancy table to draw: run measure.py first")
+    across = min(across, len(maps))
+    down = math.ceil(len(maps) / across)
+    arrays = [distances(table) for _, table in maps]
+    low = min(np.nanmin(one) for one in arrays)
+    high = max(np.nanmax(one) for one in arrays)
+    panel = min((width - 0.6) / across, LARGEST_PANEL)
+    small = panel < 2
+    # Above a map its title, of one line or two; below small ones the legend.
+    height = down * (0.92 * panel + 0.3) + 0.3 + 0.16 * len(caption)
+    size = (across * panel + 0.6, height)
+    with figure(path, size, pdf, font=6.5 if small else 8) as drawn:
+        grid = drawn.subplots(down, across, squeeze=False)
+        hide(grid.flat[len(maps) :])
+        letters = map("({}) ".format, ascii_lowercase)
+        for axes, (title, table), one in zip(grid.flat, maps, arrays):
+            image = _draw_map(axes, one, low, high, ticks=5 if small else 7)
+            _draw_path(axes, table["path"], mark=2 if small else 3)
+            letter = next(letters, "") if len(maps) > 1 else ""
+            axes.set_title(letter + title, linespacing=1.1)
+        bar = drawn.colorbar(image, ax=grid, shrink=0.8, aspect=30, pad=0.02)
+        bar.set_label("Angular distance")
+        bar.outline.set_visible(False)
+        if small:
+            handles = grid.flat[0].get_legend_handles_labels()
+            place = {"loc": "outside lower center", "handlelength": 1.5}
+            drawn.legend(*handles, **place)
+        else:
+            grid.flat[0].legend(loc="upper right", handlelength=1.5)
+        drawn.supxlabel("\n".join(caption), fontsize=7)
+
+
+def _draw_map(axes, array, low, high, ticks):
+    """One map of block size against first layer."""
+    layers = len(array)
+    # Row n - 1 is block size n: the extent puts n at its own height.
+    image = axes.imshow(
+        array,
+        origin="lower",
+        extent=(-0.5, layers - 0.5, 0.5, layers + 0.5),
+        vmin=low,
+        vmax=high,
+        cmap="viridis",
+        aspect="equal",
+    )
+    # Few numbers, as more would touch at column width.
+    step = math.ceil(layers / ticks)
+    axes.set_xticks(range(0, layers, step))
+    axes.set_yticks(range(1, layers + 1, step))
+    axes.set_xlabel("First layer of the block")
+    axes.set_ylabel("Layers in the block")
+    return image
+
+
+def _draw_path(axes, path, mark):
+    """The pruning path, over a map."""
+    from matplotlib.patheffects import Normal, Stroke
+
+    axes.plot(
+        [start for start, _ in path],
+        [size for _, size in path],
+        color="white",
+        linewidth=1.2,
+        marker="o",
+        markersize=mark,
+        markeredgecolor="black",
+        markeredgewidth=0.5,
+        # The dark rim is seen where the map, or the page, is light.
+        path_effects=[Stroke(linewidth=2.4, foreground="black"), Normal()],
+        label="pruning path",
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 from speechbrain_ext.runs.files import write_text
 from speechbrain_ext.runs.result import LoadedRuns
 from speechllm.report.claims import all_claims, claims_table
-from speechllm.report.figures import draw_costs, draw_curves, draw_figure_one
+from speechllm.report.figures import draw_costs, draw_curves
 from speechllm.report.frontier import draw_frontier, frontier_table
-from speechllm.report.maps import four_maps
+from speechllm.report.maps import draw_figure_one, four_maps
 from speechllm.report.paper_tables import (
     next_smaller_table,
     table_one,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechbrain_ext.runs.files import LOSSES_FILE, read_utterances
+from speechbrain_ext.runs.files import LOSSES_FILE, plain, read_utterances
 from speechbrain_ext.scores.bootstrap import percentile_interval
 from speechbrain_ext.scores.score import STATISTICS, utterance_counts
 
@@ -36,10 +36,21 @@ class Estimate:
 
     def said(self, form: str = "{:.2f}") -> str:
         """Value and interval in words, each in a format."""
-        text = form.format(self.value)
         if self.low is None:
-            return text
-        return f"{text} [{form.format(self.low)}, {form.format(self.high)}]"
+            return form.format(self.value)
+        ends = [
+            form.format(end) if np.isfinite(end) else "no bound"
+            for end in (self.low, self.high)
+        ]
+        return f"{form.format(self.value)} [{', '.join(ends)}]"
+
+    def plain(self) -> dict:
+        """As JSON has it; an end without bound is None."""
+        ends = [self.low, self.high]
+        return {
+            "value": self.value,
+            "interval": None if self.low is None else plain(ends),
+        }
 
 
 def estimate(drawn_R: np.ndarray | None) -> Estimate | None:
@@ -73,43 +84,42 @@ class Samples:
         times_RS = generator.multinomial(many, [1 / many] * many, draws)
         self._seeds_RS = np.vstack([np.ones((1, many)), times_RS])
         self._scores, self._losses, self._drawn = {}, {}, {}
-        for name, metric in dict.fromkeys(
-            (name, one.metric)
-            for run in runs
-            for name, one in run.scores.items()
-        ):
-            self._draw_set([r for r in runs if name in r.scores], name, metric)
-
-    def _draw_set(self, runs, name, metric):
-        """Score every run of a set on the same drawn utterances."""
         for run in runs:
-            one = run.scores[name]
-            if one.metric != metric or one.value is None:
-                continue
-            value_R = self.constant(one.value)
-            self._scores[run.name, name] = value_R
-            file = f"hypotheses-{name}.jsonl"
-            rows = self._rows(run, file, f"hypotheses of {name}")
-            if rows:
-                ids = self.ids[run.name, name] = tuple(sorted(rows))
-                counts_UK = utterance_counts(
-                    [rows[i] for i in ids], metric, one.language
-                )
-                sums_RK = self._times(ids, name) @ counts_UK
-                value_R[1:] = STATISTICS[metric](sums_RK)
+            for name, one in run.scores.items():
+                self._draw_score(run, name, one)
+
+    def _draw_score(self, run, name, one):
+        if one.value is not None:
+            self._scores[run.name, name] = self._draw(
+                run,
+                name,
+                one.value,
+                (f"hypotheses-{name}.jsonl", f"hypotheses of {name}"),
+                lambda rows: utterance_counts(rows, one.metric, one.language),
+                STATISTICS[one.metric],
+            )
 
     def _draw_loss(self, run):
-        """A run's validation loss on the drawn utterances."""
         loss = run.validation.get("final_loss")
         if loss is None:
             return None
-        value_R = self.constant(loss)
-        rows = self._rows(run, LOSSES_FILE, "validation losses")
+        return self._draw(
+            run,
+            "validation",
+            loss,
+            (LOSSES_FILE, "validation losses"),
+            lambda rows: [(row["loss"], row["tokens"]) for row in rows],
+            lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1],
+        )
+
+    def _draw(self, run, name, value, file, counts_of, statistic):
+        """A run's value, then that on the drawn utterances, if it has some."""
+        value_R = self.constant(value)
+        rows = self._rows(run, *file)
         if rows:
-            ids = tuple(sorted(rows))
-            counts_U2 = [(rows[i]["loss"], rows[i]["tokens"]) for i in ids]
-            loss_R, tokens_R = (self._times(ids, "validation") @ counts_U2).T
-            value_R[1:] = loss_R / tokens_R
+            ids = self.ids[run.name, name] = tuple(sorted(rows))
+            counts_UK = counts_of([rows[i] for i in ids])
+            value_R[1:] = statistic(self._times(ids, name) @ counts_UK)
         return value_R
 
     def _rows(self, run, file, what):
