@@ -26,8 +26,8 @@ INSTALL = [
 ]
 
 EXTRAS = {
-    # Pictures of a study.
-    "report": ["matplotlib>=3.8"],
+    # The page and the pictures of a study.
+    "report": ["markdown>=3.5,<4", "matplotlib>=3.8"],
     # The small spoken world of `make mini`.
     "mini": ["espeakng-loader>=0.2.4,<0.3", "num2words>=0.5.13,<0.6"],
     # BLEU into Japanese and Korean, whose words a tokenizer has to find.

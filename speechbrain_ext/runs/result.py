@@ -113,6 +113,14 @@ class RunResult:
         """Where the path came from: "speech", "text", a file; or None."""
         return (self.path or {}).get("from")
 
+    @property
+    def inference_peak_bytes(self):
+        """Most memory that inference held; None where it is not known."""
+        # Older runs have one peak, with training in it.
+        if self.steps and self.train_peak_memory_bytes is None:
+            return None
+        return self.peak_memory_bytes
+
     def save(self, folder):
         """Write ``result.json`` into a folder, whole or not at all.
 

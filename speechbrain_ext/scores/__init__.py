@@ -6,11 +6,8 @@ Translation is scored by SacreBLEU, its tokenizer that of the target language. I
 """
 
 from speechbrain_ext.scores.bootstrap import (
-    Difference,
-    bootstrap_difference,
     bootstrap_interval,
-    degradation_from_sums,
-    largest_depth,
+    percentile_interval,
     relative_degradation,
     wer_counts,
     wer_from_sums,
@@ -40,24 +37,21 @@ from speechbrain_ext.scores.words import (
 
 __all__ = [
     "STATISTICS",
-    "Difference",
     "TextScore",
     "WordErrors",
     "bleu",
     "bleu_counts",
     "bleu_from_sums",
-    "bootstrap_difference",
     "bootstrap_interval",
     "check_bleu",
     "chrf",
     "chrf_counts",
     "chrf_from_sums",
-    "degradation_from_sums",
     "form_of",
-    "largest_depth",
     "normalise_english",
     "normaliser_name",
     "normaliser_of",
+    "percentile_interval",
     "relative_degradation",
     "utterance_counts",
     "wer",

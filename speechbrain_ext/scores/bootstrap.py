@@ -6,14 +6,17 @@ with replacement; the score of each such set shows how much the score hangs on
 which utterances happened to be in it. Legend for shapes: U utterances, K
 counts of each, R resampled sets.
 
-Two systems on the same utterances are resampled together, so that what is
-hard for both does not blur their difference. Any other figure (a ratio of two
-degradations, say) is a statistic over the columns of several systems side by
-side: see `bootstrap_interval`.
+Systems on the same utterances can be resampled together, so that what is hard
+for all does not blur their difference: any figure of theirs (a difference, a
+ratio of two degradations) is a statistic over their columns side by side, as
+`bootstrap_interval` takes it. What pruning does to a score, the paper's
+relative degradation, stands at the end.
 """
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
@@ -29,26 +32,8 @@ def wer_counts(errors):
 
 def wer_from_sums(sums_RK):
     """Word error rate of sets given by their summed counts."""
-    errors_R, words_R = sums_RK[:, 0], sums_RK[:, 1]
-    return 100 * _ratio(errors_R, words_R)
-
-
-def degradation_from_sums(statistic, higher_is_better=False):
-    """The relative degradation as a statistic of two systems side by side."""
-    sign = -1 if higher_is_better else 1
-
-    def degradation(sums_RK):
-        half = sums_RK.shape[1] // 2
-        score_R = statistic(sums_RK[:, :half])
-        baseline_R = statistic(sums_RK[:, half:])
-        return _ratio(sign * (score_R - baseline_R), baseline_R)
-
-    return degradation
-
-
-def _ratio(above_R, below_R):
     with np.errstate(divide="ignore", invalid="ignore"):
-        return above_R / below_R
+        return 100 * sums_RK[:, 0] / sums_RK[:, 1]
 
 
 def _resample(counts_UK, n, seed):
@@ -67,8 +52,21 @@ def _resample(counts_UK, n, seed):
     return np.concatenate(sums)
 
 
-def _percentiles(values_R, level):
-    """The middle ``level`` of the values; (nan, nan) where none is known."""
+def percentile_interval(values_R, level: float = 0.95) -> tuple[float, float]:
+    """The middle ``level`` of drawn values; (nan, nan) where none is known.
+
+    Arguments
+    ---------
+    values_R : numpy.ndarray
+        ``[R]``, a statistic's value in each drawn set; NaN is left out.
+    level : float
+        Share of the values that lie inside.
+
+    Returns
+    -------
+    low, high : float
+        Two of the values.
+    """
     known_R = values_R[~np.isnan(values_R)]
     if known_R.size == 0:
         return float("nan"), float("nan")
@@ -88,94 +86,19 @@ def _as_counts(counts_UK):
     return counts_UK
 
 
-def bootstrap_interval(counts_UK, statistic, n=1000, seed=0, level=0.95):
+def bootstrap_interval(
+    counts_UK,
+    statistic: Callable,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
     """Percentile bootstrap interval of a score over utterances."""
     counts_UK = _as_counts(counts_UK)
-    return _percentiles(statistic(_resample(counts_UK, n, seed)), level)
+    return percentile_interval(statistic(_resample(counts_UK, n, seed)), level)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The difference of two systems on the same utterances.
-
-    Arguments
-    ---------
-    value : float
-        Score of the first minus score of the second.
-    low, high : float
-        Its 95 % interval (or the level asked for).
-    p_value : float
-        Two-sided: twice the share of drawn sets on which the difference is
-        zero or has the other sign.
-    """
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-
-
-def bootstrap_difference(a, b, statistic, n=1000, seed=0, level=0.95):
-    """Compare two systems on the same utterances, resampled together.
-
-    Arguments
-    ---------
-    a, b : dict of str to numpy.ndarray
-        For each utterance id its counts ``[K]``; the order does not matter.
-    statistic : callable
-        From sums ``[R, K]`` to scores ``[R]``, as in `bootstrap_interval`.
-    n : int
-        How many sets are drawn.
-    seed : int
-        Of the drawing.
-    level : float
-        Share of the drawn differences inside the interval.
-
-    Returns
-    -------
-    Difference
-        Score of ``a`` minus score of ``b``, with interval and p-value.
-
-    Raises
-    ------
-    ValueError
-        If the two systems were not scored on the same utterances.
-    """
-    _check_same_ids(a, b)
-    ids = sorted(a)
-    counts_a = _as_counts([a[name] for name in ids])
-    counts_b = _as_counts([b[name] for name in ids])
-    both = np.hstack([counts_a, counts_b])
-    width = counts_a.shape[1]
-
-    def difference(sums_RK):
-        return statistic(sums_RK[:, :width]) - statistic(sums_RK[:, width:])
-
-    value = float(difference(both.sum(axis=0, keepdims=True))[0])
-    drawn_R = difference(_resample(both, n, seed))
-    against = min((drawn_R <= 0).sum(), (drawn_R >= 0).sum())
-    # The sample itself counts as one draw: no p-value is ever quite zero.
-    p_value = min(1.0, 2 * (against + 1) / (n + 1))
-    low, high = _percentiles(drawn_R, level)
-    return Difference(value, low, high, float(p_value))
-
-
-def _check_same_ids(a, b):
-    if set(a) == set(b):
-        return
-    only_a, only_b = sorted(set(a) - set(b)), sorted(set(b) - set(a))
-    raise ValueError(
-        "the two systems were not scored on the same utterances: "
-        f"{len(only_a)} only in the first {only_a[:3]}, {len(only_b)} only "
-        f"in the second {only_b[:3]}; score both on one set"
-    )
-
-
-# ----------------------------------------------------------------------------
-# What pruning does to a score: the paper's relative degradation and depth.
-
-
-def relative_degradation(score, baseline, higher_is_better=False):
+def relative_degradation(score, baseline, higher_is_better: bool = False):
     """How much worse a score is than its baseline, as a share of it.
 
     (WER - WER0) / WER0, or (BLEU0 - BLEU) / BLEU0 (the paper's delta); below
@@ -183,61 +106,30 @@ def relative_degradation(score, baseline, higher_is_better=False):
 
     Arguments
     ---------
-    score : float
-        The pruned model's score.
-    baseline : float
-        The unpruned model's score, on the same set.
+    score : float or numpy.ndarray
+        The pruned model's score, or its values in R drawn sets.
+    baseline : float or numpy.ndarray
+        The unpruned model's, on the same set or drawn sets.
     higher_is_better : bool
         True for BLEU and chrF, False for WER.
 
     Returns
     -------
-    float
-        The relative degradation; 0.25 says a quarter worse.
+    float or numpy.ndarray
+        The relative degradation; 0.25 says a quarter worse. Of drawn sets
+        NaN where the baseline is zero.
 
     Raises
     ------
     ValueError
-        If the baseline is zero or not a number.
+        If a single baseline is zero or not a number.
     """
+    change = baseline - score if higher_is_better else score - baseline
+    if isinstance(baseline, np.ndarray):
+        return change / np.where(baseline > 0, baseline, np.nan)
     if not (math.isfinite(baseline) and baseline > 0):
         raise ValueError(
             f"a relative degradation needs a baseline above zero, not "
             f"{baseline}: measure the baseline on a larger set"
         )
-    change = baseline - score if higher_is_better else score - baseline
     return change / baseline
-
-
-def largest_depth(degradations, threshold=0.25):
-    """The most layers that can go with every set within the threshold.
-
-    All evaluation sets must be within it at once (paper, caption of
-    Figure 2). A deeper model that is within it again counts, even where one
-    before it was not. A depth that lacks a set, or whose value is None or
-    NaN, is not known to be within it and does not count.
-
-    Arguments
-    ---------
-    degradations : dict of int to dict of str to float
-        For each number of removed layers the relative degradation by set.
-    threshold : float
-        0.25 for recognition, 0.10 for translation in the paper.
-
-    Returns
-    -------
-    int
-        The number of layers; 0 where no depth is within the threshold.
-    """
-    wanted = {name for by_set in degradations.values() for name in by_set}
-    within = [
-        depth
-        for depth, by_set in degradations.items()
-        if set(by_set) == wanted and wanted and _all_within(by_set, threshold)
-    ]
-    return max(within, default=0)
-
-
-def _all_within(by_set, threshold):
-    # A comparison with NaN is false, so that NaN is never within.
-    return all(v is not None and v <= threshold for v in by_set.values())

@@ -53,17 +53,13 @@ def compare(a, b, samples, as_json):
 def _compare_tables(a, b, as_json):
     from speechbrain_ext.layers.distances import RedundancyTable
     from speechbrain_ext.layers.distances import compare as agreement_of
-    from speechllm.cli.compare_tables import MEANINGS, paths_table, title
+    from speechllm.cli.compare_tables import agreement_text
 
-    one, other = RedundancyTable.load(a), RedundancyTable.load(b)
-    agreement = agreement_of(one, other)
+    tables = RedundancyTable.load(a), RedundancyTable.load(b)
     if as_json:
-        print_json(agreement)
-        return
-    click.echo(f"A: {title(one)}\nB: {title(other)}\n")
-    for key, value in agreement.items():
-        click.echo(f"{MEANINGS[key]}: {value:.4f}")
-    click.echo("\n" + paths_table(one, other))
+        print_json(agreement_of(*tables))
+    else:
+        click.echo(agreement_text(*tables), nl=False)
 
 
 @click.command(
@@ -94,5 +90,4 @@ def report(results, output, column, as_json):
     words = [results]
     words += ["--output", output] if output else []
     words += ["--column"] if column else []
-    code = main(words)
-    return 1 if code else 0
+    return 1 if main(words) else 0

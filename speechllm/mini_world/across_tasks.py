@@ -7,6 +7,7 @@ from speechbrain_ext.layers.distances import RedundancyTable, compare
 from speechbrain_ext.runs.files import write_text
 from speechbrain_ext.runs.result import load_runs
 from speechbrain_ext.training.choose_layers import table_file
+from speechllm.report.tables import markdown_table
 
 ASR = "mini"
 DIRECTIONS = {"mini_fr_en": "Fr-En", "mini_en_de": "En-De"}
@@ -43,7 +44,8 @@ def _tables(results):
 
 def translation_table(runs, tables):
     """BLEU by depth, along the translation's own path and along ASR's."""
-    header = [f"{d}, own path" for d in DIRECTIONS.values()]
+    header = ["layers removed"]
+    header += [f"{d}, own path" for d in DIRECTIONS.values()]
     header += [f"{d}, ASR's path" for d in DIRECTIONS.values()]
     lines = [
         "## Translation along its own path and along ASR's",
@@ -51,22 +53,21 @@ def translation_table(runs, tables):
         "BLEU on test with its 95 % interval; in brackets the first layer "
         "removed.",
         "",
-        f"| layers removed | {' | '.join(header)} |",
-        "|---" * (len(header) + 1) + "|",
     ]
     pruned = [
         run
         for run in runs.values()
         if run.removed and run.name.startswith(tuple(DIRECTIONS))
     ]
+    rows = []
     for depth in [0, *sorted({run.removed for run in pruned})]:
         cells = [
             _cell(runs, tables, name, whose or name, depth)
             for whose in (None, ASR)
             for name in DIRECTIONS
         ]
-        lines.append(f"| {depth} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([depth, *cells])
+    return "\n".join([*lines, markdown_table(header, rows)])
 
 
 def _cell(runs, tables, name, whose, depth):
@@ -100,23 +101,28 @@ def tables_agreement(tables):
     lines = [
         "## Tables of distances beside ASR's",
         "",
-        "| table on speech | mean difference | correlation | same start "
-        "| layers on both paths | mean distance, ASR's |",
-        "|---|---|---|---|---|---|",
     ]
+    header = ["table on speech", "mean difference", "correlation"]
+    header += ["same start", "layers on both paths", "mean distance, ASR's"]
+    rows = []
     for name, title in SYSTEMS.items():
         if name not in tables or ASR not in tables:
-            lines.append(f"| {title} |" + f" {MISSING} |" * 5)
+            rows.append([title, *[MISSING] * 5])
             continue
         asr, own = tables[ASR], tables[name]
         told = compare(asr, own)
         means = [_mean_distance(table) for table in (own, asr)]
-        lines.append(
-            f"| {title} | {told['mean_difference']:.4f} "
-            f"| {told['correlation']:.4f} | {told['same_start']:.2f} "
-            f"| {told['overlap']:.2f} | {means[0]:.4f}, {means[1]:.4f} |"
+        rows.append(
+            [
+                title,
+                f"{told['mean_difference']:.4f}",
+                f"{told['correlation']:.4f}",
+                f"{told['same_start']:.2f}",
+                f"{told['overlap']:.2f}",
+                f"{means[0]:.4f}, {means[1]:.4f}",
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, markdown_table(header, rows)])
 
 
 def _mean_distance(table):
@@ -137,11 +143,9 @@ def multitask_check(file):
         return f"{title}Not run, or failed.\n"
     with open(file, encoding="utf-8") as stream:
         content = json.load(stream)
-    lines = [
-        "| task | score | texts as its own system's | logits bit for bit "
-        "| adds |",
-        "|---|---|---|---|---|",
-    ]
+    header = ["task", "score", "texts as its own system's"]
+    header += ["logits bit for bit", "adds"]
+    rows = []
     for task, score in content["scores"].items():
         check = content["checks"].get(task)
         same = MISSING, MISSING
@@ -151,13 +155,17 @@ def multitask_check(file):
                 "yes" if check["same_logits"] else "no",
             )
         adds = sum(content["memory"]["tasks"][task].values()) / 2**20
-        lines.append(
-            f"| {task} | {score['metric']} {score['value']:.2f} | {same[0]} "
-            f"| {same[1]} | {adds:.2f} MiB |"
+        rows.append(
+            [
+                task,
+                f"{score['metric']} {score['value']:.2f}",
+                *same,
+                f"{adds:.2f} MiB",
+            ]
         )
     memory = content["memory"]
-    lines.append(
-        f"\nMemory: {memory['together'] / 2**20:.2f} MiB together, "
-        f"{memory['separately'] / 2**20:.2f} MiB as systems of their own."
+    return (
+        f"{title}{markdown_table(header, rows)}\n"
+        f"Memory: {memory['together'] / 2**20:.2f} MiB together, "
+        f"{memory['separately'] / 2**20:.2f} MiB as systems of their own.\n"
     )
-    return title + "\n".join(lines) + "\n"

@@ -7,22 +7,13 @@
 * ``report.md`` with ``figure1``, ``figure2``, ``costs`` and ``frontier``, each
   as PNG and PDF: the same in parts;
 * ``summary.json``: a record for each run;
-* ``table.md``: the paper's Table 1 for this study, printed too;
-* ``heatmap.png``: the paper's Figure 1, from the redundancy tables there;
-* ``curves.png``: the paper's Figure 2.
+* ``table.md``: the paper's Table 1 with a row for each run, printed too;
+* ``heatmap.png``: the redundancy tables there, as in the paper's Figure 1;
+* ``curves.png``: the paper's Figure 2, in the width that was asked for.
 """
 
 from speechllm.report.command import main
-from speechllm.report.curves import draw_curves
-from speechllm.report.heatmaps import draw_heatmaps, read_tables
+from speechllm.report.maps import draw_heatmaps, read_tables
 from speechllm.report.summary import summarise
-from speechllm.report.table import table_text
 
-__all__ = [
-    "draw_curves",
-    "draw_heatmaps",
-    "main",
-    "table_text",
-    "read_tables",
-    "summarise",
-]
+__all__ = ["draw_heatmaps", "main", "read_tables", "summarise"]

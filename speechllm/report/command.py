@@ -1,20 +1,23 @@
 """The report's command line."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
 
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import load_runs
-from speechllm.report.curves import draw_curves
-from speechllm.report.drawing import COLUMN_WIDTH, FULL_WIDTH
-from speechllm.report.heatmaps import draw_heatmaps, read_tables
-from speechllm.report.page import Page, planned_runs
+from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, draw_curves
+from speechllm.report.maps import draw_heatmaps, read_tables
+from speechllm.report.page import planned_runs, write_page
+from speechllm.report.study import Study
 from speechllm.report.summary import summarise
-from speechllm.report.table import table_text
+from speechllm.report.tables import table_text
+from speechllm.report.write import try_to_draw
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Write report, summary, tables and pictures of the runs below a folder."""
     options = _parser().parse_args(argv)
     try:
@@ -31,32 +34,30 @@ def main(argv=None):
         return 2
     output = Path(options.output or options.results)
     output.mkdir(parents=True, exist_ok=True)
-    table = table_text(found.all, found.broken)
+    study = Study(found.all, found.folders)
+    table = table_text(study, found.broken)
     write_json(output / "summary.json", summarise(found.all))
     write_text(output / "table.md", table)
     print(table)
-    width = COLUMN_WIDTH if options.column else FULL_WIDTH
     tables = read_tables(options.results)
-    drawn = [
-        _try(draw_heatmaps, tables, output / "heatmap.png", width),
-        _try(draw_curves, found.all, output / "curves.png", width),
-    ]
-    Page(found, tables, output, planned_runs(options.results)).write()
-    print(f"wrote {output / 'report.html'}")
-    return 0 if all(drawn) else 1
-
-
-def _try(draw, data, path, width):
-    """Draw a picture; say why not if it cannot be."""
+    width = COLUMN_WIDTH if options.column else FULL_WIDTH
+    whole = True
+    for name, draw, data in (
+        ("heatmap.png", draw_heatmaps, tables),
+        ("curves.png", draw_curves, study),
+    ):
+        if try_to_draw(output / name, draw, data, width=width):
+            whole = False
+        else:
+            print(f"wrote {output / name}")
+    planned = planned_runs(options.results)
     try:
-        draw(data, path, width)
-    except (ValueError, ImportError) as error:
-        # An older picture would pass for one of these results.
-        path.unlink(missing_ok=True)
-        print(f"{path}: not drawn: {error}", file=sys.stderr)
-        return False
-    print(f"wrote {path}")
-    return True
+        write_page(found, study, tables, output, planned)
+    except ImportError as error:
+        print(f"{output / 'report.html'}: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {output / 'report.html'}")
+    return 0 if whole else 1
 
 
 def _parser():

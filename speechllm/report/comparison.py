@@ -1,61 +1,93 @@
 """Two runs side by side, utterance by utterance."""
 
-import os
+from __future__ import annotations
 
-from speechbrain_ext.runs.files import read_utterances
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
 from speechbrain_ext.runs.result import load_run
-from speechbrain_ext.scores.bootstrap import bootstrap_difference
+from speechbrain_ext.scores.bootstrap import percentile_interval
 from speechbrain_ext.scores.language import form_of
-from speechbrain_ext.scores.score import STATISTICS, utterance_counts
+from speechllm.report.samples import DRAWS, Samples
 
 
-def compare_runs(a, b, samples=1000):
+def compare_runs(a: str | Path, b: str | Path, samples: int = DRAWS) -> dict:
     """Differences of two runs' scores, and whether they are chance."""
-    runs = [load_run(folder) for folder in (a, b)]
-    sets = {}
-    for name, score in runs[0].scores.items():
-        other = runs[1].scores.get(name)
-        if other is None or other.metric != score.metric:
-            continue
-        _check_forms(name, (a, score), (b, other))
-        counts = [_counts(folder, name, score) for folder in (a, b)]
-        from_sums = STATISTICS[score.metric]
-        found = bootstrap_difference(*counts, from_sums, n=samples)
-        sets[name] = {
-            "metric": score.metric,
-            "a": score.value,
-            "b": other.value,
-            "difference": found.value,
-            "low": found.low,
-            "high": found.high,
-            "p_value": found.p_value,
-        }
+    folders = {"A": Path(a), "B": Path(b)}
+    runs = {letter: load_run(one) for letter, one in folders.items()}
+    sets = {
+        name: one.metric
+        for name, one in runs["A"].scores.items()
+        if name in runs["B"].scores
+        and runs["B"].scores[name].metric == one.metric
+    }
     if not sets:
         raise ValueError(
             f"{a} and {b} have no scored set in common: evaluate both on one"
         )
-    return {"a": runs[0].name, "b": runs[1].name, "sets": sets}
+    for name in sets:
+        _check_forms(name, folders, runs)
+    # Two runs may bear one name.
+    pair = [dataclasses.replace(r, name=letter) for letter, r in runs.items()]
+    drawn = Samples(pair, folders, samples)
+    for name in sets:
+        _check_utterances(drawn, name, folders)
+    return {
+        **{letter.lower(): run.name for letter, run in runs.items()},
+        "sets": {
+            name: {"metric": metric, **_difference(drawn, pair, name)}
+            for name, metric in sets.items()
+        },
+    }
 
 
-def _check_forms(name, *scores):
+def _check_forms(name, folders, runs):
     """Refuse scores whose texts were made ready in different ways."""
-    forms = [(of, form_of(one.metric, one.language)) for of, one in scores]
-    if len({form for _, form in forms}) > 1:
-        told = ", ".join(f"{of}: {form}" for of, form in forms)
+    scores = {letter: run.scores[name] for letter, run in runs.items()}
+    forms = {k: form_of(one.metric, one.language) for k, one in scores.items()}
+    if len(set(forms.values())) > 1:
+        told = ", ".join(f"{folders[k]}: {form}" for k, form in forms.items())
         raise ValueError(
             f"{name} was not scored alike ({told}): evaluate both with the "
             "same language"
         )
 
 
-def _counts(folder, name, score):
-    """Counts of each utterance by its id (dict)."""
-    path = os.path.join(folder, f"hypotheses-{name}.jsonl")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path}: is not there, so {name} cannot be compared utterance by "
-            "utterance: evaluate the run again"
+def _check_utterances(drawn, name, folders):
+    """Refuse runs that were not drawn on the same utterances."""
+    for letter, folder in folders.items():
+        if (letter, name) not in drawn.ids:
+            raise FileNotFoundError(
+                f"{folder / f'hypotheses-{name}.jsonl'}: is not there, so "
+                f"{name} cannot be compared utterance by utterance: evaluate "
+                "the run again"
+            )
+    one, other = (set(drawn.ids[letter, name]) for letter in folders)
+    if one != other:
+        only_a, only_b = sorted(one - other), sorted(other - one)
+        raise ValueError(
+            f"{name}: the two runs were not scored on the same utterances: "
+            f"{len(only_a)} only in the first {only_a[:3]}, {len(only_b)} "
+            f"only in the second {only_b[:3]}; score both on one set"
         )
-    rows = read_utterances(path)
-    counts = utterance_counts(rows, score.metric, score.language)
-    return {row["id"]: one for row, one in zip(rows, counts)}
+
+
+def _difference(drawn, pair, name):
+    """First minus second, its 95 % interval and its two-sided p-value."""
+    a_R, b_R = (drawn.score(run, name) for run in pair)
+    value, *drawn_R = a_R - b_R
+    drawn_R = np.array(drawn_R)
+    against = min((drawn_R <= 0).sum(), (drawn_R >= 0).sum())
+    # The sample itself counts as one draw: no p-value is ever quite zero.
+    p_value = min(1.0, 2 * (against + 1) / (len(drawn_R) + 1))
+    low, high = percentile_interval(drawn_R)
+    return {
+        "a": float(a_R[0]),
+        "b": float(b_R[0]),
+        "difference": float(value),
+        "low": low,
+        "high": high,
+        "p_value": float(p_value),
+    }

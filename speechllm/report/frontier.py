@@ -1,14 +1,22 @@
 """The frontier: the best score at each depth, and what it costs."""
 
+from __future__ import annotations
+
 import itertools
 from statistics import mean
 
 import numpy as np
 
-from speechllm.report.drawing import COLUMN_WIDTH, figure
-from speechllm.report.estimates import estimate
-from speechllm.report.estimates import mean as mean_of
-from speechllm.report.figure_two import colour_of
+from speechllm.report.figures import (
+    COLUMN_WIDTH,
+    OWN_PATHS,
+    colour_of,
+    figure,
+    hide,
+    line_key,
+)
+from speechllm.report.samples import estimate
+from speechllm.report.samples import mean as mean_of
 from speechllm.report.summary import seconds
 from speechllm.report.tables import GAP, Table, system_name
 
@@ -20,21 +28,19 @@ CROWD = 5
 PATH_MARKS = ("D", "s", "^", "v", "x", "P", "*", "<", ">")
 
 
-def frontier(cells, which):
+def frontier(study, which) -> list[dict]:
     """At each depth every strategy's score, the best first."""
-    metric = cells.metric(which)
-    rows, sets = [], common_sets(cells, which)
-    for healing, path in cells.curves(which) if sets else ():
-        for depth in cells.depths(which, healing, path):
-            by_set = [
-                cells.score(which, depth, healing, path, name) for name in sets
-            ]
-            runs = cells.members(which, depth, healing, path)
+    metric = study.metric(which)
+    rows, sets = [], common_sets(study, which)
+    for curve in study.curves(which) if sets else ():
+        for depth in study.depths(which, *curve):
+            by_set = [study.score(which, depth, *curve, n) for n in sets]
+            runs = study.members(which, depth, *curve)
             rows.append(
                 {
                     "depth": depth,
-                    "healing": healing,
-                    "path": path,
+                    "healing": curve[0],
+                    "path": curve[1],
                     "score": estimate(mean_of(by_set)),
                     "trainable": mean(sum(r.trainable.values()) for r in runs),
                     "steps": mean(run.steps or 0 for run in runs),
@@ -45,62 +51,67 @@ def frontier(cells, which):
     return sorted(rows, key=lambda r: (r["depth"], sign * r["score"].value))
 
 
-def common_sets(cells, which):
+def common_sets(study, which):
     """The sets that every pruned run of a system was scored on."""
     points = [
-        (depth, healing, path)
-        for healing, path in cells.curves(which)
-        for depth in cells.depths(which, healing, path)
+        (depth, *curve)
+        for curve in study.curves(which)
+        for depth in study.depths(which, *curve)
     ]
     return [
         name
-        for name in cells.sets(which)
-        if all(cells.score(which, *one, name) is not None for one in points)
+        for name in study.sets(which)
+        if all(study.score(which, *one, name) is not None for one in points)
     ]
 
 
-def frontier_table(cells):
+def best_of(rows) -> list[dict]:
+    """The first row of each depth, which is the best."""
+    return list({one["depth"]: one for one in reversed(rows)}.values())[::-1]
+
+
+def frontier_table(study) -> Table:
     """The best strategy at each depth of each system, with its cost."""
     rows = []
-    for which in cells.systems():
-        seen = set()
-        for one in frontier(cells, which):
-            if one["depth"] in seen:
-                continue
-            seen.add(one["depth"])
+    for which in study.systems():
+        for one in best_of(frontier(study, which)):
             rows.append(
                 [
                     f"{system_name(which)}, {which[3]}",
-                    f"{one['depth']} of {cells.layers(which)}",
+                    f"{one['depth']} of {study.layers(which)}",
                     f"{one['healing']}, {one['path'] or 'given'} path",
-                    f"{cells.metric(which)} {one['score']}",
+                    f"{study.metric(which)} {one['score']}",
                     f"{one['trainable']:,.0f}",
                     f"{one['steps']:,.0f}",
                     f"{one['seconds']:,.0f}" if one["seconds"] else GAP,
                 ]
             )
-    header = (
-        "Model;Layers removed;Best healing;Score, mean over the sets;"
-        "Trainable parameters;Steps;Seconds (training and decoding)"
-    )
-    return Table(header.split(";"), rows)
+    header = [
+        "Model",
+        "Layers removed",
+        "Best healing",
+        "Score, mean over the sets",
+        "Trainable parameters",
+        "Steps",
+        "Seconds (training and decoding)",
+    ]
+    return Table(header, rows)
 
 
-def draw_frontier(cells, path, width=COLUMN_WIDTH):
+def draw_frontier(study, path, width=COLUMN_WIDTH):
     """Draw the best score at each depth, its strategies around it."""
-    systems = [one for one in cells.systems() if frontier(cells, one)]
+    systems = [one for one in study.systems() if frontier(study, one)]
     if not systems:
         raise ValueError("no frontier to draw: no finished pruned run")
     across = 2 if len(systems) > 1 else 1
     down = -(-len(systems) // across)
     size = (width, 0.5 + (1.45 if width == COLUMN_WIDTH else 2.1) * down)
-    with figure(path, size, dots=300, pdf=True, font=6.5) as drawn:
+    with figure(path, size, pdf=True, font=6.5) as drawn:
         grid = drawn.subplots(down, across, squeeze=False)
-        for axes in grid.flat[len(systems) :]:
-            axes.set_visible(False)
-        looks = _looks(cells, systems)
+        hide(grid.flat[len(systems) :])
+        looks = _looks(study, systems)
         for axes, which in zip(grid.flat, systems):
-            _frontier_panel(axes, cells, which, looks)
+            _frontier_panel(axes, study, which, looks)
         drawn.legend(
             handles=_keys(*looks),
             loc="outside upper center",
@@ -110,9 +121,9 @@ def draw_frontier(cells, path, width=COLUMN_WIDTH):
         )
 
 
-def _looks(cells, systems):
+def _looks(study, systems):
     """A colour for each healing and a mark for each path of some systems."""
-    rows = [one for which in systems for one in frontier(cells, which)]
+    rows = [one for which in systems for one in frontier(study, which)]
     healings = list(dict.fromkeys(one["healing"] for one in rows))
     paths = sorted({_path_name(one) for one in rows} - {OWN_PATH})
     marks = {OWN_PATH: "o", **dict(zip(paths, itertools.cycle(PATH_MARKS)))}
@@ -121,7 +132,7 @@ def _looks(cells, systems):
 
 def _path_name(one):
     """What chose the layers, for the legend (str)."""
-    if one["path"] in ("speech", None):
+    if one["path"] in OWN_PATHS:
         return OWN_PATH
     *whose, last = one["path"].split()
     # "ASR speech even": a rule's plan for a system on its own input.
@@ -130,37 +141,36 @@ def _path_name(one):
 
 def _keys(colours, marks):
     """The legend's lines: the best, the healings, then the paths."""
-    from matplotlib.lines import Line2D
-
-    def key(label, **look):
-        return Line2D([], [], label=label, **look)
-
     plain = {"linestyle": "", "markersize": 4}
-    keys = [key("best known", color="0.6", lw=2.5)]
+    keys = [line_key(label="best known", color="0.6", lw=2.5)]
     keys += [
-        key(one, marker="s", color=colour, **plain)
+        line_key(label=one, marker="s", color=colour, **plain)
         for one, colour in colours.items()
     ]
     if len(marks) > 1:
         keys += [
-            key(one, marker=mark, color="0.2", markerfacecolor="none", **plain)
+            line_key(
+                label=one,
+                marker=mark,
+                color="0.2",
+                markerfacecolor="none",
+                **plain,
+            )
             for one, mark in marks.items()
         ]
     return keys
 
 
-def _frontier_panel(axes, cells, which, looks):
-    rows, layers = frontier(cells, which), cells.layers(which)
-    whole = [cells.baseline_score(which, n) for n in common_sets(cells, which)]
+def _frontier_panel(axes, study, which, looks):
+    rows, layers = frontier(study, which), study.layers(which)
+    whole = [study.baseline_score(which, n) for n in common_sets(study, which)]
     colours, marks = looks
-    best = {}
-    for one in rows:
-        best.setdefault(one["depth"], one)
+    best = best_of(rows)
     line_x, line_y = [], []
     if all(w is not None for w in whole):
         line_x, line_y = [0], [float(mean_of(whole)[0])]
-    line_x += [100 * d / layers for d in best]
-    line_y += [one["score"].value for one in best.values()]
+    line_x += [100 * one["depth"] / layers for one in best]
+    line_y += [one["score"].value for one in best]
     axes.plot(line_x, line_y, color="0.6", lw=2.5)
     for one, aside in zip(rows, _aside(rows)):
         axes.plot(
@@ -174,12 +184,12 @@ def _frontier_panel(axes, cells, which, looks):
             markersize=4,
             markeredgewidth=1,
         )
-    if cells.metric(which) == "WER":
+    if study.metric(which) == "WER":
         axes.set_yscale("log")
         _plain_numbers(axes)
     axes.set_title(f"{system_name(which)}, {which[3]}")
     axes.set_xlabel("Layers removed (%)")
-    axes.set_ylabel(cells.metric(which))
+    axes.set_ylabel(study.metric(which))
 
 
 def _aside(rows):
@@ -195,10 +205,9 @@ def _aside(rows):
 
 def _plain_numbers(axes):
     """2, 5, 10 at a logarithmic axis instead of powers of ten."""
-    low, high = axes.get_ylim()
-    steps = [m * 10.0**e for e in range(-2, 3) for m in (1, 2, 5)]
-    ticks = [one for one in steps if low <= one <= high]
-    if len(ticks) < 2:
-        ticks = [float(f"{one:.2g}") for one in np.geomspace(low, high, 3)]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    from matplotlib.ticker import LogLocator
+
+    # With none of these in sight the locator takes even steps.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()

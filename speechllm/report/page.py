@@ -1,193 +1,184 @@
 """The report as a whole: every table, picture and claim of a study."""
 
+from __future__ import annotations
+
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 from speechbrain_ext.runs.files import write_text
-from speechllm.report.cells import Cells
+from speechbrain_ext.runs.result import LoadedRuns
 from speechllm.report.claims import all_claims, claims_table
-from speechllm.report.costs import draw_costs
-from speechllm.report.document import (
-    Heading,
-    Lines,
-    Picture,
-    Text,
-    as_html,
-    as_markdown,
-)
-from speechllm.report.figure_one import draw_figure_one
-from speechllm.report.figure_two import draw_figure_two
+from speechllm.report.figures import draw_costs, draw_curves
 from speechllm.report.frontier import draw_frontier, frontier_table
-from speechllm.report.samples import Samples
-from speechllm.report.tables import limit_lines, table_one, table_two
-from speechllm.report.threshold import next_smaller_table, threshold_table
+from speechllm.report.maps import draw_figure_one, four_maps
+from speechllm.report.paper_tables import (
+    next_smaller_table,
+    table_one,
+    table_two,
+    threshold_table,
+)
+from speechllm.report.study import Study
+from speechllm.report.tables import limit_lines, not_counted
+from speechllm.report.write import as_html, try_to_draw
 
 TITLE = "Redundancy of decoder layers in speech LLMs"
+# Paragraphs; a word in braces is a table, a picture or a list.
+OPENING = """
+# {title}
+
+{runs} finished runs, seeds {seeds}. Intervals are of 95 %, over seeds and
+utterances drawn again 1,000 times; all systems share each drawing. Figures
+marked as the paper's are those of arXiv 2603.05121 and were not measured here.
+A dash is a gap: no run, or none finished.
+"""
+FINDINGS = """
+## The paper's claims
+
+A claim is confirmed where the intervals of all its tested statistics hold what
+it says, refuted where that of one of them excludes it, and else undecided here.
+
+{claims}
+
+## Table 1: recognition
+
+WER in per cent, mean over the seeds; pruned as far as every set stays within a
+relative degradation of 0.25, healed jointly.
+
+{table_one}
+
+## Table 2: translation, and ASR's path
+
+BLEU, healed jointly.
+
+{table_two}
+
+{limits}
+
+## Figure 1: distances of blocks
+
+{figure1}
+
+## Figure 2: degradation against depth
+
+{figure2}
+
+## Speed and memory
+
+{costs}
+
+## The frontier
+
+{frontier}
+
+{frontier_table}
+
+## Where the threshold comes from
+
+The relative gap in WER between adjacent sizes of a family, unpruned; 0.25
+(recognition) and 0.10 (translation) are in use.
+
+{threshold}
+
+A pruned model against the next smaller whole one:
+
+{next_smaller}
+"""
+MISSING = """
+## What is missing
+
+{missing}
+"""
+LIMITS = "Answers that ran into their token limit, and may be cut short:"
+CAPTIONS = {
+    "figure1": "Angular distance of blocks by size and first layer, on one "
+    "scale; the line is the pruning path.",
+    "figure2": "Relative degradation against the share of layers removed; a "
+    "column for each set, a row for each family. Colour: healing; line: "
+    "model; hollow: another path. Bands: 95 % intervals. Dash-dotted: the "
+    "threshold. Linear up to 0.5, then logarithmic.",
+    "costs": "Decoding speed and peak memory of pruned models over the whole "
+    "model's, healed jointly; bands over seeds.",
+    "frontier": "Mean score over the sets at each depth; colour: healing, "
+    "mark: what chose the layers; many of one depth stand side by side. The "
+    "grey line is the best known.",
+}
 # Notes of one kind can be many: so many are told in full.
 TOLD = 20
 
 
-class Page:
-    """A report in the making."""
+def write_page(
+    found: LoadedRuns,
+    study: Study,
+    tables: list[dict],
+    output: Path,
+    planned: dict[str, str],
+) -> None:
+    """Write ``report.md``, its pictures and ``report.html``."""
+    page = output / "report.html"
+    # An older page would pass for one of these results.
+    page.unlink(missing_ok=True)
+    seeds = sorted({str(run.seed) for run in found.done})
+    fields = {"title": TITLE, "runs": len(found.done)}
+    fields["seeds"] = ", ".join(seeds)
+    fields["missing"] = _missing(found, study, planned)
+    if found.done:
+        fields |= _findings(study, tables) | _pictures(study, tables, output)
+    template = OPENING + FINDINGS * bool(found.done) + MISSING
+    parts = [_filled(part, fields) for part in template.split("\n\n")]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    write_text(output / "report.md", text)
+    write_text(page, as_html(text, output, TITLE))
 
-    def __init__(self, found, tables, output, planned=None):
-        self.found, self.tables, self.output = found, tables, output
-        self.planned = planned or {}
-        self.samples = (
-            Samples(found.done, found.folders) if found.done else None
-        )
-        self.cells = Cells(found.all, self.samples)
-        self.parts = [Heading(TITLE, 1)]
-        self.lacking = []
 
-    def write(self):
-        """Write ``report.html``, ``report.md`` and the pictures."""
-        self._opening()
-        if self.found.done:
-            self._claims()
-            self._scores()
-            self._pictures()
-            self._threshold()
-        self._missing()
-        write_text(self.output / "report.md", as_markdown(self.parts))
-        page = as_html(self.parts, self.output, TITLE)
-        write_text(self.output / "report.html", page)
-        return self.lacking
+def _filled(paragraph, fields):
+    """A paragraph on one line, or what stands for it."""
+    return " ".join(paragraph.split()).format_map(fields).rstrip()
 
-    def _opening(self):
-        found = self.found
-        seeds = sorted({str(run.seed) for run in found.done})
-        self.parts.append(
-            Text(
-                f"{len(found.done)} finished runs, seeds {', '.join(seeds)}. "
-                "Intervals are of 95 %, over seeds and utterances drawn again "
-                "1,000 times; all systems share each drawing. Figures marked "
-                "as the paper's are those of arXiv 2603.05121 and were not "
-                "measured here. A dash is a gap: no run, or none finished."
-            )
-        )
 
-    def _claims(self):
-        self.parts += [
-            Heading("The paper's claims"),
-            Text(
-                "A claim is confirmed where the intervals of all its tested "
-                "statistics hold what it says, refuted where that of one of "
-                "them excludes it, and else undecided here."
-            ),
-            claims_table(all_claims(self.cells, self.tables)),
-        ]
+def _findings(study, tables):
+    lines = limit_lines(study.done)
+    limits = _list(_first(lines, "sets with such answers"))
+    return {
+        "claims": claims_table(all_claims(study, tables)),
+        "table_one": table_one(study),
+        "table_two": table_two(study),
+        "limits": f"{LIMITS}\n\n{limits}" if lines else "",
+        "frontier_table": frontier_table(study),
+        "threshold": threshold_table(study),
+        "next_smaller": next_smaller_table(study),
+    }
 
-    def _scores(self):
-        self.parts += [
-            Heading("Table 1: recognition"),
-            Text(
-                "WER in per cent, mean over the seeds; pruned as far as every "
-                "set stays within a relative degradation of 0.25, healed "
-                "jointly."
-            ),
-            table_one(self.cells),
-            Heading("Table 2: translation, and ASR's path"),
-            Text("BLEU, healed jointly."),
-            table_two(self.cells),
-        ]
-        lines = limit_lines(self.found.done)
-        if lines:
-            self.parts += [
-                Text(
-                    "Answers that ran into their token limit, and may be cut "
-                    "short:"
-                ),
-                Lines(_first(lines, "sets with such answers")),
-            ]
 
-    def _pictures(self):
-        cells = self.cells
-        self._picture(
-            "Figure 1: distances of blocks",
-            "figure1.png",
-            lambda file: draw_figure_one(cells, self.tables, file),
-            "Angular distance of blocks by size and first layer, on one "
-            "scale; the line is the pruning path.",
-        )
-        self._picture(
-            "Figure 2: degradation against depth",
-            "figure2.png",
-            lambda file: draw_figure_two(cells, file),
-            "Relative degradation against the share of layers removed; a "
-            "column for each set, a row for each family. Colour: healing; "
-            "line: model; hollow: another path. Bands: 95 % intervals. "
-            "Dash-dotted: the threshold. Linear up to 0.5, then logarithmic.",
-        )
-        self._picture(
-            "Speed and memory",
-            "costs.png",
-            lambda file: draw_costs(cells, file),
-            "Decoding speed and peak memory of pruned models over the whole "
-            "model's, healed jointly; bands over seeds.",
-        )
-        self._picture(
-            "The frontier",
-            "frontier.png",
-            lambda file: draw_frontier(cells, file),
-            "Mean score over the sets at each depth; colour: healing, mark: "
-            "what chose the layers; many of one depth stand side by side. "
-            "The grey line is the best known.",
-        )
-        self.parts.append(frontier_table(cells))
+def _pictures(study, tables, output):
+    """Each picture with its caption, or why it is not there."""
+    shown = {}
+    for name, draw, data in (
+        ("figure1", draw_figure_one, four_maps(study, tables)),
+        ("figure2", partial(draw_curves, pdf=True), study),
+        ("costs", draw_costs, study),
+        ("frontier", draw_frontier, study),
+    ):
+        file, caption = f"{name}.png", CAPTIONS[name]
+        fault = try_to_draw(output / file, draw, data)
+        shown[name] = f"![{caption}]({file})\n\n{caption}"
+        if fault:
+            shown[name] = f"Not drawn: {fault}"
+    return shown
 
-    def _picture(self, title, name, draw, caption):
-        """A picture, or why it is not there."""
-        self.parts.append(Heading(title))
-        file = self.output / name
-        try:
-            draw(file)
-        except (ValueError, ImportError) as error:
-            # An older picture would pass for one of these results.
-            for old in (file, file.with_suffix(".pdf")):
-                old.unlink(missing_ok=True)
-            print(f"{file}: not drawn: {error}", file=sys.stderr)
-            self.parts.append(Text(f"Not drawn: {error}"))
-            self.lacking.append(f"{name}: {error}")
-            return
-        self.parts.append(Picture(name, caption))
 
-    def _threshold(self):
-        self.parts += [
-            Heading("Where the threshold comes from"),
-            Text(
-                "The relative gap in WER between adjacent sizes of a family, "
-                "unpruned; 0.25 (recognition) and 0.10 (translation) are in "
-                "use."
-            ),
-            threshold_table(self.cells),
-            Text("A pruned model against the next smaller whole one:"),
-            next_smaller_table(self.cells),
-        ]
+def _missing(found, study, planned):
+    here = {run.name for run in found.all}
+    lines = not_counted(found.unfinished, found.broken)
+    lines += [
+        f"{name}: {why}" for name, why in planned.items() if name not in here
+    ]
+    lines += _first(study.samples.notes, "without hypotheses")
+    return _list(lines) or "Nothing."
 
-    def _missing(self):
-        found = self.found
-        lines = [
-            f"{run.name}: {run.status}" + (f", {run.error}" * bool(run.error))
-            for run in found.unfinished
-        ]
-        lines += [
-            f"{file}: cannot be read, {why}" for file, why in found.broken
-        ]
-        here = {run.name for run in found.all}
-        lines += [
-            f"{name}: {why}"
-            for name, why in self.planned.items()
-            if name not in here
-        ]
-        notes = self.samples.notes if self.samples else []
-        lines += _first(notes, "without hypotheses")
-        self.lacking += lines
-        self.parts += [
-            Heading("What is missing"),
-            Lines(lines) if lines else Text("Nothing."),
-        ]
+
+def _list(lines):
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _first(lines, what):
@@ -196,7 +187,7 @@ def _first(lines, what):
     return lines[:TOLD] + [f"and {more} more {what}"] * (more > 0)
 
 
-def planned_runs(folder):
+def planned_runs(folder: str | Path) -> dict[str, str]:
     """The runs that a study is to have, and why one might not be there."""
     for place in (Path(folder), Path(folder).resolve().parent):
         file = place / "plan.json"

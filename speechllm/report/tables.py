@@ -1,13 +1,12 @@
-"""Tables 1 and 2 of a study, the paper's own rows beside it."""
+"""Markdown tables, and ``table.md``: the scores of a study, run by run."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from speechllm.report import paper
-from speechllm.report.document import Table
-from speechllm.report.estimates import estimate
-from speechllm.report.tolerance import largest
+from speechllm.report.study import healing_rank, sets_of, system
 
 GAP = "—"
 
@@ -24,7 +23,13 @@ def _cell(content):
 
 
 def markdown_table(header: Sequence, rows: Iterable[Sequence]) -> str:
-    """A Markdown table whose columns line up in a terminal."""
+    """A Markdown table whose columns line up in a terminal.
+
+    >>> print(markdown_table(["set", "WER"], [["dev", 1.58]]), end="")
+    | set | WER  |
+    | --- | ---- |
+    | dev | 1.58 |
+    """
     lines = [header, *rows]
     columns = zip(*lines, strict=True)
     widths = [max(len(_cell(cell)) for cell in column) for column in columns]
@@ -32,77 +37,30 @@ def markdown_table(header: Sequence, rows: Iterable[Sequence]) -> str:
     return "".join(markdown_row(line, widths) for line in lines)
 
 
-def system_name(which):
+class Table(NamedTuple):
+    """A table; as a text it is Markdown."""
+
+    header: list
+    rows: list
+
+    def __str__(self):
+        return markdown_table(*self)
+
+
+def system_name(which: tuple) -> str:
     """A system in words: its backbone, and its adapter if it has one."""
     backbone, adapter = which[:2]
     return f"{backbone} + LoRA" if adapter else backbone
 
 
-def said(drawn_R, form="{:.2f}"):
-    """A statistic as a cell; a dash where there is none (str)."""
-    found = estimate(drawn_R)
-    return found.said(form) if found else GAP
+def layers_cells(removed: int, layers: int) -> list[str]:
+    """The share of layers that is gone, and their number."""
+    if not removed:
+        return ["-", str(layers)]
+    return [f"{100 * removed / layers:.1f} %", f"{removed} of {layers}"]
 
 
-def _share(removed, layers):
-    return f"{100 * removed / layers:.1f} %" if removed else "-"
-
-
-def _layers(removed, layers):
-    return f"{removed} of {layers}" if removed else str(layers)
-
-
-def table_one(cells, task="ASR"):
-    """Table 1: each system whole, and pruned as far as the threshold lets."""
-    ours = list(
-        dict.fromkeys(n for w in cells.systems(task) for n in cells.sets(w))
-    )
-    theirs = [row for row in paper.table_1() if task == "ASR"]
-    sets = list(
-        dict.fromkeys([*ours, *(n for row in theirs for n in row["scores"])])
-    )
-    rows = []
-    for which in cells.systems(task):
-        rows += _rows_of(cells, which, sets)
-    many = len(rows)
-    for row in theirs:
-        name = system_name((row["model"], row["adapter"]))
-        removed, layers = row["removed"], row["layers"]
-        scores = [row["scores"].get(n) for n in sets]
-        rows.append(
-            [
-                "the paper's",
-                "+ pruning" if removed else name,
-                _share(removed, layers),
-                _layers(removed, layers),
-                *(GAP if one is None else f"{one:.2f}" for one in scores),
-            ]
-        )
-    header = ["Source", "Model", "Dropped", "Layers", *sets]
-    return Table(header, rows, set(range(many, len(rows))))
-
-
-def _rows_of(cells, which, sets):
-    layers = cells.layers(which)
-    whole = [said(cells.baseline_score(which, name)) for name in sets]
-    rows = [["here", system_name(which), "-", str(layers), *whole]]
-    depths = cells.depths(which)
-    if not depths:
-        pruned = [GAP] * len(sets)
-        return [*rows, ["here", "+ pruning: no run", GAP, GAP, *pruned]]
-    depth = largest(cells, which)
-    name = "+ pruning, both"
-    if not depth:
-        depth = depths[0]
-        name += " (over the threshold)"
-    scores = [
-        said(cells.score(which, depth, "both", "speech", one)) for one in sets
-    ]
-    share = _share(depth, layers)
-    return [*rows, ["here", name, share, _layers(depth, layers), *scores]]
-
-
-def limit_lines(runs):
+def limit_lines(runs) -> list[str]:
     """Sets with answers that ran into their token limit, a line each."""
     found = [
         (one.hit_limit / one.utterances, f"{run.name}, {name}", one)
@@ -116,43 +74,208 @@ def limit_lines(runs):
     ]
 
 
-def table_two(cells):
-    """Table 2: translation along its own path and along ASR's."""
-    rows = []
-    for which in cells.systems():
-        if cells.metric(which) == "WER":
-            continue
-        for name in cells.sets(which):
-            rows += _translation_rows(cells, which, name)
-    many = len(rows)
-    rows += [
-        [
-            "the paper's",
-            row["task"],
-            "Qwen2.5-7B",
-            _share(row["removed"], row["layers"]),
-            _layers(row["removed"], row["layers"]),
-            f"{row['own']:.2f}",
-            f"{row['asr']:.2f}",
-        ]
-        for row in paper.table_2()
+# ----------------------------------------------------------------------------
+# table.md: the paper's Table 1 with a row for every run.
+
+
+def table_text(study, broken: Sequence[tuple] = ()) -> str:
+    """All that a study says in words and numbers (Markdown)."""
+    parts = []
+    for task in dict.fromkeys(run.task for run in study.runs):
+        runs = [run for run in study.runs if run.task == task]
+        sets = sets_of(runs)
+        parts.append(f"## {task}\n")
+        parts.append(_scores_table(runs, sets))
+        parts.append(_depth_lines(study, task))
+        parts.append(_paths_table(runs, sets))
+    lines = [f"- {line}" for line in not_counted(study.runs, broken)]
+    parts.append("\n".join(["Not counted:\n", *lines, ""]) if lines else "")
+    return "\n".join(part for part in parts if part)
+
+
+def not_counted(runs, broken) -> list[str]:
+    """Runs that are no number here, and why, a line each."""
+    lines = [
+        f"{run.name}: {run.status}" + (f", {run.error}" * bool(run.error))
+        for run in runs
+        if run.status != "done"
     ]
-    header = "Source,Task,Model,Dropped,Layers,AST's path,ASR's path".split(",")
-    return Table(header, rows, set(range(many, len(rows))))
+    return lines + [f"{path}: cannot be read, {why}" for path, why in broken]
 
 
-def _translation_rows(cells, which, name):
-    layers = cells.layers(which)
-    whole = said(cells.baseline_score(which, name))
-    start = ["here", which[3], system_name(which)]
-    rows = [[*start, "-", str(layers), whole, whole]]
-    paths = ("speech", "ASR speech")
-    depths = {d for path in paths for d in cells.depths(which, "both", path)}
-    for depth in sorted(depths):
-        scores = [
-            said(cells.score(which, depth, "both", path, name))
-            for path in paths
-        ]
-        share = _share(depth, layers)
-        rows.append([*start, share, _layers(depth, layers), *scores])
+def _scores_table(runs, sets):
+    metrics = [one.metric for run in runs for one in run.scores.values()]
+    unit = "WER %" if metrics[:1] in ([], ["WER"]) else metrics[0]
+    note = f"{unit} with its 95 % interval; bold: the best at its depth."
+    header = ["Model", "Dropped", "Layers", *sets]
+    limits = any(_at_limit(run) for run in runs)
+    if limits:
+        header.append("At limit")
+        note += " At limit: answers that ran into their token limit."
+    rows = []
+    for which in dict.fromkeys(map(system, runs)):
+        members = [run for run in runs if system(run) == which]
+        best = _best(members, sets)
+        for place, run in _places(members):
+            cells = [_name(place, run, members)]
+            cells += layers_cells(place[0], members[0].layers)
+            cells += _score_cells(run, sets, best)
+            rows.append([*cells, _at_limit(run) or GAP] if limits else cells)
+    return "\n".join([markdown_table(header, rows), note + "\n"])
+
+
+def _places(runs):
+    """Depth, path and healing of each row, with its run or with None.
+
+    A path that was pruned to a depth has a row for each of its healings.
+    """
+    rows = [(_place(run), run) for run in runs if not run.removed]
+    pruned = [run for run in runs if run.removed]
+    paths = dict.fromkeys(run.path_from for run in pruned)
+    depths = sorted({run.removed for run in pruned})
+    for depth, path in itertools.product(depths, paths):
+        along = [run for run in pruned if run.path_from == path]
+        if depth not in {run.removed for run in along}:
+            continue
+        for healing in sorted({r.healing for r in along}, key=healing_rank):
+            place = depth, path, healing
+            found = [run for run in along if _place(run) == place]
+            rows += [(place, run) for run in found or [None]]
     return rows
+
+
+def _place(run):
+    return run.removed, run.path_from, run.healing
+
+
+def _name(place, run, members):
+    """What a row of a system is called."""
+    removed, path, healing = place
+    name = _system_name(system(members[0]))
+    if removed:
+        name = f"+ pruning, {healing}"
+        if len({one.path_from for one in members if one.removed}) > 1:
+            name += f" ({path or 'given'} path)"
+    alike = [one for one in members if _place(one) == place]
+    if len(alike) > 1:
+        name += f", seed {run.seed}"
+        # The same seed twice: only the names tell them apart.
+        if len({one.seed for one in alike}) < len(alike):
+            name += f" ({run.name})"
+    return name
+
+
+def _system_name(which):
+    backbone, adapter = which[:2]
+    return f"{backbone} + {adapter}" if adapter else backbone
+
+
+def _score_cells(run, sets, best):
+    if run is None or run.status != "done":
+        return [run.status if run else GAP] * len(sets)
+    cells = []
+    for name in sets:
+        one = run.scores.get(name)
+        if one is None or one.value is None:
+            cells.append(GAP)
+            continue
+        value = f"{one.value:.2f}"
+        if run.removed and one.value == best.get((run.removed, name)):
+            value = f"**{value}**"
+        ends = one.interval
+        if ends and None not in ends:
+            value += f" [{ends[0]:.2f}, {ends[1]:.2f}]"
+        cells.append(value)
+    return cells
+
+
+def _best(runs, sets):
+    """Best score by depth and set; none where one run stands alone."""
+    best = {}
+    for depth, name in itertools.product({run.removed for run in runs}, sets):
+        scores = [
+            run.scores[name]
+            for run in runs
+            if run.status == "done"
+            and run.removed == depth
+            and name in run.scores
+            and run.scores[name].value is not None
+        ]
+        if len(scores) > 1:
+            pick = max if scores[0].higher_is_better else min
+            best[depth, name] = pick(one.value for one in scores)
+    return best
+
+
+def _at_limit(run):
+    """Answers that ran into their token limit, such as "3 of 80"."""
+    scores = run.scores.values() if run and run.status == "done" else ()
+    told = [one for one in scores if one.hit_limit is not None]
+    if not told:
+        return ""
+    hit = sum(one.hit_limit for one in told)
+    return f"{hit} of {sum(one.utterances for one in told)}"
+
+
+def _depth_lines(study, task):
+    """The most layers that each curve can lose within the threshold."""
+    lines, threshold = [], None
+    curves = dict.fromkeys(
+        (system(run), run.healing, run.path_from)
+        for run in study.done
+        if run.removed and run.task == task
+    )
+    for which, *curve in curves:
+        depths = study.depths(which, *curve)
+        changes = [
+            study.degradation(which, depth, *curve, name)
+            for depth in depths
+            for name in study.sets(which)
+        ]
+        if all(one is None for one in changes):
+            continue
+        threshold = threshold or study.threshold(which)
+        depth, layers = study.largest(which, *curve), study.layers(which)
+        healing, path = curve
+        lines.append(
+            f"- {_system_name(which)}, healing {healing}, {path or 'given'} "
+            f"path: {depth} of {layers} layers ({100 * depth / layers:.1f} %)"
+            f"; depths run: {', '.join(map(str, depths))}"
+        )
+    if not lines:
+        return ""
+    head = (
+        "Largest depth at which every set is within a relative degradation "
+        f"of {threshold:.2f}:\n"
+    )
+    return "\n".join([head, *lines, ""])
+
+
+def _paths_table(runs, sets):
+    """The same depth and healing along different paths, side by side."""
+    # The layers of a model bring torch, which nothing else here needs.
+    from speechbrain_ext.layers.removal import ranges
+
+    places = {}
+    for run in runs:
+        if run.removed:
+            place = system(run), run.removed, run.healing
+            places.setdefault(place, []).append(run)
+    rows = [
+        [
+            _system_name(which),
+            f"{removed} of {run.layers}",
+            healing,
+            run.path_from or "given",
+            ranges(run.removed_layers or []) or GAP,
+            *_score_cells(run, sets, {}),
+        ]
+        for (which, removed, healing), alike in places.items()
+        if len({run.path_from for run in alike}) > 1
+        for run in alike
+    ]
+    if not rows:
+        return ""
+    header = ["Model", "Layers", "Healing", "Path", "Removed", *sets]
+    table = markdown_table(header, rows)
+    return f"The same along different paths:\n\n{table}"

@@ -19,7 +19,6 @@ import pytest
 from speechbrain_ext import runs as results
 from speechbrain_ext.runs import files
 from speechbrain_ext.runs.result import RunResult, SetScore
-from speechllm.report.claims.strategies import peak_memory
 
 
 def a_run(**changes):
@@ -269,6 +268,6 @@ def test_hypotheses_come_back(tmp_path):
 def test_an_older_runs_peak_is_none_of_inference():
     """Training was in it; no ratio may be made of it and a newer one."""
     old = RunResult("a", "tiny", layers=4, steps=5, peak_memory_bytes=9)
-    assert peak_memory(old) is None
+    assert old.inference_peak_bytes is None
     old.train_peak_memory_bytes = 12
-    assert peak_memory(old) == 9
+    assert old.inference_peak_bytes == 9

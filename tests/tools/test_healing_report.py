@@ -10,8 +10,7 @@ import pytest
 
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.result import RunResult, SetScore
-from speechllm.report.healing.command import main
-from speechllm.report.healing.ratios import HealingStudy, comparisons
+from speechllm.report.healing import HealingStudy, comparisons, main
 
 WORDS = "red dog sits under old trees near long green fences".split()
 

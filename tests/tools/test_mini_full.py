@@ -5,6 +5,7 @@ Authors
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -124,6 +125,15 @@ def finished(results, name, task, value, block=None):
     run.save(results / name)
 
 
+def said(results):
+    """The tables of a study, their columns not lined up."""
+    return one_space(report_tasks(results))
+
+
+def one_space(text):
+    return re.sub(" +", " ", text)
+
+
 def test_translation_table_pairs_runs_with_paths(study):
     results = study.results
     finished(results, "mini_en_de", "AST en-de", 90.0)
@@ -133,7 +143,7 @@ def test_translation_table_pairs_runs_with_paths(study):
     failed.removed, failed.status = 2, "failed"
     failed.start = study.blocks("mini_fr_en")[2].start
     failed.save(results / failed.name)
-    lines = report_tasks(results).splitlines()
+    lines = said(results).splitlines()
     whole, pruned = (
         next(line for line in lines if line.startswith(f"| {depth} |"))
         for depth in (0, 2)
@@ -170,12 +180,12 @@ def test_agreement_and_the_check_are_told(study):
         },
     }
     (folder / "multitask.json").write_text(json.dumps(content))
-    told = report_tasks(study.results)
+    told = said(study.results)
     assert "| a | WER 1.25 | 7 of 8 | no | 1.50 MiB |" in told
     assert "2.00 MiB together, 4.00 MiB as systems" in told
     line = next(x for x in told.splitlines() if x.startswith("| En-De | 0"))
     assert line.startswith("| En-De | 0.0000 | 1.0000 | 1.00 | 1.00 |")
-    assert told == (study.results / "tasks.md").read_text()
+    assert told == one_space((study.results / "tasks.md").read_text())
 
 
 def test_shared_runs_follow_recognition(study):

@@ -16,15 +16,17 @@ from speechbrain_ext.model.encoder_load import (
     load_extractor,
     load_model,
 )
-from speechbrain_ext.training.choose_layers import _depth_only
-from speechbrain_ext.training.experiment import load_prompt
+from speechbrain_ext.training.build import load_prompt
+from speechbrain_ext.training.measure import _depth_only
 from speechbrain_ext.training.settings import load_config as config_of
-from speechllm.text_lm import check_saved
+from speechllm.saved import check_saved
 
 TOP = Path(__file__).parents[2]
-PLACES = ("speechbrain_ext", "recipes", "benchmarks", "workflow", "upstream")
+PLACES = (
+    "speechbrain_ext speechllm recipes benchmarks workflow upstream"
+).split()
 # Ours, or classes that cannot take their code from a model's folder.
-OWN = {"SpeechLLM", "LoraConfig", "PeftModel", "GenerationConfig"}
+OWN = {"ExportedSpeechLLM", "LoraConfig", "PeftModel", "GenerationConfig"}
 LOADERS = {"from_pretrained", "from_config"}
 
 
@@ -81,7 +83,7 @@ def test_every_loader_refuses_code():
         ("partial(AutoModel.from_config, trust_remote_code=False)", []),
         ("partial(AutoModel.from_config)", [1]),
         ("loader.from_pretrained(x)", [1]),
-        ("SpeechLLM.from_pretrained(x)", []),
+        ("ExportedSpeechLLM.from_pretrained(x)", []),
         ("MODEL_MAPPING[x].from_pretrained(y)", []),
     ],
 )

@@ -38,8 +38,9 @@ from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.cli.describe import describe
 from speechllm.export.write import export_runs
 from speechllm.exported.model import ExportedSpeechLLM
+from speechllm.report.study import Study
 from speechllm.report.summary import summarise
-from speechllm.report.table import table_text
+from speechllm.report.tables import table_text
 
 
 def make_plan(layers, **changes):
@@ -402,7 +403,7 @@ def check_reports(results):
     [record] = [r for r in summarise(runs.all) if r["name"] == "holes"]
     assert record["removed_layers"] == [1, 3] and record["start"] is None
     assert (record["removed"], record["rule"]) == (2, "even")
-    assert "+ pruning, both" in table_text(runs.all)
+    assert "+ pruning, both" in table_text(Study(runs.all))
 
 
 def check_exported(folder, corpus, said, exported):

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from speechbrain_ext.runs.files import write_hypotheses, write_json
-from speechbrain_ext.runs.result import RunResult, SetScore
+from speechbrain_ext.runs.result import RunResult, SetScore, load_run
 from speechbrain_ext.scores.score import score_recognition
 from speechllm import report
-from speechllm.report import curves, summary
+from speechllm.report import summary, tables
 from speechllm.report.comparison import compare_runs
-from speechllm.report.heatmaps import compare_inputs
-from speechllm.report.tables import limit_lines
+from speechllm.report.figures import degradation_curves, draw_curves
+from speechllm.report.maps import compare_inputs
+from speechllm.report.study import Study, baseline_of
+from speechllm.report.tables import limit_lines, markdown_table
 
 SETS = ("test-clean", "test-other")
 
@@ -62,12 +64,31 @@ def a_study():
     ]
 
 
+def table_text(runs, broken=()):
+    """``table.md`` of some runs."""
+    return tables.table_text(Study(runs), broken)
+
+
+def test_a_table_lines_up_and_holds_its_bars():
+    found = markdown_table(["a", "long"], [["x|y", 1], ["é", None]])
+    assert found.split("\n") == [
+        "| a    | long |",
+        "| ---- | ---- |",
+        "| x\\|y | 1    |",
+        "| é    | None |",
+        "",
+    ]
+    assert markdown_table(["a"], []) == "| a |\n| - |\n"
+    with pytest.raises(ValueError):
+        markdown_table(["a", "b"], [["one"]])
+
+
 def test_answers_at_their_limit_stand_beside_the_scores():
     runs = [a_run("base", 2.0), a_run("b2", 2.25, 2, "both")]
-    assert "At limit" not in report.table_text(runs)  # older results
+    assert "At limit" not in table_text(runs)  # older results
     for one, hit in zip(runs[1].scores.values(), (3, 0)):
         one.utterances, one.hit_limit = 40, hit
-    table = report.table_text(runs)
+    table = table_text(runs)
     header, _, whole, pruned = table.split("\n")[2:6]
     assert header.split("|")[-2].strip() == "At limit"
     assert whole.split("|")[-2].strip() == "—"
@@ -99,6 +120,57 @@ def test_runs_scored_as_different_languages_are_not_compared(tmp_path):
     assert same["sets"]["dev"]["difference"] == 0
     with pytest.raises(ValueError, match="dev was not scored alike"):
         compare_runs(folders["en"], folders["de"], samples=10)
+
+
+def _said(folder, errors, ids=None):
+    """A run whose utterances of ten words have that many errors each."""
+    words = list("abcdefghij")
+    rows = [
+        {
+            "id": str(i) if ids is None else ids[i],
+            "reference": " ".join(words),
+            "hypothesis": " ".join(words[: 10 - many]),
+        }
+        for i, many in enumerate(errors)
+    ]
+    score, told = score_recognition(rows)
+    RunResult("same", "b", scores={"dev": score}).save(folder)
+    write_hypotheses(folder, "dev", told)
+    return folder
+
+
+def test_a_comparison_of_runs_is_paired(tmp_path):
+    errors = np.random.default_rng(5).binomial(10, 0.3, size=200)
+    hard = _said(tmp_path / "hard", errors)
+    # The same errors but for one word in every tenth utterance.
+    less = errors - np.minimum(1, errors) * (np.arange(200) % 10 == 0)
+    turned = [str(i) for i in range(200)][::-1]
+    other = _said(tmp_path / "other", less[::-1], turned)
+    found = compare_runs(hard, other)["sets"]["dev"]
+    gap = 100 * (errors.sum() - less.sum()) / 2000
+    assert found["difference"] == pytest.approx(gap)
+    assert 0 < found["low"] < gap < found["high"]
+    assert found["p_value"] < 0.01
+    # Unpaired, the interval of one alone is far wider than the difference.
+    low, high = load_run(hard).scores["dev"].interval
+    assert high - low > 2 * (found["high"] - found["low"])
+
+
+def test_a_run_differs_in_nothing_from_itself(tmp_path):
+    run = _said(tmp_path, [i % 3 for i in range(30)])
+    found = compare_runs(run, run)["sets"]["dev"]
+    assert (found["difference"], found["low"], found["high"]) == (0, 0, 0)
+    assert found["p_value"] == 1
+
+
+def test_runs_on_other_utterances_are_not_compared(tmp_path):
+    one = _said(tmp_path / "a", [0, 1])
+    other = _said(tmp_path / "b", [0])
+    with pytest.raises(ValueError, match=r"only in the first \['1'\]"):
+        compare_runs(one, other)
+    (other / "hypotheses-dev.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="b/hypotheses-dev.jsonl"):
+        compare_runs(one, other)
 
 
 def a_table(kind, gap=0.0, layers=6, model="mini-qwen"):
@@ -175,9 +247,9 @@ def test_the_baseline_is_the_best_of_the_same_seed_and_system():
         a_run("adapted", 0.5, adapter="lora"),
     ]
     pruned = a_run("p", 3.0, 2)
-    assert summary.baseline_of(pruned, runs).name == "long"
+    assert baseline_of(pruned, runs).name == "long"
     pruned.seed = 3
-    assert summary.baseline_of(pruned, runs).name == "other-seed"
+    assert baseline_of(pruned, runs).name == "other-seed"
 
 
 def _cells(table, start):
@@ -188,7 +260,7 @@ def _cells(table, start):
 
 
 def test_table_has_the_figures_of_the_runs():
-    table = report.table_text(a_study())
+    table = table_text(a_study())
     assert _cells(table, "mini-qwen")[0] == [
         "mini-qwen",
         "-",
@@ -207,7 +279,7 @@ def test_table_has_the_figures_of_the_runs():
 
 def test_failed_runs_say_failed_and_missing_ones_are_a_dash():
     runs = a_study()
-    table = report.table_text(runs, [("x/result.json", "cut short")])
+    table = table_text(runs, [("x/result.json", "cut short")])
     two, four, six = _cells(table, "+ pruning, none (speech path)")
     assert two[3].startswith("9.87")
     assert four[3:] == ["failed", "failed"]
@@ -220,12 +292,12 @@ def test_failed_runs_say_failed_and_missing_ones_are_a_dash():
 def test_a_set_that_a_run_lacks_is_a_dash():
     runs = a_study()
     del runs[5].scores["test-other"]
-    table = report.table_text(runs)
+    table = table_text(runs)
     assert _cells(table, "+ pruning, both (speech path)")[1][4] == "—"
 
 
 def test_largest_depth_is_told_for_each_healing_and_path():
-    table = report.table_text(a_study())
+    table = table_text(a_study())
     assert "healing both, speech path: 4 of 12 layers (33.3 %)" in table
     assert "healing both, text path: 2 of 12 layers (16.7 %)" in table
     assert "healing none, speech path: 0 of 12 layers (0.0 %)" in table
@@ -233,12 +305,12 @@ def test_largest_depth_is_told_for_each_healing_and_path():
 
 
 def test_paths_stand_side_by_side():
-    table = report.table_text(a_study())
+    table = table_text(a_study())
     rows = [row for row in _cells(table, "mini-qwen") if len(row) == 7]
     assert [row[3] for row in rows] == ["speech", "text"]
     assert rows[0][5] == "2.25 [1.80, 5.62]"
     without = [run for run in a_study() if run.name != "b2t"]
-    assert "different paths" not in report.table_text(without)
+    assert "different paths" not in table_text(without)
 
 
 def test_seeds_are_told_apart_and_averaged():
@@ -248,27 +320,49 @@ def test_seeds_are_told_apart_and_averaged():
         a_run("b4-2", 2.5, 4, "both", seed=2),
         a_run("base-2", 2.0, seed=2),
     ]
-    table = report.table_text(runs)
+    table = table_text(runs)
     assert _cells(table, "+ pruning, both (speech path), seed 2")
-    (found,) = [
-        one
-        for one in summary.tolerated_depths(runs)
-        if (one["path"], one["healing"]) == ("speech", "both")
-    ]
     # 75 % and 25 % worse: half on average, so depth 4 is out.
-    assert found["depth"] == 2
+    which = ("mini-qwen", "", "", "ASR")
+    assert Study(runs).largest(which, "both", "speech") == 2
+
+
+def test_largest_depth_wants_all_sets_at_once():
+    def largest(**by_depth):
+        runs = [a_run("base", 2.0)]
+        for depth, changes in by_depth.items():
+            run = a_run(depth, 2.0, int(depth[1:]), "both")
+            for name, change in zip(SETS, changes):
+                if change is None:
+                    del run.scores[name]
+                else:
+                    run.scores[name].value *= 1 + change
+            runs.append(run)
+        return Study(runs).largest(("mini-qwen", "", "", "ASR"))
+
+    whole = {"d1": (0, 0.1), "d2": (0.1, 0.3), "d4": (0.25, 0.25)}
+    assert largest(**whole, d6=(0.1, None), d9=(0.3, 0.1)) == 4
+    assert largest(d1=(0, 0.1), d2=(0.1, 0.3)) == 1
+    assert largest(d1=(0.26, 0)) == largest() == 0
+
+
+def test_a_path_that_was_given_is_a_path_of_its_own():
+    runs = [a_run("base", 2.0), a_run("b2", 3.0, 2, "both")]
+    runs.append(a_run("given", 2.0, 2, "both", path=None))
+    which = ("mini-qwen", "", "", "ASR")
+    found = Study(runs).score(which, 2, "both", None, "test-clean")
+    assert found[0] == 2.0
 
 
 def test_curves_hold_the_degradations_with_gaps_for_failed_runs():
-    (row,) = curves._panels(a_study())
-    panel = row[0]
-    assert panel["set"] == "test-clean"
-    both = panel["curves"]["both", "speech"]
-    assert [both[depth][0] for depth in (2, 4, 6)] == pytest.approx(
-        [0.125, 0.25, 0.625]
-    )
-    assert panel["curves"]["none", "speech"][4] is None
-    assert 6 not in panel["curves"]["none", "speech"]
+    study = Study(a_study())
+    (which,) = study.systems()
+    curves = degradation_curves(study, which, "test-clean")
+    both = curves["both", "speech"]
+    assert [share for share, _ in both] == pytest.approx([100 / 6, 100 / 3, 50])
+    assert [one.value for _, one in both] == pytest.approx([0.125, 0.25, 0.625])
+    (_, two), (share, four) = curves["none", "speech"]
+    assert two and four is None and share == pytest.approx(100 / 3)
 
 
 def test_drawn_curves_are_the_numbers(tmp_path, monkeypatch):
@@ -277,17 +371,19 @@ def test_drawn_curves_are_the_numbers(tmp_path, monkeypatch):
     drawn, plot = {}, Axes.plot
 
     def spy(axes, x, y, **how):
-        drawn[axes.get_title(), how["label"]] = (x, y, how["linestyle"])
+        drawn[axes.get_title(), how["label"]] = (x, y, how)
         return plot(axes, x, y, **how)
 
     monkeypatch.setattr(Axes, "plot", spy)
-    report.draw_curves(a_study(), tmp_path / "curves.png")
+    draw_curves(Study(a_study()), tmp_path / "curves.png")
     curve = {label: found for (_, label), found in drawn.items()}
-    share, values, style = curve["both"]
+    share, values, look = curve["both"]
     assert np.allclose(share, [0, 100 / 6, 100 / 3, 50])
     assert np.allclose(values, [0, 0.125, 0.25, 0.625])
-    assert style == "-"
-    assert curve["both, text path"][2] == "--"
+    # Another path has the same colour and line, and hollow marks.
+    text = curve["both, text path"][2]
+    assert text["color"] == look["color"] == look["markerfacecolor"]
+    assert text["markerfacecolor"] == "white"
     assert np.isnan(curve["none"][1][2])
 
 
@@ -356,6 +452,19 @@ def test_without_matplotlib_the_table_is_there_and_the_extra_named(
     assert report.main([str(tmp_path)]) == 1
     assert "pip install 'speechbrain_ext[report]'" in capsys.readouterr().err
     assert (tmp_path / "summary.json").exists()
+    assert (tmp_path / "report.html").exists()
+
+
+def test_without_markdown_the_rest_is_there_and_the_extra_named(
+    tmp_path, capsys, monkeypatch
+):
+    _write(tmp_path, a_study(), [a_table("text")])
+    (tmp_path / "report.html").write_text("of yesterday")
+    monkeypatch.setitem(sys.modules, "markdown", None)
+    assert report.main([str(tmp_path)]) == 1
+    assert "pip install 'speechbrain_ext[report]'" in capsys.readouterr().err
+    assert (tmp_path / "report.md").exists()
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_importing_the_parts_without_models_brings_no_torch():

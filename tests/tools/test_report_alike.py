@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from speechllm.report.claims import maps
+from speechllm.report import maps
 from speechllm.report.frontier import common_sets
 
 
 def test_a_frontier_leaves_out_sets_that_only_some_runs_have():
     scores = {("a", 2): 1.0, ("a", 4): 2.0, ("b", 4): 3.0}
     cells = SimpleNamespace(
-        curves=lambda which: [("both", "speech")],
+        curves=lambda which: {("both", "speech"): [2, 4]},
         depths=lambda which, healing, path: [2, 4],
         sets=lambda which: ["a", "b"],
         score=lambda which, depth, healing, path, name: scores.get(
@@ -38,6 +38,6 @@ def test_an_adapted_map_stands_beside_the_frozen_one_of_its_task(monkeypatch):
     ]
     monkeypatch.setattr(maps, "measured", lambda *args: found)
     monkeypatch.setattr(maps, "distances", lambda table: np.array([[table]]))
-    monkeypatch.setattr(maps, "_over_seeds", lambda cells, by_seed: by_seed)
+    monkeypatch.setattr(maps, "over_seeds", lambda cells, by_seed: by_seed)
     (changes,) = maps.adapted_against_frozen(None, None).values()
     assert np.allclose(changes, [-0.1])

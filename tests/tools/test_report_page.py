@@ -18,17 +18,24 @@ from mini_study import (
 
 from speechbrain_ext.runs.result import RunResult, SetScore, load_run, load_runs
 from speechllm import report
-from speechllm.report import paper, samples, threshold
-from speechllm.report.cells import Cells
-from speechllm.report.claims import all_claims
-from speechllm.report.claims.verdicts import Claim, Part, above, between, told
-from speechllm.report.estimates import estimate
-from speechllm.report.figure_one import four_maps
-from speechllm.report.figure_two import degradation_curves
+from speechllm.report import paper, paper_tables, samples
+from speechllm.report.claims import (
+    Claim,
+    Part,
+    above,
+    all_claims,
+    between,
+    told,
+)
+from speechllm.report.figures import degradation_curves
 from speechllm.report.frontier import _aside, frontier
+from speechllm.report.maps import four_maps
 from speechllm.report.page import planned_runs
-from speechllm.report.tables import GAP, table_one, table_two
-from speechllm.report.tolerance import crossing, largest, worst
+from speechllm.report.paper_tables import table_one, table_two
+from speechllm.report.samples import estimate
+from speechllm.report.study import Study, crossing
+from speechllm.report.tables import GAP
+from speechllm.report.write import as_html
 
 BOTH = ("both", "speech")
 
@@ -49,9 +56,7 @@ def cells(whole):
 
 def cells_of(folder):
     found = load_runs(folder)
-    return Cells(
-        found.all, samples.Samples(found.done, found.folders, draws=300)
-    )
+    return Study(found.all, found.folders, draws=300)
 
 
 def which(system):
@@ -156,12 +161,11 @@ def test_tables_show_the_figures_of_the_files(whole, cells):
 
 def test_the_papers_rows_are_marked_and_right(cells):
     table = table_one(cells)
-    theirs = [table.rows[place] for place in sorted(table.paper)]
-    assert {row[0] for row in theirs} == {"the paper's"}
+    theirs = [row for row in table.rows if row[0] == "the paper's"]
     assert len(theirs) == 14
     assert ["the paper's", "+ pruning", "43.8 %", "14 of 32"] == theirs[9][:4]
     assert theirs[9][-1] == "18.92"
-    assert 'class="paper"' in table.html(None)
+    assert as_html(str(table), None, "").count('class="paper"') == 14
     assert paper.table_2()[-1]["asr"] == 17.07
 
 
@@ -181,7 +185,7 @@ def test_seeds_widen_the_interval(tmp_path):
         return one
 
     runs = [run(1, 2.0), run(2, 4.0), run(3, 6.0)]
-    cells = Cells(runs, samples.Samples(runs, {}))
+    cells = Study(runs)
     found = estimate(cells.baseline_score(("x", "", "", "ASR"), "a"))
     assert found.value == 4.0
     assert (found.low, found.high) == (2.0, 6.0)
@@ -211,14 +215,14 @@ def test_the_crossing_is_where_the_line_leaves_the_threshold():
 
 
 def test_tolerance_needs_every_set(cells):
-    deepest = worst(cells, which(LARGE), 2, *BOTH)
+    deepest = cells.worst(which(LARGE), 2, *BOTH)
     sets = [
         cells.degradation(which(LARGE), 2, *BOTH, name)
         for name in ("test-clean", "test-other")
     ]
     assert (deepest == np.maximum(*sets)).all()
-    assert largest(cells, which(LARGE)) == 4
-    assert worst(cells, which(LARGE), 3, *BOTH) is None
+    assert cells.largest(which(LARGE)) == 4
+    assert cells.worst(which(LARGE), 3, *BOTH) is None
 
 
 def test_failed_and_missing_runs_are_gaps_and_no_zeros(whole, tmp_path):
@@ -255,18 +259,18 @@ def test_the_frontier_is_the_best_at_each_depth_with_its_cost(cells):
 
 def test_the_threshold_comes_from_the_sizes(cells):
     gaps = {
-        (large[0], small[0], name): gap[0]
-        for large, small, name, gap in threshold.relative_gaps(cells)
+        (large, small, name): gap[0]
+        for _, large, small, name, gap in paper_tables.relative_gaps(cells)
     }
     assert gaps["mini-qwen2", "mini-qwen2-8", "test-clean"] == pytest.approx(
         0.25, abs=0.05
     )
-    rows = threshold.threshold_table(cells).rows
+    rows = paper_tables.threshold_table(cells).rows
     (mean,) = [r for r in rows if r[:2] == ["here", "mean"]]
     assert float(mean[3].split()[0]) == pytest.approx(
         np.mean(list(gaps.values())), abs=0.006
     )
-    rows = threshold.next_smaller_table(cells).rows
+    rows = paper_tables.next_smaller_table(cells).rows
     assert rows[0][0].startswith("mini-llama without 2 of 12")
     assert rows[0][-1] in ("yes", "undecided")
 
@@ -318,6 +322,15 @@ def test_a_planned_run_without_result_is_missing(tmp_path):
     assert "- mini-qwen2--ASR-s1-n2-both-speech: failed, out of memory" in text
     assert "- broke: failed, no such key" in text
     assert "- mini-qwen2--ASR-s1:" not in text
+
+
+def test_what_a_run_says_is_text_on_the_page():
+    text = "- one_b_c: <b>bad</b> & [x](y) <https://a.b>\n\n| a |\n|---|\n"
+    page = as_html(f"{text}| x\\|y |\n", None, "<t>")
+    assert "<title>&lt;t&gt;</title>" in page
+    body = page.split("<body>")[1]
+    assert "one_b_c: &lt;b&gt;bad&lt;/b&gt; &amp; [x](y) &lt;https" in body
+    assert "<td>x|y</td>" in body and "href" not in body
 
 
 def test_many_points_of_one_depth_stand_side_by_side():

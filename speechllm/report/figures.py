@@ -1,0 +1,309 @@
+"""Pictures: how all of them look, degradation against depth, and costs."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from speechbrain_ext.runs.files import atomic_write
+from speechllm.report.samples import estimate
+from speechllm.report.study import decoding_time, peak_memory
+from speechllm.report.tables import system_name
+
+# Okabe and Ito's colours, told apart by people of any colour vision, and
+# darker ones of the same hues.
+PALETTE = {
+    "none": "#000000",
+    "projector": "#E69F00",
+    "decoder": "#0072B2",
+    "both": "#D55E00",
+    "attention": "#56B4E9",
+    "bridge": "#CC79A7",
+    "everywhere": "#B09A00",
+    "spread": "#009E73",
+    "spread_attention": "#00523C",
+    "map": "#A0A0A0",
+    "map_folded": "#606060",
+}
+SPARE_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#F0E442")
+MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "k")
+# A model's line within its family; the largest is solid.
+STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 1)))
+MARKERS = {"none": "x", "projector": "s", "decoder": "^", "both": "o"}
+# Of curves along another path than the system's own.
+PATH_MARKERS = {"text": "o", "ASR speech": "s"}
+OWN_PATHS = ("speech", None)
+FULL_WIDTH = 7.0
+COLUMN_WIDTH = 3.4
+# Linear up to here, then logarithmic: unhealed models are off by a hundred
+# times the threshold, and both ends have to be read from one picture.
+LINEAR_UP_TO = 0.5
+FINE_TICKS = (-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.3)
+TICKS = (-0.25, 0, 0.25, 0.5, 1, 2, 5, 10, 20)
+WIDE_TICKS = (-0.25, 0, 0.25, 0.5, 2, 10, 100)
+
+
+@contextmanager
+def figure(path, size, pdf=False, font=7.0):
+    """A figure that is written to a file when the block ends."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "pictures need matplotlib, which is not installed: "
+            "pip install 'speechbrain_ext[report]'"
+        ) from error
+    style = {
+        "font.size": font,
+        "axes.titlesize": font,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+    dots = 300 if pdf else 200
+    with matplotlib.rc_context(style):
+        drawn = Figure(figsize=size, dpi=dots, layout="constrained")
+        # Agg needs no display.
+        canvas = FigureCanvasAgg(drawn)
+        yield drawn
+        with atomic_write(path, "wb") as stream:
+            canvas.print_png(stream)
+        if pdf:
+            with atomic_write(Path(path).with_suffix(".pdf"), "wb") as stream:
+                # Without a date the same results give the same file.
+                plain = {"CreationDate": None}
+                drawn.savefig(stream, format="pdf", metadata=plain)
+
+
+def line_key(**look):
+    """A line that stands in the legend only."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **look)
+
+
+def hide(axes):
+    """Hide the panels that are left over in a grid."""
+    for one in axes:
+        one.set_visible(False)
+
+
+# ----------------------------------------------------------------------------
+# Relative degradation against the share of layers removed (Figure 2).
+
+
+def degradation_curves(study, which, name: str) -> dict:
+    """By healing and path a system's points on a set: share and estimate."""
+    layers = study.layers(which)
+    found = {}
+    for curve, depths in study.curves(which).items():
+        points = [
+            (
+                100 * depth / layers,
+                estimate(study.degradation(which, depth, *curve, name)),
+            )
+            for depth in depths
+        ]
+        if any(one for _, one in points):
+            found[curve] = points
+    return found
+
+
+def draw_curves(
+    study, path: str | Path, width: float = FULL_WIDTH, pdf: bool = False
+) -> None:
+    """Draw a column for each set and a row for each family.
+
+    In the width of a column the sets stand below one another.
+    """
+    rows = [
+        [(key, systems, name) for name in study.sets(systems[0])]
+        for key, systems in _families(study).items()
+    ]
+    if not rows:
+        raise ValueError(
+            "no curve to draw: no finished pruned run has a finished baseline"
+        )
+    wide = width >= 5
+    if not wide:
+        rows = [[panel] for row in rows for panel in row]
+    entries = {}
+    size = (width, 0.9 + (1.75 if wide else 2.1) * len(rows))
+    with figure(path, size, pdf, font=7) as drawn:
+        across = max(map(len, rows))
+        grid = drawn.subplots(len(rows), across, sharey="row", squeeze=False)
+        for axes_row, row in zip(grid, rows):
+            hide(axes_row[len(row) :])
+            for axes, ((task, family), systems, name) in zip(axes_row, row):
+                entries |= _curves_panel(axes, study, systems, name)
+                title = ", ".join(part for part in (family, task) if part)
+                axes.set_title(f"{title}: {name}")
+                axes.set_xlabel("Layers removed (%)")
+            metric = study.metric(row[0][1][0])
+            axes_row[0].set_ylabel(f"Relative {metric} degradation")
+        # Healings before models: few entries say what many curves are.
+        entries = dict(sorted(entries.items(), key=lambda e: e[1][0]))
+        drawn.legend(
+            [handle for _, handle in entries.values()],
+            entries.keys(),
+            loc="outside upper center",
+            ncols=4 if wide else 2,
+            handlelength=3,
+        )
+
+
+def _families(study):
+    """Task and family with its systems that have curves, the largest first."""
+    rows = {}
+    for which in study.systems():
+        if any(degradation_curves(study, which, n) for n in study.sets(which)):
+            key = (which[3], study.family(which))
+            rows.setdefault(key, []).append(which)
+    for members in rows.values():
+        members.sort(key=lambda w: (bool(w[1]), -study.layers(w), w))
+    return rows
+
+
+def _curves_panel(axes, study, systems, name):
+    """All curves of a family on a set; entries of the legend."""
+    axes.axhline(0, color="0.8", linewidth=0.8)
+    threshold = study.threshold(systems[0])
+    line = axes.axhline(threshold, color="0.2", ls=(0, (7, 2, 1, 2)), lw=0.9)
+    entries = {"threshold": (2, line)}
+    for style, which in zip(itertools.cycle(STYLES), systems):
+        curves = degradation_curves(study, which, name)
+        for (healing, path), points in curves.items():
+            own = path in OWN_PATHS
+            label = healing if own else f"{healing}, {path} path"
+            look = _look(healing, path)
+            _draw_curve(axes, points, look, style, label, own)
+            entries[label] = (0, line_key(**look, linestyle="-", lw=1.1))
+        look = {"color": "0.45", "linestyle": style, "lw": 1.1}
+        entries[system_name(which)] = (1, line_key(**look))
+    axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.2)
+    _set_ticks(axes)
+    return entries
+
+
+def _look(healing, path):
+    """Colour and mark of a curve: hollow along another path."""
+    colour = colour_of(healing)
+    own = path in OWN_PATHS
+    marks = MARKERS if own else PATH_MARKERS
+    return {
+        "color": colour,
+        "marker": marks.get(healing if own else path, "D"),
+        "markersize": 3.2,
+        "markerfacecolor": colour if own else "white",
+    }
+
+
+def colour_of(healing: str) -> str:
+    """The colour of a healing strategy."""
+    spare = zlib.crc32(healing.encode()) % len(SPARE_COLOURS)
+    return PALETTE.get(healing, SPARE_COLOURS[spare])
+
+
+def _draw_curve(axes, points, look, style, label, own):
+    # Every curve leaves from the unpruned model, which is off by nothing.
+    share_D = np.array([0.0, *(share for share, _ in points)])
+    values_D3 = np.array([[0.0] * 3, *(_ends(one) for _, one in points)])
+    value_D, low_D, high_D = values_D3.T
+    if own:
+        band = {"color": look["color"], "alpha": 0.13, "lw": 0}
+        axes.fill_between(share_D, low_D, high_D, **band)
+    else:
+        # A band over the band of the same colour would hide both.
+        ends = np.abs(np.stack([low_D, high_D]) - value_D)
+        bars = {"ecolor": look["color"], "elinewidth": 0.8, "capsize": 2}
+        axes.errorbar(share_D[1:], value_D[1:], ends[:, 1:], fmt="none", **bars)
+    axes.plot(
+        share_D,
+        value_D,
+        **look,
+        linestyle=style,
+        linewidth=1.1,
+        # The common start needs no mark: it would be that of the last curve.
+        markevery=slice(1, None),
+        label=label,
+    )
+
+
+def _ends(one):
+    """Value and ends; NaN for a gap, the value itself without interval."""
+    if one is None:
+        return [np.nan] * 3
+    if one.low is None:
+        return [one.value] * 3
+    return [one.value, one.low, one.high]
+
+
+def _set_ticks(axes):
+    """Numbers at an axis that is linear at first and logarithmic above."""
+    low, high = axes.get_ylim()
+    # The eye needs no more below zero than what is there.
+    axes.set_ylim(min(low, -0.05), high)
+    wanted = TICKS if high <= 2 * TICKS[-1] else WIDE_TICKS
+    ticks = [tick for tick in wanted if low <= tick <= high]
+    if len(ticks) < 3:
+        ticks = [tick for tick in FINE_TICKS if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+# ----------------------------------------------------------------------------
+# Speed and memory against depth.
+
+
+def draw_costs(study, path: str | Path, width: float = COLUMN_WIDTH) -> None:
+    """Draw speed and memory of pruned models, as times the whole model's."""
+    costs = {"Decoding speed": decoding_time, "Peak memory": peak_memory}
+    lines = {what: _cost_lines(study, cost) for what, cost in costs.items()}
+    if not any(lines.values()):
+        raise ValueError("no cost to draw: no pruned run beside a whole one")
+    with figure(path, (width, 4.0), pdf=True) as drawn:
+        grid = drawn.subplots(2, 1, sharex=True)
+        handles = {}
+        for axes, (what, curves) in zip(grid, lines.items()):
+            axes.axhline(1, color="0.8", linewidth=0.8)
+            looks = zip(itertools.cycle(STYLES), itertools.cycle(MODEL_COLOURS))
+            for (name, points), (style, colour) in zip(curves.items(), looks):
+                x, y = zip(*[(share, one.value) for share, one in points])
+                _, low, high = zip(*[_ends(one) for _, one in points])
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                (handles[name],) = axes.plot(
+                    x, y, color=colour, ls=style, marker="o", ms=3, lw=1.1
+                )
+            axes.set_ylabel(f"{what}\n(whole model = 1)")
+        grid[1].set_xlabel("Layers removed (%)")
+        drawn.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside upper center",
+            ncols=2,
+            handlelength=3,
+        )
+
+
+def _cost_lines(study, cost):
+    """By model: share of layers and cost as times the whole model's."""
+    found = {}
+    for which in study.systems():
+        points = []
+        for depth in study.depths(which):
+            ratio_R = study.gains(which, depth, cost)
+            if ratio_R is None:
+                continue
+            # Faster is up, and less memory is down.
+            drawn_R = ratio_R if cost is decoding_time else 1 / ratio_R
+            share = 100 * depth / study.layers(which)
+            points.append((share, estimate(drawn_R)))
+        if points:
+            found[f"{system_name(which)}, {which[3]}"] = points
+    return found

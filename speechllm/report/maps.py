@@ -1,0 +1,282 @@
+"""Redundancy tables of a study: found, told apart, compared and drawn."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from string import ascii_lowercase
+
+import numpy as np
+
+from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, figure, hide
+
+# Bytes; a table of 100 layers takes half of it. Other JSON, such as the
+# lists of utterances that lie about in a run's folder, can be huge.
+LARGEST_TABLE = 2_000_000
+# Inches; one map alone would fill a page.
+LARGEST_PANEL = 3.6
+
+
+def read_tables(folder: str | Path) -> list[dict]:
+    """The redundancy tables below a folder, the same ones once."""
+    found = {}
+    for path in sorted(Path(folder).rglob("*.json")):
+        if path.stat().st_size > LARGEST_TABLE:
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            # Broken results are the business of `load_runs`.
+            continue
+        if isinstance(content, dict) and {"distances", "path"} <= set(content):
+            key = json.dumps(
+                [content["distances"], content.get("provenance")],
+                sort_keys=True,
+            )
+            found.setdefault(key, content)
+    return sorted(found.values(), key=_table_order)
+
+
+def _table_order(table):
+    origin = origin_of(table)
+    text = origin.get("input") == "text"
+    return str(origin.get("model")), str(origin.get("task")), not text
+
+
+def origin_of(table: dict) -> dict:
+    """Where a table was measured: model, input, task, run."""
+    return table.get("provenance") or {}
+
+
+def distances(table: dict) -> np.ndarray:
+    """``[L, L]`` of a table; NaN where there is no such block."""
+    return np.array(table["distances"], dtype=np.float64)
+
+
+def agreement(one: dict, other: dict) -> tuple[float, list[bool]]:
+    """Mean difference of two maps, and at which sizes the block is the same."""
+    gap = np.nanmean(np.abs(distances(one) - distances(other)))
+    return gap, [a == b for a, b in zip(one["path"], other["path"])]
+
+
+def compare_inputs(tables: list[dict]) -> list[str]:
+    """How far the maps of text and of speech are apart, model by model."""
+    lines = []
+    named = itertools.combinations(zip(ascii_lowercase, tables), 2)
+    for (letter, first), (beside, second) in named:
+        origins = origin_of(first), origin_of(second)
+        same = origins[0].get("model") == origins[1].get("model")
+        inputs = {origin.get("input") for origin in origins}
+        alike = len(first["distances"]) == len(second["distances"])
+        if not same or not alike or inputs != {"text", "speech"}:
+            continue
+        gap, agree = agreement(first, second)
+        lines.append(
+            f"({letter}) against ({beside}): mean difference {gap:.4f}, the "
+            f"same block at {sum(agree)} of {len(first['path'])} sizes"
+        )
+    return lines
+
+
+def titles(tables: list[dict]) -> list[str]:
+    """Model, input and task of each; the run too where these are the same."""
+    found = []
+    for table in tables:
+        origin = origin_of(table)
+        model = str(origin.get("model") or "decoder").rstrip("/").split("/")[-1]
+        what = [model, origin.get("input"), origin.get("task")]
+        found.append(", ".join(str(part) for part in what if part))
+    runs = [origin_of(table).get("run") for table in tables]
+    return [
+        f"{title}\n{run}" if run and found.count(title) > 1 else title
+        for title, run in zip(found, runs)
+    ]
+
+
+# -- the tables of a study's baselines
+
+
+def measured(study, tables, kind: str) -> list[tuple]:
+    """The unpruned runs that have a table of a kind, with the table."""
+    found = [
+        (run, table_of(tables, run, kind))
+        for run in study.done
+        if run.removed == 0
+    ]
+    return [(run, table) for run, table in found if table is not None]
+
+
+def table_of(tables, run, kind):
+    """The table that was measured on a baseline."""
+    for table in tables:
+        origin = origin_of(table)
+        if origin.get("input") == kind and origin.get("run") == run.name:
+            return table
+    return None
+
+
+def paired_maps(study, tables, one: str, other: str):
+    """How far the maps of two kinds of input are apart, over seeds."""
+    far, same = {}, {}
+    for run, table in measured(study, tables, one):
+        beside = table_of(tables, run, other)
+        if beside is None:
+            continue
+        gap, agree = agreement(table, beside)
+        far.setdefault(run.seed, []).append(gap)
+        same.setdefault(run.seed, []).append(np.mean(agree))
+    return over_seeds(study, far), over_seeds(study, same)
+
+
+def adapted_against_frozen(study, tables):
+    """How much LoRA moves the mean distance of a map, over seeds."""
+    speech = measured(study, tables, "speech")
+    frozen = {
+        (run.backbone, run.encoder, run.task, run.seed): table
+        for run, table in speech
+        if not run.adapter
+    }
+    changes = {}
+    for run, table in speech:
+        beside = frozen.get((run.backbone, run.encoder, run.task, run.seed))
+        if run.adapter and beside is not None:
+            change = np.nanmean(distances(table) - distances(beside))
+            changes.setdefault(run.seed, []).append(change)
+    return over_seeds(study, changes)
+
+
+def over_seeds(study, by_seed: dict):
+    """What has no utterances to draw: over seeds alone."""
+    samples = study.samples
+    return samples.over_seeds(
+        {k: samples.constant(np.mean(v)) for k, v in by_seed.items()}
+    )
+
+
+def four_maps(study, tables) -> list[tuple]:
+    """Titles and maps of the paper's Figure 1, as far as they are there."""
+    text = measured(study, tables, "text")
+    speech = [
+        pair
+        for pair in measured(study, tables, "speech")
+        if pair[0].task == "ASR"
+    ]
+    adapted = [pair for pair in speech if pair[0].adapter]
+    frozen = [pair for pair in speech if not pair[0].adapter]
+    if not frozen:
+        return [(f"text, {run.backbone}", table) for run, table in text[:1]]
+    # The backbone that has most of the four is the one to show.
+    held = [run.backbone for run, _ in text[:1] + adapted[:1] + frozen[:1]]
+    main = max(held, key=held.count)
+    family = next((r.family for r, _ in frozen if r.backbone == main), None)
+    picks = [
+        ("text", [p for p in text if p[0].backbone == main]),
+        ("speech", [p for p in frozen if p[0].backbone == main]),
+        ("speech, LoRA", [p for p in adapted if p[0].backbone == main]),
+        ("speech", [p for p in frozen if p[0].family != family]),
+    ]
+    found = []
+    for kind, pairs in picks:
+        if pairs:
+            run, table = max(pairs, key=lambda pair: pair[0].layers)
+            found.append((f"{kind}\n{run.backbone}", table))
+    return found
+
+
+# ----------------------------------------------------------------------------
+# Drawn side by side (the paper's Figure 1).
+
+
+def draw_heatmaps(
+    tables: list[dict], path: str | Path, width: float = FULL_WIDTH
+) -> None:
+    """Draw redundancy tables, text and speech compared below."""
+    lines = compare_inputs(tables)
+    # A caption as wide as the picture: a narrow one takes a line per part.
+    parts = [line.split(", ") if width < 5 else [line] for line in lines]
+    caption = list(itertools.chain.from_iterable(parts))
+    maps = list(zip(titles(tables), tables))
+    draw_maps(maps, path, width, across=2 if width >= 5 else 1, caption=caption)
+
+
+def draw_figure_one(maps: list[tuple], path: str | Path) -> None:
+    """Draw `four_maps`, as wide as a column of a page."""
+    draw_maps(maps, path, COLUMN_WIDTH, across=2, pdf=True)
+
+
+def draw_maps(maps, path, width, across, caption=(), pdf=False):
+    """Draw titled maps on one scale, the pruning path over each."""
+    if not maps:
+        raise ValueError("no redundancy table to draw: run measure.py first")
+    across = min(across, len(maps))
+    down = math.ceil(len(maps) / across)
+    arrays = [distances(table) for _, table in maps]
+    low = min(np.nanmin(one) for one in arrays)
+    high = max(np.nanmax(one) for one in arrays)
+    panel = min((width - 0.6) / across, LARGEST_PANEL)
+    small = panel < 2
+    # Above a map its title, of one line or two; below small ones the legend.
+    height = down * (0.92 * panel + 0.3) + 0.3 + 0.16 * len(caption)
+    size = (across * panel + 0.6, height)
+    with figure(path, size, pdf, font=6.5 if small else 8) as drawn:
+        grid = drawn.subplots(down, across, squeeze=False)
+        hide(grid.flat[len(maps) :])
+        letters = map("({}) ".format, ascii_lowercase)
+        for axes, (title, table), one in zip(grid.flat, maps, arrays):
+            image = _draw_map(axes, one, low, high, ticks=5 if small else 7)
+            _draw_path(axes, table["path"], mark=2 if small else 3)
+            letter = next(letters, "") if len(maps) > 1 else ""
+            axes.set_title(letter + title, linespacing=1.1)
+        bar = drawn.colorbar(image, ax=grid, shrink=0.8, aspect=30, pad=0.02)
+        bar.set_label("Angular distance")
+        bar.outline.set_visible(False)
+        if small:
+            handles = grid.flat[0].get_legend_handles_labels()
+            place = {"loc": "outside lower center", "handlelength": 1.5}
+            drawn.legend(*handles, **place)
+        else:
+            grid.flat[0].legend(loc="upper right", handlelength=1.5)
+        drawn.supxlabel("\n".join(caption), fontsize=7)
+
+
+def _draw_map(axes, array, low, high, ticks):
+    """One map of block size against first layer."""
+    layers = len(array)
+    # Row n - 1 is block size n: the extent puts n at its own height.
+    image = axes.imshow(
+        array,
+        origin="lower",
+        extent=(-0.5, layers - 0.5, 0.5, layers + 0.5),
+        vmin=low,
+        vmax=high,
+        cmap="viridis",
+        aspect="equal",
+    )
+    # Few numbers, as more would touch at column width.
+    step = math.ceil(layers / ticks)
+    axes.set_xticks(range(0, layers, step))
+    axes.set_yticks(range(1, layers + 1, step))
+    axes.set_xlabel("First layer of the block")
+    axes.set_ylabel("Layers in the block")
+    return image
+
+
+def _draw_path(axes, path, mark):
+    """The pruning path, over a map."""
+    from matplotlib.patheffects import Normal, Stroke
+
+    axes.plot(
+        [start for start, _ in path],
+        [size for _, size in path],
+        color="white",
+        linewidth=1.2,
+        marker="o",
+        markersize=mark,
+        markeredgecolor="black",
+        markeredgewidth=0.5,
+        # The dark rim is seen where the map, or the page, is light.
+        path_effects=[Stroke(linewidth=2.4, foreground="black"), Normal()],
+        label="pruning path",
+    )
