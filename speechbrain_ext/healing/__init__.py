@@ -6,8 +6,7 @@ model. The paper's four are combinations of the first two.
 """
 
 from speechbrain_ext.healing.apply import TrainableSet, heal
-from speechbrain_ext.healing.distillation import Distillation
 from speechbrain_ext.healing.lora import Lora
 from speechbrain_ext.healing.presets import Healing
 
-__all__ = ["Distillation", "Healing", "Lora", "TrainableSet", "heal"]
+__all__ = ["Healing", "Lora", "TrainableSet", "heal"]

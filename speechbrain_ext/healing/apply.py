@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from speechbrain_ext.healing.bridge import add_bridges
-from speechbrain_ext.healing.closed_form import check_layer_before, fold_maps
 from speechbrain_ext.healing.lora import (
     ADAPTER,
     MLP,
@@ -294,6 +292,8 @@ def check_places(
                 "healing: projector."
             )
     if healing.bridge is not None and healing.bridge["form"] == "folded":
+        from speechbrain_ext.healing.closed_form import check_layer_before
+
         check_layer_before(found["bridge"])
     return found
 
@@ -311,6 +311,10 @@ def _build_bridges(decoder, bridge, layers, maps):
         maps = None
     if bridge["form"] == "folded":
         weights = {index: maps[index].weight_DD for index in layers}
+        from speechbrain_ext.healing.closed_form import fold_maps
+
         fold_maps(decoder, weights)
     else:
+        from speechbrain_ext.healing.bridge import add_bridges
+
         add_bridges(decoder, layers, bridge["rank"], maps)

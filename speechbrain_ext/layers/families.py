@@ -22,7 +22,15 @@ from speechbrain_ext.layers.lm_calls import (
 )
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.residual import leaving, on_stream
-from speechbrain_ext.layers.saved_lm import with_old_rope
+
+# Keys of transformers 4 for what `rope_parameters` holds.
+OLD_ROPE = (
+    "rope_theta",
+    "rope_scaling",
+    "partial_rotary_factor",
+    "rope_local_base_freq",
+)
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 # Some families make a layer by its index. Their configurations say so in lists
 # (one entry for each layer, or the indices of some layers) and in numbers (how
@@ -110,6 +118,40 @@ def pruned_config(config, removed):
         )
     # Whoever saves the model writes what transformers 4 reads, too.
     return with_old_rope(config)
+
+
+def with_old_rope(config):
+    """The configuration, which is saved in both spellings from now on."""
+    # Past the class: there, rope_scaling is another name of rope_parameters.
+    for key in OLD_ROPE:
+        config.__dict__.pop(key, None)
+    config.__dict__.update(old_rope(config))
+    return config
+
+
+def old_rope(config):
+    """``rope_parameters`` under the names of transformers 4 (dict)."""
+    rope = getattr(config, "rope_parameters", None)
+    if not rope:
+        return {}
+    old = {}
+    if isinstance(rope.get(FULL), dict):
+        # Gemma 3's kind: of its own for each kind of attention.
+        if isinstance(rope.get(SLIDING), dict):
+            old["rope_local_base_freq"] = rope[SLIDING].get("rope_theta")
+        rope = rope[FULL]
+    scaling = copy.deepcopy(rope)
+    old["rope_theta"] = scaling.pop("rope_theta", None)
+    factor = scaling.pop("partial_rotary_factor", None)
+    if factor is not None:
+        old["partial_rotary_factor"] = factor
+    kind = scaling.get("rope_type", "default")
+    old["rope_scaling"] = None if kind == "default" else scaling
+    if not isinstance(old["rope_theta"], (int, float)):
+        return {}
+    plain = {k: v for k, v in config.to_dict().items() if k not in OLD_ROPE}
+    again = type(config)(**plain, **copy.deepcopy(old))
+    return old if again.rope_parameters == config.rope_parameters else {}
 
 
 def _describe_kept(config, kept, num_layers):

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.files import format_of, write_json
 
 FORMAT = "speechbrain_ext.plans/1"
 # What plans of one file share, and of which type it is there.
@@ -96,13 +96,7 @@ def save_plans(path: str, plans: list[Plan]) -> None:
 
 def is_plans(path: str) -> bool:
     """Whether a file says of itself that it holds plans."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            content = json.load(stream)
-    except (OSError, ValueError):
-        return False
-    known = content.get("format") if isinstance(content, dict) else None
-    return isinstance(known, str) and known.startswith("speechbrain_ext.plans/")
+    return format_of(path).startswith("speechbrain_ext.plans/")
 
 
 def load_plans(path: str) -> list[Plan]:

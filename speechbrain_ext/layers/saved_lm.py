@@ -8,22 +8,15 @@ both spellings are written; either version gives the same logits and tokens.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
 
+from speechbrain_ext.layers.families import OLD_ROPE, old_rope
+
 logger = logging.getLogger(__name__)
 
 SHARD = "5GB"
-# Keys of transformers 4 for what `rope_parameters` holds.
-OLD_ROPE = (
-    "rope_theta",
-    "rope_scaling",
-    "partial_rotary_factor",
-    "rope_local_base_freq",
-)
-FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def save_causal_lm(lm, tokenizer, folder, shard_size=SHARD):
@@ -58,40 +51,6 @@ def save_causal_lm(lm, tokenizer, folder, shard_size=SHARD):
     # A chat template in a file of its own is unknown to older versions.
     tokenizer.save_pretrained(folder, save_jinja_files=False)
     _respell_tokenizer(tokenizer, folder)
-
-
-def with_old_rope(config):
-    """The configuration, which is saved in both spellings from now on."""
-    # Past the class: there, rope_scaling is another name of rope_parameters.
-    for key in OLD_ROPE:
-        config.__dict__.pop(key, None)
-    config.__dict__.update(old_rope(config))
-    return config
-
-
-def old_rope(config):
-    """``rope_parameters`` under the names of transformers 4 (dict)."""
-    rope = getattr(config, "rope_parameters", None)
-    if not rope:
-        return {}
-    old = {}
-    if isinstance(rope.get(FULL), dict):
-        # Gemma 3's kind: of its own for each kind of attention.
-        if isinstance(rope.get(SLIDING), dict):
-            old["rope_local_base_freq"] = rope[SLIDING].get("rope_theta")
-        rope = rope[FULL]
-    scaling = copy.deepcopy(rope)
-    old["rope_theta"] = scaling.pop("rope_theta", None)
-    factor = scaling.pop("partial_rotary_factor", None)
-    if factor is not None:
-        old["partial_rotary_factor"] = factor
-    kind = scaling.get("rope_type", "default")
-    old["rope_scaling"] = None if kind == "default" else scaling
-    if not isinstance(old["rope_theta"], (int, float)):
-        return {}
-    plain = {k: v for k, v in config.to_dict().items() if k not in OLD_ROPE}
-    again = type(config)(**plain, **copy.deepcopy(old))
-    return old if again.rope_parameters == config.rope_parameters else {}
 
 
 def _respell_tokenizer(tokenizer, folder):

@@ -31,7 +31,6 @@ from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.model.decoding import greedy, greedy_steps
 from speechbrain_ext.model.prompt import IGNORE, Sequence
-from speechbrain_ext.model.static_decoding import StaticDecoding, check_static
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -77,9 +76,15 @@ class Decoder(torch.nn.Module):
         self._adapter = None
         # Maps that were folded in, by receiving layer: part of `lm`.
         self.folded = {}
+        self.static = None
         if decode_static:
+            from speechbrain_ext.model.static_decoding import (
+                StaticDecoding,
+                check_static,
+            )
+
             check_static(lm)
-        self.static = StaticDecoding() if decode_static else None
+            self.static = StaticDecoding()
 
     @property
     def adapter(self) -> PeftModel | None:

@@ -124,6 +124,17 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         temporary.unlink(missing_ok=True)
 
 
+def format_of(path: str) -> str:
+    """What a JSON file says that it holds; empty where it says nothing."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = json.load(stream)
+    except (OSError, ValueError):
+        return ""
+    known = content.get("format") if isinstance(content, dict) else None
+    return known if isinstance(known, str) else ""
+
+
 def write_json(path: str | os.PathLike, obj: object) -> None:
     """Write what `plain` takes as JSON, by way of `atomic_write`."""
     text = json.dumps(plain(obj), indent=2, ensure_ascii=False)

@@ -15,14 +15,6 @@ from speechbrain_ext.scores.language import (
     normaliser_name,
     normaliser_of,
 )
-from speechbrain_ext.scores.translation import (
-    bleu,
-    bleu_counts,
-    bleu_from_sums,
-    chrf,
-    chrf_counts,
-    chrf_from_sums,
-)
 from speechbrain_ext.scores.words import WordErrors, word_errors
 
 
@@ -106,12 +98,17 @@ def score_translation(rows, language=None):
         [row["hypothesis"] for row in rows],
         [row["reference"] for row in rows],
     )
-    first = bleu(*texts, language)
-    second = chrf(*texts)
+    from speechbrain_ext.scores import translation
+
+    first = translation.bleu(*texts, language)
+    second = translation.chrf(*texts)
     score = SetScore(
         metric=first.metric,
         value=first.value,
-        interval=_interval(bleu_counts(*texts, language), bleu_from_sums),
+        interval=_interval(
+            translation.bleu_counts(*texts, language),
+            translation.bleu_from_sums,
+        ),
         utterances=len(rows),
         signature=first.signature,
         language=language,
@@ -119,7 +116,9 @@ def score_translation(rows, language=None):
     )
     score.others[second.metric] = {
         "value": second.value,
-        "interval": _interval(chrf_counts(*texts), chrf_from_sums),
+        "interval": _interval(
+            translation.chrf_counts(*texts), translation.chrf_from_sums
+        ),
         "signature": second.signature,
     }
     return score, rows
@@ -144,11 +143,17 @@ def _interval(counts_UK, statistic):
 # ----------------------------------------------------------------------------
 # What each metric counts in each utterance, and its score from the sums.
 
-STATISTICS = {
-    "WER": wer_from_sums,
-    "BLEU": bleu_from_sums,
-    "chrF": chrf_from_sums,
-}
+
+def statistic_of(metric):
+    """From sums of `utterance_counts` to scores of a metric (callable)."""
+    if metric == "WER":
+        return wer_from_sums
+    from speechbrain_ext.scores import translation
+
+    return {
+        "BLEU": translation.bleu_from_sums,
+        "chrF": translation.chrf_from_sums,
+    }[metric]
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -174,14 +179,16 @@ def utterance_counts(rows, metric, language=None):
     Returns
     -------
     numpy.ndarray
-        ``[U, K]``, to be summed and given to `STATISTICS`.
+        ``[U, K]``, to be summed and given to `statistic_of`.
     """
     said = [row["hypothesis"] for row in rows]
     wanted = [row["reference"] for row in rows]
-    if metric == "BLEU":
-        return bleu_counts(said, wanted, language)
-    if metric == "chrF":
-        return chrf_counts(said, wanted)
+    if metric != "WER":
+        from speechbrain_ext.scores import translation
+
+        if metric == "BLEU":
+            return translation.bleu_counts(said, wanted, language)
+        return translation.chrf_counts(said, wanted)
     name = normaliser_name(language)
     counts = [_errors(*pair, name) for pair in zip(wanted, said)]
     return np.asarray(counts, dtype=np.float64).reshape(-1, 2)

@@ -25,19 +25,13 @@ from speechbrain_ext.healing.apply import (
     heal,
     train_parts,
 )
-from speechbrain_ext.healing.bridge import bridges_of, save_bridges
-from speechbrain_ext.healing.closed_form import (
-    fit_in_sequence,
-    on_device,
-    save_folds,
-)
-from speechbrain_ext.healing.distillation import Distillation
 from speechbrain_ext.healing.frozen_adapter import (
     put_frozen_adapter,
     updates_of,
 )
 from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
+from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
@@ -168,11 +162,11 @@ def save_trained(model, run_folder, about):
     if model.decoder.adapter is not None:
         save_adapter(model.decoder, folder)
     decoder = model.decoder
-    bridge = BRIDGE_FILE if bridges_of(decoder) else None
-    if bridge:
-        save_bridges(decoder, os.path.join(folder, bridge))
+    bridge = _save_bridges(decoder, folder)
     folded = FOLDED_FILE if decoder.folded else None
     if folded:
+        from speechbrain_ext.healing.closed_form import save_folds
+
         save_folds(decoder, os.path.join(folder, folded))
     write_json(
         os.path.join(folder, SYSTEM_FILE),
@@ -186,6 +180,18 @@ def save_trained(model, run_folder, about):
             "folded": folded,
         },
     )
+
+
+def _save_bridges(decoder, folder):
+    """Write bridges where there are some; gives the file's name, or None."""
+    if not any(hasattr(one, "bridges") for one in decoder_layers(decoder)):
+        return None
+    from speechbrain_ext.healing.bridge import bridges_of, save_bridges
+
+    if not bridges_of(decoder):
+        return None
+    save_bridges(decoder, os.path.join(folder, BRIDGE_FILE))
+    return BRIDGE_FILE
 
 
 def load_baseline(model, run_folder, about):
@@ -285,6 +291,8 @@ def build_healed(experiment, removed, result):
         print(f"Closed-form map: {about}")
         maps = {index: fit.map for index, fit in fits.items()}
     if healing.distillation is not None:
+        from speechbrain_ext.healing.distillation import Distillation
+
         teacher = Distillation(whole, **healing.distillation)
     return model, choose_trained(model, hparams, removed, maps), teacher
 
@@ -312,6 +320,8 @@ def pruned_twin(whole, removed):
 @torch.no_grad()
 def fit_healing_maps(experiment, whole, model, healing):
     """The maps that a healing wants, from the experiment's own data."""
+    from speechbrain_ext.healing.closed_form import fit_in_sequence
+
     how, bridge = healing.map, healing.bridge
     brain = experiment.make_brain(whole, TrainableSet())
     seed, sets = experiment.hparams["seed"], experiment.datasets
@@ -345,6 +355,8 @@ def some_of(dataset, count, seed=0):
 
 def _sequences(brain, dataset):
     """This process's assembled rows of a set, held on the CPU (list)."""
+    from speechbrain_ext.healing.closed_form import on_device
+
     rows = []
     for batch in brain.shard(dataset):
         batch = batch.to(brain.device)

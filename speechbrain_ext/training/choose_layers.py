@@ -11,9 +11,9 @@ from speechbrain.utils.distributed import ddp_broadcast, run_on_main
 from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import texts
 from speechbrain_ext.layers.distances import RedundancyTable, measure
-from speechbrain_ext.layers.plans import is_plans, plan_of_size
 from speechbrain_ext.layers.removal import Removal, ranges
 from speechbrain_ext.model.prompt import assemble
+from speechbrain_ext.runs.files import format_of
 from speechbrain_ext.training.checkpoints import same_random_state
 
 INPUTS = ("speech", "text")
@@ -221,7 +221,9 @@ def measure_text(decoder, prompt, texts, provenance, batch_size=16, **options):
 
 def read_path(file, size, num_layers, name):
     """The layers of a size on the path of a saved table, or of a plan."""
-    if is_plans(file):
+    if "plans" in format_of(file):
+        from speechbrain_ext.layers.plans import plan_of_size
+
         plan = plan_of_size(file, size, num_layers, name)
         return plan, {"file": os.path.basename(file), **_of_plan(plan)}
     table = RedundancyTable.load(file)

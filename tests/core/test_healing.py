@@ -18,8 +18,9 @@ from conftest import (
 )
 from safetensors.torch import load_file, save_file
 
-from speechbrain_ext.healing import Distillation, Lora, heal
+from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.healing.apply import train_parts
+from speechbrain_ext.healing.distillation import Distillation
 from speechbrain_ext.healing.frozen_adapter import put_frozen_adapter
 from speechbrain_ext.healing.lora import (
     ATTENTION,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from speechbrain_ext import scores as scoring
+from speechbrain_ext.scores import translation
 from speechbrain_ext.scores.score import score_recognition, score_translation
 from speechbrain_ext.scores.words import WordErrors
 
@@ -162,16 +163,16 @@ def test_bleu_counts_the_words_of_its_language(tmp_path, language):
     assert score.language == language
     # As reports draw it again from the counts of each utterance.
     counts = scoring.utterance_counts(rows, "BLEU", language)
-    drawn = scoring.STATISTICS["BLEU"](counts)
+    drawn = scoring.statistic_of("BLEU")(counts)
     assert drawn[0] == pytest.approx(score.value)
     # What was said of it before: less, and of Chinese next to nothing.
-    assert scoring.bleu([said], [wanted]).value < official["score"]
+    assert translation.bleu([said], [wanted]).value < official["score"]
 
 
 def test_bleu_into_other_languages_is_as_it_was():
     for language in ("de", "en", "sv-SE", None):
-        found = scoring.bleu(HYPS, REFS, language)
-        assert found == scoring.bleu(HYPS, REFS)
+        found = translation.bleu(HYPS, REFS, language)
+        assert found == translation.bleu(HYPS, REFS)
         assert "tok:13a" in found.signature
 
 
@@ -227,11 +228,11 @@ def test_summed_sentence_counts_give_the_corpus_score(name):
 
 def test_translation_scores_refuse_unequal_lists():
     with pytest.raises(ValueError, match="4 hypotheses but 3 references"):
-        scoring.bleu(HYPS, REFS[:3])
+        translation.bleu(HYPS, REFS[:3])
     with pytest.raises(ValueError, match="empty"):
-        scoring.chrf([], [])
+        translation.chrf([], [])
     with pytest.raises(TypeError, match="lists"):
-        scoring.bleu("a text", "a text")
+        translation.bleu("a text", "a text")
 
 
 def test_relative_degradation():
