@@ -1,7 +1,7 @@
 """Audio of any kind, as mono samples at the rate that the encoder takes.
 
 `audio_blocks` is what everything reads through: the prepare scripts,
-training, Parquet files and ``speechllm transcribe``. A corpus has files that
+training, Parquet files and the transcriber. A corpus has files that
 are absent, cut short, silent in the header but full of NaN, at another rate,
 or in stereo. Each of these is told, with the file's name and what mends it,
 rather than met later as a strange loss.

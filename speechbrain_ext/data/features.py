@@ -426,6 +426,7 @@ def _read_ahead(read, batches):
     with ThreadPoolExecutor(1) as reader:
 
         def begin(batch):
+            """Start reading the waveforms of a batch."""
             return reader.submit(lambda: [read(i) for i in batch])
 
         coming = begin(batches[0])

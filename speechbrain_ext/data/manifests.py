@@ -314,6 +314,7 @@ def measure(
     """
 
     def read(utterance):
+        """Note the length of an utterance, or its fault."""
         try:
             utterance.duration = seconds(utterance)
         except AudioError as error:

@@ -42,6 +42,7 @@ def folded_weights(down_proj, weight_DD):
     step_DD = weight_DD.to(old.device, torch.float64)
 
     def folded(value):
+        """The weight with the map in it."""
         value = value.double()
         return (value + step_DD @ value).to(old.dtype)
 
@@ -204,6 +205,7 @@ def _choose(sums, place, held_out, strengths, rank):
     """The map of the best ridge, which stays in its place (FittedMap)."""
 
     def lowered(linear_map):
+        """The map at the bridge's rank."""
         if rank == FULL:
             return linear_map
         return linear_map.lowered(rank, sums.covariance())

@@ -361,6 +361,7 @@ def _batch_distances(model, batch, position):
     states = None
 
     def see(index, h_BQD, options):
+        """Keep the last positions of a stream."""
         nonlocal states
         if states is None:
             # All at once: small pieces that stay, between large ones that

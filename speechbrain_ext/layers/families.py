@@ -297,6 +297,7 @@ def _difference(lm) -> str | None:
     limit = limit or HALF_ROUNDING
 
     def differs(a, b):
+        """Whether two results are not the same."""
         # Not "greater than": NaN must not pass.
         return not (a - b).abs().max() <= limit * b.abs().max()
 
@@ -333,12 +334,14 @@ def _watched(lm):
     seen = {"entered": []}
 
     def see(index, h_BQD, options):
+        """Note the stream and the options."""
         if options is None:
             seen["left"] = h_BQD
         else:
             seen["entered"].append(h_BQD)
 
     def at_end(h_BQD):
+        """Note the stream behind the last layer."""
         seen["normed"] = h_BQD
 
     handle = leaving(base_model(lm), at_end)

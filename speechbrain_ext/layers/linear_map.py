@@ -59,6 +59,7 @@ class MapSums:
         self.bias = bias
 
         def zeros(*shape):
+            """Sums in double precision."""
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
         self.count = zeros(1)  # positions, whatever they weigh

@@ -188,6 +188,7 @@ class _Given(torch.nn.Module):
         self.function = function
 
     def forward(self, *args, **kwargs):
+        """What the function gives."""
         return self.function(*args)
 
 

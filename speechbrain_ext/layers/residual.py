@@ -61,6 +61,7 @@ def leaving(module: torch.nn.Module, see: Callable):
     """
 
     def left(module, args, output):
+        """Hand on what the module gave."""
         see(output if torch.is_tensor(output) else output[0])
 
     return module.register_forward_hook(left)
@@ -83,6 +84,7 @@ def on_stream(model: torch.nn.Module, see: Callable) -> Iterator[None]:
     layers = decoder_layers(model)
 
     def before(index):
+        """Hand on the stream before a layer."""
         return lambda layer, h_BQD, options: see(index, h_BQD, options)
 
     handles = [
@@ -108,6 +110,7 @@ def states_at(decoder, index: int, sequence, mlp: bool = False):
     found = {}
 
     def see(place, h_BQD, options):
+        """Keep the stream."""
         if place == index:
             found["h"] = h_BQD
             raise _Reached
@@ -176,6 +179,7 @@ def recorded(
     streams = Streams(decoder_layers(model), inputs["attention_mask"])
 
     def see(index, h_BQD, options):
+        """Keep the stream."""
         if options is None:
             return None
         streams.before.append(h_BQD)

@@ -50,6 +50,7 @@ def angular(model, data, size):
     """The block of least angular distance, at each sequence's last token."""
 
     def make():
+        """Computed once, and remembered."""
         seconds = clock()
         table = measure(model, data.watched("Angular distances"))
         return table, Cost(seconds(), table.num_layers * data.sequences)
@@ -156,6 +157,7 @@ def _next(model, data, removed, at_gap, spent):
     """The layer to take away next, its loss, and what finding it took."""
 
     def make():
+        """Computed once, and remembered."""
         last = len(decoder_layers(model)) - 1
         left = [(layer,) for layer in range(last) if layer not in removed]
         losses, cost = candidate_losses(
@@ -189,6 +191,7 @@ def behind_maps(choose, model, data, size):
     """A search with maps, which plans of other sizes share."""
 
     def make():
+        """Computed once, and remembered."""
         fitting, judging = halves(data)
         for half in (fitting, judging):
             half.check(targets=half is judging)

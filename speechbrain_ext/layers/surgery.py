@@ -172,6 +172,7 @@ def _kept_state(files, source, revision, removed, dtype=None):
     new_index = {old: new for new, old in enumerate(removed.kept)}
 
     def wanted(tensor):
+        """A tensor's name among the kept layers, or None."""
         # Layers that the configuration does not know are told of later.
         beyond = (layer_and_rest(tensor)[0] or 0) >= removed.num_layers
         return tensor if beyond else renumber(tensor, new_index)

@@ -111,7 +111,10 @@ DEVICES = ("cuda",)
 
 
 class _ChannelsLast:
+    """A convolution whose channels stand last."""
+
     def forward(self, hidden_states):
+        """The same convolution."""
         if hidden_states.device.type not in DEVICES:
             return super().forward(hidden_states)
         x_BCT = F.conv2d(
@@ -175,14 +178,17 @@ class WaveformCore(torch.nn.Module):
             self.masked_norm = layer.layer_norm
 
     def frames(self, samples):
+        """Frames of so many samples."""
         for kernel, stride in self.windows:
             samples = (samples - kernel) // stride + 1
         return max(samples, 0)
 
     def padded(self, samples):
+        """Samples as the model is given them."""
         return samples
 
     def forward(self, wav_BN, lengths):
+        """The model's output for each row."""
         wav_BN = wav_BN.to(next(self.model.parameters()).dtype)
         most = MOST_BYTES.get(wav_BN.device.type, MOST_BYTES["cuda"])
         bytes_a_row = wav_BN.element_size() * wav_BN.shape[1]
@@ -223,6 +229,7 @@ class _MaskedTimeNorm(torch.nn.Module):
         self.frames_B = None
 
     def forward(self, x_BCT):
+        """Norm each channel over the row's real frames."""
         frames_B11 = self.frames_B[:, None, None]
         time_T = torch.arange(x_BCT.shape[-1], device=x_BCT.device)
         past_B1T = time_T >= frames_B11
@@ -257,9 +264,11 @@ class WhisperCore(torch.nn.Module):
         self.register_buffer("window", window, persistent=False)
 
     def frames(self, samples):
+        """Frames of so many samples."""
         return -(-samples // self.hop)
 
     def padded(self, samples):
+        """Samples as the model is given them."""
         return self.max_samples
 
     def log_mel(self, wav_BN):
@@ -278,6 +287,7 @@ class WhisperCore(torch.nn.Module):
         return (torch.maximum(log_mel, ceiling_B11 - 8.0) + 4.0) / 4.0
 
     def forward(self, wav_BN, lengths):
+        """The model's output for each row."""
         mel = self.log_mel(wav_BN).to(next(self.model.parameters()).dtype)
         x_BTE = self.model(mel).last_hidden_state
         return x_BTE[:, : self.frames(max(lengths))]

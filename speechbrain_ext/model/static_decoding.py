@@ -139,6 +139,7 @@ class StaticSteps:
         device = lm.lm_head.weight.device
 
         def integers(*shape):
+            """Zeros for indices."""
             return torch.zeros(*shape, dtype=torch.long, device=device)
 
         self.token_B1 = integers(rows, 1)

@@ -79,6 +79,7 @@ def _of_safetensors(path):
             size = math.prod(place.shape) * place.dtype.itemsize
 
             def read(first, count, place=place):
+                """Bytes from a place of the tensor on."""
                 stream.seek(place.offset + first)
                 return stream.read(count)
 
@@ -97,6 +98,7 @@ def _of_pickle(path, size):
         with open(path, "rb", buffering=0) as stream:
 
             def read(first, count):
+                """Bytes from a place of the tensor on."""
                 stream.seek(first)
                 return stream.read(count)
 
@@ -106,6 +108,7 @@ def _of_pickle(path, size):
         flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
 
         def read(first, count, flat=flat):
+            """Bytes from a place of the tensor on."""
             return flat[first : first + count].numpy().tobytes()
 
         kind = f"{NAMES.get(value.dtype)} {tuple(value.shape)}"

@@ -102,6 +102,7 @@ def _scored_as(check) -> Test:
     """The mend of a language that nothing can be scored as."""
 
     def mends(value):
+        """Every mend that a value needs."""
         yield from TEXT(value)
         if _is_text(value):
             try:

@@ -175,6 +175,7 @@ def plain_settings(hparams):
     """The plain values among the settings, for the result (dict)."""
 
     def plain(value):
+        """A value as JSON has it."""
         if isinstance(value, dict):
             return all(map(plain, value.values()))
         if isinstance(value, (list, tuple)):

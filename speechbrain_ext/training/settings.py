@@ -102,6 +102,7 @@ def _part_faults(own):
     """Faults of parts that do not go together."""
 
     def word(key, default=None):
+        """A word of the part."""
         value = get(own, key)
         return default if value is MISSING else value
 

@@ -15,6 +15,7 @@ class Pipe:
         self.content = bytearray()
 
     def write(self, data):
+        """Write."""
         self.content += data
         return len(data)
 

@@ -326,12 +326,16 @@ def brain_class():
     from speechbrain_ext.training.brain import SpeechLLMBrain
 
     class Brain(SpeechLLMBrain):
+        """Brain."""
+
         def compute_forward(self, batch, stage):
+            """Compute forward."""
             inputs = (*self.speech_of(batch), targets_of(batch))
             teacher_NV = self.teacher_logits(inputs, stage)
             return *self.modules.model(*inputs), teacher_NV
 
         def compute_objectives(self, predictions, batch, stage):
+            """Compute objectives."""
             logits_NV, labels_N, teacher_NV = predictions
             if teacher_NV is not None:
                 return self.distillation.loss(logits_NV, teacher_NV, labels_N)

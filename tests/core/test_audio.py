@@ -29,12 +29,14 @@ def tone(samples=8000, rate=RATE, channels=1):
 
 
 def write(path, samples, rate=RATE, **kwargs):
+    """Write."""
     soundfile.write(str(path), samples, rate, **kwargs)
     return path
 
 
 @pytest.mark.parametrize("kind", ["flac", "wav", "mp3", "ogg"])
 def test_reads_what_was_written(tmp_path, kind):
+    """Reads what was written."""
     path = write(tmp_path / f"a.{kind}", tone())
     wav_N = read_utterance(path)
     assert wav_N.dtype == torch.float32 and wav_N.shape == (8000,)
@@ -49,6 +51,7 @@ def test_reads_what_was_written(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["flac", "wav", "mp3", "ogg"])
 def test_reads_a_part(tmp_path, kind):
+    """Reads a part."""
     path = write(tmp_path / f"a.{kind}", tone())
     whole_N = read_utterance(path)
     part_N = read_utterance(path, start=3000, stop=5000)
@@ -60,6 +63,7 @@ def test_reads_a_part(tmp_path, kind):
 
 
 def test_reads_from_memory(tmp_path):
+    """Reads from memory."""
     path = write(tmp_path / "a.flac", tone())
     held = io.BytesIO(path.read_bytes())
     assert torch.equal(read_utterance(held), read_utterance(path))
@@ -68,6 +72,7 @@ def test_reads_from_memory(tmp_path):
 
 
 def test_other_rate_is_refused_or_resampled(tmp_path):
+    """Other rate is refused or resampled."""
     path = write(tmp_path / "a.wav", tone(4000, 8000), 8000)
     with pytest.raises(AudioError, match="a.wav.*8000 Hz.*16000.*resample"):
         read_utterance(path)
@@ -77,6 +82,7 @@ def test_other_rate_is_refused_or_resampled(tmp_path):
 
 
 def test_stereo_is_refused_or_mixed(tmp_path):
+    """Stereo is refused or mixed."""
     samples = tone(channels=2)
     path = write(tmp_path / "a.wav", samples)
     with pytest.raises(AudioError, match="a.wav.*2 channels.*mix_channels"):
@@ -86,6 +92,7 @@ def test_stereo_is_refused_or_mixed(tmp_path):
 
 
 def test_absent_and_unreadable(tmp_path):
+    """Absent and unreadable."""
     with pytest.raises(AudioError, match="gone.flac: no such audio file"):
         read_utterance(tmp_path / "gone.flac")
     with pytest.raises(AudioError, match="no such audio file"):
@@ -99,6 +106,7 @@ def test_absent_and_unreadable(tmp_path):
 
 
 def test_without_samples(tmp_path):
+    """Without samples."""
     path = write(tmp_path / "none.wav", np.zeros(0))
     with pytest.raises(AudioError, match="none.wav: has no samples"):
         read_utterance(path)
@@ -106,6 +114,7 @@ def test_without_samples(tmp_path):
 
 @pytest.mark.parametrize("kind", ["flac", "mp3"])
 def test_cut_short(tmp_path, kind):
+    """Cut short."""
     rng = np.random.default_rng(0)
     whole = write(tmp_path / f"a.{kind}", 0.1 * rng.standard_normal(32000))
     content = whole.read_bytes()
@@ -116,6 +125,7 @@ def test_cut_short(tmp_path, kind):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_not_a_number(tmp_path, value):
+    """Not a number."""
     samples = tone()
     samples[4000] = value
     path = write(tmp_path / "a.wav", samples, subtype="FLOAT")

@@ -35,6 +35,7 @@ def likeness(one, other):
 
 @pytest.mark.parametrize("kind", SOUND_KINDS)
 def test_every_format_is_read_to_its_end(kind, tmp_path):
+    """Every format is read to its end."""
     path = tmp_path / kind
     rate = write_encoded(path, kind)
     wav_N = read_utterance(path, resample=True).numpy()
@@ -53,6 +54,7 @@ def test_every_format_is_read_to_its_end(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["streamed.mp3", "streamed.flac", "a.webm"])
 def test_an_estimate_is_no_length(kind):
+    """An estimate is no length."""
     content, rate = encoded(kind)
     head = audio_info(io.BytesIO(content), decode=False)
     assert head.frames is None and head.sample_rate == rate
@@ -60,6 +62,7 @@ def test_an_estimate_is_no_length(kind):
 
 
 def test_a_streamed_mp3_is_of_the_kind_that_was_refused():
+    """A streamed mp3 is of the kind that was refused."""
     content, _ = encoded("streamed.mp3")
     assert content.startswith(b"ID3") and b"Xing" not in content
     with soundfile.SoundFile(io.BytesIO(content)) as sound:
@@ -84,6 +87,7 @@ DAMAGES = {
 @pytest.mark.parametrize("change", [*CUTS, *DAMAGES])
 @pytest.mark.parametrize("kind", SOUND_KINDS)
 def test_what_is_cut_or_damaged_is_refused(kind, change, tmp_path):
+    """What is cut or damaged is refused."""
     samples_alone = kind.endswith((".wav", ".sph"))
     if samples_alone and change in DAMAGES:
         pytest.skip("every value is a sample")
@@ -106,6 +110,7 @@ def test_what_is_cut_or_damaged_is_refused(kind, change, tmp_path):
 
 
 def test_tags_between_and_behind_are_no_damage():
+    """Tags between and behind are no damage."""
     content, rate = encoded("headed.mp3", 1.0)
     one = audio_info(io.BytesIO(content)).frames
     tag = b"TAG" + bytes(125)
@@ -117,12 +122,14 @@ def test_tags_between_and_behind_are_no_damage():
 
 
 def test_a_flac_in_a_row_is_told():
+    """A flac in a row is told."""
     content, _ = encoded("a.flac", 1.0)
     with pytest.raises(AudioError, match="16000 samples announced, 32000"):
         read_utterance(io.BytesIO(content + content))
 
 
 def test_an_impossible_length_is_not_believed():
+    """An impossible length is not believed."""
     content = bytearray(encoded("a.flac", 1.0)[0])
     # The 36 bits of the sample count stand at the end of this word.
     content[21] |= 0x0F
@@ -133,6 +140,7 @@ def test_an_impossible_length_is_not_believed():
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.wav", "a.flac"])
 def test_a_web_page_is_told_as_what_it_is(name, tmp_path):
+    """A web page is told as what it is."""
     page = "<!DOCTYPE html>\n<html><body>404 not found</body></html>\n"
     (tmp_path / name).write_text(page * 50)
     with pytest.raises(AudioError, match=f"{name}.*begins with '<!DOCTYPE"):
@@ -140,6 +148,7 @@ def test_a_web_page_is_told_as_what_it_is(name, tmp_path):
 
 
 def test_a_playlist_leads_nowhere(tmp_path):
+    """A playlist leads nowhere."""
     write_encoded(tmp_path / "secret.aac", "a.aac")
     lines = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nsecret.aac\n"
     (tmp_path / "a.mp3").write_text(lines + "#EXT-X-ENDLIST\n")
@@ -160,6 +169,7 @@ def test_a_playlist_leads_nowhere(tmp_path):
     ],
 )
 def test_a_wav_from_a_pipe_is_read_to_its_end(riff, data):
+    """A wav from a pipe is read to its end."""
     buffer = io.BytesIO()
     soundfile.write(buffer, noise(1.0, 16000), 16000, format="WAV")
     content = bytearray(buffer.getvalue())
@@ -170,6 +180,7 @@ def test_a_wav_from_a_pipe_is_read_to_its_end(riff, data):
 
 
 def test_titles_in_latin_1_are_no_fault():
+    """Titles in latin 1 are no fault."""
     buffer = io.BytesIO()
     soundfile.write(buffer, noise(1.0, 16000), 16000, format="WAV")
     title = b"INFOINAM" + (6).to_bytes(4, "little") + b"caf\xe9\xff\0"
@@ -181,6 +192,7 @@ def test_titles_in_latin_1_are_no_fault():
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "PCM_32", "FLOAT"])
 def test_the_same_samples_as_libsndfile(subtype):
+    """The same samples as libsndfile."""
     buffer = io.BytesIO()
     values = np.stack([noise(1.0, 16000), noise(1.0, 16000, 1)], 1)
     soundfile.write(buffer, values, 16000, format="WAV", subtype=subtype)
@@ -191,6 +203,7 @@ def test_the_same_samples_as_libsndfile(subtype):
 
 
 def test_a_part_is_found_by_jumping(tmp_path):
+    """A part is found by jumping."""
     values = noise(90.0, 16000)
     for kind in ("flac", "wav"):
         path = tmp_path / f"a.{kind}"
@@ -204,7 +217,10 @@ def test_a_part_is_found_by_jumping(tmp_path):
 
 @pytest.mark.parametrize("error", [MemoryError, KeyError, OSError, ValueError])
 def test_any_librarys_error_names_the_file(error, tmp_path, monkeypatch):
+    """Any librarys error names the file."""
+
     def fail(*_, **options):
+        """Fail."""
         raise error("of some library")
 
     path = tmp_path / "a.flac"
@@ -228,6 +244,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_files_that_failed(name):
+    """Files that failed."""
     path = cases(name)
     if not path:
         pytest.skip("SPEECHLLM_CASES names no folder with them")
@@ -242,4 +259,5 @@ def test_files_that_failed(name):
 
 
 def test_the_table_is_of_every_kind():
+    """The table is of every kind."""
     assert set(MADE_OTHERWISE) < set(SOUND_KINDS)

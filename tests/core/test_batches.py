@@ -17,10 +17,12 @@ from speechbrain_ext.data.batches import (
 
 
 def steps_of(size=10, batch_size=4, steps=7, **options):
+    """Steps of."""
     return list(StepBatchSampler(size, batch_size, steps, **options))
 
 
 def test_every_epoch_is_a_fresh_permutation():
+    """Every epoch is a fresh permutation."""
     places = sum(steps_of(steps=20, seed=3), [])
     epochs = [places[first : first + 10] for first in range(0, 80, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -29,11 +31,13 @@ def test_every_epoch_is_a_fresh_permutation():
 
 
 def test_the_seed_decides():
+    """The seed decides."""
     assert steps_of(seed=1) == steps_of(seed=1) != steps_of(seed=2)
 
 
 @pytest.mark.parametrize("start", [1, 3, 7, 9])
 def test_a_stopped_run_goes_on_at_its_step(start):
+    """A stopped run goes on at its step."""
     rest = StepBatchSampler(10, 4, 7, start=start, seed=5, accumulation=2)
     whole = steps_of(seed=5, accumulation=2)
     assert list(rest) == whole[2 * start :]
@@ -42,6 +46,7 @@ def test_a_stopped_run_goes_on_at_its_step(start):
 
 @pytest.mark.parametrize("world, accumulation", [(2, 1), (2, 3), (3, 2)])
 def test_processes_and_accumulation_share_a_step_alike(world, accumulation):
+    """Processes and accumulation share a step alike."""
     alone = steps_of(accumulation=world * accumulation)
     shares = [
         steps_of(accumulation=accumulation, rank=rank, world_size=world)
@@ -54,12 +59,14 @@ def test_processes_and_accumulation_share_a_step_alike(world, accumulation):
 
 
 def test_nothing_to_train_on_is_refused():
+    """Nothing to train on is refused."""
     with pytest.raises(ValueError, match="data are empty"):
         StepBatchSampler(0, 4, 7)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_evaluation_sees_each_utterance_once(world):
+    """Evaluation sees each utterance once."""
     torch.manual_seed(0)
     durations = torch.rand(17).tolist()
     shares = [by_duration(durations, 3, rank, world) for rank in range(world)]
@@ -72,6 +79,7 @@ def test_evaluation_sees_each_utterance_once(world):
 
 @pytest.mark.parametrize("longest", [1, 7, 1000, 480000, 3_000_001])
 def test_true_lengths_are_exact(longest):
+    """True lengths are exact."""
     sizes = sorted({1, 2, longest // 3 or 1, longest - 1 or 1, longest})
     items = [{"id": str(n), "x": torch.zeros(n)} for n in sizes]
     batch = PaddedBatch(items)
@@ -79,6 +87,7 @@ def test_true_lengths_are_exact(longest):
 
 
 def test_targets_come_back_without_padding():
+    """Targets come back without padding."""
     rows = [torch.arange(5), torch.arange(2), torch.tensor([9])]
     batch = PaddedBatch([{"id": "a", "target_ids": row} for row in rows])
     assert all(map(torch.equal, targets_of(batch), rows))

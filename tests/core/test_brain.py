@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import (
+from speech_llm_fixtures import (
     make_brain,
     make_dataset,
     make_decoder,
@@ -32,6 +32,7 @@ def folder(decoder_folders):
 
 
 def train(brain, valid=True, size=10):
+    """Train."""
     train_set = make_dataset(brain.model.prompt, size)
     valid_set = make_dataset(brain.model.prompt, 5, seed=9)
     brain.fit(train_set, valid_set if valid else None)
@@ -39,6 +40,7 @@ def train(brain, valid=True, size=10):
 
 
 def same(a, b, exact=True):
+    """Same."""
     assert a.keys() == b.keys()
     for name in a:
         if exact:
@@ -50,6 +52,7 @@ def same(a, b, exact=True):
 
 
 def test_the_schedule():
+    """The schedule."""
     factors = [step_factor(s, 10, 2, 4) for s in range(10)]
     expected = [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
     assert factors == pytest.approx(expected)
@@ -57,6 +60,7 @@ def test_the_schedule():
 
 
 def test_each_part_has_its_own_rate_and_follows_the_schedule(folder):
+    """Each part has its own rate and follows the schedule."""
     brain = make_brain(
         folder, BLOCK, "both", lr_projector=1e-3, lr_adapter=4e-2
     )
@@ -64,6 +68,7 @@ def test_each_part_has_its_own_rate_and_follows_the_schedule(folder):
     step = brain.optimizers_step
 
     def spy():
+        """Spy."""
         step()
         groups = brain.optimizer.param_groups
         seen.append([group["lr"] for group in groups])
@@ -79,6 +84,7 @@ def test_each_part_has_its_own_rate_and_follows_the_schedule(folder):
 
 
 def test_training_learns(folder):
+    """Training learns."""
     brain = make_brain(folder, steps=60, valid_interval=20)
     train(brain, size=4)
     losses = [entry["train_loss"] for entry in brain.history]
@@ -89,6 +95,7 @@ def test_training_learns(folder):
 
 @pytest.mark.parametrize("strategy", ["projector", "decoder", "both"])
 def test_nothing_else_moves(folder, strategy):
+    """Nothing else moves."""
     brain = make_brain(folder, BLOCK, strategy)
     before = {n: p.clone() for n, p in brain.model.named_parameters()}
     train(brain, valid=False)
@@ -98,6 +105,7 @@ def test_nothing_else_moves(folder, strategy):
 
 
 def test_unhealed_and_untrained_runs_just_evaluate(folder, tmp_path):
+    """Unhealed and untrained runs just evaluate."""
     for strategy, steps in (("none", 8), ("both", 0)):
         brain = make_brain(
             folder, BLOCK, strategy, tmp_path / strategy, steps=steps
@@ -143,6 +151,7 @@ def test_the_loss_is_the_mean_over_the_steps_target_tokens(folder):
 
 @pytest.mark.parametrize("size", [1, 3, 6])
 def test_each_utterance_has_the_loss_it_has_alone(folder, size):
+    """Each utterance has the loss it has alone."""
     data = make_dataset(make_brain(folder).model.prompt, 6)
     brain = make_brain(folder, test_batch_size=size)
     mean = brain.validate(data)
@@ -162,6 +171,7 @@ def test_each_utterance_has_the_loss_it_has_alone(folder, size):
 
 def test_accumulated_batches_are_one_large_batch(folder):
     # 3 does not divide the data: what is left at an epoch's end counts too.
+    """Accumulated batches are one large batch."""
     whole = train(make_brain(folder, BLOCK, "both", batch_size=6, dropout=0.0))
     parts = make_brain(
         folder,
@@ -175,11 +185,13 @@ def test_accumulated_batches_are_one_large_batch(folder):
 
 
 def test_all_gradients_are_clipped_together(folder, monkeypatch):
+    """All gradients are clipped together."""
     brain = make_brain(folder, BLOCK, "both", max_grad_norm=1e-3)
     norms = []
     step = torch.optim.Adam.step
 
     def spy(optimizer, *args, **kwargs):
+        """Spy."""
         grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
         assert len(grads) == 10
         norms.append(torch.stack([g.norm() for g in grads]).norm().item())
@@ -191,11 +203,13 @@ def test_all_gradients_are_clipped_together(folder, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_does_not_spoil_the_weights(folder, tmp_path):
+    """A loss that is no number does not spoil the weights."""
     brain = make_brain(folder, BLOCK, "both", tmp_path)
     objectives = brain.compute_objectives
     bad = {3}
 
     def sometimes(predictions, batch, stage):
+        """Sometimes."""
         loss = objectives(predictions, batch, stage)
         training = torch.is_grad_enabled()
         poison = training and (brain.optimizer_step in bad or bad == {None})
@@ -218,12 +232,14 @@ def test_a_loss_that_is_no_number_does_not_spoil_the_weights(folder, tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 2, 4, 5, 7])
 def test_a_stopped_training_goes_on_to_the_same_weights(folder, tmp_path, stop):
+    """A stopped training goes on to the same weights."""
     expected = make_brain(folder, BLOCK, "both", tmp_path / "whole")
     weights = train(expected)
     first = make_brain(folder, BLOCK, "both", tmp_path / "stopped")
     after = first._after_step
 
     def stopping(steps, valid_set):
+        """Stopping."""
         if first.optimizer_step == stop:
             raise KeyboardInterrupt
         after(steps, valid_set)
@@ -245,6 +261,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(folder, tmp_path, stop):
 
 
 def test_more_processes_go_on_than_were_saved(folder, tmp_path):
+    """More processes go on than were saved."""
     make_brain(folder, BLOCK, "both", tmp_path, steps=4)
     first = make_brain(folder, BLOCK, "both", tmp_path, steps=4)
     train(first)
@@ -265,6 +282,7 @@ def test_more_processes_go_on_than_were_saved(folder, tmp_path):
 
 
 def test_a_finished_training_is_not_trained_again(folder, tmp_path):
+    """A finished training is not trained again."""
     first = make_brain(folder, BLOCK, "both", tmp_path)
     weights = train(first)
     again = make_brain(folder, BLOCK, "both", tmp_path)
@@ -275,10 +293,12 @@ def test_a_finished_training_is_not_trained_again(folder, tmp_path):
 
 
 def checkpoints(folder):
+    """Checkpoints."""
     return sorted(p.name for p in folder.iterdir() if p.is_dir())
 
 
 def test_a_checkpoint_holds_only_what_is_trained(folder, tmp_path):
+    """A checkpoint holds only what is trained."""
     brain = make_brain(folder, BLOCK, "both", tmp_path)
     weights = train(brain)
     [name] = checkpoints(tmp_path)
@@ -298,6 +318,7 @@ def test_stopped_in_the_middle_of_saving(folder, tmp_path, monkeypatch, part):
     saved = []
 
     def stopping(value, path, *args, **kwargs):
+        """Stopping."""
         if part in str(path):
             saved.append(path)
             if len(saved) == 3:
@@ -316,6 +337,7 @@ def test_stopped_in_the_middle_of_saving(folder, tmp_path, monkeypatch, part):
 
 
 def test_what_a_kill_left_behind_is_no_checkpoint(folder, tmp_path):
+    """What a kill left behind is no checkpoint."""
     brain = make_brain(folder, BLOCK, "both", tmp_path)
     weights = train(brain)
     [name] = checkpoints(tmp_path)
@@ -338,6 +360,7 @@ def test_no_space_left_while_saving(folder, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def filling(steps, valid_set):
+        """Filling."""
         if brain.optimizer_step == 6:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
         after(steps, valid_set)
@@ -356,6 +379,7 @@ def test_no_space_left_while_saving(folder, tmp_path):
 
 
 def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
+    """A checkpoint of another shape is refused."""
     train(make_brain(folder, BLOCK, "both", tmp_path / "a"))
     brain = make_brain(folder, BLOCK, "projector", tmp_path / "a")
     with pytest.raises(ValueError, match="another model.*not trained here"):
@@ -367,6 +391,7 @@ def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
 
 
 def test_bfloat16_trains_and_keeps_full_precision_weights(folder):
+    """Bfloat16 trains and keeps full precision weights."""
     brain = make_brain(
         folder, BLOCK, "both", precision="bf16", eval_precision="bf16"
     )
@@ -378,11 +403,13 @@ def test_bfloat16_trains_and_keeps_full_precision_weights(folder):
 
 
 def test_half_precision_wants_a_gpu(folder):
+    """Half precision wants a gpu."""
     with pytest.raises(ValueError, match="fp16"):
         make_brain(folder, precision="fp16")
 
 
 def test_decoding_gives_every_row_in_order(folder):
+    """Decoding gives every row in order."""
     rows = {}
     for size in (1, 3, 10):
         brain = make_brain(folder, test_batch_size=size)
@@ -398,12 +425,14 @@ def test_decoding_gives_every_row_in_order(folder):
 
 
 def test_limits_follow_the_duration(folder):
+    """Limits follow the duration."""
     brain = make_brain(folder, max_new_tokens=20, max_tokens_per_second=10)
     items = [{"id": "a", "duration": d} for d in (0.1, 1.01, 60.0)]
     assert brain.limits(PaddedBatch(items)).tolist() == [8, 11, 20]
 
 
 def test_workers_change_nothing(folder):
+    """Workers change nothing."""
     weights = train(make_brain(folder, BLOCK, "both"))
     many = make_brain(folder, BLOCK, "both", num_workers=1)
     same(train(many), weights)

@@ -7,7 +7,7 @@ Authors
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, make_dataset, make_features, make_model
+from speech_llm_fixtures import WORDS, make_dataset, make_features, make_model
 from test_healing import BLOCK, logits_of
 
 from speechbrain_ext.healing import heal
@@ -77,6 +77,7 @@ def pair(source):
 
 
 def double_pair(source, removed):
+    """Double pair."""
     torch.manual_seed(0)
     whole = make_model(source).eval().double()
     whole.requires_grad_(False)
@@ -86,6 +87,7 @@ def double_pair(source, removed):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("strength", [1e-4, 0.1])
 def test_numpys_solution_on_the_same_states(pair, strength, bias):
+    """Numpys solution on the same states."""
     whole, pruned = pair
     rows = sequences(whole)
     before, after, real = [], [], []
@@ -111,6 +113,7 @@ def test_numpys_solution_on_the_same_states(pair, strength, bias):
 
 
 def test_positions_count_as_they_weigh():
+    """Positions count as they weigh."""
     random = np.random.default_rng(1)
     x, y = random.normal(size=(2, 90, 5))
     weights = random.uniform(0, 3, size=90)
@@ -131,6 +134,7 @@ def test_positions_count_as_they_weigh():
 
 
 def test_endless_ridge_is_no_map_and_none_is_the_truth():
+    """Endless ridge is no map and none is the truth."""
     torch.manual_seed(0)
     x = torch.randn(200, 6).double()
     true = LinearMap(torch.randn(6, 6).double(), torch.randn(6).double())
@@ -141,6 +145,7 @@ def test_endless_ridge_is_no_map_and_none_is_the_truth():
 
 
 def fit(whole, pruned, rows, **options):
+    """Fit."""
     settings = dict(layers=[1], held_out=rows, strengths=[0.01])
     settings.update(options)
     return fit_in_sequence(whole.decoder, pruned.decoder, rows=rows, **settings)
@@ -148,6 +153,7 @@ def fit(whole, pruned, rows, **options):
 
 @pytest.mark.parametrize("form", ["module", "folded"])
 def test_batches_order_and_padding_do_not_matter(pair, form):
+    """Batches order and padding do not matter."""
     whole, pruned = pair
     sizes = (9, 5, 12, 7, 8, 3, 10, 6)
     together = sequences(whole, sizes)
@@ -166,6 +172,7 @@ def test_batches_order_and_padding_do_not_matter(pair, form):
 @pytest.mark.parametrize("removed", [BLOCK, {1, 3}], ids=str)
 @pytest.mark.parametrize("form", ["module", "folded"])
 def test_both_decoders_are_left_as_they_were(source, removed, form):
+    """Both decoders are left as they were."""
     whole, pruned = double_pair(source, removed)
     rows = sequences(whole)
     layers = [1, 2] if removed == {1, 3} else [1]
@@ -199,6 +206,7 @@ def ready(whole, pruned, name, removed, **options):
 
 @pytest.mark.parametrize("removed", [BLOCK, {1, 3}], ids=str)
 def test_folded_is_the_module_on_the_mlp_before(source, removed):
+    """Folded is the module on the mlp before."""
     whole, pruned = double_pair(source, removed)
     layers = [1, 2] if removed == {1, 3} else [1]
     twin = pruned_twin(whole, removed).eval()
@@ -208,6 +216,7 @@ def test_folded_is_the_module_on_the_mlp_before(source, removed):
         weight = one.map.weight_DD.float().double()
 
         def step(mlp, args, output, weight=weight):
+            """Step."""
             return output + output @ weight.T
 
         mlp = twin.decoder.lm.model.layers[index - 1].mlp
@@ -243,6 +252,7 @@ def test_the_mlps_map_is_fitted_on_the_mlps_output(pair):
 
 
 def test_the_fixed_bridge_is_the_map(pair):
+    """The fixed bridge is the map."""
     whole, pruned = pair
     (row,) = sequences(whole)
     twin = pruned_twin(whole, BLOCK).eval()
@@ -250,6 +260,7 @@ def test_the_fixed_bridge_is_the_map(pair):
     gap = fits[1].map
 
     def step(layer, args):
+        """Step."""
         return (gap(args[0]), *args[1:])
 
     twin.decoder.lm.model.layers[1].register_forward_pre_hook(step)
@@ -264,6 +275,7 @@ def test_the_fixed_bridge_is_the_map(pair):
 
 
 def test_a_later_gap_sees_the_maps_before_it(source):
+    """A later gap sees the maps before it."""
     removed = {1, 3}
     whole, pruned = double_pair(source, removed)
     rows = sequences(whole)
@@ -272,6 +284,7 @@ def test_a_later_gap_sees_the_maps_before_it(source):
     gap = fits[1].map
 
     def step(layer, args):
+        """Step."""
         return (gap(args[0]), *args[1:])
 
     twin.decoder.lm.model.layers[1].register_forward_pre_hook(step)
@@ -288,6 +301,7 @@ def test_a_later_gap_sees_the_maps_before_it(source):
 
 
 def test_the_ridge_is_chosen_on_held_out_data(pair):
+    """The ridge is chosen on held out data."""
     whole, pruned = pair
     rows, held_out = sequences(whole), sequences(whole, seed=5)
     strengths = [1e-6, 1e-2, 1.0]
@@ -322,6 +336,7 @@ def test_where_no_map_helps_none_is_taken(pair):
 
 @pytest.mark.parametrize("rank", [2, 31])
 def test_a_map_of_low_rank_is_the_nearest_one(rank):
+    """A map of low rank is the nearest one."""
     torch.manual_seed(0)
     x = torch.randn(400, WIDTH).double() @ torch.randn(WIDTH, WIDTH).double()
     y = torch.randn(400, WIDTH).double()
@@ -340,6 +355,7 @@ def test_a_map_of_low_rank_is_the_nearest_one(rank):
 
 
 def test_a_trained_bridge_starts_from_the_map(pair):
+    """A trained bridge starts from the map."""
     whole, pruned = pair
     own = {"bridge": {"rank": 4, "start": "map", "form": "trained"}}
     model, fits = ready(whole, pruned, Healing.of("mine", own), BLOCK)
@@ -357,6 +373,7 @@ def test_a_trained_bridge_starts_from_the_map(pair):
 
 
 def test_too_little_data_is_refused_with_the_numbers(pair):
+    """Too little data is refused with the numbers."""
     whole, pruned = pair
     rows = sequences(whole, sizes=(2, 3))
     positions = int(sum(row.mask_BQ.sum() for row in rows))
@@ -371,6 +388,7 @@ def test_too_little_data_is_refused_with_the_numbers(pair):
 
 
 def test_target_positions_alone(pair):
+    """Target positions alone."""
     whole, pruned = pair
     (row,) = sequences(whole)
     weights = position_weights(row, "target")
@@ -383,6 +401,7 @@ def test_target_positions_alone(pair):
 
 @pytest.mark.parametrize("removed", [BLOCK, {0, 2}], ids=str)
 def test_a_twin_is_the_pruned_model(source, removed):
+    """A twin is the pruned model."""
     whole = make_model(source)
     ours, theirs = pruned_twin(whole, removed), make_model(source, removed)
     assert ours.decoder.kept == theirs.decoder.kept
@@ -397,6 +416,7 @@ def test_a_twin_is_the_pruned_model(source, removed):
 
 
 def test_some_of_a_set(decoder_folders):
+    """Some of a set."""
     model = make_model(decoder_folders["qwen2"])
     dataset = make_dataset(model.prompt, 10)
     few = some_of(dataset, 4, seed=1)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_decoder, make_features, make_model
+from speech_llm_fixtures import make_decoder, make_features, make_model
 
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.model import decoding as greedy_module
@@ -23,6 +23,7 @@ MANY = torch.full((len(SPEECH),), 25)
 
 @pytest.fixture
 def model(source):
+    """Model."""
     return make_model(source).eval()
 
 
@@ -60,6 +61,7 @@ def make_stops(model, count=2):
 
 
 def test_greedy_is_the_uncached_greedy(model):
+    """Greedy is the uncached greedy."""
     _, stops = make_stops(model)
     texts = model.decoder.greedy(left(model), MANY)
     expected = [uncached(model, r, 25, stops) for r in range(len(SPEECH))]
@@ -69,6 +71,7 @@ def test_greedy_is_the_uncached_greedy(model):
 
 
 def test_greedy_is_hugging_faces_generate(model):
+    """Greedy is hugging faces generate."""
     _, stops = make_stops(model)
     seq = left(model)
     texts = model.decoder.greedy(seq, MANY)
@@ -86,6 +89,7 @@ def test_greedy_is_hugging_faces_generate(model):
 
 
 def test_a_pruned_decoder_decodes_as_uncached(source):
+    """A pruned decoder decodes as uncached."""
     model = make_model(source, Block(1, 2)).eval()
     texts = model.decoder.greedy(left(model), MANY[:8])
     stops = set(model.decoder.stop_ids)
@@ -93,6 +97,7 @@ def test_a_pruned_decoder_decodes_as_uncached(source):
 
 
 def test_each_row_stops_at_its_own_limit(model):
+    """Each row stops at its own limit."""
     free, _ = make_stops(model, count=0)
     model.decoder.lm.generation_config.eos_token_id = None
     limits = torch.tensor([3, 25, 0, 1, 7, 25, 2, 12])
@@ -113,6 +118,7 @@ def test_each_row_stops_at_its_own_limit(model):
 
 
 def test_the_batch_ends_with_its_last_row(model):
+    """The batch ends with its last row."""
     _, stops = make_stops(model)
     calls = []
     lm_head = model.decoder.lm.lm_head
@@ -128,6 +134,7 @@ def test_the_batch_ends_with_its_last_row(model):
 @pytest.mark.parametrize("every", [1, 3, 100])
 @pytest.mark.parametrize("share", [0.01, 0.5, 2.0])
 def test_compaction_changes_nothing(model, monkeypatch, share, every):
+    """Compaction changes nothing."""
     make_stops(model)
     limits = torch.tensor([25, 3, 18, 9, 25, 1, 14, 6])
     expected = model.decoder.greedy(left(model), limits)
@@ -137,6 +144,7 @@ def test_compaction_changes_nothing(model, monkeypatch, share, every):
 
 
 def test_batch_alone_and_in_any_order(model):
+    """Batch alone and in any order."""
     make_stops(model)
     limits = torch.tensor([25, 3, 18, 9, 25, 1, 14, 6])
     together = model.decoder.greedy(left(model), limits)
@@ -150,6 +158,7 @@ def test_batch_alone_and_in_any_order(model):
 
 
 def test_ties_are_settled_alike_in_batch_and_alone(source):
+    """Ties are settled alike in batch and alone."""
     model = make_model(source).eval()
     lm = model.decoder.lm
     with torch.no_grad():
@@ -169,6 +178,7 @@ def test_ties_are_settled_alike_in_batch_and_alone(source):
 
 
 def test_first_best_takes_the_smallest_of_equals():
+    """First best takes the smallest of equals."""
     logits = torch.tensor([[1.0, 5.0, 5.0], [-3.0, -3.0, -9.0]])
     logits[0, 2] += 5e-7  # a rounding away
     assert first_best(logits).tolist() == [1, 0]
@@ -178,6 +188,7 @@ def test_first_best_takes_the_smallest_of_equals():
 
 
 def test_sliding_windows_survive_cache_and_compaction(tmp_path):
+    """Sliding windows survive cache and compaction."""
     source = make_decoder(
         "qwen2",
         tmp_path / "m",
@@ -192,6 +203,7 @@ def test_sliding_windows_survive_cache_and_compaction(tmp_path):
 
 
 def test_logits_at_target_positions_only(model):
+    """Logits at target positions only."""
     rows = []
     model.decoder.lm.lm_head.register_forward_hook(
         lambda m, i, o: rows.append(o.shape)
@@ -211,6 +223,7 @@ def test_logits_at_target_positions_only(model):
 
 
 def test_loading(source):
+    """Loading."""
     decoder = Decoder.from_source(source, {1, 3}, dtype="bfloat16")
     assert decoder.kept == (0, 2, 4)
     assert (decoder.num_layers, decoder.whole_layers) == (3, 5)
@@ -222,6 +235,7 @@ def test_loading(source):
 
 
 def test_a_tokenizer_without_padding_is_no_hindrance(source):
+    """A tokenizer without padding is no hindrance."""
     decoder = Decoder.from_source(source)
     rows = len(decoder.lm.model.embed_tokens.weight)
     pad = decoder.tokenizer.pad_token_id
@@ -230,6 +244,7 @@ def test_a_tokenizer_without_padding_is_no_hindrance(source):
 
 
 def test_sources_that_are_none(tmp_path):
+    """Sources that are none."""
     with pytest.raises(FileNotFoundError, match="not a folder"):
         check_source(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="no config.json"):
@@ -242,6 +257,7 @@ def spied_attention(monkeypatch):
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def spy(query, key, value, attn_mask=None, **kwargs):
+        """Spy."""
         calls.append((attn_mask is not None, key.shape[1] == query.shape[1]))
         return attend(query, key, value, attn_mask=attn_mask, **kwargs)
 
@@ -253,6 +269,7 @@ def spied_attention(monkeypatch):
 
 @pytest.mark.parametrize("sizes", [[7, 2, 4], [3, 3, 3]])
 def test_padding_on_the_right_needs_no_mask(source, monkeypatch, sizes):
+    """Padding on the right needs no mask."""
     model = make_model(source)
     targets = [model.prompt.encode_target(t) for t in ("one", "cat dog", "red")]
     x_BSF, tokens_B = make_features(sizes)
@@ -261,6 +278,7 @@ def test_padding_on_the_right_needs_no_mask(source, monkeypatch, sizes):
     calls = spied_attention(monkeypatch)
 
     def loss():
+        """Loss."""
         model.zero_grad()
         logits, labels = model.decoder.target_logits(
             model.sequence(x_BSF, tokens_B, targets)
@@ -281,6 +299,7 @@ def test_padding_on_the_right_needs_no_mask(source, monkeypatch, sizes):
 
 
 def test_rows_of_one_length_are_decoded_without_masks(model, monkeypatch):
+    """Rows of one length are decoded without masks."""
     make_stops(model)
     sizes, limits = [4, 4, 4], torch.tensor([25, 3, 18])
     sequence = left(model, sizes)

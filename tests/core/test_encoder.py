@@ -89,6 +89,7 @@ def shake(model):
 
 
 def make_waveform(folder, kind="wavlm", norm="layer", do_normalize=True):
+    """Make waveform."""
     torch.manual_seed(0)
     model_class, config_class = CLASSES[kind]
     model = model_class(config_class(**WAVEFORM, **NORMS[norm]))
@@ -101,6 +102,7 @@ def make_waveform(folder, kind="wavlm", norm="layer", do_normalize=True):
 
 
 def make_whisper(folder, model_class=WhisperModel, **changes):
+    """Make whisper."""
     torch.manual_seed(0)
     config = WhisperConfig(**{**WHISPER, **changes})
     shake(model_class(config)).save_pretrained(folder)
@@ -131,6 +133,7 @@ ALL = [f"{kind}-{norm}" for kind in CLASSES for norm in NORMS] + ["whisper"]
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("output_norm", [False, True])
 def test_batch_equals_alone(tmp_path, name, output_norm):
+    """Batch equals alone."""
     encoder = SpeechEncoder.from_source(
         make(tmp_path, name), output_norm=output_norm
     )
@@ -167,6 +170,7 @@ def test_batch_equals_alone(tmp_path, name, output_norm):
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "whisper"])
 def test_alone_equals_transformers(tmp_path, name):
+    """Alone equals transformers."""
     make(tmp_path, name)
     encoder = SpeechEncoder.from_source(tmp_path)
     model = CLASSES[encoder.kind][0].from_pretrained(tmp_path).eval()
@@ -189,6 +193,7 @@ def test_alone_equals_transformers(tmp_path, name):
     "model_class", [WhisperModel, WhisperForConditionalGeneration]
 )
 def test_whisper_alone_equals_transformers(tmp_path, model_class):
+    """Whisper alone equals transformers."""
     make_whisper(tmp_path, model_class)
     encoder = SpeechEncoder.from_source(tmp_path)
     reference = WhisperModel.from_pretrained(tmp_path).encoder.eval()
@@ -210,6 +215,7 @@ def test_whisper_alone_equals_transformers(tmp_path, model_class):
 
 
 def test_log_mel_equals_numpy_reference(tmp_path):
+    """Log mel equals numpy reference."""
     encoder = SpeechEncoder.from_source(make_whisper(tmp_path))
     extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=1)
     wav_BN, _ = waves()
@@ -220,6 +226,7 @@ def test_log_mel_equals_numpy_reference(tmp_path):
 
 
 def test_whisper_saved_as_encoder_alone(tmp_path):
+    """Whisper saved as encoder alone."""
     make_whisper(tmp_path / "whole")
     whole = SpeechEncoder.from_source(tmp_path / "whole")
     whole.core.model.save_pretrained(tmp_path / "half")
@@ -230,6 +237,7 @@ def test_whisper_saved_as_encoder_alone(tmp_path):
 
 
 def test_whisper_holds_no_decoder(tmp_path):
+    """Whisper holds no decoder."""
     encoder = SpeechEncoder.from_source(make_whisper(tmp_path))
     names = [name for name, _ in encoder.named_parameters()]
     assert names and not [name for name in names if "decoder" in name]
@@ -239,6 +247,7 @@ def test_whisper_holds_no_decoder(tmp_path):
 
 @pytest.mark.parametrize("name", ["wavlm-layer", "wavlm-group", "whisper"])
 def test_frozen_for_ever(tmp_path, name):
+    """Frozen for ever."""
     encoder = SpeechEncoder.from_source(make(tmp_path, name))
     wav_BN, lengths_B = waves()
     before, _ = encoder(wav_BN, lengths_B)
@@ -254,6 +263,7 @@ def test_frozen_for_ever(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["wavlm-layer", "wavlm-group", "whisper"])
 def test_loads_in_the_wanted_type(tmp_path, name):
+    """Loads in the wanted type."""
     make(tmp_path, name)
     full = SpeechEncoder.from_source(tmp_path)
     half = SpeechEncoder.from_source(tmp_path, dtype="bfloat16")
@@ -269,6 +279,7 @@ def test_loads_in_the_wanted_type(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["wavlm-layer", "whisper"])
 def test_frame_counts(tmp_path, name):
+    """Frame counts."""
     encoder = SpeechEncoder.from_source(make(tmp_path, name))
     least = encoder.core.min_samples
     assert encoder.frames(least) == 1
@@ -279,6 +290,7 @@ def test_frame_counts(tmp_path, name):
 
 
 def test_long_audio_refused_or_chunked(tmp_path):
+    """Long audio refused or chunked."""
     make_whisper(tmp_path)
     encoder = SpeechEncoder.from_source(tmp_path)
     assert encoder.max_samples == 16000
@@ -304,6 +316,7 @@ def test_long_audio_refused_or_chunked(tmp_path):
 
 
 def test_wavlm_limit_is_optional(tmp_path):
+    """Wavlm limit is optional."""
     make_waveform(tmp_path)
     assert SpeechEncoder.from_source(tmp_path).max_samples is None
     limited = SpeechEncoder.from_source(tmp_path, max_seconds=0.5)
@@ -324,6 +337,7 @@ def test_wavlm_limit_is_optional(tmp_path):
 
 
 def test_input_normalisation_is_the_source_s(tmp_path, caplog):
+    """Input normalisation is the source s."""
     loud_1N = torch.randn(1, 4000)
     for do_normalize, same in ((True, True), (False, False), (None, True)):
         folder = tmp_path / str(do_normalize)
@@ -338,6 +352,7 @@ def test_input_normalisation_is_the_source_s(tmp_path, caplog):
 
 
 def test_refuses_bad_lengths(tmp_path):
+    """Refuses bad lengths."""
     encoder = SpeechEncoder.from_source(make_waveform(tmp_path))
     least = encoder.core.min_samples
     with pytest.raises(ValueError, match=f"row 1.*shorter than the {least}"):
@@ -347,7 +362,10 @@ def test_refuses_bad_lengths(tmp_path):
 
 
 def test_refuses_bad_sources(tmp_path, monkeypatch):
+    """Refuses bad sources."""
+
     def refused(source, message, error=ValueError, **kwargs):
+        """Refused."""
         with pytest.raises(error, match=message):
             SpeechEncoder.from_source(source, **kwargs)
 
@@ -369,6 +387,7 @@ def test_refuses_bad_sources(tmp_path, monkeypatch):
 
 
 def test_refuses_incomplete_or_other_weights(tmp_path):
+    """Refuses incomplete or other weights."""
     make_waveform(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for key, value, message in (
@@ -387,6 +406,7 @@ def test_refuses_incomplete_or_other_weights(tmp_path):
 
 
 def test_takes_a_fine_tuned_model(tmp_path):
+    """Takes a fine tuned model."""
     torch.manual_seed(0)
     config = WavLMConfig(**WAVEFORM, **NORMS["layer"], mask_time_prob=0.05)
     model = WavLMForCTC(config)
@@ -400,6 +420,7 @@ def test_takes_a_fine_tuned_model(tmp_path):
 
 
 def test_identity_is_the_content_s(tmp_path):
+    """Identity is the content s."""
     make_waveform(tmp_path / "a")
     make_waveform(tmp_path / "b")
     first = SpeechEncoder.from_source(tmp_path / "a")
@@ -417,6 +438,7 @@ def test_identity_is_the_content_s(tmp_path):
 
 
 def test_concatenation_pads_the_tail():
+    """Concatenation pads the tail."""
     x_BTE = torch.arange(2 * 7 * 2, dtype=torch.float32).view(2, 7, 2) + 1
     x_BSE, tokens_B = concatenate_frames(x_BTE, torch.tensor([7, 4]), 3)
     assert x_BSE.shape == (2, 3, 6) and tokens_B.tolist() == [3, 2]
@@ -436,6 +458,7 @@ def test_concatenation_pads_the_tail():
     "SPEECHLLM_REAL" not in os.environ, reason="SPEECHLLM_REAL is not set"
 )
 def test_real_whisper_on_real_recordings():
+    """Real whisper on real recordings."""
     from speechbrain_ext.data.audio import read_utterance
 
     real = Path(os.environ["SPEECHLLM_REAL"])
@@ -459,6 +482,7 @@ def test_real_whisper_on_real_recordings():
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("padded", [False, True])
 def test_fused_attention_is_transformers_own(tmp_path, norm, padded):
+    """Fused attention is transformers own."""
     folder = make_waveform(tmp_path, norm=norm)
     plain = WavLMModel.from_pretrained(folder).eval()
     fused = use_fused_attention(WavLMModel.from_pretrained(folder).eval())
@@ -480,6 +504,7 @@ def test_fused_attention_is_transformers_own(tmp_path, norm, padded):
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_channels_last_is_transformers_own(tmp_path, monkeypatch, kind):
+    """Channels last is transformers own."""
     folder = make_waveform(tmp_path, kind)
     plain = CLASSES[kind][0].from_pretrained(folder).eval()
     encoder = SpeechEncoder.from_source(folder)
@@ -513,6 +538,7 @@ def peak_bytes(work):
 
 @torch.no_grad()
 def test_fused_attention_holds_one_large_tensor(tmp_path):
+    """Fused attention holds one large tensor."""
     folder = make_waveform(tmp_path)
     h_BTE = torch.randn(8, 300, WAVEFORM["hidden_size"])
     real_BT = torch.arange(300) < torch.arange(230, 310, 10)[:, None]
@@ -529,6 +555,7 @@ def test_fused_attention_holds_one_large_tensor(tmp_path):
 
 @pytest.mark.parametrize("name", ["wavlm-layer", "wavlm-group", "hubert-layer"])
 def test_long_batches_are_encoded_in_parts(tmp_path, monkeypatch, name):
+    """Long batches are encoded in parts."""
     encoder = SpeechEncoder.from_source(make(tmp_path, name))
     wav_BN, lengths_B = waves()
     expected, frames_B = encoder(wav_BN, lengths_B)

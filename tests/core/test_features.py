@@ -41,6 +41,7 @@ K = 3
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
+    """Source."""
     folder = tmp_path_factory.mktemp("wavlm")
     torch.manual_seed(0)
     config = WavLMConfig(
@@ -63,10 +64,12 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(source):
+    """Encoder."""
     return SpeechEncoder.from_source(source)
 
 
 def make_items(folder, count=12):
+    """Make items."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     items = []
@@ -80,15 +83,18 @@ def make_items(folder, count=12):
 
 @pytest.fixture
 def items(tmp_path):
+    """Items."""
     return make_items(tmp_path / "audio")
 
 
 def opened(tmp_path, encoder, items, k=K):
+    """Opened."""
     rows = {name: (path, read(path).numel() / 16000) for name, path in items}
     return FeatureCache(tmp_path / "cache", encoder, k, rows)
 
 
 def build(tmp_path, encoder, items, k=K, **options):
+    """Build."""
     options = dict(batch_seconds=2, progress=False) | options
     cache, paths = opened(tmp_path, encoder, items, k), dict(items)
     cache.compute(encoder, lambda name: read_utterance(paths[name]), **options)
@@ -96,6 +102,7 @@ def build(tmp_path, encoder, items, k=K, **options):
 
 
 def read(path):
+    """Read."""
     return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
 
 
@@ -109,6 +116,7 @@ def files(tmp_path):
 
 
 def direct(encoder, path):
+    """Direct."""
     wav_N = read_utterance(path)
     x_BSE, _ = concatenate_frames(*encoder(wav_N[None], [len(wav_N)]), K)
     return x_BSE[0]
@@ -128,6 +136,7 @@ class Counting(torch.nn.Module):
             return getattr(self.encoder, name)
 
     def forward(self, wav_BN, lengths, names):
+        """Forward."""
         if self.stop_after is not None and len(self.names) >= self.stop_after:
             raise KeyboardInterrupt
         self.names += names
@@ -135,6 +144,7 @@ class Counting(torch.nn.Module):
 
 
 def assert_right(cache, encoder, items):
+    """Assert right."""
     for utterance, path in items:
         x_SE = cache[utterance]
         expected = direct(encoder, path)
@@ -143,6 +153,7 @@ def assert_right(cache, encoder, items):
 
 
 def test_holds_what_the_encoder_gives(tmp_path, encoder, items):
+    """Holds what the encoder gives."""
     cache = build(tmp_path, encoder, items)
     assert_right(cache, encoder, items)
     assert_right(opened(tmp_path, encoder, items), encoder, items)
@@ -157,6 +168,7 @@ def test_holds_what_the_encoder_gives(tmp_path, encoder, items):
 
 
 def test_is_sent_to_loading_processes(tmp_path, encoder, items):
+    """Is sent to loading processes."""
     cache = build(tmp_path, encoder, items)
     # Writing to what is given does not reach the disk.
     kept = cache["utt-4"].clone()
@@ -172,6 +184,7 @@ def test_is_sent_to_loading_processes(tmp_path, encoder, items):
 
 
 def test_nothing_is_computed_twice(tmp_path, encoder, items):
+    """Nothing is computed twice."""
     build(tmp_path, encoder, items[:8])
     counting = Counting(encoder)
     cache = build(tmp_path, counting, items)
@@ -182,6 +195,7 @@ def test_nothing_is_computed_twice(tmp_path, encoder, items):
 
 
 def test_other_encoder_or_k_is_kept_apart(tmp_path, source, encoder, items):
+    """Other encoder or k is kept apart."""
     build(tmp_path, encoder, items)
     normed = SpeechEncoder.from_source(source, output_norm=True)
     longer = SpeechEncoder.from_source(source, max_seconds=20)
@@ -196,6 +210,7 @@ def test_other_encoder_or_k_is_kept_apart(tmp_path, source, encoder, items):
 
 
 def test_earlier_version_is_told(tmp_path, encoder, items):
+    """Earlier version is told."""
     folder = tmp_path / "cache" / "wavlm-k3" / "train"
     folder.mkdir(parents=True)
     (folder / "features.bin").touch()
@@ -204,6 +219,7 @@ def test_earlier_version_is_told(tmp_path, encoder, items):
 
 
 def test_changed_audio_is_computed_again(tmp_path, encoder, items):
+    """Changed audio is computed again."""
     build(tmp_path, encoder, items)
     soundfile.write(items[2][1], 0.1 * np.ones(5000), 16000)
     with pytest.raises(KeyError, match="utt-2.*compute it first"):
@@ -217,6 +233,7 @@ def test_changed_audio_is_computed_again(tmp_path, encoder, items):
 
 
 def test_absent_audio_is_told_at_once(tmp_path, encoder, items):
+    """Absent audio is told at once."""
     cache = build(tmp_path, encoder, items)
     rows = cache._items
     for name in ("utt-3", "utt-7"):
@@ -228,6 +245,7 @@ def test_absent_audio_is_told_at_once(tmp_path, encoder, items):
 
 
 def test_stopped_build_goes_on(tmp_path, encoder, items):
+    """Stopped build goes on."""
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, Counting(encoder, stop_after=5), items)
     counting = Counting(encoder)
@@ -254,6 +272,7 @@ cache.compute(encoder, lambda name: read_utterance(rows[name][0]),
 
 
 def test_killed_build_goes_on(tmp_path, source, encoder, items):
+    """Killed build goes on."""
     rows = opened(tmp_path, encoder, items)._items
     arguments = json.dumps([str(source), str(tmp_path / "cache"), rows])
     process = subprocess.Popen(
@@ -277,6 +296,7 @@ def test_killed_build_goes_on(tmp_path, source, encoder, items):
 
 
 def test_of_two_builders_one_computes(tmp_path, encoder, items, caplog):
+    """Of two builders one computes."""
     cache = opened(tmp_path, encoder, items)
     cache.folder.mkdir(parents=True)
     first, second = Counting(encoder), Counting(encoder)
@@ -297,6 +317,7 @@ def test_of_two_builders_one_computes(tmp_path, encoder, items, caplog):
 
 @pytest.mark.parametrize("how", ["a bit", "cut", "empty"])
 def test_damage_is_told_and_mended(tmp_path, encoder, items, how):
+    """Damage is told and mended."""
     build(tmp_path, encoder, items)
     (path,) = files(tmp_path)["utt-6"]
     content = bytearray(path.read_bytes())
@@ -315,6 +336,7 @@ def test_damage_is_told_and_mended(tmp_path, encoder, items, how):
 
 
 def test_overflow_names_the_utterance(tmp_path, source, items):
+    """Overflow names the utterance."""
     loud = SpeechEncoder.from_source(source)
     with torch.no_grad():
         loud.core.model.encoder.layer_norm.bias[0] = 7e4
@@ -324,6 +346,7 @@ def test_overflow_names_the_utterance(tmp_path, source, items):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_an_encoders_own_16_bits_are_kept(tmp_path, source, items, dtype):
+    """An encoders own 16 bits are kept."""
     half = SpeechEncoder.from_source(source, dtype=dtype)
     cache = build(tmp_path, half, items[:1])
     expected = direct(half, items[0][1])
@@ -332,6 +355,7 @@ def test_an_encoders_own_16_bits_are_kept(tmp_path, source, items, dtype):
 
 
 def test_whisper_is_batched_by_its_window(tmp_path, items):
+    """Whisper is batched by its window."""
     torch.manual_seed(0)
     config = WhisperConfig(
         d_model=16,
@@ -367,6 +391,7 @@ def test_whisper_is_batched_by_its_window(tmp_path, items):
 def test_no_space_is_told_before_the_start(
     tmp_path, encoder, items, monkeypatch
 ):
+    """No space is told before the start."""
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage)
     counting = Counting(encoder)
@@ -378,9 +403,11 @@ def test_no_space_is_told_before_the_start(
 def test_no_space_in_the_middle_keeps_what_is_there(
     tmp_path, encoder, items, monkeypatch
 ):
+    """No space in the middle keeps what is there."""
     written, save = [], features.save
 
     def full_after(*arguments):
+        """Full after."""
         written.append(arguments)
         if len(written) > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -415,6 +442,7 @@ def test_processes_compute_a_share_each(tmp_path, encoder, items):
 
 
 def test_another_number_of_processes_goes_on(tmp_path, encoder, items):
+    """Another number of processes goes on."""
     counting = Counting(encoder)
     build(tmp_path, counting, items, rank=1, world_size=2)
     for rank in range(3):
@@ -423,6 +451,7 @@ def test_another_number_of_processes_goes_on(tmp_path, encoder, items):
 
 
 def test_who_is_done_waits_for_the_others(tmp_path, encoder, items):
+    """Who is done waits for the others."""
     cache = build(tmp_path, encoder, items, rank=0, world_size=2)
     with pytest.raises(TimeoutError, match="6 utterances are missing"):
         cache.wait(look=0.01, give_up=0.05)

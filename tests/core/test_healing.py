@@ -8,7 +8,8 @@ import json
 
 import pytest
 import torch
-from conftest import (
+from safetensors.torch import load_file, save_file
+from speech_llm_fixtures import (
     LAYERS,
     make_brain,
     make_dataset,
@@ -16,7 +17,6 @@ from conftest import (
     make_features,
     make_model,
 )
-from safetensors.torch import load_file, save_file
 
 from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.healing.apply import train_parts
@@ -37,12 +37,14 @@ TEXTS = ["one", "two red cat", "x"]
 
 
 def logits_of(model):
+    """Logits of."""
     x_BSF, tokens_B = make_features([6, 3, 5])
     targets = [model.prompt.encode_target(t) for t in TEXTS]
     return model(x_BSF, tokens_B, targets)[0]
 
 
 def shake(trainable, seed=0):
+    """Shake."""
     torch.manual_seed(seed)
     for _, parameter in trainable.named():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -68,6 +70,7 @@ PROJECTOR = {
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_trainable_set_is_exact(source, strategy, capsys):
+    """The trainable set is exact."""
     model = make_model(source, BLOCK)
     trainable = heal(model, BLOCK, strategy, Lora(rank=4))
     expected = set()
@@ -92,6 +95,7 @@ def test_the_trainable_set_is_exact(source, strategy, capsys):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("removed", [BLOCK, {0, 2}], ids=str)
 def test_healing_at_step_0_is_the_pruned_model(source, strategy, removed):
+    """Healing at step 0 is the pruned model."""
     model = make_model(source, removed).eval()
     with torch.no_grad():
         before = logits_of(model)
@@ -101,6 +105,7 @@ def test_healing_at_step_0_is_the_pruned_model(source, strategy, removed):
 
 
 def test_every_gap_has_its_receiver(source):
+    """Every gap has its receiver."""
     model = make_model(source, {0, 2})
     trainable = heal(model, {0, 2}, "decoder", verbose=False)
     names = {name for name, _ in trainable.named()}
@@ -108,16 +113,19 @@ def test_every_gap_has_its_receiver(source):
 
 
 def test_no_gradient_below_the_receiving_layer(source):
+    """No gradient below the receiving layer."""
     check_gradient_stops(make_model(source, Block(2, 1)), Block(2, 1))
 
 
 def test_nor_with_gradient_checkpointing(source):
+    """Nor with gradient checkpointing."""
     block = Block(2, 1)
     model = make_model(source, block, gradient_checkpointing=True)
     check_gradient_stops(model, block)
 
 
 def check_gradient_stops(model, block):
+    """Check gradient stops."""
     trainable = heal(model, block, "decoder", verbose=False)
     model.train()
     layers = model.decoder.lm.model.layers
@@ -137,6 +145,7 @@ def check_gradient_stops(model, block):
 
 
 def test_the_adapter_acts_where_it_should(source):
+    """The adapter acts where it should."""
     model = make_model(source, BLOCK).eval()
     with torch.no_grad():
         before = logits_of(model)
@@ -149,6 +158,7 @@ def test_the_adapter_acts_where_it_should(source):
 
 
 def test_healing_what_is_whole_is_refused(source):
+    """Healing what is whole is refused."""
     for strategy in ("decoder", "both"):
         with pytest.raises(ValueError, match="no layer was removed: choose"):
             heal(make_model(source), None, strategy)
@@ -158,6 +168,7 @@ def test_healing_what_is_whole_is_refused(source):
 
 
 def test_a_stray_trainable_parameter_is_noticed(source):
+    """A stray trainable parameter is noticed."""
     model = make_model(source, BLOCK)
     trainable = heal(model, BLOCK, "both", verbose=False)
     model.decoder.lm.lm_head.weight.requires_grad_(True)
@@ -170,6 +181,7 @@ def test_a_stray_trainable_parameter_is_noticed(source):
 
 
 def test_saved_and_loaded_adapter(source, tmp_path):
+    """Saved and loaded adapter."""
     model = make_model(source, BLOCK).eval()
     trainable = heal(model, BLOCK, "decoder", Lora(rank=3), verbose=False)
     shake(trainable)
@@ -236,6 +248,7 @@ def test_an_adapted_baseline_keeps_its_adapter_unrounded(
 
 
 def test_a_baselines_adapter_that_does_not_fit_is_refused(source, tmp_path):
+    """A baselines adapter that does not fit is refused."""
     model = make_model(source)
     train_parts(model, False, (ATTENTION, range(LAYERS)), verbose=False)
     save_adapter(model.decoder, str(tmp_path))
@@ -259,6 +272,7 @@ def test_a_baselines_adapter_that_does_not_fit_is_refused(source, tmp_path):
 
 
 def test_an_adapter_of_another_model_is_refused(source, tmp_path):
+    """An adapter of another model is refused."""
     model = make_model(source)
     train_parts(model, False, (ATTENTION, range(LAYERS)), verbose=False)
     save_adapter(model.decoder, str(tmp_path))
@@ -282,11 +296,13 @@ def test_adapters_train_in_full_precision(source):
 
 # ------------------------------------------------------------------ presets
 def parts(**own):
+    """Parts."""
     return Healing.of("mine", own)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_papers_four_are_what_they_were(name):
+    """The papers four are what they were."""
     ours = Healing.of(name)
     assert ours.projector == (name in ("projector", "both"))
     assert ours.bridge is None and ours.distillation is None
@@ -302,6 +318,7 @@ def test_the_papers_four_are_what_they_were(name):
     ["attention", "bridge", "everywhere", "spread", "spread_attention"],
 )
 def test_a_preset_at_step_0_is_the_pruned_model(source, name, removed):
+    """A preset at step 0 is the pruned model."""
     model = make_model(source, removed).eval()
     with torch.no_grad():
         before = logits_of(model)
@@ -341,6 +358,7 @@ def test_the_same_budget_buys_a_lower_rank_on_more(source):
 
 @pytest.mark.parametrize("name", ["spread", "spread_attention"])
 def test_spread_healing_takes_no_more_than_that_of_one_run(tmp_path, name):
+    """Spread healing takes no more than that of one run."""
     source = make_decoder("llama", tmp_path, num_hidden_layers=6)
     run, holes = BLOCK, {1, 3}
     paper = heal(make_model(source, run), run, "both", verbose=False)
@@ -363,6 +381,7 @@ def test_spread_healing_takes_no_more_than_that_of_one_run(tmp_path, name):
     + [([0, 2], [0, 2])],
 )
 def test_adapters_go_where_they_are_sent(tmp_path, where, expected):
+    """Adapters go where they are sent."""
     source = make_decoder("llama", tmp_path, num_hidden_layers=6)
     removed = {1, 4}
     model = make_model(source, removed)
@@ -373,6 +392,7 @@ def test_adapters_go_where_they_are_sent(tmp_path, where, expected):
 
 
 def test_layers_that_are_not_kept_are_refused(source):
+    """Layers that are not kept are refused."""
     adapters = {"where": [0, 3]}
     said = r"healing_parts.adapters.where: \[0, 3\], but 3 layers are kept"
     with pytest.raises(ValueError, match=said):
@@ -383,6 +403,7 @@ def test_layers_that_are_not_kept_are_refused(source):
 
 @pytest.mark.parametrize("where", ["receivers", "after"])
 def test_adapters_after_the_gap_need_no_graph_below_it(source, where):
+    """Adapters after the gap need no graph below it."""
     removed = Block(2, 1)
     model = make_model(source, removed)
     adapters = {"where": where, "modules": "both", "rank": 2}
@@ -416,6 +437,7 @@ def test_the_teachers_word_is_weighed(decoder_folders):
 
 
 def test_a_pupil_comes_nearer_to_its_teacher(decoder_folders):
+    """A pupil comes nearer to its teacher."""
     folder = decoder_folders["qwen2"]
     found = {}
     for weight in (0.0, 1.0):

@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import make_decoder
+from speech_llm_fixtures import make_decoder
 from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.layers.linear_map import fit_map
@@ -33,12 +33,14 @@ LENGTHS = [12, 9, 16, 12, 14, 10, 15, 16, 9, 13, 16, 11, 12, 14]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """Folder."""
     folder = tmp_path_factory.mktemp("five") / "llama"
     return make_decoder("llama", folder, num_hidden_layers=DEPTH)
 
 
 @pytest.fixture
 def model(folder):
+    """Model."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     # Layers that do something, each another thing.
     torch.manual_seed(2)
@@ -49,11 +51,13 @@ def model(folder):
 
 @pytest.fixture
 def rows():
+    """Rows."""
     torch.manual_seed(1)
     return [torch.randint(5, 200, (n,)) for n in LENGTHS]
 
 
 def data_of(rows, size=4, side="left"):
+    """Data of."""
     batches = []
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
@@ -101,6 +105,7 @@ def by_hand(model, rows, gone):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_map_run_is_fitting_and_scoring_by_hand(model, rows, size):
+    """Map run is fitting and scoring by hand."""
     runs = [tuple(range(s, s + size)) for s in range(DEPTH - size)]
     tried = [by_hand(model, rows, gone) for gone in runs]
     plan = RULES["map-run"](model, data_of(rows), size)
@@ -110,6 +115,7 @@ def test_map_run_is_fitting_and_scoring_by_hand(model, rows, size):
 
 
 def test_map_greedy_is_fitting_and_scoring_by_hand(model, rows):
+    """Map greedy is fitting and scoring by hand."""
     removed, losses = [], []
     for _ in range(3):
         left = [i for i in range(DEPTH - 1) if i not in removed]
@@ -140,6 +146,7 @@ def test_where_layers_do_nothing_the_map_is_the_identity(model, rows):
 
 @pytest.mark.parametrize("name", ["map-run", "map-greedy"])
 def test_batches_and_padding_do_not_matter(model, rows, name):
+    """Batches and padding do not matter."""
     expected = RULES[name](model, data_of(rows, 1), 2)
     for size, side in itertools.product((3, 14), ("left", "right")):
         plan = RULES[name](model, data_of(rows, size, side), 2)
@@ -149,6 +156,7 @@ def test_batches_and_padding_do_not_matter(model, rows, name):
 
 @pytest.mark.parametrize("name", ["map-run", "map-greedy"])
 def test_several_sizes_share_their_maps_and_come_to_the_same(model, rows, name):
+    """Several sizes share their maps and come to the same."""
     data = data_of(rows)
     for plan in choose_plans(name, model, data, [1, 2, 3]):
         alone = RULES[name](model, data, plan.size)
@@ -157,6 +165,7 @@ def test_several_sizes_share_their_maps_and_come_to_the_same(model, rows, name):
 
 @pytest.mark.parametrize("name", ["map-run", "map-greedy"])
 def test_too_few_data_are_refused(model, rows, name):
+    """Too few data are refused."""
     with pytest.raises(ValueError, match="Too few data.*: 3 "):
         RULES[name](model, data_of(rows[:7]), 1)
     with pytest.raises(ValueError, match="positions"):

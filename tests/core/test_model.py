@@ -6,7 +6,7 @@ Authors
 
 import pytest
 import torch
-from conftest import make_features, make_model
+from speech_llm_fixtures import make_features, make_model
 
 from speechbrain_ext.healing import heal
 from speechbrain_ext.healing.apply import train_parts
@@ -32,6 +32,7 @@ def waveforms(order=range(8)):
 
 @pytest.fixture(scope="module")
 def encoders(encoder_folders):
+    """Encoders."""
     return {
         kind: SpeechEncoder.from_source(folder)
         for kind, folder in encoder_folders.items()
@@ -40,6 +41,7 @@ def encoders(encoder_folders):
 
 @pytest.fixture(params=["wavlm", "whisper"])
 def model(request, source, encoders):
+    """Model."""
     encoder = encoders[request.param]
     return make_model(source, encoder=encoder, markers=True).eval()
 
@@ -66,6 +68,7 @@ def everything(model, order, side="right"):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_batch_of_8_is_8_batches_of_1(model, side):
+    """A batch of 8 is 8 batches of 1."""
     order = [3, 0, 7, 6, 1, 2, 5, 4]
     alone = [everything(model, [i], side) for i in range(8)]
     together = everything(model, list(range(8)), side)
@@ -84,6 +87,7 @@ def test_a_batch_of_8_is_8_batches_of_1(model, side):
 
 
 def test_padding_sides_agree(model):
+    """Padding sides agree."""
     right = everything(model, list(range(8)), "right")
     left = everything(model, list(range(8)), "left")
     for a, b in zip(right[1], left[1]):
@@ -91,6 +95,7 @@ def test_padding_sides_agree(model):
 
 
 def test_features_beyond_an_utterance_do_not_matter(source):
+    """Features beyond an utterance do not matter."""
     model = make_model(source).eval()
     x_BSF, tokens_B = make_features([5, 2])
     target = [model.prompt.encode_target("one")] * 2
@@ -102,6 +107,7 @@ def test_features_beyond_an_utterance_do_not_matter(source):
 
 
 def test_a_frozen_encoder_stays_in_eval_mode(source, encoders):
+    """A frozen encoder stays in eval mode."""
     model = make_model(source, encoder=encoders["wavlm"])
     assert model.train().training and model.projector.training
     assert not any(m.training for m in model.encoder.modules())
@@ -112,6 +118,7 @@ def test_a_frozen_encoder_stays_in_eval_mode(source, encoders):
 
 
 def test_the_projector_ends_without_an_activation():
+    """The projector ends without an activation."""
     torch.manual_seed(0)
     out = Projector(12, 8)(torch.randn(2, 30, 12))
     assert out.shape == (2, 30, 8) and (out < 0).any()
@@ -121,6 +128,7 @@ def test_the_projector_ends_without_an_activation():
 
 
 def loss_and_gradients(model, trainable):
+    """Loss and gradients."""
     model.train()
     x_BSF, tokens_B = make_features([6, 3, 5])
     targets = [model.prompt.encode_target(t) for t in TEXTS[:3]]
@@ -132,6 +140,7 @@ def loss_and_gradients(model, trainable):
 
 @pytest.mark.parametrize("strategy", ["projector", "decoder", "both"])
 def test_gradient_checkpointing_changes_nothing(source, strategy):
+    """Gradient checkpointing changes nothing."""
     results = []
     for checkpointing in (False, True):
         model = make_model(
@@ -158,6 +167,7 @@ def test_gradient_checkpointing_changes_nothing(source, strategy):
 
 
 def test_speech_markers_are_trained_and_stand_around_the_speech(source):
+    """Speech markers are trained and stand around the speech."""
     model = make_model(source, markers=True)
     trainable = train_parts(model, projector=True, verbose=False)
     names = {name for name, _ in trainable.named()}
@@ -174,6 +184,7 @@ def test_speech_markers_are_trained_and_stand_around_the_speech(source):
 
 
 def test_half_precision_features_are_taken(source):
+    """Half precision features are taken."""
     model = make_model(source).eval()
     x_BSF, tokens_B = make_features([4, 2])
     target = [model.prompt.encode_target("one")] * 2

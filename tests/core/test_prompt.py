@@ -6,7 +6,7 @@ Authors
 
 import pytest
 import torch
-from conftest import BEGIN, END, make_model
+from speech_llm_fixtures import BEGIN, END, make_model
 from transformers import AutoTokenizer
 
 from speechbrain_ext.model.prompt import (
@@ -19,19 +19,23 @@ from speechbrain_ext.model.prompt import (
 
 @pytest.fixture
 def tokenizer(source):
+    """Tokenizer."""
     return AutoTokenizer.from_pretrained(source)
 
 
 def table(width=4, size=300):
+    """Table."""
     torch.manual_seed(0)
     return torch.nn.Embedding(size, width).requires_grad_(False)
 
 
 def text_of(prompt, ids):
+    """Text of."""
     return prompt.tokenizer.decode(ids)
 
 
 def test_template_becomes_ids(tokenizer, kind):
+    """Template becomes ids."""
     prompt = Prompt.from_template(tokenizer, "Hear: {speech}\nsay: {target}")
     begin = BEGIN if kind == "llama" else ""
     assert text_of(prompt, prompt.before) == f"{begin}Hear: "
@@ -47,12 +51,14 @@ def test_template_becomes_ids(tokenizer, kind):
 
 
 def test_template_without_target_mark(tokenizer):
+    """Template without target mark."""
     prompt = Prompt.from_template(tokenizer, "{speech}Say it. ")
     assert text_of(prompt, prompt.after) == "Say it. "
     assert prompt.target_prefix == ""
 
 
 def test_chat_template(tokenizer):
+    """Chat template."""
     prompt = Prompt.from_template(
         tokenizer, "{speech} say: {target}", chat_template=True
     )
@@ -67,6 +73,7 @@ def test_chat_template(tokenizer):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_the_first_token_stands_where_the_template_says(tokenizer, kind, side):
+    """The first token stands where the template says."""
     prompt = Prompt.from_template(tokenizer, "{speech}Say it: {bos}{target}")
     target = prompt.encode_target("one")
     if kind == "llama":
@@ -93,6 +100,7 @@ def test_the_first_token_stands_where_the_template_says(tokenizer, kind, side):
 
 
 def test_the_first_token_may_stand_in_front_or_within(tokenizer, kind):
+    """The first token may stand in front or within."""
     usual = Prompt.from_template(tokenizer, "ab{speech}c{target}")
     told = Prompt.from_template(tokenizer, "{bos}ab{speech}c{target}")
     within = Prompt.from_template(tokenizer, "ab{bos}{speech}c{target}")
@@ -103,6 +111,7 @@ def test_the_first_token_may_stand_in_front_or_within(tokenizer, kind):
 
 
 def test_a_chat_template_has_its_own_beginning(tokenizer):
+    """A chat template has its own beginning."""
     prompt, usual = (
         Prompt.from_template(tokenizer, template, chat_template=True)
         for template in (
@@ -123,11 +132,13 @@ def test_a_chat_template_has_its_own_beginning(tokenizer):
     ],
 )
 def test_bad_templates(tokenizer, template, words):
+    """Bad templates."""
     with pytest.raises(ValueError, match=words):
         Prompt.from_template(tokenizer, template)
 
 
 def test_a_tokenizer_without_end_is_refused(tokenizer):
+    """A tokenizer without end is refused."""
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="set eos_token"):
         Prompt.from_template(tokenizer, "{speech}")
@@ -135,6 +146,7 @@ def test_a_tokenizer_without_end_is_refused(tokenizer):
 
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
 def test_a_text_of_nothing_is_refused(tokenizer, text):
+    """A text of nothing is refused."""
     prompt = Prompt.from_template(tokenizer, "{speech}{target}")
     with pytest.raises(ValueError, match="correct the transcript"):
         prompt.encode_target(text)
@@ -142,6 +154,7 @@ def test_a_text_of_nothing_is_refused(tokenizer, text):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_rows_are_packed_without_holes(tokenizer, side):
+    """Rows are packed without holes."""
     prompt = Prompt.from_template(tokenizer, "ab{speech}say: {target}")
     embed = table()
     speech = [torch.full((n, 4), 10.0 + n) for n in (5, 2, 1)]
@@ -175,6 +188,7 @@ def test_rows_are_packed_without_holes(tokenizer, side):
 
 
 def test_decoding_is_the_training_prefix(tokenizer):
+    """Decoding is the training prefix."""
     prompt = Prompt.from_template(tokenizer, "ab{speech}say: {target}")
     embed = table()
     speech = [torch.randn(n, 4) for n in (3, 6)]
@@ -191,6 +205,7 @@ def test_decoding_is_the_training_prefix(tokenizer):
 
 
 def test_each_row_may_have_its_own_prompt(tokenizer):
+    """Each row may have its own prompt."""
     one = Prompt.from_template(tokenizer, "{speech}one: {target}")
     two = Prompt.from_template(tokenizer, "{speech}translate this: {target}")
     embed = table()
@@ -205,6 +220,7 @@ def test_each_row_may_have_its_own_prompt(tokenizer):
 
 
 def test_text_alone_needs_no_token_in_front(tokenizer, kind):
+    """Text alone needs no token in front."""
     prompt = Prompt.from_template(tokenizer, "ab{speech}say: {target}")
     plain = prompt.plain()
     embed = table()
@@ -222,11 +238,13 @@ def test_text_alone_needs_no_token_in_front(tokenizer, kind):
 
 
 def test_positions_count_real_tokens():
+    """Positions count real tokens."""
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
     assert positions_from_mask(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
 
 
 def test_gradients_reach_the_speech_only(source):
+    """Gradients reach the speech only."""
     model = make_model(source)
     speech = [torch.randn(n, 32, requires_grad=True) for n in (2, 4)]
     targets = [model.prompt.encode_target(t) for t in ("one", "two cat")]

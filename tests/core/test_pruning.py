@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LAYERS, make_decoder
+from speech_llm_fixtures import LAYERS, make_decoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, WavLMConfig
 
 from speechbrain_ext.layers.plans import Plan
@@ -26,11 +26,13 @@ REMOVED = [Block(1, 2), Block(0, 3), Block(0, 4), {1, 3}, {0, 2}]
 
 @pytest.fixture
 def whole(source):
+    """Whole."""
     return AutoModelForCausalLM.from_pretrained(source).eval()
 
 
 @pytest.fixture
 def ids():
+    """Ids."""
     torch.manual_seed(0)
     return torch.randint(5, 200, (2, 9))
 
@@ -53,6 +55,7 @@ def by_hand(model, ids, kept):
 
 
 def same_logits(a, b, ids, atol=1e-6):
+    """Same logits."""
     with torch.no_grad():
         torch.testing.assert_close(
             a(ids).logits, b(ids).logits, rtol=0, atol=atol
@@ -61,6 +64,7 @@ def same_logits(a, b, ids, atol=1e-6):
 
 @pytest.mark.parametrize("nothing", [None, (), set()])
 def test_pruning_nothing_is_the_identity(whole, source, ids, nothing):
+    """Pruning nothing is the identity."""
     same_logits(whole, drop_layers(whole, nothing), ids, atol=0)
     same_logits(whole, load_pruned(source, nothing).eval(), ids, atol=0)
 
@@ -68,6 +72,7 @@ def test_pruning_nothing_is_the_identity(whole, source, ids, nothing):
 @pytest.mark.parametrize("removed", REMOVED, ids=str)
 @torch.no_grad()
 def test_pruned_is_the_kept_layers_by_hand(whole, ids, removed):
+    """Pruned is the kept layers by hand."""
     kept = Removal.of(removed, LAYERS).kept
     pruned = drop_layers(whole, removed)
     expected = by_hand(whole, ids, kept)
@@ -80,6 +85,7 @@ def test_pruned_is_the_kept_layers_by_hand(whole, ids, removed):
 
 
 def test_drop_leaves_the_original_untouched(whole, ids):
+    """Drop leaves the original untouched."""
     with torch.no_grad():
         before = whole(ids).logits
     config = copy.deepcopy(whole.config.to_dict())
@@ -98,6 +104,7 @@ def test_drop_leaves_the_original_untouched(whole, ids):
 
 
 def test_every_trace_of_the_depth_follows(whole):
+    """Every trace of the depth follows."""
     pruned = drop_layers(whole, {1, 3})
     assert pruned.config.num_hidden_layers == 3
     assert [m.self_attn.layer_idx for m in pruned.model.layers] == [0, 1, 2]
@@ -109,6 +116,7 @@ def test_every_trace_of_the_depth_follows(whole):
 
 
 def test_sliding_layers_keep_their_kind(tmp_path):
+    """Sliding layers keep their kind."""
     source = make_decoder(
         "qwen2",
         tmp_path / "sliding",
@@ -132,6 +140,7 @@ def test_sliding_layers_keep_their_kind(tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_saved_and_reloaded(kind, tied, ids, tmp_path):
+    """Saved and reloaded."""
     source = make_decoder(kind, tmp_path / "m", tie_word_embeddings=tied)
     pruned = load_pruned(source, Block(1, 2)).eval()
     assert (pruned.lm_head.weight is pruned.model.embed_tokens.weight) == tied
@@ -149,6 +158,7 @@ def test_saved_and_reloaded(kind, tied, ids, tmp_path):
 
 @pytest.mark.parametrize("removed", [Block(1, 2), {0, 3}], ids=str)
 def test_cached_generation_equals_uncached(whole, source, ids, removed):
+    """Cached generation equals uncached."""
     settings = dict(max_new_tokens=12, do_sample=False, eos_token_id=None)
     for pruned in (drop_layers(whole, removed), load_pruned(source, removed)):
         pruned.eval()
@@ -160,6 +170,7 @@ def test_cached_generation_equals_uncached(whole, source, ids, removed):
 
 @pytest.mark.parametrize("removed", REMOVED, ids=str)
 def test_loading_equals_dropping(whole, source, ids, removed):
+    """Loading equals dropping."""
     loaded = load_pruned(source, removed).eval()
     dropped = drop_layers(whole, removed)
     assert loaded.config.num_hidden_layers == dropped.config.num_hidden_layers
@@ -200,6 +211,7 @@ def reshard(source, folder, binary=False):
 def test_removed_shards_need_not_even_exist(
     whole, source, ids, binary, tmp_path
 ):
+    """Removed shards need not even exist."""
     end = "bin" if binary else "safetensors"
     stem = "pytorch_model" if binary else "model"
     sharded = reshard(source, tmp_path / "sharded", binary)
@@ -213,6 +225,7 @@ def test_removed_shards_need_not_even_exist(
 
 
 def test_a_single_bin_file(whole, source, ids, tmp_path):
+    """A single bin file."""
     state = whole.state_dict()
     torch.save(state, tmp_path / "pytorch_model.bin")
     config = (Path(source) / "config.json").read_bytes()
@@ -222,6 +235,7 @@ def test_a_single_bin_file(whole, source, ids, tmp_path):
 
 
 def test_removed_weights_are_never_read(source, monkeypatch):
+    """Removed weights are never read."""
     import speechbrain_ext.layers.weights as weights
 
     read = []
@@ -241,16 +255,21 @@ def test_removed_weights_are_never_read(source, monkeypatch):
             return getattr(self.slice, name)
 
     class File:
+        """File."""
+
         def __init__(self, *args, **kwargs):
             self.file = real_open(*args, **kwargs)
 
         def keys(self):
+            """Keys."""
             return self.file.keys()
 
         def get_slice(self, name):
+            """Get slice."""
             return Recorder(self.file.get_slice(name), name)
 
         def get_tensor(self, name):
+            """Get tensor."""
             read.append(name)
             return self.file.get_tensor(name)
 
@@ -261,12 +280,14 @@ def test_removed_weights_are_never_read(source, monkeypatch):
 
 
 def test_the_wanted_type_and_no_gradient_history(source):
+    """The wanted type and no gradient history."""
     model = load_pruned(source, Block(1, 2), dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model.config._name_or_path == source
 
 
 def test_generation_settings_come_along(source):
+    """Generation settings come along."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = load_pruned(source, Block(1, 2))
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
@@ -284,6 +305,7 @@ def test_generation_settings_come_along(source):
     ids=str,
 )
 def test_a_depth_without_receiver_is_refused(whole, source, removed, words):
+    """A depth without receiver is refused."""
     with pytest.raises(ValueError, match=words):
         drop_layers(whole, removed)
     with pytest.raises(ValueError, match=words):
@@ -291,6 +313,7 @@ def test_a_depth_without_receiver_is_refused(whole, source, removed, words):
 
 
 def test_block():
+    """Block."""
     assert (Block(2, 3).removed, Block(2, 3).receiving) == ((2, 3, 4), 5)
     for start, size in ((-1, 1), (0, 0)):
         with pytest.raises(ValueError, match="start counts"):
@@ -301,6 +324,7 @@ def test_block():
 
 
 def test_whatever_says_which_layers_becomes_one_thing():
+    """Whatever says which layers becomes one thing."""
     for removed in (Block(1, 2), [2, 1, 1], {1, 2}, (i for i in (1, 2))):
         assert Removal.of(removed, 5) == Removal((1, 2), 5)
     plan = Plan([1, 2], 5)
@@ -314,6 +338,7 @@ def test_whatever_says_which_layers_becomes_one_thing():
 
 
 def test_what_is_no_causal_lm_is_refused(tmp_path, source):
+    """What is no causal lm is refused."""
     with pytest.raises(TypeError, match="Llama or Qwen2 kind"):
         drop_layers(torch.nn.Linear(1, 1), Block(0, 1))
     WavLMConfig(num_hidden_layers=4).save_pretrained(tmp_path)
@@ -322,6 +347,7 @@ def test_what_is_no_causal_lm_is_refused(tmp_path, source):
 
 
 def test_missing_weights_are_told(source, tmp_path):
+    """Missing weights are told."""
     config = (Path(source) / "config.json").read_bytes()
     (tmp_path / "config.json").write_bytes(config)
     with pytest.raises(FileNotFoundError, match="holds no weights"):

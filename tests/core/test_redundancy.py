@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, PROMPT
+from speech_llm_fixtures import LAYERS, PROMPT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
@@ -24,16 +24,19 @@ PROMPTED = [5, 2, 1, 11, 1, 3]
 
 @pytest.fixture
 def model(source):
+    """Model."""
     return AutoModelForCausalLM.from_pretrained(source).eval()
 
 
 @pytest.fixture(scope="module")
 def rows():
+    """Rows."""
     torch.manual_seed(0)
     return [torch.randint(5, 200, (n,)) for n in LENGTHS]
 
 
 def make_batch(rows, prompted, side="right"):
+    """Make batch."""
     ids = torch.nn.utils.rnn.pad_sequence(
         rows, batch_first=True, padding_value=7, padding_side=side
     )
@@ -75,6 +78,7 @@ def naive(model, rows, places):
 
 
 def expect(table, each):
+    """Expect."""
     mean = each.mean(0)
     error = each.std(0, ddof=1) / np.sqrt(len(each))
     assert table.distances.shape == (LAYERS, LAYERS)
@@ -93,6 +97,7 @@ def expect(table, each):
 
 @pytest.mark.parametrize("position", ["target", "prompt"])
 def test_the_table_is_the_naive_one(model, rows, position):
+    """The table is the naive one."""
     table = measure(model, [make_batch(rows, PROMPTED)], position)
     ends = LENGTHS if position == "target" else PROMPTED
     each = naive(model, rows, [n - 1 for n in ends])
@@ -106,6 +111,7 @@ def test_the_table_is_the_naive_one(model, rows, position):
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("split", [1, 2, 4])
 def test_padding_and_split_do_not_change_it(model, rows, side, split):
+    """Padding and split do not change it."""
     whole = measure(model, [make_batch(rows, PROMPTED)])
     for position in ("target", "prompt"):
         whole = measure(model, [make_batch(rows, PROMPTED)], position)
@@ -119,6 +125,7 @@ def test_padding_and_split_do_not_change_it(model, rows, side, split):
 
 
 def test_the_last_row_reads_the_raw_stream(model, rows):
+    """The last row reads the raw stream."""
     table = measure(model, [make_batch(rows, PROMPTED)])
     each = []
     with torch.no_grad():
@@ -136,6 +143,7 @@ def test_the_last_row_reads_the_raw_stream(model, rows):
 
 
 def test_embeddings_instead_of_ids_and_no_mask(model, rows):
+    """Embeddings instead of ids and no mask."""
     ids = rows[0][None]
     a = measure(model, [{"input_ids": ids}])
     embeds = model.model.embed_tokens(ids)
@@ -144,6 +152,7 @@ def test_embeddings_instead_of_ids_and_no_mask(model, rows):
 
 
 def test_a_half_precision_model_is_measured_finely(source, rows):
+    """A half precision model is measured finely."""
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     table = measure(model, [make_batch(rows, PROMPTED)])
     exact = naive(model, rows, [n - 1 for n in LENGTHS]).mean(0)
@@ -153,6 +162,7 @@ def test_a_half_precision_model_is_measured_finely(source, rows):
 
 
 def test_the_model_is_left_as_it_was(model, rows):
+    """The model is left as it was."""
     model.train()
     hooks = len(model.model.layers[0]._forward_pre_hooks)
     measure(model, [make_batch(rows, PROMPTED)])
@@ -162,6 +172,7 @@ def test_the_model_is_left_as_it_was(model, rows):
 
 
 def test_no_lm_head_and_one_pass_only(model, rows):
+    """No lm head and one pass only."""
     calls = []
     model.lm_head.register_forward_hook(lambda *a: calls.append("head"))
     model.model.layers[0].register_forward_hook(lambda *a: calls.append(0))
@@ -170,6 +181,7 @@ def test_no_lm_head_and_one_pass_only(model, rows):
 
 
 def test_a_batch_may_hold_more_than_the_model_takes(model, rows):
+    """A batch may hold more than the model takes."""
     batch = make_batch(rows, PROMPTED)
     expected = measure(model, [batch])
     batch["labels"] = batch["input_ids"].clone()
@@ -194,17 +206,20 @@ def test_a_batch_may_hold_more_than_the_model_takes(model, rows):
     ],
 )
 def test_bad_batches_are_refused(model, rows, change, position, words):
+    """Bad batches are refused."""
     batch = {**make_batch(rows[:1], [5]), **change}
     with pytest.raises(ValueError, match=words):
         measure(model, [batch], position)
 
 
 def test_nothing_to_measure_is_refused(model):
+    """Nothing to measure is refused."""
     with pytest.raises(ValueError, match="data are empty"):
         measure(model, [])
 
 
 def make_table(distances, **provenance):
+    """Make table."""
     size = len(distances)
     table = np.full((size, size), np.nan)
     for row, values in enumerate(distances):
@@ -217,6 +232,7 @@ SMALL = [[0.3, 0.1, 0.2, 0.01], [0.4, 0.3, 0.02], [0.5, 0.02], [0.9]]
 
 def test_the_path_leaves_out_blocks_without_receiver():
     # The smallest distances of all end with the last layer.
+    """The path leaves out blocks without receiver."""
     table = make_table(SMALL)
     assert table.path() == [Block(1, 1), Block(1, 2), Block(0, 3)]
     for size in (0, 4, 5):
@@ -225,6 +241,7 @@ def test_the_path_leaves_out_blocks_without_receiver():
 
 
 def test_saved_and_loaded(tmp_path):
+    """Saved and loaded."""
     table = make_table(SMALL, model="m", input="text")
     table.save(tmp_path / "t.json")
     again = RedundancyTable.load(tmp_path / "t.json")
@@ -240,6 +257,7 @@ def test_saved_and_loaded(tmp_path):
     ["", "{", "[]", "{}", '{"format": "x"}', "null", '{"format": 1, "a"'],
 )
 def test_a_file_that_is_no_table_is_refused(text, tmp_path):
+    """A file that is no table is refused."""
     file = tmp_path / "t.json"
     file.write_text(text)
     with pytest.raises(ValueError, match="t.json is not a redundancy table"):
@@ -247,6 +265,7 @@ def test_a_file_that_is_no_table_is_refused(text, tmp_path):
 
 
 def test_a_distance_that_is_no_number_is_refused(tmp_path):
+    """A distance that is no number is refused."""
     holed = [list(row) for row in SMALL]
     holed[1][2] = float("nan")  # of the one block of this size that may not go
     for build in (
@@ -276,6 +295,7 @@ def test_a_model_that_overflows_is_not_measured(model, rows, batches):
     many = []
 
     def given():
+        """Given."""
         for place in range(3):
             many.append(place)
             factor = float("nan") if place == batches - 1 else 1.0
@@ -288,6 +308,7 @@ def test_a_model_that_overflows_is_not_measured(model, rows, batches):
 
 
 def test_a_table_of_another_model_is_refused(tmp_path):
+    """A table of another model is refused."""
     file = str(tmp_path / "t.json")
     make_table(SMALL, model="Qwen-small").save(file)
     block, about = read_path(file, 2, 4, "Qwen-small")
@@ -301,6 +322,7 @@ def test_a_table_of_another_model_is_refused(tmp_path):
 
 
 def test_comparison():
+    """Comparison."""
     one = make_table(SMALL)
     assert compare(one, one) == {
         "mean_difference": 0.0,

@@ -43,6 +43,7 @@ def a_run(**changes):
 
 
 def test_a_run_comes_back_as_it_was(tmp_path):
+    """A run comes back as it was."""
     run = a_run(versions=results.versions())
     path = run.save(tmp_path / "runs" / "one")
     assert path.name == "result.json"
@@ -51,6 +52,7 @@ def test_a_run_comes_back_as_it_was(tmp_path):
 
 
 def test_an_unpruned_run_keeps_every_layer():
+    """An unpruned run keeps every layer."""
     run = RunResult("base", "mini-qwen", layers=3)
     assert run.kept_layers == [0, 1, 2]
     # Removed, but which is not known: nothing is made up.
@@ -58,6 +60,7 @@ def test_an_unpruned_run_keeps_every_layer():
 
 
 def test_nan_and_infinity_become_null(tmp_path):
+    """Nan and infinity become null."""
     path = tmp_path / "x.json"
     values = {
         "nan": float("nan"),
@@ -83,6 +86,7 @@ def test_nan_and_infinity_become_null(tmp_path):
 
 
 def test_what_is_no_json_is_named_and_nothing_is_written(tmp_path):
+    """What is no json is named and nothing is written."""
     path = tmp_path / "x.json"
     path.write_text("old")
     with pytest.raises(TypeError, match=r"configuration\.optimiser\[1\]"):
@@ -97,6 +101,7 @@ def _full_disk(*_):
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, where):
+    """A full disk leaves the old file."""
     path = a_run().save(tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(os, where, _full_disk)
@@ -110,6 +115,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, where):
 
 
 def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
+    """An error in the block leaves the old file."""
     path = tmp_path / "scores.bin"
     with files.atomic_write(path, "wb") as stream:
         stream.write(b"old")
@@ -126,17 +132,20 @@ def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
 
 
 def test_newlines_are_written_as_they_are(tmp_path):
+    """Newlines are written as they are."""
     with files.atomic_write(tmp_path / "x.csv") as stream:
         stream.write("a,b\r\né,1\n")
     assert (tmp_path / "x.csv").read_bytes() == "a,b\r\né,1\n".encode()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
+    """A folder that is not there is named."""
     with pytest.raises(OSError, match="Make its folder"):
         results.write_json(tmp_path / "none" / "x.json", {})
 
 
 def test_killed_while_writing_the_old_file_stays(tmp_path):
+    """Killed while writing the old file stays."""
     path = a_run().save(tmp_path)
     # Death between the bytes and the rename, as kill -9 would bring it.
     code = (
@@ -152,6 +161,7 @@ def test_killed_while_writing_the_old_file_stays(tmp_path):
 
 
 def test_a_result_may_be_read_by_others(tmp_path):
+    """A result may be read by others."""
     before = os.umask(0o022)
     try:
         path = a_run().save(tmp_path)
@@ -161,6 +171,7 @@ def test_a_result_may_be_read_by_others(tmp_path):
 
 
 def test_configuration_hash_hangs_on_values_and_not_on_order():
+    """Configuration hash hangs on values and not on order."""
     one = results.configuration_hash({"a": 1, "b": {"c": 2, "d": 3}})
     assert one == results.configuration_hash({"b": {"d": 3, "c": 2}, "a": 1})
     assert one != results.configuration_hash({"a": 1, "b": {"c": 2, "d": 4}})
@@ -168,6 +179,7 @@ def test_configuration_hash_hangs_on_values_and_not_on_order():
 
 
 def test_versions_name_what_is_installed():
+    """Versions name what is installed."""
     found = results.versions()
     assert found["numpy"] == np.__version__
     assert found["python"].startswith("3.")
@@ -182,6 +194,7 @@ def test_versions_name_what_is_installed():
     ],
 )
 def test_nonsense_is_refused(changes, match):
+    """Nonsense is refused."""
     with pytest.raises(ValueError, match=match):
         a_run(**changes)
 
@@ -206,6 +219,7 @@ def _broken_ones():
 
 @pytest.mark.parametrize("name", _broken_ones())
 def test_a_broken_result_is_named_and_not_read(tmp_path, name):
+    """A broken result is named and not read."""
     path = tmp_path / "bad" / "result.json"
     path.parent.mkdir()
     path.write_text(_broken_ones()[name])
@@ -218,11 +232,13 @@ def test_a_broken_result_is_named_and_not_read(tmp_path, name):
 
 
 def test_a_run_that_was_to_score_nothing_is_done(tmp_path):
+    """A run that was to score nothing is done."""
     run = a_run(scores={}, configuration={"test_splits": []})
     assert results.load_run(run.save(tmp_path)).status == "done"
 
 
 def test_an_older_result_loads(tmp_path):
+    """An older result loads."""
     content = dataclasses.asdict(a_run())
     new = ("language", "normaliser", "hit_limit")
     for key in new:
@@ -234,6 +250,7 @@ def test_an_older_result_loads(tmp_path):
 
 
 def test_unfinished_runs_are_kept_apart(tmp_path):
+    """Unfinished runs are kept apart."""
     a_run().save(tmp_path / "a")
     a_run(name="f", status="failed", error="no memory", scores={}).save(
         tmp_path / "deep" / "down" / "b"
@@ -246,11 +263,13 @@ def test_unfinished_runs_are_kept_apart(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
+    """A missing folder is named."""
     with pytest.raises(FileNotFoundError, match="nowhere"):
         results.load_runs(tmp_path / "nowhere")
 
 
 def test_hypotheses_come_back(tmp_path):
+    """Hypotheses come back."""
     rows = [
         {"id": "1", "reference": "grün\u2028x", "hypothesis": "", "errors": 2},
         {"id": "2", "reference": "a", "hypothesis": "b\n", "errors": 1},

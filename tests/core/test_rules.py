@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import make_decoder, make_features, make_model
+from speech_llm_fixtures import make_decoder, make_features, make_model
 from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.healing.lora import MLP, add_adapter
@@ -60,15 +60,18 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def model(kind, folders):
+    """Model."""
     return AutoModelForCausalLM.from_pretrained(folders[kind]).eval()
 
 
 def rows_of(lengths, seed=0):
+    """Rows of."""
     torch.manual_seed(seed)
     return [torch.randint(5, 200, (n,)) for n in lengths]
 
 
 def make_batch(rows, side="right"):
+    """Make batch."""
     pad = dict(batch_first=True, padding_side=side)
     ids = torch.nn.utils.rnn.pad_sequence(rows, padding_value=7, **pad)
     mask = torch.nn.utils.rnn.pad_sequence(
@@ -83,6 +86,7 @@ def make_batch(rows, side="right"):
 
 @pytest.fixture
 def data():
+    """Data."""
     return RuleData([make_batch(rows_of(LENGTHS))], {"model": "six"})
 
 
@@ -111,6 +115,7 @@ def brute(model, sets):
 
 @pytest.mark.parametrize("removed", [(), (3,), (0, 2)])
 def test_losses_are_those_of_the_pruned_models(model, data, removed):
+    """Losses are those of the pruned models."""
     left = [i for i in range(DEPTH - 1) if i not in removed]
     candidates = [(i,) for i in left] + [tuple(left[:2]), (left[0], left[-1])]
     losses, _ = candidate_losses(model, data, candidates, removed)
@@ -123,6 +128,7 @@ def test_losses_are_those_of_the_pruned_models(model, data, removed):
 
 
 def test_greedy_layers_is_a_brute_force_search(model, data):
+    """Greedy layers is a brute force search."""
     removed, losses = [], []
     for _ in range(3):
         left = [i for i in range(DEPTH - 1) if i not in removed]
@@ -138,6 +144,7 @@ def test_greedy_layers_is_a_brute_force_search(model, data):
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_greedy_runs_is_a_brute_force_search(model, data, size):
+    """Greedy runs is a brute force search."""
     runs = [Block(start, size) for start in range(DEPTH - size)]
     tried = brute(model, runs)
     plan = RULES["greedy-runs"](model, data, size)
@@ -185,10 +192,12 @@ def test_what_is_done_at_a_gap_is_done_wherever_one_is(model, data):
     """A map at each gap, also one that a candidate widens on either side."""
 
     def at_gap(removed, gap):
+        """At gap."""
         factor = 1 + 0.1 * gap.start + 0.03 * gap.size
         return lambda h_BQD: h_BQD * factor
 
     def by_hand(gone):
+        """By hand."""
         lm = drop_layers(model, gone)
         kept = [i for i in range(DEPTH) if i not in gone]
         for new, old in enumerate(kept):
@@ -247,6 +256,7 @@ def test_layers_before_a_candidate_are_run_once(model, data):
 
 
 def test_sizes_share_their_search(model, data):
+    """Sizes share their search."""
     calls = []
     model.model.layers[0].mlp.register_forward_hook(lambda *a: calls.append(1))
     plans = list(choose_plans("greedy-layers", model, data, [3, 1, 3]))
@@ -264,6 +274,7 @@ def test_sizes_share_their_search(model, data):
 
 
 def test_only_targets_reach_the_head(model, data):
+    """Only targets reach the head."""
     seen = []
     model.lm_head.register_forward_hook(lambda m, a, o: seen.append(len(a[0])))
     RULES["greedy-runs"](model, data, 4)
@@ -271,6 +282,7 @@ def test_only_targets_reach_the_head(model, data):
 
 
 def test_budgets(model, data):
+    """Budgets."""
     calls = []
     model.model.layers[0].register_forward_hook(lambda *a: calls.append(1))
     whole = search_passes(DEPTH, 2) * len(LENGTHS)
@@ -303,6 +315,7 @@ def influence(model, rows, size):
 
 
 def test_block_influence(model, data):
+    """Block influence."""
     each = influence(model, rows_of(LENGTHS), 1)
     plan = RULES["block-influence"](model, data, 2)
     assert plan.layers == tuple(sorted(each.argsort()[:2].tolist()))
@@ -317,6 +330,7 @@ def test_block_influence(model, data):
 
 
 def test_angular_is_the_tables_path(model, data):
+    """Angular is the tables path."""
     table = measure(model, data.batches)
     for given in (None, table):
         data.table = given
@@ -333,6 +347,7 @@ def test_angular_is_the_tables_path(model, data):
 
 
 def test_rules_that_look_at_nothing(model):
+    """Rules that look at nothing."""
     nothing = RuleData([], seed=3)
     for size in range(1, DEPTH):
         deepest, even, drawn = (
@@ -357,6 +372,7 @@ def test_rules_that_look_at_nothing(model):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_every_rule_keeps_the_last_layer_and_says_so(model, data, name):
+    """Every rule keeps the last layer and says so."""
     choose = find_rule(name)
     assert choose(model, data, DEPTH - 1).layers == tuple(range(DEPTH - 1))
     plan = choose(model, data, 2)
@@ -369,6 +385,7 @@ def test_every_rule_keeps_the_last_layer_and_says_so(model, data, name):
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_too_few_data_are_refused(model, data, name):
+    """Too few data are refused."""
     for rows in ([], rows_of([5, 6, 7])):
         few = RuleData([make_batch(rows)] if rows else [])
         with pytest.raises(ValueError, match=f"Too few data.*: {len(rows)} "):
@@ -383,6 +400,7 @@ def test_too_few_data_are_refused(model, data, name):
 
 
 def test_a_candidate_that_is_not_there_is_refused(model, data):
+    """A candidate that is not there is refused."""
     for candidates in ([(2,)], [()], [(17,)]):
         with pytest.raises(ValueError, match="still there"):
             candidate_losses(model, data, candidates, (2,))
@@ -394,6 +412,7 @@ def test_a_loss_that_is_no_number_is_refused(model, data):
     """Without layer 1 this model's numbers have no end."""
 
     def at_gap(removed, gap):
+        """At gap."""
         factor = float("nan") if gap.start == 1 else 1.0
         return lambda h_BQD: h_BQD * factor
 
@@ -419,7 +438,10 @@ def test_states_that_overflow_are_refused_with_the_mend(folders, name):
 
 
 def test_a_new_rule_is_one_function(model, monkeypatch):
+    """A new rule is one function."""
+
     def mine(model, data, size):
+        """Mine."""
         return data.plan(model, range(size), 0.5)
 
     own = Rule("mine", mine, "the first layers", needs=None)
@@ -432,6 +454,7 @@ def test_a_new_rule_is_one_function(model, monkeypatch):
 
 
 def test_texts_have_labels_of_their_own(folders):
+    """Texts have labels of their own."""
     decoder = Decoder.from_source(folders["qwen2"])
     prompt = Prompt.from_template(decoder.tokenizer, "{speech} say: {target}")
     texts = ["one two", "cat", "red dog", "x y"]

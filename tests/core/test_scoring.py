@@ -35,11 +35,13 @@ from speechbrain_ext.scores.words import WordErrors
     ],
 )
 def test_word_errors_by_hand(reference, hypothesis, expected):
+    """Word errors by hand."""
     found = scoring.word_errors(reference, hypothesis, normalise=None)
     assert found == WordErrors(*expected)
 
 
 def test_word_errors_count_as_speechbrain_does():
+    """Word errors count as speechbrain does."""
     from speechbrain.utils.edit_distance import count_ops, op_table
 
     draw = random.Random(1)
@@ -60,16 +62,19 @@ def test_word_errors_count_as_speechbrain_does():
 
 
 def test_wer_is_over_the_whole_set():
+    """Wer is over the whole set."""
     pairs = [("a b c d e f g h", "a b c d e f g h"), ("x y", "x z w")]
     assert scoring.wer(pairs, normalise=None) == pytest.approx(20.0)
 
 
 def test_wer_counts_what_was_written_to_an_empty_reference():
     # "Uh" normalises to nothing: its utterance still adds an insertion.
+    """Wer counts what was written to an empty reference."""
     assert scoring.wer([("Uh.", "hello"), ("a b", "a b")]) == 50.0
 
 
 def test_wer_without_any_word_is_refused():
+    """Wer without any word is refused."""
     with pytest.raises(ValueError, match="no word in the references of 2"):
         scoring.wer([("uh", "a"), ("", "")])
     assert math.isnan(WordErrors(1, 0, 0, 0).wer)
@@ -94,10 +99,12 @@ NORMALISED = {
 
 @pytest.mark.parametrize(("text", "expected"), NORMALISED.items())
 def test_normaliser_golden(text, expected):
+    """Normaliser golden."""
     assert scoring.normalise_english(text) == expected
 
 
 def test_word_errors_are_normalised_unless_told_otherwise():
+    """Word errors are normalised unless told otherwise."""
     pair = "The colour is twenty one.", "the color is 21"
     assert scoring.word_errors(*pair).errors == 0
     assert scoring.word_errors(*pair, normalise=None).errors > 0
@@ -119,6 +126,7 @@ HYPS = [
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_translation_scores_equal_the_command_line(tmp_path, name):
+    """Translation scores equal the command line."""
     for file, lines in (("refs", REFS), ("hyps", HYPS)):
         (tmp_path / file).write_text("\n".join(lines) + "\n", "utf-8")
     command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "refs")]
@@ -148,6 +156,7 @@ ASIAN = {
 
 @pytest.mark.parametrize("language", ASIAN)
 def test_bleu_counts_the_words_of_its_language(tmp_path, language):
+    """Bleu counts the words of its language."""
     tokenizer, wanted, said = ASIAN[language]
     for file, line in (("refs", wanted), ("hyps", said)):
         (tmp_path / file).write_text(line + "\n", "utf-8")
@@ -170,6 +179,7 @@ def test_bleu_counts_the_words_of_its_language(tmp_path, language):
 
 
 def test_bleu_into_other_languages_is_as_it_was():
+    """Bleu into other languages is as it was."""
     for language in ("de", "en", "sv-SE", None):
         found = translation.bleu(HYPS, REFS, language)
         assert found == translation.bleu(HYPS, REFS)
@@ -187,6 +197,7 @@ SAID = {
 
 @pytest.mark.parametrize("language", SAID)
 def test_the_normaliser_is_that_of_the_language(language):
+    """The normaliser is that of the language."""
     reference, hypothesis, errors, words = SAID[language]
     rows = [{"id": "a", "reference": reference, "hypothesis": hypothesis}]
     score, told = score_recognition(rows, language)
@@ -202,6 +213,7 @@ def test_the_normaliser_is_that_of_the_language(language):
 
 
 def test_answers_at_their_limit_are_counted():
+    """Answers at their limit are counted."""
     rows = [
         {"id": str(i), "reference": "a b", "hypothesis": "a", "hit_limit": hit}
         for i, hit in enumerate([True, False, True])
@@ -218,6 +230,7 @@ def test_answers_at_their_limit_are_counted():
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_summed_sentence_counts_give_the_corpus_score(name):
+    """Summed sentence counts give the corpus score."""
     counts = getattr(scoring, f"{name}_counts")(HYPS, REFS)
     sums = np.stack([counts.sum(axis=0), counts[:2].sum(axis=0)])
     scores = getattr(scoring, f"{name}_from_sums")(sums)
@@ -227,6 +240,7 @@ def test_summed_sentence_counts_give_the_corpus_score(name):
 
 
 def test_translation_scores_refuse_unequal_lists():
+    """Translation scores refuse unequal lists."""
     with pytest.raises(ValueError, match="4 hypotheses but 3 references"):
         translation.bleu(HYPS, REFS[:3])
     with pytest.raises(ValueError, match="empty"):
@@ -237,6 +251,7 @@ def test_translation_scores_refuse_unequal_lists():
 
 def test_relative_degradation():
     # The paper's Table 1: Qwen2.5-7B, test-clean, 8 of 28 layers.
+    """Relative degradation."""
     assert scoring.relative_degradation(2.36, 2.01) == pytest.approx(
         0.1741, 1e-3
     )
@@ -254,6 +269,7 @@ def _recogniser(generator, utterances, rate):
 
 
 def test_bootstrap_covers_the_true_rate_19_times_in_20():
+    """Bootstrap covers the true rate 19 times in 20."""
     generator = np.random.default_rng(0)
     inside = 0
     for trial in range(200):
@@ -267,6 +283,7 @@ def test_bootstrap_covers_the_true_rate_19_times_in_20():
 
 
 def test_bootstrap_equals_its_plain_definition():
+    """Bootstrap equals its plain definition."""
     counts = _recogniser(np.random.default_rng(1), 40, 0.2)
     low, high = scoring.bootstrap_interval(
         counts, scoring.wer_from_sums, n=4000
@@ -281,6 +298,7 @@ def test_bootstrap_equals_its_plain_definition():
 
 
 def test_bootstrap_is_reproducible_and_hangs_on_its_seed(monkeypatch):
+    """Bootstrap is reproducible and hangs on its seed."""
     counts = _recogniser(np.random.default_rng(2), 60, 0.1)
     first = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
     again = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
@@ -293,6 +311,7 @@ def test_bootstrap_is_reproducible_and_hangs_on_its_seed(monkeypatch):
 
 
 def test_bootstrap_refuses_no_utterances():
+    """Bootstrap refuses no utterances."""
     with pytest.raises(ValueError, match="at least one utterance"):
         scoring.bootstrap_interval(
             scoring.wer_counts([]), scoring.wer_from_sums
@@ -306,6 +325,7 @@ def _degradation(sums_RK):
 
 
 def test_interval_of_a_degradation_and_of_a_ratio_of_two():
+    """Interval of a degradation and of a ratio of two."""
     generator = np.random.default_rng(6)
     whole = _recogniser(generator, 400, 0.1)
     extra = generator.binomial(1, 0.3, size=400)
@@ -315,6 +335,7 @@ def test_interval_of_a_degradation_and_of_a_ratio_of_two():
     assert low < extra.sum() / whole[:, 0].sum() < high
 
     def ratio(sums_RK):
+        """Ratio."""
         return _degradation(sums_RK[:, [0, 1, 4, 5]]) / _degradation(
             sums_RK[:, 2:]
         )
@@ -327,6 +348,7 @@ def test_interval_of_a_degradation_and_of_a_ratio_of_two():
 
 
 def test_degradation_from_a_faultless_baseline_is_not_a_number_in_range():
+    """Degradation from a faultless baseline is not a number in range."""
     pruned, whole = np.array([[1.0, 9.0]] * 5), np.array([[0.0, 9.0]] * 5)
     for one in (pruned, whole):
         both = np.hstack([one, whole])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LAYERS, make_decoder
 from safetensors.torch import load_file, save_file
+from speech_llm_fixtures import LAYERS, make_decoder
 from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.layers import surgery as pruning
@@ -35,6 +35,7 @@ def from_base(state):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_saved_from_the_base_model(removed, dtype, decoder_folders, tmp_path):
+    """Saved from the base model."""
     source = decoder_folders["qwen2"]
     base = changed(source, tmp_path / "base", from_base)
     assert "layers.2.mlp.up_proj.weight" in load_file(f"{base}/{WEIGHTS}")
@@ -48,7 +49,10 @@ def test_saved_from_the_base_model(removed, dtype, decoder_folders, tmp_path):
 
 
 def test_another_prefix_is_told(source, tmp_path):
+    """Another prefix is told."""
+
     def wrapped(state):
+        """Wrapped."""
         return {f"module.{k}": v for k, v in state.items()}
 
     folder = changed(source, tmp_path / "m", wrapped)
@@ -57,9 +61,11 @@ def test_another_prefix_is_told(source, tmp_path):
 
 
 def test_a_head_that_is_not_there(tmp_path):
+    """A head that is not there."""
     source = make_decoder("llama", tmp_path / "m", tie_word_embeddings=False)
 
     def headless(state):
+        """Headless."""
         del state["lm_head.weight"]
         return from_base(state)
 
@@ -77,7 +83,10 @@ def test_a_head_that_is_not_there(tmp_path):
     ],
 )
 def test_layer_tensors_too_many(name, source, tmp_path):
+    """Layer tensors too many."""
+
     def more(state):
+        """More."""
         return {**state, name: torch.zeros(2, 2)}
 
     folder = changed(source, tmp_path / "m", more)
@@ -89,6 +98,7 @@ def test_what_a_class_ignores_may_be_there(source, tmp_path):
     """Old Llama checkpoints carry rotary tables, in every layer."""
 
     def old(state):
+        """Old."""
         name = "model.layers.{}.self_attn.rotary_emb.inv_freq"
         more = {name.format(i): torch.ones(4) for i in range(LAYERS)}
         return {**state, **more}
@@ -135,6 +145,7 @@ def legacy(source, tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 @torch.no_grad()
 def test_a_bin_file_of_any_age(zipped, source, legacy):
+    """A bin file of any age."""
     folder, state = legacy
     path = folder / "pytorch_model.bin"
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
@@ -146,6 +157,7 @@ def test_a_bin_file_of_any_age(zipped, source, legacy):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_bin_file_runs_no_code(zipped, legacy):
+    """A bin file runs no code."""
     folder, state = legacy
     state["more"] = Canary(folder / "ran")
     path = folder / "pytorch_model.bin"
@@ -158,6 +170,7 @@ def test_a_bin_file_runs_no_code(zipped, legacy):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_an_encoder_runs_no_code(zipped, encoder_folders, tmp_path):
+    """An encoder runs no code."""
     source = encoder_folders["wavlm"]
     folder = Path(shutil.copytree(source, tmp_path / "m"))
     state = load_file(folder / WEIGHTS)
@@ -176,6 +189,7 @@ def test_an_encoder_runs_no_code(zipped, encoder_folders, tmp_path):
 
 
 def test_a_bin_file_that_is_none(legacy):
+    """A bin file that is none."""
     folder, state = legacy
     path = Path(folder / "pytorch_model.bin")
     torch.save({"epoch": 3, "state_dict": state}, path)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import make_decoder, make_features, make_model
+from speech_llm_fixtures import make_decoder, make_features, make_model
 
 from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.layers.removal import Block
@@ -45,6 +45,7 @@ def both(model, static, *args, limits=LIMITS, **kwargs):
 
 
 def test_the_same_text_again_and_again(source):
+    """The same text again and again."""
     model = make_model(source, Block(1, 2)).eval()
     static = StaticDecoding()
     plain, fixed = both(model, static)
@@ -60,6 +61,7 @@ def test_the_same_text_again_and_again(source):
 
 
 def test_stops_end_the_batch(source):
+    """Stops end the batch."""
     model = make_model(source).eval()
     free, _ = both(model, StaticDecoding())
     model.decoder.lm.generation_config.eos_token_id = [free[0][7], free[4][2]]
@@ -68,6 +70,7 @@ def test_stops_end_the_batch(source):
 
 
 def test_an_adapter_needs_new_buffers(source):
+    """An adapter needs new buffers."""
     removed = Block(1, 2)
     model = make_model(source, removed).eval()
     static = StaticDecoding()
@@ -83,6 +86,7 @@ def test_an_adapter_needs_new_buffers(source):
 
 
 def test_sliding_windows_are_refused(tmp_path):
+    """Sliding windows are refused."""
     source = make_decoder(
         "qwen2",
         tmp_path / "m",
@@ -95,12 +99,14 @@ def test_sliding_windows_are_refused(tmp_path):
 
 
 def test_the_option_reaches_the_decoder(source):
+    """The option reaches the decoder."""
     assert Decoder.from_source(source).static is None
     assert Decoder.from_source(source, decode_static=True).static is not None
 
 
 @pytest.mark.parametrize("size", [3, STRETCH, STRETCH + 1, 5 * STRETCH])
 def test_first_best_across_stretches(size):
+    """First best across stretches."""
     logits = torch.randn(4, size)
     for place in {0, size // 2, size - 1}:
         twins = logits.clone()
@@ -112,6 +118,7 @@ def test_first_best_across_stretches(size):
 @pytest.mark.parametrize("vocabulary", [50, LARGE_VOCABULARY])
 @pytest.mark.parametrize("width", [6, NARROW + 1])
 def test_the_head_of_few_rows_is_the_head(vocabulary, width):
+    """The head of few rows is the head."""
     layer = torch.nn.Linear(width, vocabulary, bias=False)
     with_bias = torch.nn.Linear(width, vocabulary)
     calls = []
@@ -130,6 +137,7 @@ def test_the_head_of_few_rows_is_the_head(vocabulary, width):
 
 
 def test_answers_do_not_depend_on_the_order_of_products(source, monkeypatch):
+    """Answers do not depend on the order of products."""
     model = make_model(source).eval()
     sequence = left(model)
     said = model.decoder.greedy(sequence, LIMITS)
@@ -148,6 +156,7 @@ def test_answers_do_not_depend_on_the_order_of_products(source, monkeypatch):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_masks_are_added_in_any_attention(source, attention):
+    """Masks are added in any attention."""
     model = make_model(source).eval()
     model.decoder.lm.set_attn_implementation(attention)
     plain, fixed = both(model, StaticDecoding())
@@ -155,6 +164,7 @@ def test_masks_are_added_in_any_attention(source, attention):
 
 
 def test_other_attention_is_refused(source):
+    """Other attention is refused."""
     lm = make_model(source).decoder.lm
     lm.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="attention: sdpa"):
@@ -162,6 +172,7 @@ def test_other_attention_is_refused(source):
 
 
 def test_fused_pieces_are_the_same_and_leave_no_trace(source, monkeypatch):
+    """Fused pieces are the same and leave no trace."""
     monkeypatch.setattr(fused_kernels, "BACKEND", "aot_eager")
     model = make_model(source, Block(1, 2)).eval()
     lm = model.decoder.lm
@@ -187,6 +198,7 @@ def test_fused_pieces_are_the_same_and_leave_no_trace(source, monkeypatch):
 
 
 def test_what_others_have_changed_is_not_fused(source, monkeypatch):
+    """What others have changed is not fused."""
     monkeypatch.setattr(fused_kernels, "BACKEND", "aot_eager")
     model = make_model(source, Block(1, 2)).eval()
     first, second, *_ = model.decoder.lm.model.layers
@@ -204,6 +216,7 @@ def test_what_others_have_changed_is_not_fused(source, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("sizes", [SPEECH, [5], [3, 3]])
 def test_a_recorded_graph_says_the_same(source, sizes):
+    """A recorded graph says the same."""
     model = make_model(source).eval().to("cuda")
     x_BSF, tokens_B = make_features(sizes)
     limits = torch.full((len(sizes),), 25)
