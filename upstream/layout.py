@@ -18,8 +18,8 @@ SETUP = "tests/recipes/setup"
 SCRATCH = "tests/tmp/speech_llm"
 AUTHOR = f"The {OURS} authors, 2026"
 
-# The marker for this repository's type checker, and earlier names' import line.
-STAYS = ("py.typed", "inference.py")
+# The marker for this repository's type checker, and earlier names' import lines.
+STAYS = ("py.typed", "inference.py", "pruning.py", "redundancy.py")
 
 # One pull request each, on top of those before it: modules and folders of the
 # library, without endings. The first has all that none of the others names.

@@ -51,7 +51,7 @@ def choose_layers(experiment, begun_with=None):
     name = hparams["backbone"]["name"]
     removed, about = read_path(file, size, layers, name)
     print(
-        f"Removing layers {ranges(removed.removed)} of {name}'s {layers} "
+        f"Removing layers {ranges(removed)} of {name}'s {layers} "
         f"(path from {wanted})."
     )
     _refuse_others(experiment, removed, begun_with)

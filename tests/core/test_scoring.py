@@ -133,7 +133,7 @@ def test_translation_scores_equal_the_command_line(tmp_path, name):
     command += ["-i", str(tmp_path / "hyps"), "-m", name, "-w", "6"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     official = json.loads(run.stdout)
-    found = getattr(scoring, name)(HYPS, REFS)
+    found = getattr(translation, name)(HYPS, REFS)
     assert round(found.value, 6) == official["score"]
     assert found.signature == official["signature"]
     assert found.metric.lower() == name
@@ -231,10 +231,10 @@ def test_answers_at_their_limit_are_counted():
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_summed_sentence_counts_give_the_corpus_score(name):
     """Summed sentence counts give the corpus score."""
-    counts = getattr(scoring, f"{name}_counts")(HYPS, REFS)
+    counts = getattr(translation, f"{name}_counts")(HYPS, REFS)
     sums = np.stack([counts.sum(axis=0), counts[:2].sum(axis=0)])
-    scores = getattr(scoring, f"{name}_from_sums")(sums)
-    score = getattr(scoring, name)
+    scores = getattr(translation, f"{name}_from_sums")(sums)
+    score = getattr(translation, name)
     assert scores[0] == pytest.approx(score(HYPS, REFS).value, abs=1e-9)
     assert scores[1] == pytest.approx(score(HYPS[:2], REFS[:2]).value)
 
