@@ -24,12 +24,6 @@ import numpy as np
 _DRAWN_AT_ONCE = 4_000_000
 
 
-def wer_counts(errors):
-    """Errors and words of each utterance, as the bootstrap wants them."""
-    counts = [(one.errors, one.words) for one in errors]
-    return np.asarray(counts, dtype=np.float64).reshape(-1, 2)
-
-
 def wer_from_sums(sums_RK):
     """Word error rate of sets given by their summed counts."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from speechbrain_ext import scores as scoring
+from speechbrain_ext.scores import bootstrap
+from speechbrain_ext.scores.bootstrap import wer_from_sums
 from speechbrain_ext.scores.score import score_recognition, score_translation
+from speechbrain_ext.scores.translation import sentence_counts
 from speechbrain_ext.scores.words import WordErrors
 
 
@@ -217,9 +220,10 @@ def test_answers_at_their_limit_are_counted():
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_summed_sentence_counts_give_the_corpus_score(name):
-    counts = getattr(scoring, f"{name}_counts")(HYPS, REFS)
+    metric = {"bleu": "BLEU", "chrf": "chrF"}[name]
+    counts = sentence_counts(metric, HYPS, REFS)
     sums = np.stack([counts.sum(axis=0), counts[:2].sum(axis=0)])
-    scores = getattr(scoring, f"{name}_from_sums")(sums)
+    scores = scoring.STATISTICS[metric](sums)
     score = getattr(scoring, name)
     assert scores[0] == pytest.approx(score(HYPS, REFS).value, abs=1e-9)
     assert scores[1] == pytest.approx(score(HYPS[:2], REFS[:2]).value)
@@ -258,7 +262,7 @@ def test_bootstrap_covers_the_true_rate_19_times_in_20():
     for trial in range(200):
         counts = _recogniser(generator, 150, 0.08)
         low, high = scoring.bootstrap_interval(
-            counts, scoring.wer_from_sums, n=400, seed=trial
+            counts, wer_from_sums, n=400, seed=trial
         )
         inside += low <= 8.0 <= high
     # Binomial: 95 % of 200 within three standard deviations.
@@ -267,9 +271,7 @@ def test_bootstrap_covers_the_true_rate_19_times_in_20():
 
 def test_bootstrap_equals_its_plain_definition():
     counts = _recogniser(np.random.default_rng(1), 40, 0.2)
-    low, high = scoring.bootstrap_interval(
-        counts, scoring.wer_from_sums, n=4000
-    )
+    low, high = scoring.bootstrap_interval(counts, wer_from_sums, n=4000)
     generator = np.random.default_rng(99)
     values = []
     for _ in range(4000):
@@ -281,26 +283,24 @@ def test_bootstrap_equals_its_plain_definition():
 
 def test_bootstrap_is_reproducible_and_hangs_on_its_seed(monkeypatch):
     counts = _recogniser(np.random.default_rng(2), 60, 0.1)
-    first = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
-    again = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
-    other = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=4)
+    first = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
+    again = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
+    other = scoring.bootstrap_interval(counts, wer_from_sums, seed=4)
     assert first == again != other
     # In pieces or at once: the same draws.
-    monkeypatch.setattr(scoring.bootstrap, "_DRAWN_AT_ONCE", 60 * 7)
-    pieces = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
+    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 60 * 7)
+    pieces = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
     assert pieces == first
 
 
 def test_bootstrap_refuses_no_utterances():
     with pytest.raises(ValueError, match="at least one utterance"):
-        scoring.bootstrap_interval(
-            scoring.wer_counts([]), scoring.wer_from_sums
-        )
+        scoring.bootstrap_interval([], wer_from_sums)
 
 
 def _degradation(sums_RK):
     """Of a pruned system from a whole one, side by side."""
-    scores = (scoring.wer_from_sums(sums_RK[:, i : i + 2]) for i in (0, 2))
+    scores = (wer_from_sums(sums_RK[:, i : i + 2]) for i in (0, 2))
     return scoring.relative_degradation(*scores)
 
 
