@@ -6,6 +6,7 @@ for each scored set and ``losses-valid.jsonl``.
 """
 
 from speechbrain_ext.runs.files import (
+    atomic_write,
     configuration_hash,
     read_utterances,
     versions,
@@ -25,6 +26,7 @@ __all__ = [
     "LoadedRuns",
     "RunResult",
     "SetScore",
+    "atomic_write",
     "configuration_hash",
     "load_run",
     "load_runs",

@@ -24,16 +24,10 @@ import numpy as np
 _DRAWN_AT_ONCE = 4_000_000
 
 
-def wer_counts(errors):
-    """Errors and words of each utterance, as the bootstrap wants them."""
-    counts = [(one.errors, one.words) for one in errors]
-    return np.asarray(counts, dtype=np.float64).reshape(-1, 2)
-
-
 def wer_from_sums(sums_RK):
     """Word error rate of sets given by their summed counts."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return 100 * sums_RK[:, 0] / sums_RK[:, 1]
+        return 100 * (sums_RK[:, 0] / sums_RK[:, 1])
 
 
 def _resample(counts_UK, n, seed):
@@ -70,9 +64,10 @@ def percentile_interval(values_R, level: float = 0.95) -> tuple[float, float]:
     known_R = values_R[~np.isnan(values_R)]
     if known_R.size == 0:
         return float("nan"), float("nan")
-    ends = [50 * (1 - level), 50 * (1 + level)]
+    # Rounded: the last bit of the level must not choose between two values.
+    tail = round(50 * (1 - level), 9)
     # The nearest value and not one between two: infinities stay sound.
-    low, high = np.percentile(known_R, ends, method="nearest")
+    low, high = np.percentile(known_R, [tail, 100 - tail], method="nearest")
     return float(low), float(high)
 
 

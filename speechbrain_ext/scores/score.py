@@ -1,15 +1,13 @@
 """Score the decoded rows of one evaluation set, for a run's result."""
 
+from __future__ import annotations
+
 import functools
 
 import numpy as np
 
 from speechbrain_ext.runs.result import SetScore
-from speechbrain_ext.scores.bootstrap import (
-    bootstrap_interval,
-    wer_counts,
-    wer_from_sums,
-)
+from speechbrain_ext.scores.bootstrap import bootstrap_interval, wer_from_sums
 from speechbrain_ext.scores.language import (
     load_normaliser,
     normaliser_name,
@@ -18,7 +16,24 @@ from speechbrain_ext.scores.language import (
 from speechbrain_ext.scores.words import WordErrors, word_errors
 
 
-def score_recognition(rows, language="en"):
+def _score_from_sums(metric, sums):
+    """SacreBLEU's score from summed counts; loaded where it is asked for."""
+    from speechbrain_ext.scores.translation import score_from_sums
+
+    return score_from_sums(metric, sums)
+
+
+# A metric's score of sets given by their summed counts ``[R, K]``.
+STATISTICS = {
+    "WER": wer_from_sums,
+    "BLEU": functools.partial(_score_from_sums, "BLEU"),
+    "chrF": functools.partial(_score_from_sums, "chrF"),
+}
+
+
+def score_recognition(
+    rows: list[dict], language: str | None = "en"
+) -> tuple[SetScore, list[dict]]:
     """Word error rate after Whisper's normaliser for the set's language.
 
     Arguments
@@ -27,7 +42,7 @@ def score_recognition(rows, language="en"):
         id, reference, hypothesis of each utterance; hit_limit where it is
         known.
     language : str
-        Code of what is spoken; see `speechbrain_ext.scores.language.normaliser_name`.
+        Code of what is spoken; see `language.normaliser_name`.
 
     Returns
     -------
@@ -42,11 +57,11 @@ def score_recognition(rows, language="en"):
         for row in rows
     ]
     total = sum(errors, WordErrors())
-    interval = _interval(wer_counts(errors), wer_from_sums)
+    counts = [(one.errors, one.words) for one in errors]
     score = SetScore(
         metric="WER",
         value=total.wer,
-        interval=interval,
+        interval=_interval(counts, "WER"),
         insertions=total.insertions,
         deletions=total.deletions,
         substitutions=total.substitutions,
@@ -63,7 +78,9 @@ def score_recognition(rows, language="en"):
     return score, rows
 
 
-def score_translation(rows, language=None):
+def score_translation(
+    rows: list[dict], language: str | None = None
+) -> tuple[SetScore, list[dict]]:
     """BLEU, and chrF beside it, as SacreBLEU gives them.
 
     Case and punctuation count; nothing is normalised. A line end within a
@@ -105,10 +122,7 @@ def score_translation(rows, language=None):
     score = SetScore(
         metric=first.metric,
         value=first.value,
-        interval=_interval(
-            translation.bleu_counts(*texts, language),
-            translation.bleu_from_sums,
-        ),
+        interval=_interval(utterance_counts(rows, "BLEU", language), "BLEU"),
         utterances=len(rows),
         signature=first.signature,
         language=language,
@@ -116,9 +130,7 @@ def score_translation(rows, language=None):
     )
     score.others[second.metric] = {
         "value": second.value,
-        "interval": _interval(
-            translation.chrf_counts(*texts), translation.chrf_from_sums
-        ),
+        "interval": _interval(utterance_counts(rows, "chrF"), "chrF"),
         "signature": second.signature,
     }
     return score, rows
@@ -135,25 +147,13 @@ def _one_line(text):
     return " ".join(text.splitlines())
 
 
-def _interval(counts_UK, statistic):
-    """A 95 % bootstrap interval over utterances (list of float)."""
-    return [float(end) for end in bootstrap_interval(counts_UK, statistic)]
+def _interval(counts_UK, metric):
+    """A 95 % bootstrap interval over utterances."""
+    return list(bootstrap_interval(counts_UK, STATISTICS[metric]))
 
 
 # ----------------------------------------------------------------------------
-# What each metric counts in each utterance, and its score from the sums.
-
-
-def statistic_of(metric):
-    """From sums of `utterance_counts` to scores of a metric (callable)."""
-    if metric == "WER":
-        return wer_from_sums
-    from speechbrain_ext.scores import translation
-
-    return {
-        "BLEU": translation.bleu_from_sums,
-        "chrF": translation.chrf_from_sums,
-    }[metric]
+# What each metric counts in each utterance.
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -164,7 +164,9 @@ def _errors(reference, hypothesis, normaliser):
     return found.errors, found.words
 
 
-def utterance_counts(rows, metric, language=None):
+def utterance_counts(
+    rows: list[dict], metric: str, language: str | None = None
+) -> np.ndarray:
     """What a score is summed from, utterance by utterance.
 
     Arguments
@@ -179,16 +181,14 @@ def utterance_counts(rows, metric, language=None):
     Returns
     -------
     numpy.ndarray
-        ``[U, K]``, to be summed and given to `statistic_of`.
+        ``[U, K]``, to be summed and given to `STATISTICS`.
     """
     said = [row["hypothesis"] for row in rows]
     wanted = [row["reference"] for row in rows]
     if metric != "WER":
-        from speechbrain_ext.scores import translation
+        from speechbrain_ext.scores.translation import sentence_counts
 
-        if metric == "BLEU":
-            return translation.bleu_counts(said, wanted, language)
-        return translation.chrf_counts(said, wanted)
+        return sentence_counts(metric, said, wanted, language)
     name = normaliser_name(language)
     counts = [_errors(*pair, name) for pair in zip(wanted, said)]
     return np.asarray(counts, dtype=np.float64).reshape(-1, 2)

@@ -2,9 +2,12 @@
 
 Case and punctuation stay as they are; the options are SacreBLEU's defaults
 (mixed case, one reference; BLEU's tokenizer is that of the target language),
-told in the signature that stands beside every score. The counts of each sentence are there too, so that
-a resampled corpus can be scored without looking at its text again.
+told in the signature that stands beside every score. The counts of each
+sentence are there too, so that a resampled corpus can be scored without
+looking at its text again.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -51,23 +54,9 @@ def _score(name, hyps, refs, language=None):
     return TextScore(name, float(value), str(metric.get_signature()))
 
 
-def _counts(name, hyps, refs, language=None):
-    _check(hyps, refs)
-    metric = _metric(name, language)
-    counts = metric._extract_corpus_statistics(list(hyps), [list(refs)])
-    return np.asarray(counts, dtype=np.float64)
-
-
-def _from_sums(name, sums_RK):
-    metric = _metric(name)
-    scores = [
-        metric._compute_score_from_stats(row).score
-        for row in np.atleast_2d(sums_RK).tolist()
-    ]
-    return np.asarray(scores)
-
-
-def bleu(hyps, refs, language=None):
+def bleu(
+    hyps: list[str], refs: list[str], language: str | None = None
+) -> TextScore:
     """BLEU of a corpus.
 
     Arguments
@@ -87,7 +76,7 @@ def bleu(hyps, refs, language=None):
     return _score("BLEU", hyps, refs, language)
 
 
-def chrf(hyps, refs):
+def chrf(hyps: list[str], refs: list[str]) -> TextScore:
     """chrF of a corpus (character 6-grams, no word n-grams).
 
     Arguments
@@ -105,21 +94,19 @@ def chrf(hyps, refs):
     return _score("chrF", hyps, refs)
 
 
-def bleu_counts(hyps, refs, language=None):
-    """What BLEU counts in each sentence."""
-    return _counts("BLEU", hyps, refs, language)
+def sentence_counts(name: str, hyps, refs, language=None) -> np.ndarray:
+    """What BLEU or chrF counts in each sentence ``[U, K]``."""
+    _check(hyps, refs)
+    metric = _metric(name, language)
+    counts = metric._extract_corpus_statistics(list(hyps), [list(refs)])
+    return np.asarray(counts, dtype=np.float64)
 
 
-def bleu_from_sums(sums_RK):
-    """BLEU of corpora given by the sums of their sentences' counts."""
-    return _from_sums("BLEU", sums_RK)
-
-
-def chrf_counts(hyps, refs):
-    """What chrF counts in each sentence."""
-    return _counts("chrF", hyps, refs)
-
-
-def chrf_from_sums(sums_RK):
-    """chrF of corpora given by the sums of their sentences' counts."""
-    return _from_sums("chrF", sums_RK)
+def score_from_sums(name: str, sums_RK) -> np.ndarray:
+    """BLEU or chrF of R corpora given by the sums of their counts."""
+    metric = _metric(name)
+    scores = [
+        metric._compute_score_from_stats(row).score
+        for row in np.atleast_2d(sums_RK).tolist()
+    ]
+    return np.asarray(scores)

@@ -17,11 +17,13 @@ def compare_runs(a: str | Path, b: str | Path, samples: int = DRAWS) -> dict:
     """Differences of two runs' scores, and whether they are chance."""
     folders = {"A": Path(a), "B": Path(b)}
     runs = {letter: load_run(one) for letter, one in folders.items()}
+    others = runs["B"].scores
     sets = {
         name: one.metric
         for name, one in runs["A"].scores.items()
-        if name in runs["B"].scores
-        and runs["B"].scores[name].metric == one.metric
+        if name in others
+        and others[name].metric == one.metric
+        and None not in (one.value, others[name].value)
     }
     if not sets:
         raise ValueError(

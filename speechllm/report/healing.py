@@ -21,7 +21,7 @@ import numpy as np
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import RunResult, load_runs
 from speechbrain_ext.scores.bootstrap import relative_degradation
-from speechllm.report.figures import FULL_WIDTH
+from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
 from speechllm.report.frontier import draw_frontier
 from speechllm.report.page import planned_runs
 from speechllm.report.samples import DRAWS, estimate, mean
@@ -68,9 +68,14 @@ class HealingStudy(Study):
 
     def by_seed(self, which, removed, method, steps) -> dict:
         """Finished runs of a cell, by seed."""
+        # Of two runs the one along the system's own path.
+        runs = sorted(
+            self.members(which, removed),
+            key=lambda run: run.path_from in OWN_PATHS,
+        )
         return {
             run.seed: run
-            for run in self.members(which, removed)
+            for run in runs
             if method_of(run) == method
             and (not run.trainable or run.steps == steps)
         }

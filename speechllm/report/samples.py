@@ -18,7 +18,7 @@ import numpy as np
 
 from speechbrain_ext.runs.files import LOSSES_FILE, plain, read_utterances
 from speechbrain_ext.scores.bootstrap import percentile_interval
-from speechbrain_ext.scores.score import statistic_of, utterance_counts
+from speechbrain_ext.scores.score import STATISTICS, utterance_counts
 
 DRAWS = 1000
 
@@ -96,7 +96,7 @@ class Samples:
                 one.value,
                 (f"hypotheses-{name}.jsonl", f"hypotheses of {name}"),
                 lambda rows: utterance_counts(rows, one.metric, one.language),
-                statistic_of(one.metric),
+                STATISTICS[one.metric],
             )
 
     def _draw_loss(self, run):

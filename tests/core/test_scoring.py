@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from speechbrain_ext import scores as scoring
-from speechbrain_ext.scores import translation
+from speechbrain_ext.scores import bootstrap, translation
+from speechbrain_ext.scores.bootstrap import wer_from_sums
 from speechbrain_ext.scores.score import score_recognition, score_translation
+from speechbrain_ext.scores.translation import sentence_counts
 from speechbrain_ext.scores.words import WordErrors
 
 
@@ -172,7 +174,7 @@ def test_bleu_counts_the_words_of_its_language(tmp_path, language):
     assert score.language == language
     # As reports draw it again from the counts of each utterance.
     counts = scoring.utterance_counts(rows, "BLEU", language)
-    drawn = scoring.statistic_of("BLEU")(counts)
+    drawn = scoring.STATISTICS["BLEU"](counts)
     assert drawn[0] == pytest.approx(score.value)
     # What was said of it before: less, and of Chinese next to nothing.
     assert translation.bleu([said], [wanted]).value < official["score"]
@@ -231,9 +233,10 @@ def test_answers_at_their_limit_are_counted():
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_summed_sentence_counts_give_the_corpus_score(name):
     """Summed sentence counts give the corpus score."""
-    counts = getattr(translation, f"{name}_counts")(HYPS, REFS)
+    metric = {"bleu": "BLEU", "chrf": "chrF"}[name]
+    counts = sentence_counts(metric, HYPS, REFS)
     sums = np.stack([counts.sum(axis=0), counts[:2].sum(axis=0)])
-    scores = getattr(translation, f"{name}_from_sums")(sums)
+    scores = scoring.STATISTICS[metric](sums)
     score = getattr(translation, name)
     assert scores[0] == pytest.approx(score(HYPS, REFS).value, abs=1e-9)
     assert scores[1] == pytest.approx(score(HYPS[:2], REFS[:2]).value)
@@ -275,7 +278,7 @@ def test_bootstrap_covers_the_true_rate_19_times_in_20():
     for trial in range(200):
         counts = _recogniser(generator, 150, 0.08)
         low, high = scoring.bootstrap_interval(
-            counts, scoring.wer_from_sums, n=400, seed=trial
+            counts, wer_from_sums, n=400, seed=trial
         )
         inside += low <= 8.0 <= high
     # Binomial: 95 % of 200 within three standard deviations.
@@ -285,9 +288,7 @@ def test_bootstrap_covers_the_true_rate_19_times_in_20():
 def test_bootstrap_equals_its_plain_definition():
     """Bootstrap equals its plain definition."""
     counts = _recogniser(np.random.default_rng(1), 40, 0.2)
-    low, high = scoring.bootstrap_interval(
-        counts, scoring.wer_from_sums, n=4000
-    )
+    low, high = scoring.bootstrap_interval(counts, wer_from_sums, n=4000)
     generator = np.random.default_rng(99)
     values = []
     for _ in range(4000):
@@ -300,27 +301,25 @@ def test_bootstrap_equals_its_plain_definition():
 def test_bootstrap_is_reproducible_and_hangs_on_its_seed(monkeypatch):
     """Bootstrap is reproducible and hangs on its seed."""
     counts = _recogniser(np.random.default_rng(2), 60, 0.1)
-    first = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
-    again = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
-    other = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=4)
+    first = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
+    again = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
+    other = scoring.bootstrap_interval(counts, wer_from_sums, seed=4)
     assert first == again != other
     # In pieces or at once: the same draws.
-    monkeypatch.setattr(scoring.bootstrap, "_DRAWN_AT_ONCE", 60 * 7)
-    pieces = scoring.bootstrap_interval(counts, scoring.wer_from_sums, seed=3)
+    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 60 * 7)
+    pieces = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
     assert pieces == first
 
 
 def test_bootstrap_refuses_no_utterances():
     """Bootstrap refuses no utterances."""
     with pytest.raises(ValueError, match="at least one utterance"):
-        scoring.bootstrap_interval(
-            scoring.wer_counts([]), scoring.wer_from_sums
-        )
+        scoring.bootstrap_interval([], wer_from_sums)
 
 
 def _degradation(sums_RK):
     """Of a pruned system from a whole one, side by side."""
-    scores = (scoring.wer_from_sums(sums_RK[:, i : i + 2]) for i in (0, 2))
+    scores = (wer_from_sums(sums_RK[:, i : i + 2]) for i in (0, 2))
     return scoring.relative_degradation(*scores)
 
 
