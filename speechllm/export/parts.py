@@ -31,6 +31,7 @@ from speechllm.exported.format import (
     BRIDGE,
     ENCODER_OPTIONS,
     ENCODERS,
+    OF_A_RUN,
     PROJECTOR,
     TASK,
     TASKS,
@@ -42,6 +43,8 @@ from speechllm.exported.format import (
 LICENCE_FILES = (
     "LICENSE LICENSE.txt LICENSE.md NOTICE NOTICE.txt USE_POLICY.md"
 ).split()
+# What a result and its scores tell of an export.
+RESULT = "layers steps trainable data versions".split()
 SCORE = (
     "metric value interval utterances signature language normaliser hit_limit"
 ).split()
@@ -127,21 +130,17 @@ def _about_run(run):
             "revision": commit_of(*backbone_source(run)),
         },
         "encoder": _public(settings["speech_encoder"]),
-        "layers": result.layers,
         "kept_layers": list(run.kept),
         "healing": result.healing if result.removed else None,
         "baseline_adapter": result.adapter,
         "path": path or None,
-        "steps": result.steps,
-        "trainable": result.trainable,
         "lowercase_targets": settings.get("lowercase_targets"),
         "train": settings.get("train_splits"),
-        "data": result.data,
+        **{key: getattr(result, key) for key in RESULT},
         "scores": {
             name: {key: getattr(one, key) for key in SCORE}
             for name, one in result.scores.items()
         },
-        "versions": result.versions,
     }
 
 
@@ -219,14 +218,10 @@ def write_task(
     cached = config.get("cache_features")
     settings = TaskSettings(
         task=run.result.task,
-        prompt=config["prompt"],
+        **{key: config[key] for key in OF_A_RUN},
         encoder=_write_encoder(
             out, config["speech_encoder"], model.encoder, encoders
         ),
-        downsampling=config["downsampling"],
-        chat_template=config["chat_template"],
-        projector_hidden=config["projector_hidden"],
-        speech_markers=config["speech_markers"],
         adapter=bool(adapters[ADAPTER]),
         baseline_adapter=bool(adapters[BASELINE_ADAPTER]),
         bridge=bool(run.bridge_file),
