@@ -163,11 +163,11 @@ def save_backbone(
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             os.remove(path)
+    source, revision = backbone_source(run)
     for name in LICENCE_FILES:
-        source, revision = backbone_source(run)
-        path = source_file(source, name, revision)
-        if path:
-            shutil.copyfile(path, os.path.join(folder, name))
+        text = source_file(source, name, revision)
+        if text:
+            shutil.copyfile(text, os.path.join(folder, name))
     _forget_paths(folder)
 
 

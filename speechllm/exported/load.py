@@ -135,7 +135,7 @@ class ExportedTask(TrainedRun):
         decoder = Decoder.from_source(
             self.export.backbone, dtype=self.dtype, device=device
         )
-        decoder.kept = self.kept
+        decoder.kept = self.export.kept
         if self.frozen_adapter_folder:
             put_frozen_adapter(decoder, self.frozen_adapter_folder)
         return decoder
