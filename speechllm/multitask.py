@@ -40,10 +40,11 @@ class MultiTask(torch.nn.Module):
     def __init__(self, device: str | torch.device = "cpu"):
         super().__init__()
         self.device = torch.device(device)
-        self.decoder = None
-        self.models = torch.nn.ModuleDict()
-        self.runs = {}
-        self._encoders = {}
+        # The first task's, when there is one.
+        self.decoder: Any = None
+        self.models: Any = torch.nn.ModuleDict()
+        self.runs: dict[str, TrainedRun] = {}
+        self._encoders: dict[str, SpeechEncoder] = {}
 
     @classmethod
     def from_runs(cls, runs: dict[str, str], device: str = "cpu") -> MultiTask:
@@ -127,7 +128,8 @@ class MultiTask(torch.nn.Module):
         self, wavs: list[torch.Tensor], names: list[str]
     ) -> list[torch.Tensor]:
         """Projected speech ``[S, D]`` of rows of different tasks."""
-        groups, rows = {}, [None] * len(wavs)
+        groups: dict[tuple, list[int]] = {}
+        rows: list[Any] = [None] * len(wavs)
         for index, name in enumerate(names):
             model = self.models[name]
             key = id(model.encoder), model.downsampling

@@ -32,6 +32,7 @@ from speechllm.exported.format import (
     BRIDGE,
     ENCODER_OPTIONS,
     ENCODERS,
+    OF_A_RUN,
     PROJECTOR,
     TASK,
     TASKS,
@@ -43,6 +44,8 @@ from speechllm.exported.format import (
 LICENCE_FILES = (
     "LICENSE LICENSE.txt LICENSE.md NOTICE NOTICE.txt USE_POLICY.md"
 ).split()
+# What a result and its scores tell of an export.
+RESULT = "layers steps trainable data versions".split()
 SCORE = (
     "metric value interval utterances signature language normaliser hit_limit"
 ).split()
@@ -128,21 +131,17 @@ def _about_run(run):
             "revision": commit_of(*backbone_source(run)),
         },
         "encoder": _public(settings["speech_encoder"]),
-        "layers": result.layers,
         "kept_layers": list(run.kept),
         "healing": result.healing if result.removed else None,
         "baseline_adapter": result.adapter,
         "path": path or None,
-        "steps": result.steps,
-        "trainable": result.trainable,
         "lowercase_targets": settings.get("lowercase_targets"),
         "train": settings.get("train_splits"),
-        "data": result.data,
+        **{key: getattr(result, key) for key in RESULT},
         "scores": {
             name: {key: getattr(one, key) for key in SCORE}
             for name, one in result.scores.items()
         },
-        "versions": result.versions,
     }
 
 
@@ -165,11 +164,11 @@ def save_backbone(
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             os.remove(path)
+    source, revision = backbone_source(run)
     for name in LICENCE_FILES:
-        source, revision = backbone_source(run)
-        path = source_file(source, name, revision)
-        if path:
-            shutil.copyfile(path, os.path.join(folder, name))
+        text = source_file(source, name, revision)
+        if text:
+            shutil.copyfile(text, os.path.join(folder, name))
     _forget_paths(folder)
 
 
@@ -222,14 +221,10 @@ def write_task(
     halved = cached and model.encoder.dtype == torch.float32
     settings = TaskSettings(
         task=run.result.task,
-        prompt=config["prompt"],
+        **{key: config[key] for key in OF_A_RUN},
         encoder=_write_encoder(
             out, config["speech_encoder"], model.encoder, encoders
         ),
-        downsampling=config["downsampling"],
-        chat_template=config["chat_template"],
-        projector_hidden=config["projector_hidden"],
-        speech_markers=config["speech_markers"],
         adapter=bool(adapters[ADAPTER]),
         baseline_adapter=bool(adapters[BASELINE_ADAPTER]),
         bridge=bool(run.bridge_file),

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
 
 from speechbrain_ext.healing.bridge import load_bridges
 from speechbrain_ext.model.speech_llm import SpeechLLM
@@ -92,7 +91,7 @@ def reload_probes(folder: str, device: str = "cpu") -> dict[str, Probe]:
     return found
 
 
-def _load_task(folder, name, settings, dtype, device) -> PreTrainedModel:
+def _load_task(folder, name, settings, dtype, device):
     """Backbone and adapters with nothing but transformers and PEFT."""
     lm = load_plain(os.path.join(folder, BACKBONE), dtype, device)
     task = os.path.join(folder, TASKS, name)

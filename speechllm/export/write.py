@@ -65,10 +65,11 @@ def export_runs(
             settings, probes = _write_models(
                 named, unfinished, merge, shard_size, device, tell
             )
-            licence = {"license": licence} if licence else None
-            licence = licence or licence_of(*backbone_source(first))
+            told = licence_of(*backbone_source(first))
+            if licence:
+                told = {"license": licence}
             title = os.path.basename(os.path.abspath(folder))
-            card = model_card(title, settings, licence, merge)
+            card = model_card(title, settings, told, merge)
             write_text(os.path.join(unfinished, CARD), card)
             _write_heads(unfinished, first, settings, merge)
         tell("Reading it back and comparing")

@@ -70,8 +70,8 @@ HARMLESS = {"ensure_weight_tying", "qalora_group_size", "megatron_core"}
 NEEDED = {"peft_type", "r", "target_modules", "layers_to_transform"}
 
 
-def check_backbone(folder: ExportFolder) -> None:
-    """Refuse a backbone whose configuration and weights disagree."""
+def check_backbone(folder: ExportFolder) -> int:
+    """Refuse a backbone unlike its configuration; gives its width."""
     config = _config(folder, BACKBONE, MODEL_FOR_CAUSAL_LM_MAPPING)
     shapes = _shapes(folder, BACKBONE)
     maker = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -92,6 +92,7 @@ def check_backbone(folder: ExportFolder) -> None:
         raise ExportError(
             f"{folder.file(BACKBONE)}: holds no tokenizer.json: {MADE_FOR}"
         )
+    return config.hidden_size
 
 
 def check_encoder(folder: ExportFolder, inside: str) -> None:

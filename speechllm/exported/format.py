@@ -122,6 +122,12 @@ def _setting(may_be: Callable[[Any], bool], default: Any = MISSING) -> Any:
     return field(default=default, metadata={"may_be": may_be})
 
 
+# Those that a run calls alike.
+OF_A_RUN = (
+    "prompt chat_template downsampling projector_hidden speech_markers"
+).split()
+
+
 @dataclass(frozen=True)
 class TaskSettings:
     """What a task was trained with; its ``task.json``."""

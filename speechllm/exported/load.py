@@ -6,7 +6,6 @@ import os
 import re
 
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig
 
 from speechbrain_ext.healing.frozen_adapter import put_frozen_adapter
 from speechbrain_ext.model.decoder import DTYPES, Decoder
@@ -24,6 +23,7 @@ from speechllm.exported.format import (
     ADAPTER,
     BASELINE_ADAPTER,
     BRIDGE,
+    OF_A_RUN,
     PLAIN_TEXTS,
     PROJECTOR,
     SUFFIXES,
@@ -34,11 +34,6 @@ from speechllm.exported.format import (
 from speechllm.multitask import MultiTask
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-# Settings that are called alike in a run and in an export.
-ALIKE = (
-    "task prompt chat_template downsampling projector_hidden speech_markers "
-    "long_audio"
-).split()
 
 
 def find_export(
@@ -80,7 +75,9 @@ class ExportedTask(TrainedRun):
         self.task = task = export.tasks[name]
         self.dtype = dtype or export.config["backbone"]["dtype"]
         self.settings = {
-            **{key: getattr(task, key) for key in ALIKE},
+            **{key: getattr(task, key) for key in OF_A_RUN},
+            "task": task.task,
+            "long_audio": task.long_audio,
             "speech_encoder": task.encoder,
             "backbone": {"source": export.backbone},
         }
@@ -108,7 +105,7 @@ class ExportedTask(TrainedRun):
             )
         return source
 
-    def check(self) -> None:
+    def check(self, width: int) -> None:
         """Hold the configurations against the weights (ExportError)."""
         encoder = self.task.encoder
         if encoder.get("folder"):
@@ -116,16 +113,9 @@ class ExportedTask(TrainedRun):
         config = load_config(
             self.encoder_source, encoder.get("revision"), encoder["kind"]
         )
-        width = getattr(config, "d_model", None) or config.hidden_size
-        backbone = AutoConfig.from_pretrained(
-            self.export.backbone, trust_remote_code=False
-        )
-        check_task(
-            self.export,
-            self.name,
-            width * self.task.downsampling,
-            backbone.hidden_size,
-        )
+        frame = getattr(config, "d_model", None) or config.hidden_size
+        features = frame * self.task.downsampling
+        check_task(self.export, self.name, features, width)
 
     def load_encoder(self, device: str = "cpu") -> SpeechEncoder:
         """Its frozen encoder."""
@@ -145,7 +135,7 @@ class ExportedTask(TrainedRun):
         decoder = Decoder.from_source(
             self.export.backbone, dtype=self.dtype, device=device
         )
-        decoder.kept = self.kept
+        decoder.kept = self.export.kept
         if self.frozen_adapter_folder:
             put_frozen_adapter(decoder, self.frozen_adapter_folder)
         return decoder
@@ -160,13 +150,13 @@ def load_tasks(
         one_error(export.path, "export the run again", "cannot be loaded"),
         quiet_loading(),
     ):
-        check_backbone(export)
+        width = check_backbone(export)
         tasks = MultiTask(device)
         runs = {
             name: ExportedTask(export, name, dtype) for name in export.tasks
         }
         for run in runs.values():
-            run.check()
+            run.check(width)
         for name, run in runs.items():
             tasks.add_run(name, run)
     return tasks

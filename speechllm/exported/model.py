@@ -15,7 +15,6 @@ from speechllm.exported.format import ExportError, TaskSettings
 from speechllm.exported.load import find_export, load_tasks
 from speechllm.exported.transcribe import (
     Batching,
-    Transcript,
     answer_wavs,
     pieces_of,
     stream_ids,
@@ -84,8 +83,12 @@ class ExportedSpeechLLM:
         piece_seconds: float | None = None,
         progress: bool = False,
         on_error: str = "raise",
-    ) -> Transcript | list[Transcript | ValueError]:
-        """Text of audio, in any usual format, at any rate, of any length."""
+    ) -> Any:
+        """Text of audio, in any usual format, at any rate, of any length.
+
+        Gives a `Transcript`; for a list of audio, a list of them, with an
+        error in the place of one that failed where `on_error` is "return".
+        """
         sounds, single = as_sounds(audio)
         task = self._task(task)
         if on_error not in ("raise", "return"):
@@ -103,8 +106,8 @@ class ExportedSpeechLLM:
 
     def translate(
         self, audio: Any, task: str | None = None, **options: Any
-    ) -> Transcript | list[Transcript | ValueError]:
-        """Text of audio in another language."""
+    ) -> Any:
+        """Text of audio in another language; gives what `transcribe` does."""
         if task is None:
             able = [
                 name

@@ -12,7 +12,11 @@ from speechbrain_ext.healing import heal
 from speechbrain_ext.healing.apply import train_parts
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.model.encoder import SpeechEncoder
-from speechbrain_ext.model.speech_llm import Projector
+from speechbrain_ext.model.speech_llm import (
+    Projector,
+    answer_ids,
+    answer_limits,
+)
 
 SAMPLES = [9000, 4100, 16000, 5300, 12345, 7000, 15999, 4000]
 TEXTS = ["one", "two red cat", "x", "green dog", "five", "six seven", "z", "y"]
@@ -192,3 +196,35 @@ def test_half_precision_features_are_taken(source):
         a, _ = model(x_BSF.half(), tokens_B, target)
         b, _ = model(x_BSF.half().float(), tokens_B, target)
     assert torch.equal(a, b)
+
+
+def test_an_answer_has_text_ids_and_limit_and_comes_token_by_token(model):
+    wav_BN, lengths_B = waveforms()
+    x_BSF, tokens_B = model.features(wav_BN, lengths_B)
+    limits_B = torch.tensor([3, 12, 1, 7, 5, 12, 2, 4])
+    answers = model.answer(x_BSF, tokens_B, limits_B)
+    speech = model.speech_embeddings(x_BSF, tokens_B)
+    for said, spoken_SD, limit in zip(answers, speech, limits_B.tolist()):
+        ids = list(answer_ids(model.decoder, model.prompt, spoken_SD, limit))
+        assert said == (model.prompt.decode(ids), ids, len(ids) == limit)
+    texts = model.transcribe(x_BSF, tokens_B, limits_B)
+    assert texts == [said.text for said in answers]
+
+
+def test_features_of_waveforms_are_those_of_the_padded_batch(model):
+    wav_BN, lengths_B = waveforms()
+    wavs = [wav_N[:n] for wav_N, n in zip(wav_BN, lengths_B.tolist())]
+    x_BSF, tokens_B = model.features_of(wavs)
+    theirs_BSF, their_tokens_B = model.features(wav_BN, lengths_B)
+    assert torch.equal(tokens_B, their_tokens_B)
+    torch.testing.assert_close(x_BSF, theirs_BSF)
+
+
+def test_limits_grow_with_the_speech_between_a_floor_and_a_ceiling():
+    assert answer_limits([0.1, 2.0, 2.01, 99], 6.0, 50).tolist() == [
+        8,
+        12,
+        13,
+        50,
+    ]
+    assert answer_limits([0.1, 9.0], 6.0, 5).tolist() == [5, 5]
