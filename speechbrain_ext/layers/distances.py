@@ -197,13 +197,6 @@ class RedundancyTable:
 def compare(one: RedundancyTable, other: RedundancyTable) -> dict:
     """How much two tables agree (the paper's Figure 1, a against b).
 
-    Arguments
-    ---------
-    one : RedundancyTable
-        For instance measured on speech.
-    other : RedundancyTable
-        For instance measured on text.
-
     Returns
     -------
     dict
