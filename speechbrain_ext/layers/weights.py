@@ -126,26 +126,7 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
 def weight_files(
     source: str, revision: str | None = None
 ) -> dict[str, list[str] | None]:
-    """Which file of a model holds which tensor.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    revision : str or None
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    dict
-        File name to list of tensor names; None instead of the list for a
-        file that is not sharded.
-
-    Raises
-    ------
-    FileNotFoundError
-        If no weight file is found.
-    """
+    """Which file of a model holds which tensor; None: not told by an index."""
     for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (BIN, BIN_INDEX)):
         if fetch_file(source, single, revision, missing_ok=True):
             return {single: None}
