@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM
 
 from speechbrain_ext.layers.distances import measure
 from speechbrain_ext.layers.lm_calls import last_states
+from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.residual import refuse_overflow, states_loss
 from speechbrain_ext.layers.rules import (
     DEFAULT,
     RULES,
-    check_size,
     choose_plans,
     find_rule,
 )
@@ -145,7 +145,7 @@ def prune_with_text(
     rule=DEFAULT,
 ):
     """Remove the most redundant layers and save what is left as a plain LM."""
-    check_size(size, decoder.num_layers)
+    Removal.of(range(size), decoder.num_layers)
     _check_target(folder, overwrite)
     measured, held_out = split_rows(rows)
     before = perplexity(decoder.lm, held_out, batch_size, progress)
@@ -279,7 +279,7 @@ def compare_rules(
     for name in rules:
         find_rule(name)
     for size in sizes:
-        check_size(size, decoder.num_layers)
+        Removal.of(range(size), decoder.num_layers)
     measured, held_out = split_rows(rows)
     judge = _Judge(decoder, held_out, batch_size, progress)
     report = {
