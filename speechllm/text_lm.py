@@ -19,11 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.lm_calls import last_states
+from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.residual import refuse_overflow, states_loss
 from speechbrain_ext.layers.rules import (
     DEFAULT,
     RULES,
-    check_size,
     choose_plans,
     find_rule,
 )
@@ -193,7 +193,7 @@ def prune_with_text(
     rule: str = DEFAULT,
 ) -> tuple[dict[str, Any], RedundancyTable | None]:
     """Remove the most redundant layers and save what is left as a plain LM."""
-    check_size(size, decoder.num_layers)
+    Removal.of(range(size), decoder.num_layers)
     check_target(folder, PRUNING, overwrite)
     measured, held_out = split_rows(rows)
     before = perplexity(decoder.lm, held_out, batch_size, progress)
@@ -239,7 +239,7 @@ def compare_rules(
     for name in rules:
         find_rule(name)
     for size in sizes:
-        check_size(size, decoder.num_layers)
+        Removal.of(range(size), decoder.num_layers)
     measured, held_out = split_rows(rows)
 
     def judged(lm):

@@ -119,18 +119,7 @@ class TrainableSet:
         }
 
     def check(self, model):
-        """Assert that the model trains exactly this, no more and no less.
-
-        Arguments
-        ---------
-        model : torch.nn.Module
-            The speech LLM.
-
-        Raises
-        ------
-        RuntimeError
-            If a parameter is trainable and not in the set, or the reverse.
-        """
+        """Assert that the model trains exactly this, no more and no less."""
         ours = {id(parameter) for _, parameter in self.named()}
         wrong = [
             name

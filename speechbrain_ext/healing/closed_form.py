@@ -161,32 +161,10 @@ def fit_in_sequence(
 ):
     """Fit a map in front of each layer; leaves both decoders as they were.
 
-    Arguments
-    ---------
-    whole, pruned : speechbrain_ext.model.decoder.Decoder
-        The decoder with all its layers, and without some.
-    layers : iterable of int
-        Receiving layers, numbered as in the pruned one.
-    rows, held_out : list of Sequence
-        What maps are fitted on, and what a ridge is chosen by.
-    strengths : list of float
-        Ridges to try, as shares of the states' mean variance.
-    form : str
-        "module" (a bridge) or "folded".
-    rank : int or str
-        Of the maps; "full": any.
-    positions : str
-        "all" or "target": which positions count.
-
-    Returns
-    -------
-    dict
-        Receiving layer to `FittedMap`.
-
-    Raises
-    ------
-    ValueError
-        If the rank is none, or there are too few positions.
+    Layers are numbered as in the pruned one. Maps are fitted on some
+    assembled rows, and of the ridge strengths (shares of the states' mean
+    variance) that one is taken which does best on those held out. Gives a
+    `FittedMap` for each layer.
     """
     check_rank(rank, pruned.width)
     fitted, places = {}, []

@@ -197,13 +197,6 @@ class RedundancyTable:
 def compare(one: RedundancyTable, other: RedundancyTable) -> dict:
     """How much two tables agree (the paper's Figure 1, a against b).
 
-    Arguments
-    ---------
-    one : RedundancyTable
-        For instance measured on speech.
-    other : RedundancyTable
-        For instance measured on text.
-
     Returns
     -------
     dict
@@ -237,7 +230,7 @@ def compare(one: RedundancyTable, other: RedundancyTable) -> dict:
 POSITIONS = ("target", "prompt")
 
 
-def angular_distances(states_LBD):
+def angular_distances(states_LBD: torch.Tensor) -> torch.Tensor:
     """Angular distance between the states of all pairs of depths."""
     h_BLD = torch.stack(list(states_LBD), dim=1).double()
     h_BLD = torch.nn.functional.normalize(h_BLD, dim=-1)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Iterable
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    DynamicCache,
+    PretrainedConfig,
+)
 
 from speechbrain_ext.layers.lm_calls import (
     base_model,
@@ -76,24 +81,12 @@ PLACE = "layer_idx"
 _described = {}
 
 
-def pruned_config(config, removed):
+def pruned_config(
+    config: PretrainedConfig, removed: Iterable[int] | None
+) -> PretrainedConfig:
     """A copy of a configuration that describes only the kept layers.
 
-    Arguments
-    ---------
-    config : transformers.PretrainedConfig
-        Configuration of the whole decoder.
-    removed : whatever `Removal.of` takes
-        What is removed.
-
-    Returns
-    -------
-    transformers.PretrainedConfig
-
-    Raises
-    ------
-    TypeError
-        If no configuration of this family can describe the kept layers.
+    Refuses a family of which no configuration can.
     """
     whole, config = config, copy.deepcopy(config)
     num_layers = config.num_hidden_layers

@@ -30,12 +30,8 @@ def entering(layer: torch.nn.Module, change: Callable):
     """Call ``change(layer, h_BQD, options)`` before each run of a layer.
 
     Whatever it gives, unless None, enters in place of the stream `h_BQD`;
-    `options` are the layer's other arguments.
-
-    Returns
-    -------
-    torch.utils.hooks.RemovableHandle
-        A copy of the layer does the same, as long as `change` can be copied.
+    `options` are the layer's other arguments. Gives torch's handle; a copy
+    of the layer does the same, as long as `change` can be copied.
     """
     return layer.register_forward_pre_hook(
         functools.partial(_enter, change), with_kwargs=True
@@ -53,12 +49,7 @@ def _enter(change, layer, args, options):
 
 
 def leaving(module: torch.nn.Module, see: Callable):
-    """Call ``see(h_BQD)`` with what each run of a module gives.
-
-    Returns
-    -------
-    torch.utils.hooks.RemovableHandle
-    """
+    """Call ``see(h_BQD)`` with what each run of a module gives."""
 
     def left(module, args, output):
         """Hand on what the module gave."""
@@ -161,19 +152,8 @@ def recorded(
 ) -> Streams:
     """Run a batch, and keep what each layer was called with.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The decoder.
-    batch : dict
-        As in `speechbrain_ext.layers.search.RuleData`.
-    change : dict or None
-        Layer index to a function of the stream that enters the layer: what
-        is done to it there. Streams are kept as they were before it.
-
-    Returns
-    -------
-    Streams
+    `change` is what is done, before some layers, to the stream that enters
+    them; streams are kept as they were before it.
     """
     inputs, change = model_inputs(model, batch), change or {}
     streams = Streams(decoder_layers(model), inputs["attention_mask"])

@@ -167,24 +167,10 @@ class RuleData:
         cost: Cost = Cost(),
         **about,
     ) -> Plan:
-        """The plan that removes some layers, as these data tell it.
+        """The plan that removes some layers, with what these data say of it.
 
-        Arguments
-        ---------
-        model : torch.nn.Module
-            The decoder.
-        layers : iterable of int
-            What to remove.
-        value : float or None
-            The rule's score of them.
-        cost : Cost
-            What the choice took.
-        **about : dict
-            More to be stored, plain values.
-
-        Returns
-        -------
-        Plan
+        A rule gives its score, what the choice took, and plain values to be
+        stored beside them.
         """
         data = dict(self.about)
         name = data.pop("model", "")
@@ -204,20 +190,7 @@ class RuleData:
 def text_labels(
     ids_BQ: torch.Tensor, mask_BQ: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Labels of rows of text: at each position the token that follows.
-
-    Arguments
-    ---------
-    ids_BQ : torch.Tensor
-        Token ids.
-    mask_BQ : torch.Tensor or None
-        1 at real positions; None: all are.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape ``[B, Q]``; -100 where nothing follows.
-    """
+    """Labels of rows of text: the token that follows, -100 where none does."""
     labels_BQ = torch.full_like(ids_BQ, IGNORE)
     labels_BQ[:, :-1] = ids_BQ[:, 1:]
     if mask_BQ is not None:
@@ -247,27 +220,8 @@ def candidate_losses(
 ) -> tuple[list[float], Cost]:
     """Loss after removing each candidate's layers besides others.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The decoder.
-    data : RuleData
-        With labels.
-    candidates : list of iterable of int
-        What might go; old indices.
-    removed : whatever `Removal.of` takes
-        What is gone already.
-    at_gap : callable
-        What is done at each gap; see `nothing`.
-    spent : Cost
-        What of the budget is spent already.
-
-    Returns
-    -------
-    losses : list of float
-        Nats per target token, one for each candidate.
-    cost : Cost
-        What they took.
+    In nats per target token, with what they took; `spent` is what of the
+    budget is gone already.
     """
     removed = Removal.of(removed, len(decoder_layers(model)))
     seconds = clock()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import zipfile
 from dataclasses import dataclass, replace
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import cached_file
 
@@ -37,8 +36,6 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# Bytes; the library's own limit is the same.
-LONGEST_HEAD = 100_000_000
 # Values converted at once.
 PIECE = 1 << 16
 
@@ -57,12 +54,15 @@ class TensorPlace:
         value = torch.empty(self.shape, dtype=dtype or self.dtype)
         flat = value.view(-1)
         buffer = bytearray(PIECE * self.dtype.itemsize)
-        with open(self.path, "rb", buffering=0) as stream:
+        with open(self.path, "rb") as stream:
             stream.seek(self.offset)
             for first in range(0, len(flat), PIECE):
                 count = min(PIECE, len(flat) - first)
                 part = memoryview(buffer)[: count * self.dtype.itemsize]
-                _fill(stream, part, self.path)
+                if stream.readinto(part) < len(part):
+                    raise ValueError(
+                        f"{self.path}: is cut short: fetch it again"
+                    )
                 piece = torch.frombuffer(part, dtype=self.dtype)
                 flat[first : first + count] = piece
         return value
@@ -83,53 +83,29 @@ class ConvertedTensor:
 def read_head(path: str) -> dict[str, TensorPlace]:
     """Where a safetensors file's tensors lie; reads none, refuses a torn file."""
     try:
-        return _read_head(path, os.path.getsize(path))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: not a whole safetensors file ({error}): fetch or write "
-            "it again"
-        ) from error
-
-
-def _read_head(path, size):
-    with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(LONGEST_HEAD, size - 8):
-            raise ValueError("it is cut short")
-        head = json.loads(stream.read(length))
-    if not isinstance(head, dict):
-        raise ValueError("its head is no table")
-    head.pop("__metadata__", None)
-    return {
-        name: _place(path, name, entry, 8 + length, size)
-        for name, entry in head.items()
-    }
-
-
-def _place(path, name, entry, data, size):
-    """A tensor's place, checked against the size of the file."""
-    if entry["dtype"] not in TYPES:
-        raise ValueError(f"{name} is of the unknown type {entry['dtype']!r}")
-    dtype, shape = TYPES[entry["dtype"]], tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
-    for number in (*shape, begin, end):
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{name} has {number!r} for a size")
-    if end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name}: {end - begin} bytes for shape {shape}")
-    if data + end > size:
-        raise ValueError(f"it is cut short within {name}")
-    return TensorPlace(str(path), dtype, shape, data + begin)
-
-
-def _fill(stream, part, path):
-    """Read until the buffer is full."""
-    done = 0
-    while done < len(part):
-        count = stream.readinto(part[done:])
-        if not count:
-            raise ValueError(f"{path}: is cut short: fetch it again")
-        done += count
+        # The library refuses sizes and offsets that do not fit the file.
+        safe_open(path, framework="pt")
+        with open(path, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            head = json.loads(stream.read(length))
+        head.pop("__metadata__", None)
+        return {
+            name: TensorPlace(
+                str(path),
+                TYPES[entry["dtype"]],
+                tuple(entry["shape"]),
+                8 + length + entry["data_offsets"][0],
+            )
+            for name, entry in head.items()
+        }
+    except KeyError as error:
+        fault = f"type {error} is unknown here"
+    except (SafetensorError, ValueError) as error:
+        fault = error
+    raise ValueError(
+        f"{path}: not a whole safetensors file ({fault}): fetch or write it "
+        "again"
+    )
 
 
 def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
@@ -150,26 +126,7 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
 def weight_files(
     source: str, revision: str | None = None
 ) -> dict[str, list[str] | None]:
-    """Which file of a model holds which tensor.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    revision : str or None
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    dict
-        File name to list of tensor names; None instead of the list for a
-        file that is not sharded.
-
-    Raises
-    ------
-    FileNotFoundError
-        If no weight file is found.
-    """
+    """Which file of a model holds which tensor; None: not told by an index."""
     for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (BIN, BIN_INDEX)):
         if fetch_file(source, single, revision, missing_ok=True):
             return {single: None}
