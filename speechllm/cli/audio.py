@@ -84,7 +84,7 @@ def transcribe(files, model, task, form, as_json, output, stream, **options):
     return _write(files, results, form, output)
 
 
-def find_model():
+def find_model() -> str:
     """The model where none is named: the variable's, or the one lying here."""
     if os.environ.get(MODEL):
         return os.environ[MODEL]
