@@ -39,6 +39,7 @@ test: .venv/ready
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/yamllint -c .yamllint.yaml hparams recipes workflow
 	$(BIN)/codespell benchmarks docs hparams recipes speechbrain_ext speechllm tests upstream workflow *.md *.py
 

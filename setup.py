@@ -46,6 +46,7 @@ EXTRAS = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff==0.12.4",
+        "mypy>=2.4,<3",
         "yamllint==1.35.1",
         "codespell>=2.3",
         "sacrebleu[ja,ko]>=2.4,<3",

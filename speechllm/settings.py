@@ -154,7 +154,9 @@ class _Overlay:
         _open_all(whole)
         self.before, _ = plain_values(whole)
         self.placeholders = {
-            path for path, node in whole.walk() if tag_of(node)[1:2] == "P"
+            path
+            for path, node in whole.walk()
+            if tag_of(node) == "!PLACEHOLDER"
         }
         for variant in variants:
             self.lay_document(variant)
@@ -203,10 +205,8 @@ class _Overlay:
 
     def unknown(self, path: Path, value: Any, file: str) -> Fault:
         """The fault of a key that the base does not have."""
-        right, known = (
-            self.document.nearest(path),
-            self.document.keys(path[:-1]),
-        )
+        right = self.document.nearest(path)
+        known = self.document.keys(path[:-1])
         if right:
             mend = f"did you mean {right}?"
         elif known:
@@ -240,7 +240,9 @@ class _Overlay:
         if not isinstance(value, str):
             return as_yaml(value)
         includes = path in self.opened or is_include(self.document.find(path))
-        if value.startswith(INCLUDE) or (includes and value[:1] not in "!{"):
+        if value.startswith(INCLUDE) or (
+            includes and not value.startswith(("!", "{"))
+        ):
             name = value.removeprefix(INCLUDE)
             files = [os.path.join(folder, name) for folder in self.folders]
             for file in filter(os.path.isfile, files):
@@ -261,7 +263,7 @@ class _Overlay:
         if takes_text and not quoted:
             return "null" if text in ("null", "~", "") else as_yaml(text)
         try:
-            YAML(typ="safe", pure=True).load(f"key: {text}")
+            YAML().compose(f"key: {text}")
         except YAMLError:
             return as_yaml(text)
         return text or "null"

@@ -1,5 +1,7 @@
 """The command ``speechllm``."""
 
+from __future__ import annotations
+
 import sys
 
 import click
@@ -12,7 +14,7 @@ from speechllm.cli.runs import compare, report
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def cli():
+def cli() -> None:
     """Speech LLMs with fewer layers: use them, measure, prune, share."""
 
 
@@ -30,7 +32,7 @@ for command in (
     cli.add_command(command)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     words = sys.argv[1:] if argv is None else list(argv)
     return guarded(

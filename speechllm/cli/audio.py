@@ -1,6 +1,9 @@
 """``speechllm transcribe``."""
 
+from __future__ import annotations
+
 import os
+from typing import Any
 
 import click
 
@@ -54,7 +57,16 @@ MODEL = "SPEECHLLM_MODEL"
     "--stream", is_flag=True, help="Print the text as it is decoded (txt)."
 )
 @model_options
-def transcribe(files, model, task, form, as_json, output, stream, **options):
+def transcribe(
+    files: tuple[str, ...],
+    model: str | None,
+    task: str | None,
+    form: str,
+    as_json: bool,
+    output: str | None,
+    stream: bool,
+    **options: Any,
+) -> int:
     """Text of recordings, of any format, rate and length."""
     form = "json" if as_json else form
     files = _expand(files)
@@ -72,7 +84,8 @@ def transcribe(files, model, task, form, as_json, output, stream, **options):
         source, dtype=options["dtype"], device=options["device"]
     )
     if stream:
-        return _stream(loaded, files, task, options["piece_seconds"])
+        _stream(loaded, files, task, options["piece_seconds"])
+        return 0
     results = loaded.transcribe(
         files,
         batch_size=options["batch_size"],
@@ -84,7 +97,7 @@ def transcribe(files, model, task, form, as_json, output, stream, **options):
     return _write(files, results, form, output)
 
 
-def find_model():
+def find_model() -> str:
     """The model where none is named: the variable's, or the one lying here."""
     if os.environ.get(MODEL):
         return os.environ[MODEL]

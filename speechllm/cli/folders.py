@@ -1,5 +1,7 @@
 """``speechllm export``, ``push`` and ``info``: folders of models."""
 
+from __future__ import annotations
+
 import os
 
 import click
@@ -32,8 +34,15 @@ from speechllm.cli.common import (
 @click.option("--device", help="Where to compare; by default a GPU.")
 @json_option
 def export(
-    runs, folder, merge, licence, overwrite, shard_size, device, as_json
-):
+    runs: tuple[str, ...],
+    folder: str,
+    merge: bool,
+    licence: str | None,
+    overwrite: bool,
+    shard_size: str,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Write finished RUNs as plain folders to load anywhere."""
     quiet()
     from speechllm.export.write import export_runs
@@ -78,7 +87,14 @@ def export(
 @click.option("--public", is_flag=True, help="A new repository is public.")
 @click.option("--revision", help="Branch to upload to.")
 @json_option
-def push(folder, repo_id, upload, public, revision, as_json):
+def push(
+    folder: str,
+    repo_id: str,
+    upload: bool,
+    public: bool,
+    revision: str | None,
+    as_json: bool,
+) -> None:
     """Put an export on a hub; without --upload, say what would go there."""
     quiet()
     from speechllm.export.hub import push as push_export
@@ -111,7 +127,7 @@ def push(folder, repo_id, upload, public, revision, as_json):
 )
 @click.argument("path", metavar="DIR")
 @json_option
-def info(path, as_json):
+def info(path: str, as_json: bool) -> None:
     """What a folder or file is: an export, a run, a table, a model."""
     quiet()
     from speechllm.cli.describe import describe

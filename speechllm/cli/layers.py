@@ -1,9 +1,12 @@
 """``speechllm measure`` and ``speechllm prune``: a causal LM and a text file."""
 
+from __future__ import annotations
+
 import functools
 import os
 import shutil
 import sys
+from typing import Any
 
 import click
 
@@ -50,7 +53,14 @@ text_options = options(
 @file_option("--picture", "Draw the heat map into a file (needs matplotlib).")
 @json_option
 @model_options
-def measure(model, text, output, picture, as_json, **settings):
+def measure(
+    model: str,
+    text: str,
+    output: str | None,
+    picture: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Which layers of a causal LM are redundant, from text alone."""
     quiet()
     from speechllm.text_lm import measure_rows
@@ -100,7 +110,16 @@ def measure(model, text, output, picture, as_json, **settings):
 )
 @json_option
 @model_options
-def prune(model, layers, rule, text, output, overwrite, as_json, **settings):
+def prune(
+    model: str,
+    layers: int,
+    rule: str,
+    text: str,
+    output: str,
+    overwrite: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Remove a causal LM's most redundant layers; save a plain smaller LM."""
     quiet()
     from speechbrain_ext.layers.removal import ranges
@@ -225,7 +244,15 @@ def _draw(table, picture):
 @file_option("--output", "Save the figures (JSON).")
 @json_option
 @model_options
-def rules(model, layers, names, text, output, as_json, **settings):
+def rules(
+    model: str,
+    layers: tuple[int, ...],
+    names: tuple[str, ...],
+    text: str,
+    output: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Which rule chooses the layers of a causal LM best, from text alone."""
     quiet()
     from speechllm.text_lm import compare_rules

@@ -1,6 +1,13 @@
 """A heat map of a redundancy table in the terminal."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from speechbrain_ext.layers.distances import RedundancyTable
 
 SHADES = " .:-=+*#%@"
 # Colours from alike to distant, as in the printed heat map (viridis).
@@ -14,7 +21,9 @@ COLOURS = (
 PATH = "o"
 
 
-def heatmap_lines(table, colour=False, width=80):
+def heatmap_lines(
+    table: RedundancyTable, colour: bool = False, width: int = 80
+) -> list[str]:
     """The map of block sizes (up) against first layers (right)."""
     distances, layers = table.distances, table.num_layers
     cell = 2 if 6 + 2 * layers <= width else 1
@@ -40,7 +49,7 @@ def heatmap_lines(table, colour=False, width=80):
 
 def _cell(value, chosen, colour, width):
     """One cell: a coloured space or a shade, the path marked."""
-    text = (PATH if chosen else " ") * 1 + " " * (width - 1)
+    text = (PATH if chosen else " ") + " " * (width - 1)
     if not colour:
         shade = SHADES[min(int(value * len(SHADES)), len(SHADES) - 1)]
         return PATH + shade * (width - 1) if chosen else shade * width

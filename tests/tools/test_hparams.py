@@ -202,6 +202,8 @@ def test_a_whole_fragment_on_the_command_line(folder, monkeypatch):
     opened = variant(folder, "backbone:\n    layers: 9\n")
     again = load_hparams(opened, {**DATA, "backbone": "small.yaml"})
     assert again["backbone"]["layers"] == 5
+    included = {**DATA, "backbone": f"!include:{file}"}
+    assert load_hparams(path, included)["backbone"]["name"] == "Small"
     told = refused(path, {**DATA, "backbone": "tiny.yaml"})
     assert "backbone: tiny.yaml, no such file in" in told
 
@@ -246,6 +248,14 @@ def test_our_command_line_loses_nothing(folder):
     assert "optimizer_step_limit" not in overrides
     with pytest.raises(SystemExit, match="step_limit many"):
         parse_arguments([path, "--optimizer_step_limit", "many"])
+
+
+def test_an_override_may_be_an_object_and_no_anchor(folder):
+    path = str(folder / "train.yaml")
+    words = [path, "--data_folder=/d", "--counter", "!new:builtins.dict {b: 2}"]
+    assert load_hparams(path, parse_arguments(words)[2])["counter"] == {"b": 2}
+    told = refused(path, parse_arguments([*words, "--rate", "&a 1"])[2])
+    assert "rate: &a 1, has an anchor" in told and "(command line)" in told
 
 
 def test_all_faults_at_once(folder):
