@@ -21,8 +21,10 @@ from speechbrain_ext.training.measure import _depth_only
 from speechbrain_ext.training.settings import load_config as config_of
 from speechllm.text_lm import check_saved
 
-TOP = Path(__file__).parents[1]
-PLACES = ("speechbrain_ext", "recipes", "benchmarks", "workflow", "upstream")
+TOP = Path(__file__).parents[2]
+PLACES = (
+    "speechbrain_ext speechllm recipes benchmarks workflow upstream".split()
+)
 # Ours, or classes that cannot take their code from a model's folder.
 OWN = {"SpeechLLM", "LoraConfig", "PeftModel", "GenerationConfig"}
 LOADERS = {"from_pretrained", "from_config"}
