@@ -1,9 +1,10 @@
 """Make one run of a study: type its command line, and note how it ended.
 
-``python workflow/study_run.py PLAN.json RUN`` prints the recipe's own command,
+``python -m speechllm.study.run PLAN.json RUN`` prints the recipe's own command,
 runs it in the recipe's folder and writes a small marker:
 
 * the run is done: ``{"status": "done"}``;
+* it would lack the same layers as another, of which it shall differ: ``same``;
 * it failed by itself (an error that another try would meet again): ``failed``
   with the error, and the graph goes on with the rest;
 * what it needs failed: ``skipped``.
@@ -13,73 +14,78 @@ by the graph and goes on from its last checkpoint. What is true of a run is in
 its ``result.json``; one that is done is never started again.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import fcntl
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from cards import held_cards  # noqa: E402
-from study import Study  # noqa: E402
-from study_state import (  # noqa: E402
+from speechbrain_ext.runs.files import write_json
+from speechllm.study import processes
+from speechllm.study.state import (
+    ROOT,
+    Study,
     is_done,
     note_file,
     put_aside,
     result_of,
     status_of,
+    twin_of,
+    with_twins,
 )
-from tuning import with_best_rates  # noqa: E402
-from warm import VARIABLE, die_with_parent, run_warm  # noqa: E402
+from speechllm.study.tuning import with_best_rates
 
-from speechbrain_ext.runs.files import write_json
-
-ROOT = Path(__file__).resolve().parents[1]
 # How a run that was told to stop ends, though Python says "failed".
 STOPPED = ("KeyboardInterrupt", "SystemExit")
 
 
-def make(plan, run, cards=0):
-    """Make one run unless it is done, and write its marker."""
-    marker = plan.marker(run)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    missing = [one for one in run.needs if status_of(plan, one) != "done"]
+def make(plan, run, cards: int = 0, start=None) -> int:
+    """Make one run unless it is done, and write its marker.
+
+    The status is 0 if there is one, and else that of the killed process.
+    ``start`` makes a process of a script, in place of a fresh interpreter.
+    """
+    ended = [status_of(plan, one) for one in run.needs]
+    missing = [
+        one
+        for one, status in zip(run.needs, ended)
+        if status not in ("done", "same")
+    ]
     if missing:
         print(run.typed(), flush=True)
-        _mark(marker, run, "skipped", f"needs {', '.join(missing)}")
+        _mark(plan, run, "skipped", f"needs {', '.join(missing)}")
         return 0
-    run = with_best_rates(plan, run)
+    twin = twin_of(run)
+    if twin:
+        told = f"lacks the same layers as {twin}"
+        _mark(plan, run, "same", told, twin=twin)
+        return 0
+    run = with_twins(plan, with_best_rates(plan, run))
     print(run.typed(), flush=True)
     with _alone(plan, run):
         put_aside(plan, run)
         if not is_done(plan, run):
-            ended, said = _type_it(plan, run, cards)
+            ended, said = _type_it(plan, run, cards, start)
             if _was_killed(ended, plan, run):
                 return ended if 0 < ended < 256 else 1
             if ended or not is_done(plan, run):
-                _mark(marker, run, "failed", _error(plan, run, said))
+                _mark(plan, run, "failed", _error(plan, run, said))
                 return 0
-        _mark(marker, run, "done")
+        _mark(plan, run, "done")
     return 0
 
 
-def _mark(marker, run, status, error=None):
+def _mark(plan, run, status, error=None, **more):
     """Write a marker, after which the graph holds the run for ended."""
     if error:
         print(f"{run.name}: {status}: {error}", flush=True)
-    write_json(
-        marker,
-        {
-            "run": run.name,
-            "status": status,
-            "error": error,
-            "made": run.made,
-            "command": run.typed(),
-        },
-    )
+    marker = plan.marker(run)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    content = {"run": run.name, "status": status, "error": error, **more}
+    write_json(marker, {**content, "made": run.made, "command": run.typed()})
 
 
 @contextlib.contextmanager
@@ -92,52 +98,24 @@ def _alone(plan, run):
         yield
 
 
-def _type_it(plan, run, cards):
-    """Run the command; its output goes to the terminal and into a file."""
+def _type_it(plan, run, cards, start):
+    """Run the command with its output in a file; its status and that output."""
     log = plan.results / "logs" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
-    with held_cards(cards, plan.results / "graph" / "cards") as given:
-        environment |= given
-        place = None if cards else os.environ.get(VARIABLE)
-        ended = run_warm(place, run.command, run.folder, environment, log)
+    with processes.held_gpus(cards, plan.results / "graph" / "cards") as given:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            **given,
+        }
+        told = (run.command, run.folder, environment, log)
+        ended = start(*told) if start and not cards else None
         if ended is None:
-            ended = _run_cold(cards, run, environment, log)
+            ended = processes.run_started(*told, cards)
     said = log.read_text(encoding="utf-8", errors="replace")
-    note = note_file(plan, run)
-    write_json(note, {"trained": run.trained, "ended": ended})
+    write_json(note_file(plan, run), {"trained": run.trained, "ended": ended})
     return ended, said
-
-
-def _starter(cards):
-    """What stands before the script's name: Python, or torchrun's."""
-    if cards > 1:
-        return [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={cards}",
-        ]
-    return [sys.executable]
-
-
-def _run_cold(cards, run, environment, log):
-    """Run the command in a process of its own; its exit status (int)."""
-    with open(log, "wb") as stream:
-        process = subprocess.Popen(
-            [*_starter(cards), *run.command],
-            cwd=run.folder,
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
-        )
-        return process.wait()
 
 
 def _was_killed(ended, plan, run):
@@ -155,7 +133,7 @@ def _error(plan, run, said):
     return error or (lines[-1] if lines else "it printed nothing")
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Read the command line and make the run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("plan", help="the study's plan.json")
@@ -163,7 +141,12 @@ def main(argv=None):
     parser.add_argument("--cards", type=int, default=0, help="GPUs")
     options = parser.parse_args(argv)
     plan = Study.load(options.plan)
-    return make(plan, plan.runs[options.run], options.cards)
+    place = os.environ.get(processes.VARIABLE)
+
+    def asked(*told):
+        return processes.run_asked(place, *told)
+
+    return make(plan, plan.runs[options.run], options.cards, asked)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What a study's configuration may say, and what is told where it says else."""
 
-from study import REPORTS
+from __future__ import annotations
+
+from speechllm.study.state import REPORTS
 
 # Top-level keys and what each holds.
 KEYS = {
@@ -9,9 +11,12 @@ KEYS = {
     "baseline_seeds": list,
     "cards": int,
     "features": bool,
+    "flat": bool,
+    "run_name": str,
     "set": dict,
     "data": dict,
     "systems": dict,
+    "checks": dict,
     "report": str,
     "healings": dict,
     "utterances": int,
@@ -21,14 +26,18 @@ SYSTEM_KEYS = (
     "recipe data baseline healed set set_baseline set_healed tables control "
     "study score needs plans tuning"
 ).split()
-STUDY_KEYS = ("depths", "healing", "path", "steps", "seeds")
+ENTRY_KEYS = (
+    "depths healing path steps seeds run_name differs at_least"
+).split()
+SCORE_KEYS = ("recipe", "data", "sets", "set", "runs")
+CHECK_KEYS = ("recipe", "command", "needs")
 
 
 class PlanError(ValueError):
     """What is wrong with a study's configuration, and how to mend it."""
 
 
-def checked(config, file):
+def checked(config: dict, file: str) -> dict:
     """A configuration, refused where it has what is not known."""
     _check(config, KEYS, f"{file}: ")
     for key in ("results", "seeds", "systems"):
@@ -44,15 +53,22 @@ def checked(config, file):
         raise PlanError(
             f"{file}: report: {report}, choose from {', '.join(REPORTS)}"
         )
-    systems = {}
-    for name, system in config["systems"].items():
-        where = f"{file}: systems.{name}."
-        _check(system, SYSTEM_KEYS, where)
-        study = list(_flat(system.get("study", [])))
-        for one in study:
-            _check(one, STUDY_KEYS, f"{where}study.")
-        systems[name] = {**system, "study": study}
+    for name, one in config.get("checks", {}).items():
+        _check(one, CHECK_KEYS, f"{file}: checks.{name}.")
+    systems = {
+        name: _checked_system(system, f"{file}: systems.{name}.")
+        for name, system in config["systems"].items()
+    }
     return {**config, "systems": systems}
+
+
+def _checked_system(system, where):
+    _check(system, SYSTEM_KEYS, where)
+    _check(system.get("score") or {}, SCORE_KEYS, f"{where}score.")
+    entries = list(_flat(system.get("study", [])))
+    for one in entries:
+        _check(one, ENTRY_KEYS, f"{where}study.")
+    return {**system, "study": entries}
 
 
 def _check(given, known, where):

@@ -7,7 +7,7 @@ are done: the command line of what needs them is completed then.
 import dataclasses
 import math
 
-from study_state import result_of
+from speechllm.study.state import result_of
 
 KEYS = ("depth", "steps", "trials", "healing", "test_splits")
 
