@@ -360,6 +360,7 @@ def write_settings(folder, decoder, encoder, kind="wavlm"):
         revision: main
         kind: {kind}
         dtype: float32
+        output_norm: False
     run_name: base
     train_splits: [train-clean-100]
     valid_splits: [dev-clean]

@@ -155,8 +155,9 @@ def test_mixed_batch_gives_each_row_its_task(tasks, rows):
         alone = model.transcribe(x_BSF, tokens_B, limits_B[one])
         assert together[index] == alone[0]
         theirs_NV, _ = model(x_BSF, tokens_B, targets[one])
+        # In fp32, and sums are taken in another order than alone.
         torch.testing.assert_close(
-            parts[index], theirs_NV, atol=1e-5, rtol=1e-5
+            parts[index], theirs_NV, atol=4e-5, rtol=1e-5
         )
     assert labels_N.tolist() == torch.cat(targets).tolist()
 
