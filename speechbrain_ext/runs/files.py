@@ -1,5 +1,8 @@
 """What results are written with: files that are whole or not there."""
 
+from __future__ import annotations
+
+import contextlib
 import errno
 import hashlib
 import json
@@ -7,8 +10,10 @@ import math
 import os
 import platform
 import uuid
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
 MENDS = {
     errno.ENOSPC: "Free some space there",
@@ -59,71 +64,55 @@ def plain(value, where=""):
     )
 
 
-def write_json(path, obj):
-    """Write JSON so that the file is the old one or the new one, never less.
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Open a file that appears under its name when it is whole, or never.
 
     Arguments
     ---------
     path : str or Path
         The file; its folder must exist.
-    obj : object
-        What `plain` takes.
+    mode : str
+        "w" for text in UTF-8, with the newlines as they are given, or "wb".
+
+    Yields
+    ------
+    stream : file object
+        A file beside the path. At the end of the block it is brought to the
+        disk and renamed; an error in the block removes it.
 
     Raises
     ------
     OSError
         If it cannot be written (no space left, no permission): names the
-        file. A file that stood there before is untouched.
-    """
-    text = json.dumps(plain(obj), indent=2, ensure_ascii=False)
-    write_text(path, text + "\n")
+        file and what to do. A file that stood there before is untouched.
 
-
-def write_text(path, text):
-    """Write a text file by way of a temporary one in the same folder.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file; its folder must exist.
-    text : str
-        Its content.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written: names the file and what to do.
-    """
-    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
-
-
-def write_atomically(path, write):
-    """Let a function write a temporary file, then put it in its place.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file; its folder must exist.
-    write : callable
-        Takes the open binary stream.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written: names the file and what to do.
+    Example
+    -------
+    >>> import tempfile, os
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "scores.txt")
+    ...     with atomic_write(path) as stream:
+    ...         _ = stream.write("WER 1.58")
+    ...     open(path).read(), os.listdir(folder)
+    ('WER 1.58', ['scores.txt'])
     """
     path = Path(path)
     # In the same folder, as a rename is atomic within a file system only.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    how = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(temporary, "wb") as stream:
-            write(stream)
+        with open(temporary, mode, **how) as stream:
+            yield stream
             stream.flush()
             # Or a power cut could leave the new name with no content.
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
+        # The block may have failed over another file: that one is named.
+        if error.filename not in (None, str(temporary), str(path.parent)):
+            raise
         mend = MENDS.get(error.errno, "Choose another folder")
         raise OSError(
             error.errno,
@@ -133,6 +122,18 @@ def write_atomically(path, write):
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, obj: object) -> None:
+    """Write what `plain` takes as JSON, by way of `atomic_write`."""
+    text = json.dumps(plain(obj), indent=2, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file by way of `atomic_write`."""
+    with atomic_write(path) as stream:
+        stream.write(text)
 
 
 def _sync_folder(folder):

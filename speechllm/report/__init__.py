@@ -16,13 +16,13 @@ from speechllm.report.command import main
 from speechllm.report.curves import draw_curves
 from speechllm.report.heatmaps import draw_heatmaps, read_tables
 from speechllm.report.summary import summarise
-from speechllm.report.table import markdown_table
+from speechllm.report.table import table_text
 
 __all__ = [
     "draw_curves",
     "draw_heatmaps",
     "main",
-    "markdown_table",
+    "table_text",
     "read_tables",
     "summarise",
 ]

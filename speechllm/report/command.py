@@ -11,7 +11,7 @@ from speechllm.report.drawing import COLUMN_WIDTH, FULL_WIDTH
 from speechllm.report.heatmaps import draw_heatmaps, read_tables
 from speechllm.report.page import Page, planned_runs
 from speechllm.report.summary import summarise
-from speechllm.report.table import markdown_table
+from speechllm.report.table import table_text
 
 
 def main(argv=None):
@@ -31,7 +31,7 @@ def main(argv=None):
         return 2
     output = Path(options.output or options.results)
     output.mkdir(parents=True, exist_ok=True)
-    table = markdown_table(found.all, found.broken)
+    table = table_text(found.all, found.broken)
     write_json(output / "summary.json", summarise(found.all))
     write_text(output / "table.md", table)
     print(table)

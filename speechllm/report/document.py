@@ -2,7 +2,7 @@
 
 import base64
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 STYLE = """
@@ -64,35 +64,6 @@ class Lines:
         """Of this part (str)."""
         items = "".join(f"<li>{html.escape(i)}</li>" for i in self.items)
         return f"<ul>{items}</ul>"
-
-
-@dataclass
-class Table:
-    """A table."""
-
-    header: list
-    rows: list
-    paper: set = field(default_factory=set)
-
-    def markdown(self):
-        """Of this part, its columns aligned (str)."""
-        rows = [[str(c).replace("|", "\\|") for c in row] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(self.header, *rows)]
-        lines = [self.header, ["-" * width for width in widths], *rows]
-        return "".join(
-            "| " + " | ".join(map(str.ljust, line, widths)) + " |\n"
-            for line in lines
-        )
-
-    def html(self, folder):
-        """Of this part (str)."""
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in self.header)
-        body = ""
-        for number, row in enumerate(self.rows):
-            mark = ' class="paper"' if number in self.paper else ""
-            cells = "".join(f"<td>{html.escape(str(c))}</td>" for c in row)
-            body += f"<tr{mark}>{cells}</tr>\n"
-        return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
 
 
 @dataclass

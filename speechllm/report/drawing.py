@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from pathlib import Path
 
-from speechbrain_ext.runs.files import write_atomically
+from speechbrain_ext.runs.files import atomic_write
 
 # Okabe and Ito's colours, told apart by people of any colour vision, and
 # darker ones of the same hues.
@@ -49,14 +49,10 @@ def figure(path, size, dots=200, pdf=False, font=8):
         # Agg needs no display.
         canvas = FigureCanvasAgg(drawn)
         yield drawn
-        write_atomically(path, canvas.print_png)
+        with atomic_write(path, "wb") as stream:
+            canvas.print_png(stream)
         if pdf:
-            vector = Path(path).with_suffix(".pdf")
-            # Without a date the same results give the same file.
-            plain = {"CreationDate": None}
-            write_atomically(
-                vector,
-                lambda stream: drawn.savefig(
-                    stream, format="pdf", metadata=plain
-                ),
-            )
+            with atomic_write(Path(path).with_suffix(".pdf"), "wb") as stream:
+                # Without a date the same results give the same file.
+                plain = {"CreationDate": None}
+                drawn.savefig(stream, format="pdf", metadata=plain)

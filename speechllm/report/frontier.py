@@ -5,13 +5,12 @@ from statistics import mean
 
 import numpy as np
 
-from speechllm.report.document import Table
 from speechllm.report.drawing import COLUMN_WIDTH, figure
 from speechllm.report.estimates import estimate
 from speechllm.report.estimates import mean as mean_of
 from speechllm.report.figure_two import colour_of
 from speechllm.report.summary import seconds
-from speechllm.report.tables import GAP, system_name
+from speechllm.report.tables import GAP, Table, system_name
 
 # Marks of what chose the layers, speech's angular path first.
 OWN_PATH = "the system's own path"

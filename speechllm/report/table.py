@@ -11,11 +11,12 @@ from speechllm.report.summary import (
     system,
     tolerated_depths,
 )
+from speechllm.report.tables import markdown_table
 
 MISSING = "—"
 
 
-def markdown_table(runs, broken=()):
+def table_text(runs, broken=()):
     """All that a study says in words and numbers."""
     parts = []
     runs = sorted(runs, key=order)
@@ -48,7 +49,7 @@ def _scores_table(runs, sets):
             cells += _score_cells(run, sets, best)
             rows.append([*cells, at_limit(run) or MISSING] if limits else cells)
     note += "\n"
-    return "\n".join([_aligned(header, rows), note])
+    return "\n".join([markdown_table(header, rows), note])
 
 
 def _metric(runs):
@@ -204,7 +205,7 @@ def _paths_table(runs, sets):
     if not rows:
         return ""
     header = ["Model", "Layers", "Healing", "Path", "Removed", *sets]
-    return "The same along different paths:\n\n" + _aligned(header, rows)
+    return "The same along different paths:\n\n" + markdown_table(header, rows)
 
 
 def _not_counted(runs, broken):
@@ -215,15 +216,3 @@ def _not_counted(runs, broken):
     ]
     lines += [f"- {path}: cannot be read, {fault}" for path, fault in broken]
     return "\n".join(["Not counted:\n", *lines]) + "\n" if lines else ""
-
-
-def _aligned(header, rows):
-    """A Markdown table whose columns line up in a terminal."""
-    # A bar inside a cell would end it.
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "".join(
-        "| " + " | ".join(map(str.ljust, line, widths)) + " |\n"
-        for line in lines
-    )

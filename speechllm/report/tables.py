@@ -1,11 +1,57 @@
 """Tables 1 and 2 of a study, the paper's own rows beside it."""
 
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 from speechllm.report import paper
-from speechllm.report.document import Table
 from speechllm.report.estimates import estimate
 from speechllm.report.tolerance import largest
 
 GAP = "—"
+
+
+def markdown_row(cells: Sequence, widths: Sequence[int] = ()) -> str:
+    """A line of a Markdown table; `widths` pads its cells."""
+    # A bar inside a cell would end it.
+    cells = [str(cell).replace("|", "\\|") for cell in cells]
+    padded = map(str.ljust, cells, widths or [0] * len(cells))
+    return f"| {' | '.join(padded)} |\n"
+
+
+def markdown_table(header: Sequence, rows: Sequence[Sequence]) -> str:
+    """A Markdown table whose columns line up in a terminal."""
+    lines = [header, *rows]
+    widths = [
+        max(len(str(cell).replace("|", "\\|")) for cell in column)
+        for column in zip(*lines, strict=True)
+    ]
+    rule = ["-" * width for width in widths]
+    lines.insert(1, rule)
+    return "".join(markdown_row(line, widths) for line in lines)
+
+
+@dataclass
+class Table:
+    """A table."""
+
+    header: list
+    rows: list
+    paper: set = field(default_factory=set)
+
+    def markdown(self):
+        """Of this part, its columns aligned (str)."""
+        return markdown_table(self.header, self.rows)
+
+    def html(self, folder):
+        """Of this part (str)."""
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in self.header)
+        body = ""
+        for number, row in enumerate(self.rows):
+            mark = ' class="paper"' if number in self.paper else ""
+            cells = "".join(f"<td>{html.escape(str(c))}</td>" for c in row)
+            body += f"<tr{mark}>{cells}</tr>\n"
+        return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
 
 
 def system_name(which):

@@ -6,9 +6,8 @@ import numpy as np
 
 from speechllm.report import paper
 from speechllm.report.claims.sizes import adjacent_sizes
-from speechllm.report.document import Table
 from speechllm.report.estimates import estimate, mean
-from speechllm.report.tables import GAP, said
+from speechllm.report.tables import GAP, Table, said
 from speechllm.report.tolerance import largest
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from speechbrain_ext import runs as results
+from speechbrain_ext.runs import files
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechllm.report.claims.strategies import peak_memory
 
@@ -107,6 +108,28 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, where):
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
+    path = tmp_path / "scores.bin"
+    with files.atomic_write(path, "wb") as stream:
+        stream.write(b"old")
+    with pytest.raises(RuntimeError), files.atomic_write(path, "wb") as stream:
+        stream.write(b"half of the ")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["scores.bin"]
+    # A fault of another file is not told as one of this.
+    with pytest.raises(FileNotFoundError, match="other"):
+        with files.atomic_write(path) as stream:
+            stream.write((tmp_path / "other").read_text())
+    assert path.read_bytes() == b"old"
+
+
+def test_newlines_are_written_as_they_are(tmp_path):
+    with files.atomic_write(tmp_path / "x.csv") as stream:
+        stream.write("a,b\r\né,1\n")
+    assert (tmp_path / "x.csv").read_bytes() == "a,b\r\né,1\n".encode()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

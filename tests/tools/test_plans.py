@@ -50,7 +50,7 @@ from speechllm.cli.describe import describe
 from speechllm.export.write import export_runs
 from speechllm.exported.model import SpeechLLM
 from speechllm.report.summary import summarise
-from speechllm.report.table import markdown_table
+from speechllm.report.table import table_text
 
 
 def make_plan(layers, **changes):
@@ -413,7 +413,7 @@ def check_reports(results):
     [record] = [r for r in summarise(runs.all) if r["name"] == "holes"]
     assert record["removed_layers"] == [1, 3] and record["start"] is None
     assert (record["removed"], record["rule"]) == (2, "even")
-    assert "+ pruning, both" in markdown_table(runs.all)
+    assert "+ pruning, both" in table_text(runs.all)
 
 
 def check_exported(folder, corpus, said, exported):

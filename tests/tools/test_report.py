@@ -64,10 +64,10 @@ def a_study():
 
 def test_answers_at_their_limit_stand_beside_the_scores():
     runs = [a_run("base", 2.0), a_run("b2", 2.25, 2, "both")]
-    assert "At limit" not in report.markdown_table(runs)  # older results
+    assert "At limit" not in report.table_text(runs)  # older results
     for one, hit in zip(runs[1].scores.values(), (3, 0)):
         one.utterances, one.hit_limit = 40, hit
-    table = report.markdown_table(runs)
+    table = report.table_text(runs)
     header, _, whole, pruned = table.split("\n")[2:6]
     assert header.split("|")[-2].strip() == "At limit"
     assert whole.split("|")[-2].strip() == "—"
@@ -188,7 +188,7 @@ def _cells(table, start):
 
 
 def test_table_has_the_figures_of_the_runs():
-    table = report.markdown_table(a_study())
+    table = report.table_text(a_study())
     assert _cells(table, "mini-qwen")[0] == [
         "mini-qwen",
         "-",
@@ -207,7 +207,7 @@ def test_table_has_the_figures_of_the_runs():
 
 def test_failed_runs_say_failed_and_missing_ones_are_a_dash():
     runs = a_study()
-    table = report.markdown_table(runs, [("x/result.json", "cut short")])
+    table = report.table_text(runs, [("x/result.json", "cut short")])
     two, four, six = _cells(table, "+ pruning, none (speech path)")
     assert two[3].startswith("9.87")
     assert four[3:] == ["failed", "failed"]
@@ -220,12 +220,12 @@ def test_failed_runs_say_failed_and_missing_ones_are_a_dash():
 def test_a_set_that_a_run_lacks_is_a_dash():
     runs = a_study()
     del runs[5].scores["test-other"]
-    table = report.markdown_table(runs)
+    table = report.table_text(runs)
     assert _cells(table, "+ pruning, both (speech path)")[1][4] == "—"
 
 
 def test_largest_depth_is_told_for_each_healing_and_path():
-    table = report.markdown_table(a_study())
+    table = report.table_text(a_study())
     assert "healing both, speech path: 4 of 12 layers (33.3 %)" in table
     assert "healing both, text path: 2 of 12 layers (16.7 %)" in table
     assert "healing none, speech path: 0 of 12 layers (0.0 %)" in table
@@ -233,12 +233,12 @@ def test_largest_depth_is_told_for_each_healing_and_path():
 
 
 def test_paths_stand_side_by_side():
-    table = report.markdown_table(a_study())
+    table = report.table_text(a_study())
     rows = [row for row in _cells(table, "mini-qwen") if len(row) == 7]
     assert [row[3] for row in rows] == ["speech", "text"]
     assert rows[0][5] == "2.25 [1.80, 5.62]"
     without = [run for run in a_study() if run.name != "b2t"]
-    assert "different paths" not in report.markdown_table(without)
+    assert "different paths" not in report.table_text(without)
 
 
 def test_seeds_are_told_apart_and_averaged():
@@ -248,7 +248,7 @@ def test_seeds_are_told_apart_and_averaged():
         a_run("b4-2", 2.5, 4, "both", seed=2),
         a_run("base-2", 2.0, seed=2),
     ]
-    table = report.markdown_table(runs)
+    table = report.table_text(runs)
     assert _cells(table, "+ pruning, both (speech path), seed 2")
     (found,) = [
         one
@@ -361,8 +361,9 @@ def test_without_matplotlib_the_table_is_there_and_the_extra_named(
 def test_importing_the_parts_without_models_brings_no_torch():
     code = (
         "import sys\n"
-        "from speechbrain_ext import report, results, scoring\n"
-        "scoring.wer([('Mr. A', 'mister a')]); scoring.bleu(['a'], ['a'])\n"
+        "from speechbrain_ext import runs, scores\n"
+        "from speechllm import report\n"
+        "scores.wer([('Mr. A', 'mister a')]); scores.bleu(['a'], ['a'])\n"
         "print('torch' in sys.modules)"
     )
     run = subprocess.run(

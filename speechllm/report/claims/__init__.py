@@ -3,7 +3,7 @@
 from speechllm.report.claims.paths import across_tasks, text_and_speech
 from speechllm.report.claims.sizes import adaptation, bigger_lose_more
 from speechllm.report.claims.strategies import healing_order, savings
-from speechllm.report.document import Table
+from speechllm.report.tables import Table
 
 __all__ = ["all_claims", "claims_table"]
 

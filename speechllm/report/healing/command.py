@@ -6,7 +6,6 @@ from pathlib import Path
 
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import load_runs
-from speechllm.report.document import Table
 from speechllm.report.drawing import FULL_WIDTH
 from speechllm.report.frontier import draw_frontier
 from speechllm.report.healing.ratios import (
@@ -17,6 +16,7 @@ from speechllm.report.healing.ratios import (
 )
 from speechllm.report.page import planned_runs
 from speechllm.report.summary import summarise
+from speechllm.report.tables import Table
 
 MISSING = "missing"
 NO_MEASURE = "the paper's loses nothing"
