@@ -93,7 +93,7 @@ def test_make_mini_plans_what_its_documented_runs_are(tmp_path):
         assert words.get("--prune_layers", "0") == str(one["removed"])
         if one["removed"]:
             assert words["--healing"] == one["healing"]
-            assert words["--path_from"] == one["path"]["from"]
+            assert words["--path_from"] == one["path"]
         # All else is what the recipe's own YAML says.
         assert set(words) <= {
             *("--run_name", "--seed", "--prune_layers", "--healing"),
@@ -199,7 +199,7 @@ def test_agreement_and_the_check_are_told(study, capsys):
     assert "2.00 MiB together, 4.00 MiB as systems" in told
     assert rows["En-De"][:4] == ["0.0000", "1.0000", "1.00", "1.00"]
     compared = study.results / "tables-mini-mini_lora.json"
-    assert json.loads(compared.read_text())["correlation"] == 1
+    assert json.loads(compared.read_text())["correlation"] > 0.999
 
 
 def test_shared_runs_follow_recognition(study):
