@@ -17,8 +17,6 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
-from tqdm import tqdm
-
 from speechllm.study.plan import PlanError, read_plan
 from speechllm.study.processes import is_script, run_forked
 from speechllm.study.run import make
@@ -29,10 +27,8 @@ def run_all(plan, workers: int = 2) -> None:
     """Make all runs of a plan that have not ended yet, in its order."""
     waiting = [n for n in plan.runs if status_of(plan, n) == "absent"]
     left, running, stopped = set(waiting), {}, threading.Event()
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(waiting), unit="run") as bar,
-    ):
+    total = len(waiting)
+    with ThreadPoolExecutor(workers) as pool:
         try:
             while left:
                 ready = [n for n in waiting if not _needed(plan, n, left)]
@@ -42,8 +38,10 @@ def run_all(plan, workers: int = 2) -> None:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for one in done:
                     left.remove(running.pop(one))
-                    one.result()
-                    bar.update()
+                    print(
+                        f"[{total - len(left)}/{total}] {one.result()}",
+                        flush=True,
+                    )
         except BaseException:
             # The runs that are under way have met the same Ctrl-C.
             stopped.set()
@@ -56,13 +54,13 @@ def _needed(plan, name, left):
 
 
 def _make(plan, name, stopped):
-    """Make one run, a second time if it was killed."""
+    """Make one run, a second time if it was killed; how it ended."""
     run, began = plan.runs[name], time.monotonic()
     told = plan, run, plan.cards_of(run.kind), _forked
     if make(*told) and not stopped.is_set():
         make(*told)
     took = f"{time.monotonic() - began:.0f} s"
-    tqdm.write(f"{name}: {status_of(plan, name)} after {took}")
+    return f"{name}: {status_of(plan, name)} after {took}"
 
 
 def _forked(command, *told):

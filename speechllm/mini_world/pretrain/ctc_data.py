@@ -8,18 +8,25 @@ another noise.
 import json
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 
-from speechllm.mini_world.speech import SAMPLE_RATE, Utterance, add_noise, speak
-from speechllm.mini_world.text import (
+from speechbrain_ext.runs.files import write_text
+from speechllm.mini_world.corpus.building import in_shards
+from speechllm.mini_world.corpus.speech import (
+    SAMPLE_RATE,
+    Utterance,
+    add_noise,
+    speak,
+)
+from speechllm.mini_world.corpus.text import (
     draw_sentences,
     draw_word_list,
     spoken_form,
 )
-from speechllm.mini_world.voices import speakers, utter
+from speechllm.mini_world.corpus.voices import speakers, utter
 
 SHARD = 500
 RATES = (115, 245)
@@ -62,18 +69,14 @@ def held_out_speech(folder, split, language, count, seed=99):
     return plan
 
 
-def speak_once(plan, scratch, processes=2):
+def speak_once(plan: list, scratch: str, processes: int = 2) -> None:
     """Speak a plan unless its audio is there from an earlier run."""
-    mark = os.path.join(scratch, "finished.json")
+    mark = Path(scratch, "finished.json")
     wanted = json.dumps([vars(one) for one in plan])
-    if os.path.exists(mark):
-        with open(mark, encoding="utf-8") as file:
-            if file.read() == wanted:
-                return
-    shards = [plan[i : i + SHARD] for i in range(0, len(plan), SHARD)]
-    speak(shards, scratch, processes)
-    with open(mark, "w", encoding="utf-8") as file:
-        file.write(wanted)
+    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
+        return
+    speak(in_shards(plan, SHARD), scratch, processes)
+    write_text(mark, wanted)
 
 
 def disguise(wav_N, rng, strength=1.0):
@@ -131,12 +134,3 @@ class SpeechBatches:
     def clean(self, index):
         """One utterance as it was spoken."""
         return self.wavs[index] / np.float32(32768.0)
-
-
-def pad(sequences, value=0):
-    """Pad sequences on the right."""
-    lengths = torch.tensor([len(s) for s in sequences])
-    padded = torch.nn.utils.rnn.pad_sequence(
-        sequences, batch_first=True, padding_value=value
-    )
-    return padded, lengths

@@ -10,7 +10,7 @@ from functools import cache
 
 from num2words import num2words
 
-from speechllm.mini_world import lexicon
+from speechllm.mini_world.corpus import lexicon
 
 LANGUAGES = ("en", "de", "fr")
 

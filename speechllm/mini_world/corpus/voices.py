@@ -7,8 +7,8 @@ set has accents that no other split has, slow and fast speech and more noise.
 import random
 from dataclasses import dataclass
 
-from speechllm.mini_world.espeak import variants
-from speechllm.mini_world.speech import Utterance
+from speechllm.mini_world.corpus.espeak import variants
+from speechllm.mini_world.corpus.speech import Utterance
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,19 @@
 """Pretraining of the mini encoders by CTC over characters."""
 
-import json
-import math
 import os
-import time
 
 import torch
 
-from speechllm.mini_world.ctc_data import (
+from speechbrain_ext.scores.words import wer
+from speechllm.mini_world.pretrain.ctc_data import (
     SpeechBatches,
     held_out_speech,
-    pad,
     pretraining_speech,
     speak_once,
 )
-from speechllm.mini_world.folders import load_weights, save
-from speechllm.mini_world.front_ends import FRONT_ENDS, WIDTH
-from speechllm.mini_world.measures import word_error_rate
-from speechllm.mini_world.tokens import all_words
+from speechllm.mini_world.pretrain.front_ends import FRONT_ENDS, WIDTH
+from speechllm.mini_world.pretrain.tokens import all_words
+from speechllm.mini_world.pretrain.training import Training, load_weights
 
 # Share of the steps over which augmentation grows to its full strength.
 RAMP = 0.3
@@ -31,8 +27,10 @@ def alphabet():
     return "".join(sorted(found))
 
 
-class EncoderTraining:
+class EncoderTraining(Training):
     """The CTC pretraining of one encoder."""
+
+    WARMUP = 200
 
     def __init__(
         self,
@@ -48,8 +46,8 @@ class EncoderTraining:
         held_out=60,
         start_from=None,
     ):
+        super().__init__(output, steps, save_every)
         torch.manual_seed(seed)
-        self.output, self.steps, self.save_every = output, steps, save_every
         self.net = FRONT_ENDS[kind]()
         self.alphabet = alphabet()
         self.head = torch.nn.Linear(WIDTH, len(self.alphabet) + 1)
@@ -59,16 +57,7 @@ class EncoderTraining:
         ramp = 0 if start_from else int(RAMP * steps)
         self.stream = self.batches.endless(seconds, seed, ramp)
         parameters = [*self.net.parameters(), *self.head.parameters()]
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=0.01,
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, self._rate
-        )
+        self.optimise(parameters, learning_rate, 0.98, 0.01)
         if start_from:
             load_weights(self.net.model, start_from)
             self._fit_head()
@@ -80,7 +69,7 @@ class EncoderTraining:
         for parameter in learning:
             parameter.requires_grad_(False)
         for _ in range(steps):
-            self._loss(*next(self.stream)).backward()
+            self.next_loss().backward()
             optimizer.step()
             optimizer.zero_grad()
         for parameter in learning:
@@ -99,45 +88,21 @@ class EncoderTraining:
                 tests[name] = SpeechBatches(own, self.alphabet)
         return SpeechBatches(plan, self.alphabet), tests
 
-    def _rate(self, step):
-        """Linear over 200 steps at most, half a cosine to a fiftieth."""
-        progress = min(1.0, step / self.steps)
-        cosine = 0.51 + 0.49 * math.cos(math.pi * progress)
-        return cosine * min(1.0, (step + 1) / min(200, self.steps / 5))
+    def saved(self):
+        """The parts of a model's folder."""
+        return self.net.model, self.net.extractor
 
-    def run(self):
-        """Train, log and save."""
-        log, losses, start = [], [], time.time()
-        for step in range(1, self.steps + 1):
-            losses.append(self.step())
-            if step % 50 == 0 or step == self.steps:
-                entry = {
-                    "step": step,
-                    "loss": round(sum(losses) / len(losses), 4),
-                    "seconds": round(time.time() - start),
-                }
-                losses = []
-                if step % self.save_every == 0 or step == self.steps:
-                    entry |= self.errors()
-                    save(self.net.model, self.net.extractor, self.output)
-                print(json.dumps(entry), flush=True)
-                log.append(entry)
-        return log
-
-    def step(self):
-        """One optimiser step."""
-        loss = self._loss(*next(self.stream))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.schedule.step()
-        return loss.item()
+    def next_loss(self) -> torch.Tensor:
+        """The loss of the next batch."""
+        return self._loss(*next(self.stream))
 
     def _loss(self, wavs, labels):
         self.net.train()
         features, frames = self.net(wavs)
-        labels, lengths = pad([torch.tensor(row) for row in labels])
+        lengths = torch.tensor([len(row) for row in labels])
+        labels = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in labels], batch_first=True
+        )
         return torch.nn.functional.ctc_loss(
             self.head(features).log_softmax(-1).transpose(0, 1),
             labels,
@@ -147,7 +112,7 @@ class EncoderTraining:
         )
 
     @torch.no_grad()
-    def errors(self):
+    def figures(self) -> dict:
         """Word error rate of greedy CTC on each held-out set."""
         self.net.eval()
         scores = {}
@@ -156,7 +121,8 @@ class EncoderTraining:
                 self._recognise(speech.clean(i))
                 for i in range(len(speech.wavs))
             ]
-            scores[name] = round(word_error_rate(heard, speech.texts), 1)
+            pairs = zip(speech.texts, heard, strict=True)
+            scores[name] = round(wer(pairs, normalise=None), 1)
         return scores
 
     def _recognise(self, wav):

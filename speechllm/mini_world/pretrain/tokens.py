@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from speechllm.mini_world.shapes import LANGUAGES
-from speechllm.mini_world.text import draw_sentences, spoken_form, words
+from speechllm.mini_world.corpus.shapes import LANGUAGES
+from speechllm.mini_world.corpus.text import draw_sentences, spoken_form, words
 
 PROMPTS = {
     "transcribe": "\ntranscribe:",

@@ -9,11 +9,11 @@ import hashlib
 import os
 import random
 
-from speechllm.mini_world.building import build, check_sizes, in_shards
-from speechllm.mini_world.shapes import LANGUAGES
-from speechllm.mini_world.speech import speak
-from speechllm.mini_world.text import draw_sentences
-from speechllm.mini_world.voices import speakers, utter
+from speechllm.mini_world.corpus.building import build, check_sizes, in_shards
+from speechllm.mini_world.corpus.shapes import LANGUAGES
+from speechllm.mini_world.corpus.speech import speak
+from speechllm.mini_world.corpus.text import draw_sentences
+from speechllm.mini_world.corpus.voices import speakers, utter
 
 # Utterances of each split.
 SIZES = {"train": 2400, "dev": 150, "test": 300}

@@ -8,10 +8,10 @@ import os
 
 import soundfile
 
-from speechllm.mini_world.building import build, check_sizes, in_shards
-from speechllm.mini_world.librispeech import plan_splits
-from speechllm.mini_world.speech import SAMPLE_RATE, speak
-from speechllm.mini_world.text import spoken_form
+from speechllm.mini_world.corpus.building import build, check_sizes, in_shards
+from speechllm.mini_world.corpus.librispeech import plan_splits
+from speechllm.mini_world.corpus.speech import SAMPLE_RATE, speak
+from speechllm.mini_world.corpus.text import spoken_form
 
 # Utterances of each subset, and the split of LibriSpeech's that it is.
 SIZES = {"small": 600, "dev": 200}

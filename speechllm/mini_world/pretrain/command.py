@@ -11,13 +11,14 @@ import argparse
 import json
 import os
 import tempfile
+from pathlib import Path
 
 import torch
 
-from speechllm.mini_world.decoders import DecoderTraining
-from speechllm.mini_world.encoders import EncoderTraining
+from speechllm.mini_world.pretrain.decoders import DecoderTraining
+from speechllm.mini_world.pretrain.encoders import EncoderTraining
 
-MODELS_FOLDER = os.path.join(os.path.dirname(__file__), "models")
+MODELS_FOLDER = str(Path(__file__).parents[1] / "models")
 # All sizes of a family go through the same stages, so that nothing but the
 # depth tells them apart. The first of Qwen2's is the head of a longer
 # schedule.
@@ -139,7 +140,10 @@ def _write_record(folder, name, settings, figures, earlier=None):
 
 def main():
     """Read the command line and pretrain."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m speechllm.mini_world.pretrain",
+        description=__doc__.split("\n")[0],
+    )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=str(MODELS))
     parser.add_argument("--output", default=MODELS_FOLDER)
     parser.add_argument("--scratch", help="keeps the encoders' speech")
@@ -162,7 +166,3 @@ def main():
             print(f"{folder} is there already; nothing to do.")
             continue
         pretrain(name, arguments.output, arguments.scratch, **changes)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ import argparse
 import functools
 import json
 
-from speechllm.mini_world import covost2, librispeech, loquacious
+from speechllm.mini_world.corpus import covost2, librispeech, loquacious
 
 # How each is built, and the utterances of its splits.
 CORPORA = {
@@ -29,7 +29,10 @@ CORPORA = {
 
 def main(argv=None):
     """Read the command line and build."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m speechllm.mini_world.corpus",
+        description=__doc__.split("\n")[0],
+    )
     parser.add_argument("folder", help="receives the corpora's folders")
     parser.add_argument(
         "--corpora", nargs="+", choices=CORPORA, default=["librispeech"]
@@ -54,7 +57,3 @@ def main(argv=None):
                 processes=options.processes,
             )
         )
-
-
-if __name__ == "__main__":
-    main()

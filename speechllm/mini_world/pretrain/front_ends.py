@@ -10,7 +10,7 @@ from transformers import (
     WhisperModel,
 )
 
-from speechllm.mini_world.speech import SAMPLE_RATE
+from speechllm.mini_world.corpus.speech import SAMPLE_RATE
 
 WIDTH = 128
 

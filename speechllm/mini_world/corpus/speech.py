@@ -5,21 +5,21 @@ is therefore spoken by a fresh process, in a fixed order, so that a shard is
 the same to the bit whenever and beside whatever it is made.
 
 As a command this module speaks the shard described by a JSON file:
-``python -m speechllm.mini_world.speech SHARD.json``.
+``python -m speechllm.mini_world.corpus.speech SHARD.json``.
 """
 
 import json
 import os
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from speechllm.mini_world.espeak import Espeak, check_voice
+from speechllm.mini_world.corpus.espeak import Espeak, check_voice
 
 SAMPLE_RATE = 16000
 
@@ -50,7 +50,7 @@ def add_noise(wav_N, snr, seed):
     return wav_N + noise * np.sqrt(power / np.mean(noise**2))
 
 
-def speak_shard(utterances):
+def speak_shard(utterances: list[Utterance]) -> None:
     """Speak utterances in order, in this process, and write their files."""
     for voice in {u.voice for u in utterances}:
         check_voice(voice)
@@ -62,55 +62,49 @@ def speak_shard(utterances):
         wav = wav / max(1.25 * np.abs(wav).max(), 1e-9)
         os.makedirs(os.path.dirname(one.path) or ".", exist_ok=True)
         soundfile.write(one.path, wav.astype(np.float32), SAMPLE_RATE)
-        yield one
 
 
-def speak(shards, scratch, processes=2, title="speech"):
+def speak(
+    shards: list, scratch: str, processes: int = 2, title: str = "speech"
+) -> None:
     """Speak shards, each in a fresh process, a few at a time."""
     os.makedirs(scratch, exist_ok=True)
-    waiting = list(enumerate(shards))[::-1]
-    running = []
-    total = sum(map(len, shards))
-    try:
-        with tqdm(total=total, desc=title, unit="utt") as bar:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    index, shard = waiting.pop()
-                    running.append((_start(shard, scratch, index), shard))
-                for process, shard in list(running):
-                    if process.poll() is None:
-                        continue
-                    running.remove((process, shard))
-                    if process.returncode:
-                        raise RuntimeError(process.stderr.read())
-                    bar.update(len(shard))
-                time.sleep(0.02)
-    finally:
-        for process, _ in running:
-            process.kill()
+    with ThreadPoolExecutor(processes) as pool:
+        running = [
+            pool.submit(
+                _speak_apart, shard, f"{scratch}/shard-{index:04d}.json"
+            )
+            for index, shard in enumerate(shards)
+        ]
+        total = sum(map(len, shards))
+        try:
+            with tqdm(total=total, desc=title, unit="utt") as bar:
+                for one in as_completed(running):
+                    bar.update(one.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _start(shard, scratch, index):
-    """Start the process of one shard."""
-    path = os.path.join(scratch, f"shard-{index:04d}.json")
+def _speak_apart(shard, path):
+    """Speak a shard in a process of its own; how many utterances it has."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump([asdict(one) for one in shard], file)
-    # One thread each: the processes share the cores among themselves.
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    return subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-m", __name__, path],
-        env=environment,
+        # One thread each: the processes share the cores among themselves.
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
         stderr=subprocess.PIPE,
         text=True,
     )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return len(shard)
 
 
 def main(path):
     """Speak the shard that a JSON file describes."""
     with open(path, encoding="utf-8") as file:
-        shard = [Utterance(**fields) for fields in json.load(file)]
-    for _ in speak_shard(shard):
-        pass
+        speak_shard([Utterance(**fields) for fields in json.load(file)])
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from speechllm.mini_world.shapes import LANGUAGES
-from speechllm.mini_world.text import (
+from speechllm.mini_world.corpus.shapes import LANGUAGES
+from speechllm.mini_world.corpus.text import (
     draw_sentences,
     draw_word_list,
     spoken_form,
 )
-from speechllm.mini_world.tokens import PROMPTS, Segmenter
+from speechllm.mini_world.pretrain.tokens import PROMPTS, Segmenter
 
 # Task, source language, share. The rest, a quarter, copies word lists.
 TASKS = (

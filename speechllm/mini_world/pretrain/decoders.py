@@ -1,8 +1,6 @@
 """Pretraining of the mini decoders: real architectures, few parameters."""
 
-import json
 import math
-import time
 
 import torch
 from transformers import (
@@ -12,10 +10,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from speechllm.mini_world.folders import load_weights, save
-from speechllm.mini_world.measures import exactness, target_loss
-from speechllm.mini_world.noisy_text import TextTasks, collate
-from speechllm.mini_world.tokens import train_tokenizer
+from speechllm.mini_world.corpus.text import draw_sentences
+from speechllm.mini_world.pretrain.noisy_text import TextTasks, collate
+from speechllm.mini_world.pretrain.tokens import train_tokenizer
+from speechllm.mini_world.pretrain.training import Training, load_weights
 
 FAMILIES = {
     "Qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -68,7 +66,44 @@ def spoil_embeddings(embeds_BQD, source_BQ, generator):
     return torch.where(source_BQ[:, :, None], mixed, embeds_BQD)
 
 
-class DecoderTraining:
+def target_loss(model, tokens_BQ, labels_BQ, embeds_BQD=None):
+    """Cross-entropy and argmax at the target positions only."""
+    if embeds_BQD is None:
+        embeds_BQD = model.get_input_embeddings()(tokens_BQ)
+    # Padding stands on the right: causal attention never looks at it.
+    hidden = model.model(inputs_embeds=embeds_BQD, use_cache=False)
+    chosen = labels_BQ >= 0
+    logits = model.lm_head(hidden.last_hidden_state[chosen])
+    labels = labels_BQ[chosen]
+    right_BQ = torch.ones_like(chosen)
+    right_BQ[chosen] = logits.argmax(-1) == labels
+    return torch.nn.functional.cross_entropy(logits, labels), right_BQ
+
+
+@torch.no_grad()
+def exactness(model, tokenizer, count=100):
+    """Share of unseen sentences that greedy decoding gets wholly right."""
+    model.eval()
+    tasks = TextTasks(tokenizer, "dev-clean", 1, seed=1)
+    wanted = {
+        "copy": ("transcribe", "en", 0.0),
+        "noisy_copy": ("transcribe", "en", 1.0),
+        "en_de": ("to-german", "en", 0.0),
+        "fr_en": ("to-english", "fr", 0.0),
+        "noisy_en_de": ("to-german", "en", 1.0),
+        "noisy_fr_en": ("to-english", "fr", 1.0),
+    }
+    scores = {}
+    for name, (task, language, noise) in wanted.items():
+        sentences = draw_sentences("dev-clean", count, seed=2)
+        examples = [tasks.example(task, language, s, noise) for s in sentences]
+        tokens, labels, _ = collate(examples, tokenizer.eos_token_id)
+        _, right = target_loss(model, tokens, labels)
+        scores[name] = round(100 * right.all(1).float().mean().item(), 1)
+    return scores
+
+
+class DecoderTraining(Training):
     """The pretraining of one decoder."""
 
     def __init__(
@@ -85,10 +120,9 @@ class DecoderTraining:
         stopped_at=None,
         **shape,
     ):
+        super().__init__(output, steps, save_every, stopped_at)
         torch.manual_seed(seed)
-        self.output, self.steps, self.batch = output, steps, batch
-        self.last = stopped_at or steps
-        self.save_every = save_every
+        self.batch = batch
         self.tokenizer = train_tokenizer(family)
         self.model = build_decoder(family, self.tokenizer, **shape)
         self.ramp = 1 if start_from else 400
@@ -96,41 +130,17 @@ class DecoderTraining:
             load_weights(self.model, start_from)
         self.tasks = TextTasks(self.tokenizer, "train", sentences, seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=0.05,
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, self._rate
-        )
+        parameters = self.model.parameters()
+        self.optimise(parameters, learning_rate, 0.95, 0.05)
         self.waiting = []
 
-    def _rate(self, step):
-        """Linear over 100 steps at most, half a cosine to a fiftieth."""
-        progress = min(1.0, step / self.steps)
-        cosine = 0.51 + 0.49 * math.cos(math.pi * progress)
-        return cosine * min(1.0, (step + 1) / min(100, self.steps / 5))
+    def saved(self):
+        """The parts of a model's folder."""
+        return self.model, self.tokenizer
 
-    def run(self):
-        """Train, log and save."""
-        log, losses, start = [], [], time.time()
-        for step in range(1, self.last + 1):
-            losses.append(self.step())
-            if step % 50 == 0 or step == self.last:
-                entry = {
-                    "step": step,
-                    "loss": round(sum(losses) / len(losses), 4),
-                    "seconds": round(time.time() - start),
-                }
-                losses = []
-                if step % self.save_every == 0 or step == self.last:
-                    entry |= exactness(self.model, self.tokenizer)
-                    save(self.model, self.tokenizer, self.output)
-                print(json.dumps(entry), flush=True)
-                log.append(entry)
-        return log
+    def figures(self) -> dict:
+        """Whole sentences right, by task."""
+        return exactness(self.model, self.tokenizer)
 
     def _batches(self, pool=8):
         """A few batches of like lengths, in any order: little padding."""
@@ -144,8 +154,8 @@ class DecoderTraining:
         self.tasks.rng.shuffle(cut)
         return cut
 
-    def step(self):
-        """One optimiser step."""
+    def next_loss(self) -> torch.Tensor:
+        """The loss of the next batch."""
         if not self.waiting:
             self.waiting = self._batches()
         examples = self.waiting.pop()
@@ -153,10 +163,4 @@ class DecoderTraining:
         self.model.train()
         embeds = self.model.get_input_embeddings()(tokens)
         embeds = spoil_embeddings(embeds, source, self.generator)
-        loss, _ = target_loss(self.model, tokens, labels, embeds)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.schedule.step()
-        return loss.item()
+        return target_loss(self.model, tokens, labels, embeds)[0]

@@ -25,7 +25,7 @@ def build(root, settings, write):
             json.dump(settings, file)
         if _finished(root) != settings:
             shutil.rmtree(root, ignore_errors=True)
-            os.replace(new, root)
+            os.rename(new, root)
     return root
 
 
@@ -52,7 +52,7 @@ def check_sizes(sizes, usual):
     return sizes
 
 
-def in_shards(utterances):
+def in_shards(utterances: list, size: int = SHARD) -> list[list]:
     """Utterances in lists that one process speaks each."""
-    starts = range(0, len(utterances), SHARD)
-    return [utterances[i : i + SHARD] for i in starts]
+    starts = range(0, len(utterances), size)
+    return [utterances[i : i + size] for i in starts]

@@ -10,7 +10,7 @@ import random
 import re
 from functools import cache
 
-from speechllm.mini_world.shapes import SHAPES, UNSEEN_SHAPES
+from speechllm.mini_world.corpus.shapes import SHAPES, UNSEEN_SHAPES
 
 SPLITS = {
     "train": range(0, 60),

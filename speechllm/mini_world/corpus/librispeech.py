@@ -9,14 +9,14 @@ other split has.
 import os
 import random
 
-from speechllm.mini_world.building import build, check_sizes, in_shards
-from speechllm.mini_world.speech import speak
-from speechllm.mini_world.text import (
+from speechllm.mini_world.corpus.building import build, check_sizes, in_shards
+from speechllm.mini_world.corpus.speech import speak
+from speechllm.mini_world.corpus.text import (
     draw_sentences,
     draw_word_list,
     spoken_form,
 )
-from speechllm.mini_world.voices import CONDITIONS, speakers, utter
+from speechllm.mini_world.corpus.voices import CONDITIONS, speakers, utter
 
 # Utterances of each split.
 SIZES = {
