@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from speechllm.study.state import REPORTS
+from pathlib import Path
+
+from speechllm.study.state import REPORTS, ROOT
 
 # Top-level keys and what each holds.
 KEYS = {
@@ -54,7 +56,9 @@ def checked(config: dict, file: str) -> dict:
             f"{file}: report: {report}, choose from {', '.join(REPORTS)}"
         )
     for name, one in config.get("checks", {}).items():
-        _check(one, CHECK_KEYS, f"{file}: checks.{name}.")
+        where = f"{file}: checks.{name}."
+        _check(one, CHECK_KEYS, where)
+        _check_recipe(one, where)
     systems = {
         name: _checked_system(system, f"{file}: systems.{name}.")
         for name, system in config["systems"].items()
@@ -64,11 +68,28 @@ def checked(config: dict, file: str) -> dict:
 
 def _checked_system(system, where):
     _check(system, SYSTEM_KEYS, where)
-    _check(system.get("score") or {}, SCORE_KEYS, f"{where}score.")
+    _check_recipe(system, where)
+    if system.get("score"):
+        _check(system["score"], SCORE_KEYS, f"{where}score.")
+        _check_recipe(system["score"], f"{where}score.")
     entries = list(_flat(system.get("study", [])))
     for one in entries:
         _check(one, ENTRY_KEYS, f"{where}study.")
     return {**system, "study": entries}
+
+
+def recipe_folder(name: str) -> str:
+    """A recipe's folder."""
+    return str(ROOT / "recipes" / name)
+
+
+def _check_recipe(given, where):
+    folder = recipe_folder(given.get("recipe") or "")
+    if not given.get("recipe") or not Path(folder).is_dir():
+        raise PlanError(
+            f"{where}recipe: {folder} is not there: name a recipe's folder, "
+            "and run from a clone of the project"
+        )
 
 
 def _check(given, known, where):

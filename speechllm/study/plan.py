@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from speechllm.study.config import PlanError, checked
+from speechllm.study.config import PlanError, checked, recipe_folder
 from speechllm.study.fingerprints import made_of
 from speechllm.study.state import ROOT, Run, Study
 from speechllm.study.tuning import TuningError, steps_options, trials_of
@@ -94,16 +94,6 @@ class Plan(Study):
         runs = [f"data-{one}" for one in names]
         return [one for one in runs if one in self.runs]
 
-    def _recipe(self, name, where):
-        """A recipe's folder, which a clone of the project has (str)."""
-        folder = ROOT / "recipes" / name
-        if not folder.is_dir():
-            raise self._error(
-                f"{where}.recipe: {folder} is not there: name a recipe's "
-                "folder, and run from a clone of the project"
-            )
-        return str(folder)
-
     def _places(self, data):
         """Options of the folders that a recipe reads and writes."""
         places = {
@@ -127,7 +117,7 @@ class Plan(Study):
 
         ``words`` stand after the script and its YAML and before the options.
         """
-        recipe = self._recipe(system["recipe"], f"{name}: systems")
+        recipe = recipe_folder(system["recipe"])
         script = "measure.py" if kind == "table" else "train.py"
         which = "healed" if kind == "healed" else "baseline"
         command = [script, f"hparams/{system[which]}", *words]
@@ -342,7 +332,7 @@ class Plan(Study):
         }
         command = ["evaluate.py", str(self.run_folder(base))]
         command += _as_words(options)
-        folder = self._recipe(score["recipe"], "score")
+        folder = recipe_folder(score["recipe"])
         needs = [*self._data_runs(data), base]
         before = [self.runs[one].made for one in needs[:-1]]
         made = made_of([self.runs[base].made, "evaluate.py", *before])
@@ -352,17 +342,13 @@ class Plan(Study):
 
     def _add_check(self, name, one):
         """A recipe's command on runs that are there."""
-        where = f"checks.{name}"
-        unknown = [n for n in one.get("needs", []) if n not in self.runs]
+        needs = one.get("needs", [])
+        unknown = ", ".join(need for need in needs if need not in self.runs)
         if unknown:
-            raise self._error(
-                f"{where}.needs: {', '.join(unknown)}: no such run in this "
-                "study"
-            )
-        folder = self._recipe(one["recipe"], where)
+            raise self._error(f"checks.{name}.needs: {unknown}: no such run")
+        folder = recipe_folder(one["recipe"])
         places = {"results": self.results, "runs": self.runs_folder}
         command = [str(word).format(**places) for word in one["command"]]
-        needs = one.get("needs", [])
         before = [self.runs[need].made for need in needs]
         made = made_of([one["command"], before])
         self._add(Run(name, "check", command, folder, needs, made, made))

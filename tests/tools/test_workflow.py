@@ -175,6 +175,33 @@ def test_a_further_test_set_scores_and_does_not_train_again(tmp_path):
         (lambda c: c.update(report="all"), "report: all, choose from paper"),
         (lambda c: c["systems"]["tiny"].update(depth=2), "tiny.depth: unknown"),
         (
+            lambda c: c["systems"]["tiny"].update(recipe="LibriSpeech/TTS"),
+            "tiny.recipe: .*LibriSpeech/TTS is not there",
+        ),
+        (
+            lambda c: c.update(
+                checks={
+                    "x": {
+                        "recipe": "MultiTask/SpeechLLM",
+                        "command": ["run.py"],
+                        "needs": ["tiny-s2"],
+                    }
+                }
+            ),
+            "checks.x.needs: tiny-s2: no such run",
+        ),
+        (
+            lambda c: c["systems"]["tiny"]["study"].append(
+                {
+                    "depths": [3],
+                    "healing": ["both"],
+                    "path": "text",
+                    "differs": True,
+                }
+            ),
+            "study.differs: depth 3, healing both: no entry before it",
+        ),
+        (
             lambda c: c["systems"]["tiny"]["study"].append(
                 {"depths": [2], "healing": ["both"]}
             ),
