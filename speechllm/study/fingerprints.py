@@ -4,7 +4,10 @@ Two runs whose settings say the same have the same fingerprint, whatever the
 comments, the order of the keys or the folders are.
 """
 
+from __future__ import annotations
+
 import functools
+from pathlib import Path
 
 import yaml
 
@@ -15,7 +18,12 @@ from speechllm.hparams.overlay import Overlay
 EVALUATED = "test_splits"
 
 
-def made_of(words, file=None, options=None, everything=False):
+def made_of(
+    words,
+    file: Path | None = None,
+    options: dict | None = None,
+    everything: bool = False,
+) -> str | tuple[str, list]:
     """The fingerprint of words and, with a file, of a recipe's settings."""
     if file is None:
         return configuration_hash({"words": words})

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Client, Listener, wait
 from pathlib import Path
 
@@ -45,7 +46,9 @@ def visible_gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def held_gpus(count: int, folder: Path, patience: float = 1.0):
+def held_gpus(
+    count: int, folder: Path, patience: float = 1.0
+) -> Iterator[dict[str, str]]:
     """Hold some GPUs for a run until it ends, or is killed."""
     if not count or "SLURM_JOB_ID" in os.environ:
         yield {}

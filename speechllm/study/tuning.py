@@ -4,10 +4,12 @@ A trial is a short run of its own. Which one was best is known only when they
 are done: the command line of what needs them is completed then.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 
-from speechllm.study.state import result_of
+from speechllm.study.state import Run, Study, result_of
 
 KEYS = ("depth", "steps", "trials", "healing", "test_splits")
 
@@ -16,7 +18,7 @@ class TuningError(ValueError):
     """What is wrong with a tuning, and how to mend it."""
 
 
-def trials_of(tuning):
+def trials_of(tuning: dict | None) -> list[tuple]:
     """The trials that a system's ``tuning`` asks for."""
     if not tuning:
         return []
@@ -33,7 +35,7 @@ def trials_of(tuning):
     ]
 
 
-def steps_options(steps):
+def steps_options(steps: int | None) -> dict[str, int]:
     """A recipe's options for a number of steps: a tenth of them warms up."""
     if steps is None:
         return {}
@@ -45,7 +47,7 @@ def steps_options(steps):
     }
 
 
-def with_best_rates(plan, run):
+def with_best_rates(plan: Study, run: Run) -> Run:
     """A run whose command has the options of the best of its trials."""
     if not run.trials:
         return run

@@ -1,16 +1,19 @@
 """How every corpus of the mini world is built: whole, once, or not at all."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 
 # Utterances that one process speaks.
 SHARD = 120
 MARK = "mini_world.json"
 
 
-def build(root, settings, write):
+def build(root: str, settings: dict, write: Callable) -> str:
     """Write a corpus, unless the same one is there already."""
     if _finished(root) == settings:
         return root
@@ -43,7 +46,7 @@ def _finished(root):
         return json.load(file)
 
 
-def check_sizes(sizes, usual):
+def check_sizes(sizes: dict | None, usual: dict) -> dict:
     """The utterances of each split that are wanted."""
     sizes = dict(sizes or usual)
     unknown = sorted(set(sizes) - set(usual))

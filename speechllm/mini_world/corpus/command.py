@@ -6,6 +6,8 @@
 writes ``FOLDER/LoquaciousSet``. What is there already stays.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
 import json
@@ -27,7 +29,7 @@ CORPORA = {
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(
         prog="python -m speechllm.mini_world.corpus",

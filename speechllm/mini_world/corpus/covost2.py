@@ -5,6 +5,8 @@
 leaves them. The clips are at 16 kHz, where Common Voice's are at 48.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import random
@@ -26,7 +28,14 @@ COLUMNS = ("path", "sentence", "translation", "client_id")
 VALIDATED = ("client_id", "path", "sentence")
 
 
-def build_covost2(folder, source, target, sizes=None, seed=0, processes=2):
+def build_covost2(
+    folder: str,
+    source: str,
+    target: str,
+    sizes: dict | None = None,
+    seed: int = 0,
+    processes: int = 2,
+) -> str:
     """Write the corpus of one pair of languages, unless it is there already."""
     if {source, target} - set(LANGUAGES) or source == target:
         raise ValueError(

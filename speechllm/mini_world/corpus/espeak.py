@@ -4,6 +4,8 @@ The library comes with the package espeakng-loader. It keeps state and is not
 safe with threads: ``speech.py`` gives each shard a process of its own.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 
@@ -36,7 +38,7 @@ UNFIT = tuple(
 RATE, PITCH, RANGE = 1, 3, 4
 
 
-def variants():
+def variants() -> list[str]:
     """Names of the voice variants that people understand."""
     folder = os.path.join(espeakng_loader.get_data_path(), "voices", "!v")
     return sorted(
@@ -44,7 +46,7 @@ def variants():
     )
 
 
-def check_voice(voice):
+def check_voice(voice: str) -> None:
     """Refuse a voice that espeak does not have."""
     base, plus, variant = voice.partition("+")
     if base not in BASES:
@@ -93,7 +95,14 @@ class Espeak:
             self.chunks.append(chunk.copy())
         return 0
 
-    def say(self, text, voice, rate=175, pitch=50, pitch_range=50):
+    def say(
+        self,
+        text: str,
+        voice: str,
+        rate: int = 175,
+        pitch: int = 50,
+        pitch_range: int = 50,
+    ) -> np.ndarray:
         """Speak one text."""
         self.chunks = []
         if self.library.espeak_SetVoiceByName(voice.encode()) != 0:

@@ -6,6 +6,8 @@ one split more: ``ood``, with accents, rates and some sentence shapes that no
 other split has.
 """
 
+from __future__ import annotations
+
 import os
 import random
 
@@ -34,7 +36,9 @@ TRAIN_SPEAKERS = 40
 VERSION = 4
 
 
-def build_librispeech(folder, sizes=None, seed=0, processes=2):
+def build_librispeech(
+    folder: str, sizes: dict | None = None, seed: int = 0, processes: int = 2
+) -> str:
     """Write the corpus, unless it is there already."""
     sizes = check_sizes(sizes, SIZES)
     settings = {"version": VERSION, "sizes": sizes, "seed": seed}
@@ -47,7 +51,7 @@ def build_librispeech(folder, sizes=None, seed=0, processes=2):
     return build(os.path.join(folder, "LibriSpeech"), settings, write)
 
 
-def plan_splits(root, sizes, seed):
+def plan_splits(root: str, sizes: dict, seed: int) -> tuple[list, list]:
     """All utterances in order, with their transcripts written already."""
     utterances, people, reader = [], [], 100
     for split, size in sizes.items():

@@ -4,6 +4,8 @@
 sentences, voices and noises of LibriSpeech's split ``ood``.
 """
 
+from __future__ import annotations
+
 import os
 
 import soundfile
@@ -21,7 +23,9 @@ ROW_GROUP = 100
 VERSION = 1
 
 
-def build_loquacious(folder, sizes=None, seed=0, processes=2):
+def build_loquacious(
+    folder: str, sizes: dict | None = None, seed: int = 0, processes: int = 2
+) -> str:
     """Write the subsets, unless they are there already."""
     sizes = check_sizes(sizes, SIZES)
     settings = dict(version=VERSION, sizes=sizes, seed=seed)

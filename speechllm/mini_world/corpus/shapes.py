@@ -5,6 +5,8 @@ Each is a function that draws the words for its slots and puts them together
 in English, German and French, with gender, case and word order right.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cache
 
@@ -44,14 +46,11 @@ class _Noun:
         self.the_fr = "la" if self.fr_gender == "f" else "le"
         self.my_fr = "ma" if self.fr_gender == "f" else "mon"
 
-    def french(self, adjective, many=False):
+    def french(self, adjective: tuple) -> str:
         """Noun and adjective in French, each in its place."""
         word = adjective[3 if self.fr_gender == "f" else 2]
-        if many and not word.endswith("s"):
-            word += "s"
-        noun = self.fr_many if many else self.fr
         before = adjective[4] == "before"
-        return f"{word} {noun}" if before else f"{noun} {word}"
+        return f"{word} {self.fr}" if before else f"{self.fr} {word}"
 
 
 def _number(rng, low=2, high=60):

@@ -8,6 +8,8 @@ As a command this module speaks the shard described by a JSON file:
 ``python -m speechllm.mini_world.corpus.speech SHARD.json``.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -38,7 +40,7 @@ class Utterance:
     seed: int = 0
 
 
-def add_noise(wav_N, snr, seed):
+def add_noise(wav_N: np.ndarray, snr: float, seed: int) -> np.ndarray:
     """Add noise that is white, or louder at low frequencies, by chance."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(len(wav_N))
@@ -101,7 +103,7 @@ def _speak_apart(shard, path):
     return len(shard)
 
 
-def main(path):
+def main(path: str) -> None:
     """Speak the shard that a JSON file describes."""
     with open(path, encoding="utf-8") as file:
         speak_shard([Utterance(**fields) for fields in json.load(file)])

@@ -5,12 +5,14 @@ may appear in depends on a hash of its English text alone: splits never share
 a sentence, whatever the seeds and sizes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import random
 import re
 from functools import cache
 
-from speechllm.mini_world.corpus.shapes import SHAPES, UNSEEN_SHAPES
+from speechllm.mini_world.corpus.shapes import SHAPES, UNSEEN_SHAPES, Sentence
 
 SPLITS = {
     "train": range(0, 60),
@@ -22,20 +24,22 @@ SPLITS = {
 }
 
 
-def spoken_form(text):
+def spoken_form(text: str) -> str:
     """What is heard of a text: lower case, words and apostrophes only."""
     text = text.lower().replace("-", " ").replace("’", "'")
     return " ".join(re.sub(r"[^\w' ]", " ", text).split())
 
 
-def split_of(english):
+def split_of(english: str) -> str:
     """The only split in which a sentence may appear."""
     digest = hashlib.sha256(english.encode()).digest()
     bucket = int.from_bytes(digest[:4], "big") % 100
     return next(name for name, own in SPLITS.items() if bucket in own)
 
 
-def draw_sentences(split, count, seed, unseen_shapes=0.0):
+def draw_sentences(
+    split: str, count: int, seed: int, unseen_shapes: float = 0.0
+) -> list[Sentence]:
     """Draw different sentences of one split."""
     if split not in SPLITS:
         raise ValueError(f"split: '{split}', but choose from {list(SPLITS)}")
@@ -52,14 +56,14 @@ def draw_sentences(split, count, seed, unseen_shapes=0.0):
     return list(drawn.values())
 
 
-def draw_word_list(language, rng, longest=9):
+def draw_word_list(language: str, rng: random.Random, longest: int = 9) -> str:
     """A few words without grammar, which no language model can guess."""
     count = rng.randint(2, longest)
     return " ".join(rng.choices(words(language), k=count))
 
 
 @cache
-def words(language):
+def words(language: str) -> list[str]:
     """Every word of a language, in the spoken form."""
     sentences = draw_sentences("train", 6000, seed=0)
     heard = {

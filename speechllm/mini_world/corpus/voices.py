@@ -4,6 +4,8 @@ Speakers of different splits never share a voice variant. The out-of-domain
 set has accents that no other split has, slow and fast speech and more noise.
 """
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 
@@ -59,7 +61,7 @@ class Speaker:
     range: int
 
 
-def variants_of(voices):
+def variants_of(voices: str) -> list[str]:
     """The voice variants that a group of splits may use."""
     if voices in VARIANTS:
         return VARIANTS[voices].split()
@@ -69,7 +71,9 @@ def variants_of(voices):
     return names
 
 
-def speakers(split, language="en", count=None):
+def speakers(
+    split: str, language: str = "en", count: int | None = None
+) -> list[Speaker]:
     """The speakers of a split."""
     conditions = CONDITIONS[split]
     names = variants_of(conditions.voices)
@@ -85,7 +89,9 @@ def speakers(split, language="en", count=None):
     ]
 
 
-def utter(text, speaker, split, path, rng):
+def utter(
+    text: str, speaker: Speaker, split: str, path: str, rng: random.Random
+) -> Utterance:
     """What a speaker says, under the conditions of a split."""
     conditions = CONDITIONS[split]
     return Utterance(

@@ -7,6 +7,8 @@ a Hugging Face folder in half precision, with the figures of its training in
 `make mini-models` makes the decoders that the package does not ship.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from speechbrain_ext.runs.files import write_text
 from speechllm.mini_world.pretrain.decoders import DecoderTraining
 from speechllm.mini_world.pretrain.encoders import EncoderTraining
 
@@ -68,7 +71,9 @@ RECORD = "training.json"
 MODELS = [*DECODERS, *ENCODERS]
 
 
-def pretrain(name, output, scratch=None, **changes):
+def pretrain(
+    name: str, output: str, scratch: str | None = None, **changes
+) -> list[dict]:
     """Pretrain one model."""
     if name not in MODELS:
         raise ValueError(f"model: no '{name}', choose from {MODELS}")
@@ -85,13 +90,13 @@ def pretrain(name, output, scratch=None, **changes):
     return log
 
 
-def is_pretrained(name, folder):
+def is_pretrained(name: str, folder: str) -> bool:
     """Whether a model went through all stages of its pretraining."""
     wanted = len(DECODERS[name]["stages"]) if name in DECODERS else 1
     return len(_recorded(folder)) >= wanted
 
 
-def decoder_stages(name, folder, **changes):
+def decoder_stages(name: str, folder: str, **changes) -> list[dict]:
     """The settings of each stage of a decoder's pretraining."""
     shape = {k: v for k, v in DECODERS[name].items() if k != "stages"}
     stages = DECODERS[name]["stages"]
@@ -120,11 +125,10 @@ def _earlier_stages(settings):
 
 
 def _recorded(folder):
-    file = os.path.join(folder, RECORD)
-    if not os.path.exists(file):
+    file = Path(folder, RECORD)
+    if not file.exists():
         return []
-    with open(file, encoding="utf-8") as stream:
-        return json.load(stream)["stages"]
+    return json.loads(file.read_text(encoding="utf-8"))["stages"]
 
 
 def _write_record(folder, name, settings, figures, earlier=None):
@@ -133,12 +137,11 @@ def _write_record(folder, name, settings, figures, earlier=None):
     # Where it lay on one machine means nothing on another.
     settings = {k: v for k, v in settings.items() if k != "start_from"}
     stages = [*stages, {"settings": settings, "figures": figures}]
-    with open(os.path.join(folder, RECORD), "w", encoding="utf-8") as file:
-        json.dump({"model": name, "stages": stages}, file, indent=1)
-        file.write("\n")
+    record = json.dumps({"model": name, "stages": stages}, indent=1)
+    write_text(Path(folder, RECORD), record + "\n")
 
 
-def main():
+def main() -> None:
     """Read the command line and pretrain."""
     parser = argparse.ArgumentParser(
         prog="python -m speechllm.mini_world.pretrain",

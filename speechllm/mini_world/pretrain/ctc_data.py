@@ -5,9 +5,12 @@ grammar helps with. Each time an utterance is used it gets another voice and
 another noise.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,9 @@ RATES = (115, 245)
 SNR = (7, 40)
 
 
-def pretraining_speech(folder, language, count, seed=0):
+def pretraining_speech(
+    folder: str, language: str, count: int, seed: int = 0
+) -> list[Utterance]:
     """Plan the training utterances of one language."""
     rng = random.Random(f"speech {language} {seed}")
     voices = speakers("train", language, 400)
@@ -58,7 +63,9 @@ def pretraining_speech(folder, language, count, seed=0):
     return plan
 
 
-def held_out_speech(folder, split, language, count, seed=99):
+def held_out_speech(
+    folder: str, split: str, language: str, count: int, seed: int = 99
+) -> list[Utterance]:
     """Plan utterances of another split, with its speakers and conditions."""
     rng = random.Random(f"{split} {language} {seed}")
     plan = []
@@ -79,7 +86,9 @@ def speak_once(plan: list, scratch: str, processes: int = 2) -> None:
     write_text(mark, wanted)
 
 
-def disguise(wav_N, rng, strength=1.0):
+def disguise(
+    wav_N: np.ndarray, rng: random.Random, strength: float = 1.0
+) -> np.ndarray:
     """Give an utterance another throat and another microphone."""
     speed = rng.uniform(0.8, 1.25) ** strength
     times = np.arange(0, len(wav_N) - 1, speed)
@@ -102,7 +111,9 @@ class SpeechBatches:
         index = {c: i + 1 for i, c in enumerate(characters)}
         self.labels = [[index[c] for c in text] for text in self.texts]
 
-    def endless(self, seconds, seed, ramp=0):
+    def endless(
+        self, seconds: float, seed: int, ramp: int = 0
+    ) -> Iterator[tuple]:
         """Batches for training, without end."""
         rng = random.Random(seed)
         order = list(range(len(self.wavs)))
@@ -131,6 +142,6 @@ class SpeechBatches:
         lowest = SNR[1] + strength * (SNR[0] - SNR[1])
         return add_noise(wav, rng.uniform(lowest, SNR[1]), rng.randrange(2**31))
 
-    def clean(self, index):
+    def clean(self, index: int) -> np.ndarray:
         """One utterance as it was spoken."""
         return self.wavs[index] / np.float32(32768.0)

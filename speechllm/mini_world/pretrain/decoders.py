@@ -1,5 +1,7 @@
 """Pretraining of the mini decoders: real architectures, few parameters."""
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -22,8 +24,12 @@ FAMILIES = {
 
 
 def build_decoder(
-    family, tokenizer, layers=12, width=128, residual_scaling=False
-):
+    family: str,
+    tokenizer,
+    layers: int = 12,
+    width: int = 128,
+    residual_scaling: bool = False,
+) -> torch.nn.Module:
     """A decoder with random weights."""
     config_class, model_class = FAMILIES[family]
     config = config_class(
@@ -51,7 +57,11 @@ def build_decoder(
     return model
 
 
-def spoil_embeddings(embeds_BQD, source_BQ, generator):
+def spoil_embeddings(
+    embeds_BQD: torch.Tensor,
+    source_BQ: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
     """Move the source's embeddings away from those of exact tokens."""
     rows = embeds_BQD.shape[0]
     chance = torch.rand(3, rows, 1, 1, generator=generator)
@@ -66,7 +76,12 @@ def spoil_embeddings(embeds_BQD, source_BQ, generator):
     return torch.where(source_BQ[:, :, None], mixed, embeds_BQD)
 
 
-def target_loss(model, tokens_BQ, labels_BQ, embeds_BQD=None):
+def target_loss(
+    model: torch.nn.Module,
+    tokens_BQ: torch.Tensor,
+    labels_BQ: torch.Tensor,
+    embeds_BQD: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and argmax at the target positions only."""
     if embeds_BQD is None:
         embeds_BQD = model.get_input_embeddings()(tokens_BQ)
@@ -81,7 +96,9 @@ def target_loss(model, tokens_BQ, labels_BQ, embeds_BQD=None):
 
 
 @torch.no_grad()
-def exactness(model, tokenizer, count=100):
+def exactness(
+    model: torch.nn.Module, tokenizer, count: int = 100
+) -> dict[str, float]:
     """Share of unseen sentences that greedy decoding gets wholly right."""
     model.eval()
     tasks = TextTasks(tokenizer, "dev-clean", 1, seed=1)
@@ -134,7 +151,7 @@ class DecoderTraining(Training):
         self.optimise(parameters, learning_rate, 0.95, 0.05)
         self.waiting = []
 
-    def saved(self):
+    def saved(self) -> tuple:
         """The parts of a model's folder."""
         return self.model, self.tokenizer
 

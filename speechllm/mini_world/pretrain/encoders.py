@@ -1,10 +1,14 @@
 """Pretraining of the mini encoders by CTC over characters."""
 
+from __future__ import annotations
+
 import os
 
 import torch
 
 from speechbrain_ext.scores.words import wer
+from speechllm.mini_world.corpus.shapes import LANGUAGES
+from speechllm.mini_world.corpus.text import words
 from speechllm.mini_world.pretrain.ctc_data import (
     SpeechBatches,
     held_out_speech,
@@ -12,19 +16,16 @@ from speechllm.mini_world.pretrain.ctc_data import (
     speak_once,
 )
 from speechllm.mini_world.pretrain.front_ends import FRONT_ENDS, WIDTH
-from speechllm.mini_world.pretrain.tokens import all_words
 from speechllm.mini_world.pretrain.training import Training, load_weights
 
 # Share of the steps over which augmentation grows to its full strength.
 RAMP = 0.3
 
 
-def alphabet():
+def alphabet() -> str:
     """Every character of the three languages' spoken forms."""
-    found = set(" ")
-    for words in all_words().values():
-        found.update("".join(words))
-    return "".join(sorted(found))
+    heard = [word for language in LANGUAGES for word in words(language)]
+    return "".join(sorted({" ", *"".join(heard)}))
 
 
 class EncoderTraining(Training):
@@ -88,7 +89,7 @@ class EncoderTraining(Training):
                 tests[name] = SpeechBatches(own, self.alphabet)
         return SpeechBatches(plan, self.alphabet), tests
 
-    def saved(self):
+    def saved(self) -> tuple:
         """The parts of a model's folder."""
         return self.net.model, self.net.extractor
 

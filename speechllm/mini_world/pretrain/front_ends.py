@@ -1,5 +1,7 @@
 """The mini encoders: real architectures, few parameters, from a waveform on."""
 
+from __future__ import annotations
+
 import torch
 from transformers import (
     Wav2Vec2FeatureExtractor,
@@ -51,7 +53,7 @@ class WavLMFrontEnd(torch.nn.Module):
             )
         )
 
-    def forward(self, wavs):
+    def forward(self, wavs: list) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of a batch."""
         inputs = self.extractor(
             list(wavs),
@@ -101,7 +103,7 @@ class WhisperFrontEnd(torch.nn.Module):
             )
         )
 
-    def forward(self, wavs):
+    def forward(self, wavs: list) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of a batch; see ``WavLMFrontEnd.forward``."""
         longest = -(-max(map(len, wavs)) // 320)
         inputs = self.extractor(
@@ -123,7 +125,7 @@ class WhisperFrontEnd(torch.nn.Module):
         share = torch.rand(()).item() ** 8
         return longest + round(share * (total - longest))
 
-    def encode(self, mels):
+    def encode(self, mels: torch.Tensor) -> torch.Tensor:
         """What Whisper's encoder does, for inputs of any length."""
         encoder = self.model.encoder
         x_BET = torch.nn.functional.gelu(encoder.conv1(mels))

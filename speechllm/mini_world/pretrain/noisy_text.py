@@ -5,12 +5,14 @@ of them silence, none exactly a token's embedding. The sources are spoilt in
 the same way: tokens cut down to characters, repeated, mixed with fillers.
 """
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 
 import torch
 
-from speechllm.mini_world.corpus.shapes import LANGUAGES
+from speechllm.mini_world.corpus.shapes import LANGUAGES, Sentence
 from speechllm.mini_world.corpus.text import (
     draw_sentences,
     draw_word_list,
@@ -53,7 +55,7 @@ class TextTasks:
         self.fillers = [self.segment.exact(f)[0] for f in fillers]
         self.vocabulary = len(tokenizer)
 
-    def draw(self, noise):
+    def draw(self, noise: float) -> Example:
         """One example."""
         dice = self.rng.random()
         for task, language, share in TASKS:
@@ -66,7 +68,9 @@ class TextTasks:
         text = draw_word_list(language, self.rng)
         return self._assemble(text, "transcribe", text, noise)
 
-    def example(self, task, language, sentence, noise):
+    def example(
+        self, task: str, language: str, sentence: Sentence, noise: float
+    ) -> Example:
         """The example of a given sentence."""
         source = getattr(sentence, language)
         target = getattr(sentence, TARGET_LANGUAGE.get(task, language))
@@ -107,7 +111,9 @@ class TextTasks:
         return spoilt[:200]
 
 
-def collate(examples, pad):
+def collate(
+    examples: list[Example], pad: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pad examples on the right."""
     parts = [(e.source, e.prompt, e.target) for e in examples]
     longest = max(sum(map(len, p)) for p in parts)

@@ -7,6 +7,8 @@ apart gives what tokenising the whole gives. Transcripts are in the spoken
 form; translations keep case and punctuation.
 """
 
+from __future__ import annotations
+
 import random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from speechllm.mini_world.corpus.shapes import LANGUAGES
-from speechllm.mini_world.corpus.text import draw_sentences, spoken_form, words
+from speechllm.mini_world.corpus.text import draw_sentences, spoken_form
 
 PROMPTS = {
     "transcribe": "\ntranscribe:",
@@ -26,7 +28,7 @@ EOS = "<|endoftext|>"
 BOS = "<|begin_of_text|>"
 
 
-def train_tokenizer(family):
+def train_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the three languages, as a Hugging Face tokenizer."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,11 +77,11 @@ class Segmenter:
         self.rng = random.Random(seed)
         self.known = {}
 
-    def exact(self, text):
+    def exact(self, text: str) -> list[int]:
         """Token ids as the tokenizer itself gives, without begin token."""
         return self.core.encode(text, add_special_tokens=False).ids
 
-    def noisy(self, text, dropout):
+    def noisy(self, text: str, dropout: float) -> list[int]:
         """Token ids with merges left out."""
         tokens = []
         for word, _ in self.core.pre_tokenizer.pre_tokenize_str(text):
@@ -103,8 +105,3 @@ class Segmenter:
             tokens.append(token)
             start += length
         return tokens
-
-
-def all_words():
-    """Every word of the three languages, in the spoken form."""
-    return {language: words(language) for language in LANGUAGES}
