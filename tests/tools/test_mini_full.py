@@ -5,6 +5,11 @@ Authors
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -257,3 +262,33 @@ def test_runs_come_in_the_order_of_needs_and_one_may_fail(tmp_path, capsys):
     assert {status_of(plan, name) for name in plan.runs} == {"done"}
     order = (tmp_path / "order").read_text().split()
     assert order[3:] == ["bad", "lost"]
+
+
+def test_ctrl_c_ends_what_runs_and_starts_nothing_more(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import os, sys, time\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "time.sleep(60)"
+    )
+    code = (
+        "import sys\n"
+        "from speechllm.study.local import run_all\n"
+        "from speechllm.study.state import Run, Study\n"
+        "runs = {n: Run(n, 'check', ['script.py', n], sys.argv[1])"
+        " for n in 'ab'}\n"
+        "plan = Study(sys.argv[1] + '/out', runs)\n"
+        "plan.begin()\n"
+        "run_all(plan, workers=1)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    study = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
+    end = time.monotonic() + 40
+    while not (tmp_path / "a").exists() or not (tmp_path / "a").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(study.pid, signal.SIGINT)
+    assert study.wait(20) != 0
+    assert not (tmp_path / "b").exists()
+    assert not list((tmp_path / "out/graph").glob("check/*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "a").read_text()), 0)
