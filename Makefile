@@ -8,10 +8,10 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check report bench upstream
 
 mini: .venv/ready
-	$(BIN)/python -m speechllm.mini_world.demo --output results/mini
+	$(BIN)/python -m speechllm.study.local workflow/config/mini.yaml
 
 mini-full: .venv/ready
-	$(BIN)/python -m speechllm.mini_world.full --output results/mini-full
+	$(BIN)/python -m speechllm.study.local workflow/config/mini-full.yaml
 
 # Mini decoders that are missing; the package ships all but the one whose
 # redundant layers stay together. A quarter of an hour of one core.
@@ -22,7 +22,7 @@ mini-models: .venv/ready
 # shows the plan, ARGS go to snakemake.
 DRY := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),-n)
 paper-mini: .venv/workflow
-	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/mini.yaml $(DRY) $(ARGS)
+	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/paper-mini.yaml $(DRY) $(ARGS)
 
 # Ways to heal and to choose layers, compared on the mini decoders; 90 minutes
 # on two cores, goes on where it stopped.

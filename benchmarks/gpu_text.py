@@ -11,8 +11,8 @@ from speechbrain_ext.model.decoding import greedy
 from speechbrain_ext.model.prompt import Prompt, assemble
 from speechbrain_ext.model.static_decoding import StaticDecoding
 from speechllm import mini_world
-from speechllm.mini_world.noisy_text import TextTasks
-from speechllm.mini_world.text import draw_sentences
+from speechllm.mini_world.corpus.text import draw_sentences
+from speechllm.mini_world.pretrain.noisy_text import TextTasks
 
 
 @torch.no_grad()

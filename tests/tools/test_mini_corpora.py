@@ -12,11 +12,11 @@ from recipe_scripts import RECIPES
 
 from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.sets import read_manifest
-from speechllm.mini_world.corpus import main
-from speechllm.mini_world.covost2 import build_covost2
-from speechllm.mini_world.librispeech import plan_splits
-from speechllm.mini_world.loquacious import build_loquacious
-from speechllm.mini_world.text import spoken_form
+from speechllm.mini_world.corpus.command import main
+from speechllm.mini_world.corpus.covost2 import build_covost2
+from speechllm.mini_world.corpus.librispeech import plan_splits
+from speechllm.mini_world.corpus.loquacious import build_loquacious
+from speechllm.mini_world.corpus.text import spoken_form
 
 sys.path += [str(RECIPES / name) for name in ("CoVoST2", "Loquacious")]
 from covost2_prepare import prepare_covost2  # noqa: E402
@@ -90,7 +90,7 @@ def test_the_command_line_builds_what_is_named(tmp_path, monkeypatch, capsys):
         return "Q"
 
     monkeypatch.setattr(
-        "speechllm.mini_world.corpus.CORPORA",
+        "speechllm.mini_world.corpus.command.CORPORA",
         {"librispeech": None, "loquacious": (build, {"small": 9, "dev": 5})},
     )
     words = ["--corpora", "loquacious", "--seed", "3", "--sizes", '{"dev": 1}']

@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from speechllm.mini_world import decoders, pretrain
+from speechllm.mini_world.pretrain import command as pretrain
+from speechllm.mini_world.pretrain import decoders, training
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
@@ -48,10 +49,10 @@ def test_stages_go_on_from_each_other_and_are_recorded(tmp_path, monkeypatch):
 
 
 def test_a_stage_stops_where_it_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoders, "save", lambda *_: None)
+    monkeypatch.setattr(training, "save", lambda *_: None)
     monkeypatch.setattr(decoders, "exactness", lambda *_: {})
     torch.manual_seed(0)
-    training = decoders.DecoderTraining(
+    one = decoders.DecoderTraining(
         "Qwen2",
         str(tmp_path),
         steps=50,
@@ -61,7 +62,7 @@ def test_a_stage_stops_where_it_is_told(tmp_path, monkeypatch):
         layers=2,
         width=64,
     )
-    assert training.run()[-1]["step"] == 2
-    assert len(training.model.model.layers) == 2
+    assert one.run()[-1]["step"] == 2
+    assert len(one.model.model.layers) == 2
     # The rate is that of the long schedule's head, not of its end.
-    assert training.schedule.get_last_lr()[0] > 2e-4
+    assert one.schedule.get_last_lr()[0] > 2e-4

@@ -17,33 +17,37 @@ import yaml
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from speechllm.export.parts import licence_of
-from speechllm.mini_world import (
-    decoders,
-    encoders,
-    folders,
-    front_ends,
-    noisy_text,
-)
-from speechllm.mini_world.espeak import check_voice, variants
-from speechllm.mini_world.librispeech import build_librispeech
-from speechllm.mini_world.pretrain import (
-    DECODERS,
-    ENCODERS,
-    MODELS,
-    MODELS_FOLDER,
-    pretrain,
-)
-from speechllm.mini_world.shapes import LANGUAGES
-from speechllm.mini_world.speech import Utterance, speak
-from speechllm.mini_world.text import (
+from speechllm.mini_world.corpus.espeak import check_voice, variants
+from speechllm.mini_world.corpus.librispeech import build_librispeech
+from speechllm.mini_world.corpus.shapes import LANGUAGES
+from speechllm.mini_world.corpus.speech import Utterance, speak
+from speechllm.mini_world.corpus.text import (
     SPLITS,
     draw_sentences,
     draw_word_list,
     spoken_form,
     words,
 )
-from speechllm.mini_world.tokens import PROMPTS, Segmenter, train_tokenizer
-from speechllm.mini_world.voices import variants_of
+from speechllm.mini_world.corpus.voices import variants_of
+from speechllm.mini_world.pretrain import (
+    decoders,
+    encoders,
+    front_ends,
+    noisy_text,
+    training,
+)
+from speechllm.mini_world.pretrain.command import (
+    DECODERS,
+    ENCODERS,
+    MODELS,
+    MODELS_FOLDER,
+    pretrain,
+)
+from speechllm.mini_world.pretrain.tokens import (
+    PROMPTS,
+    Segmenter,
+    train_tokenizer,
+)
 
 SIZES = {"train-clean-100": 12, "dev-clean": 3, "test-other": 3, "ood": 5}
 # The others are made by `make mini-models`; what is there is looked at.
@@ -235,7 +239,7 @@ def test_labels_are_the_target_and_nothing_else():
 
 @pytest.mark.parametrize("family", ["Qwen2", "Llama"])
 def test_a_few_steps_teach_a_decoder(family, tmp_path):
-    training = decoders.DecoderTraining(
+    one = decoders.DecoderTraining(
         family,
         str(tmp_path / "model"),
         steps=30,
@@ -245,7 +249,7 @@ def test_a_few_steps_teach_a_decoder(family, tmp_path):
         width=64,
         sentences=200,
     )
-    losses = [training.step() for _ in range(30)]
+    losses = [one.step() for _ in range(30)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
@@ -262,7 +266,7 @@ def test_residual_scaling_shrinks_what_layers_add(tokenizer):
 
 @pytest.mark.parametrize("kind", ["wavlm", "whisper"])
 def test_a_few_steps_teach_an_encoder(kind, tmp_path):
-    training = encoders.EncoderTraining(
+    one = encoders.EncoderTraining(
         kind,
         {"en": 8},
         str(tmp_path / "model"),
@@ -271,7 +275,7 @@ def test_a_few_steps_teach_an_encoder(kind, tmp_path):
         seconds=10,
         held_out=1,
     )
-    losses = [training.step() for _ in range(12)]
+    losses = [one.step() for _ in range(12)]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
@@ -299,8 +303,8 @@ def test_record_goes_on_from_the_earlier_stage(tmp_path):
 
 def test_start_from_takes_the_weights(tmp_path, tokenizer):
     kept = decoders.build_decoder("Qwen2", tokenizer, 1, 64)
-    folders.save(kept, tokenizer, str(tmp_path / "kept"))
-    training = decoders.DecoderTraining(
+    training.save(kept, tokenizer, str(tmp_path / "kept"))
+    one = decoders.DecoderTraining(
         "Qwen2",
         str(tmp_path / "new"),
         layers=1,
@@ -308,7 +312,7 @@ def test_start_from_takes_the_weights(tmp_path, tokenizer):
         sentences=5,
         start_from=str(tmp_path / "kept"),
     )
-    for new, old in zip(training.model.parameters(), kept.parameters()):
+    for new, old in zip(one.model.parameters(), kept.parameters()):
         torch.testing.assert_close(new, old.half().float())
 
 

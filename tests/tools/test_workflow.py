@@ -12,14 +12,12 @@ import pytest
 import yaml
 
 from speechbrain_ext.runs.result import RunResult, SetScore
+from speechllm.study import processes
+from speechllm.study import run as study_run
+from speechllm.study.plan import PlanError, read_plan
+from speechllm.study.state import Run, Study
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "workflow"))
-
-import cards  # noqa: E402
-import study_run  # noqa: E402
-from study import Run, Study  # noqa: E402
-from study_plan import PlanError, read_plan  # noqa: E402
 
 CONFIGS = ROOT / "workflow/config"
 
@@ -34,7 +32,9 @@ def plan_of(tmp_path, change=None):
     return read_plan(file, results=str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("name", ["mini", "paper", "tiny", "healing"])
+@pytest.mark.parametrize(
+    "name", ["mini", "mini-full", "paper-mini", "paper", "tiny", "healing"]
+)
 def test_every_planned_command_is_that_of_a_recipe(name, tmp_path):
     plan = read_plan(CONFIGS / f"{name}.yaml", results=str(tmp_path))
     for run in plan.runs.values():
@@ -108,7 +108,7 @@ def test_the_readme_counts_the_paper_plans_runs(tmp_path):
 
 
 def test_the_mini_plan_has_three_seeds_and_what_each_claim_needs(tmp_path):
-    plan = read_plan(CONFIGS / "mini.yaml", results=str(tmp_path))
+    plan = read_plan(CONFIGS / "paper-mini.yaml", results=str(tmp_path))
     assert plan.seeds == [1, 2, 3]
     for seed in plan.seeds:
         for name in (
@@ -174,6 +174,33 @@ def test_a_further_test_set_scores_and_does_not_train_again(tmp_path):
         (lambda c: c.update(seeds=3), "seeds: 3 is no list"),
         (lambda c: c.update(report="all"), "report: all, choose from paper"),
         (lambda c: c["systems"]["tiny"].update(depth=2), "tiny.depth: unknown"),
+        (
+            lambda c: c["systems"]["tiny"].update(recipe="LibriSpeech/TTS"),
+            "tiny.recipe: .*LibriSpeech/TTS is not there",
+        ),
+        (
+            lambda c: c.update(
+                checks={
+                    "x": {
+                        "recipe": "MultiTask/SpeechLLM",
+                        "command": ["run.py"],
+                        "needs": ["tiny-s2"],
+                    }
+                }
+            ),
+            "checks.x.needs: tiny-s2: no such run",
+        ),
+        (
+            lambda c: c["systems"]["tiny"]["study"].append(
+                {
+                    "depths": [3],
+                    "healing": ["both"],
+                    "path": "text",
+                    "differs": True,
+                }
+            ),
+            "study.differs: depth 3, healing both: no entry before it",
+        ),
         (
             lambda c: c["systems"]["tiny"]["study"].append(
                 {"depths": [2], "healing": ["both"]}
@@ -287,7 +314,7 @@ def test_the_run_ends_with_its_killed_parent(tmp_path):
     )
     study, run = a_study(tmp_path, code)
     plan = study.save()
-    command = [sys.executable, ROOT / "workflow/study_run.py", plan, "one"]
+    command = [sys.executable, "-m", "speechllm.study.run", plan, "one"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(command, env=environment)
     pid = _until(lambda: int((tmp_path / "pid").read_text()))
@@ -318,26 +345,26 @@ def _alive(pid):
     return not stat.exists() or stat.read_text().split()[2] != "Z"
 
 
-def test_cards_are_handed_out_one_run_each(tmp_path, monkeypatch):
+def test_gpus_are_handed_out_one_run_each(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with cards.held_cards(1, tmp_path) as one:
-        with cards.held_cards(1, tmp_path) as other:
+    with processes.held_gpus(1, tmp_path) as one:
+        with processes.held_gpus(1, tmp_path) as other:
             given = {e["CUDA_VISIBLE_DEVICES"] for e in (one, other)}
             assert given == {"3", "5"}
-    with cards.held_cards(2, tmp_path) as both:
+    with processes.held_gpus(2, tmp_path) as both:
         assert both == {"CUDA_VISIBLE_DEVICES": "3,5"}
     with pytest.raises(ValueError, match="cards: 3 wanted"):
-        with cards.held_cards(3, tmp_path):
+        with processes.held_gpus(3, tmp_path):
             pass
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    with cards.held_cards(2, tmp_path) as given:
+    with processes.held_gpus(2, tmp_path) as given:
         assert given == {}
 
 
 def test_several_cards_start_by_torchrun():
-    assert "--nproc_per_node=2" in study_run._starter(2)
-    assert study_run._starter(1) == study_run._starter(0) == [sys.executable]
+    assert "--nproc_per_node=2" in processes._starter(2)
+    assert processes._starter(1) == processes._starter(0) == [sys.executable]
 
 
 def test_the_plan_comes_back(tmp_path):

@@ -1,18 +1,16 @@
 """A study's plans by rule, lengths of healing and tuned learning rates."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "workflow"))
+from speechllm.study.plan import PlanError, read_plan
+from speechllm.study.state import Run, Study
+from speechllm.study.tuning import with_best_rates
 
-from study import Run, Study  # noqa: E402
-from study_plan import PlanError, read_plan  # noqa: E402
-from tuning import with_best_rates  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 TRIALS = [
     {"lr_projector": 0.001, "lr_adapter": 0.01},

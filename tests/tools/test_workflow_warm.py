@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "workflow"))
+from speechllm.study.processes import run_asked
 
-from warm import run_warm  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "pidfd_open"), reason="this system cannot watch a process"
@@ -30,8 +29,8 @@ def server(tmp_path):
     """A server that has imported one module; its socket."""
     place = tmp_path / "own" / "warm"
     place.parent.mkdir()
-    command = [sys.executable, ROOT / "workflow/warm.py", place, "fractions"]
-    process = subprocess.Popen(command)
+    words = ["-m", "speechllm.study.processes", place, "fractions"]
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT)
     _until(place.exists)
     yield str(place)
     process.terminate()
@@ -52,7 +51,7 @@ def run(place, folder, code, *words):
     command = ["script.py", *words]
     environment = {"COLOUR": "green", "PATH": os.environ["PATH"]}
     log = folder / "log"
-    status = run_warm(place, command, str(folder), environment, log)
+    status = run_asked(place, command, str(folder), environment, log)
     return status, log.read_text() if log.exists() else None
 
 
@@ -99,9 +98,9 @@ def test_runs_know_nothing_of_each_other(server, tmp_path):
 
 def test_a_run_ends_with_who_asked_for_it(server, tmp_path):
     asking = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'workflow')!r})\n"
-        "from warm import run_warm\n"
-        f"run_warm({server!r}, ['long.py'], {str(tmp_path)!r}, {{}}, 'log')"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from speechllm.study.processes import run_asked\n"
+        f"run_asked({server!r}, ['long.py'], {str(tmp_path)!r}, {{}}, 'log')"
     )
     (tmp_path / "long.py").write_text(
         "import os, time, pathlib\n"
@@ -147,4 +146,4 @@ def test_without_a_server_nothing_is_run(tmp_path, place):
 
 def test_modules_are_left_to_a_process_of_their_own(server, tmp_path):
     words = ["-m", "speechllm.report"]
-    assert run_warm(server, words, str(tmp_path), {}, tmp_path / "log") is None
+    assert run_asked(server, words, str(tmp_path), {}, tmp_path / "log") is None

@@ -1,0 +1,1 @@
+"""Sentences with true translations, spoken, in the real corpora's layouts."""

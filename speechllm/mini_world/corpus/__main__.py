@@ -1,0 +1,3 @@
+from speechllm.mini_world.corpus.command import main
+
+main()

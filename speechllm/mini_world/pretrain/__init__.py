@@ -1,0 +1,1 @@
+"""Small models in the real architectures, and their pretraining."""

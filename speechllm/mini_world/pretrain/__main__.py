@@ -1,0 +1,3 @@
+from speechllm.mini_world.pretrain.command import main
+
+main()

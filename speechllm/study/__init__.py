@@ -1,0 +1,1 @@
+"""A study: a configuration, the runs that it plans, and what makes them."""

@@ -1,0 +1,106 @@
+"""What a study's configuration may say, and what is told where it says else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speechllm.study.state import REPORTS, ROOT
+
+# Top-level keys and what each holds.
+KEYS = {
+    "results": str,
+    "seeds": list,
+    "baseline_seeds": list,
+    "cards": int,
+    "features": bool,
+    "flat": bool,
+    "run_name": str,
+    "set": dict,
+    "data": dict,
+    "systems": dict,
+    "checks": dict,
+    "report": str,
+    "healings": dict,
+    "utterances": int,
+    "warm": bool,
+}
+SYSTEM_KEYS = (
+    "recipe data baseline healed set set_baseline set_healed tables control "
+    "study score needs plans tuning"
+).split()
+ENTRY_KEYS = (
+    "depths healing path steps seeds run_name differs at_least"
+).split()
+SCORE_KEYS = ("recipe", "data", "sets", "set", "runs")
+CHECK_KEYS = ("recipe", "command", "needs")
+
+
+class PlanError(ValueError):
+    """What is wrong with a study's configuration, and how to mend it."""
+
+
+def checked(config: dict, file: str) -> dict:
+    """A configuration, refused where it has what is not known."""
+    _check(config, KEYS, f"{file}: ")
+    for key in ("results", "seeds", "systems"):
+        if not config.get(key):
+            raise PlanError(f"{file}: {key}: missing, give one")
+    for key, kind in KEYS.items():
+        if not isinstance(config.get(key, kind()), kind):
+            raise PlanError(
+                f"{file}: {key}: {config[key]!r} is no {kind.__name__}"
+            )
+    report = config.get("report", "paper")
+    if report not in REPORTS:
+        raise PlanError(
+            f"{file}: report: {report}, choose from {', '.join(REPORTS)}"
+        )
+    for name, one in config.get("checks", {}).items():
+        where = f"{file}: checks.{name}."
+        _check(one, CHECK_KEYS, where)
+        _check_recipe(one, where)
+    systems = {
+        name: _checked_system(system, f"{file}: systems.{name}.")
+        for name, system in config["systems"].items()
+    }
+    return {**config, "systems": systems}
+
+
+def _checked_system(system, where):
+    _check(system, SYSTEM_KEYS, where)
+    _check_recipe(system, where)
+    if system.get("score"):
+        _check(system["score"], SCORE_KEYS, f"{where}score.")
+        _check_recipe(system["score"], f"{where}score.")
+    entries = list(_flat(system.get("study", [])))
+    for one in entries:
+        _check(one, ENTRY_KEYS, f"{where}study.")
+    return {**system, "study": entries}
+
+
+def recipe_folder(name: str) -> str:
+    """A recipe's folder."""
+    return str(ROOT / "recipes" / name)
+
+
+def _check_recipe(given, where):
+    folder = recipe_folder(given.get("recipe") or "")
+    if not given.get("recipe") or not Path(folder).is_dir():
+        raise PlanError(
+            f"{where}recipe: {folder} is not there: name a recipe's folder, "
+            "and run from a clone of the project"
+        )
+
+
+def _check(given, known, where):
+    for key in given:
+        if key not in known:
+            raise PlanError(
+                f"{where}{key}: unknown, choose from {', '.join(known)}"
+            )
+
+
+def _flat(entries):
+    """A system's entries; lists of them may be shared between systems."""
+    for one in entries:
+        yield from _flat(one) if isinstance(one, list) else [one]

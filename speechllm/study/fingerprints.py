@@ -1,0 +1,61 @@
+"""Fingerprints of settings: what a change of a YAML makes anew.
+
+Two runs whose settings say the same have the same fingerprint, whatever the
+comments, the order of the keys or the folders are.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import yaml
+
+from speechbrain_ext.runs.files import configuration_hash
+from speechbrain_ext.training.run_record import NOT_TRAINING
+from speechllm.settings import merge
+
+EVALUATED = "test_splits"
+
+
+def made_of(
+    words,
+    file: Path | None = None,
+    options: dict | None = None,
+    everything: bool = False,
+) -> str | tuple[str, list]:
+    """The fingerprint of words and, with a file, of a recipe's settings."""
+    if file is None:
+        return configuration_hash({"words": words})
+    given = {k: _content(file, v) for k, v in (options or {}).items()}
+    settings = {**_settings(str(file)), **given}
+    counted = {k: v for k, v in settings.items() if k not in NOT_TRAINING}
+    sets = settings.get(EVALUATED) or []
+    if everything:
+        counted[EVALUATED] = sets
+        counted["language"] = settings.get("language")
+    return configuration_hash({"words": words, "settings": counted}), sets
+
+
+def _content(file, value):
+    """What a YAML says that an option names; other values as they are."""
+    named = file.parent.parent / str(value)
+    if str(value).endswith(".yaml") and named.is_file():
+        return yaml.safe_load(named.read_text(encoding="utf-8"))
+    return value
+
+
+@functools.cache
+def _settings(file):
+    """A YAML's settings with base and includes, tags and references kept."""
+    root = yaml.compose(merge(file, self_contained=True))
+    return {key.value: _plain(value) for key, value in root.value}
+
+
+def _plain(node):
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(one) for one in node.value]
+    # A reference is not the text that it looks like.
+    return node.value if node.tag.startswith("tag:") else [node.tag, node.value]

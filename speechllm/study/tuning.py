@@ -1,0 +1,62 @@
+"""Learning rates: a few trials of each healing, the best of which is taken.
+
+A trial is a short run of its own. Which one was best is known only when they
+are done: the command line of what needs them is completed then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from speechllm.study.state import Run, Study, result_of
+
+KEYS = ("depth", "steps", "trials", "healing", "test_splits")
+
+
+class TuningError(ValueError):
+    """What is wrong with a tuning, and how to mend it."""
+
+
+def trials_of(tuning: dict | None) -> list[tuple]:
+    """The trials that a system's ``tuning`` asks for."""
+    if not tuning:
+        return []
+    for key in KEYS:
+        if not tuning.get(key):
+            raise TuningError(f"{key}: missing, give one")
+    for key in tuning:
+        if key not in KEYS:
+            raise TuningError(f"{key}: unknown, choose from {', '.join(KEYS)}")
+    return [
+        (healing, path, number, rates)
+        for healing, path in tuning["healing"].items()
+        for number, rates in enumerate(tuning["trials"], 1)
+    ]
+
+
+def steps_options(steps: int | None) -> dict[str, int]:
+    """A recipe's options for a number of steps: a tenth of them warms up."""
+    if steps is None:
+        return {}
+    warm = max(1, steps // 10)
+    return {
+        "steps": steps,
+        "warmup_steps": warm,
+        "warmdown_steps": steps - warm,
+    }
+
+
+def with_best_rates(plan: Study, run: Run) -> Run:
+    """A run whose command has the options of the best of its trials."""
+    if not run.trials:
+        return run
+
+    def loss(name):
+        value = result_of(plan, name).get("validation", {}).get("final_loss")
+        # What diverged is the worst.
+        return value if value is not None and math.isfinite(value) else math.inf
+
+    options = run.trials[min(run.trials, key=loss)]
+    words = [str(w) for k, v in options.items() for w in (f"--{k}", v)]
+    return dataclasses.replace(run, command=[*run.command, *words])
