@@ -137,13 +137,7 @@ class Prompt:
 
 
 def template_faults(template: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with a template, and the mend, in words.
-
-    Example
-    -------
-    >>> list(template_faults("{speech}{target}!"))
-    [('goes on after {target}', 'nothing may')]
-    """
+    """What is wrong with a template, and the mend, in words."""
     if template.count(SPEECH) != 1:
         mend = f"write {SPEECH} exactly once, where the speech belongs"
         yield f"has {SPEECH} {template.count(SPEECH)} times", mend
@@ -218,14 +212,6 @@ class Sequence:
         The id each position has to predict, `IGNORE` where it predicts none.
     padding : str
         Where padding may stand: "none", "right", or "any" (not known).
-
-    Example
-    -------
-    >>> mask_BQ = torch.ones(1, 2).long()
-    >>> rows = Sequence(torch.zeros(1, 2, 3), mask_BQ,
-    ...     positions_from_mask(mask_BQ), torch.tensor([2]))
-    >>> sorted(rows.as_inputs())
-    ['attention_mask', 'inputs_embeds', 'position_ids']
     """
 
     embeds_BQD: torch.Tensor
@@ -337,13 +323,7 @@ def assemble(
 
 
 def positions_from_mask(mask_BQ: torch.Tensor) -> torch.Tensor:
-    """Positions that count real tokens from 0, whatever the padding's side.
-
-    Example
-    -------
-    >>> positions_from_mask(torch.tensor([[0, 1, 1]]))
-    tensor([[0, 0, 1]])
-    """
+    """Positions that count real tokens from 0, whatever the padding's side."""
     return (mask_BQ.long().cumsum(dim=1) - 1).clamp(min=0)
 
 

@@ -61,18 +61,7 @@ class EvaluationBrain(sb.Brain):
         self.world_size = torch.distributed.get_world_size() if world else 1
 
     def speech_of(self, batch):
-        """Features and speech tokens of a batch, cached or computed.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            With `features` (cached) or `sig` (waveforms).
-
-        Returns
-        -------
-        x_BSF : torch.Tensor
-        tokens_B : torch.Tensor
-        """
+        """Features and speech tokens of a batch, cached or from its `sig`."""
         if hasattr(batch, "features"):
             return batch.features.data, true_lengths(batch.features)
         return self.model.features(batch.sig.data, true_lengths(batch.sig))
