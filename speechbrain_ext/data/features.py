@@ -35,7 +35,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -182,6 +183,7 @@ class FeatureCache:
             if not todo:
                 return
             self._about(encoder)
+            self._remove_leftovers()
             self._check_space(encoder, todo)
             old = {name.partition("-")[0]: name for name in there}
             batches = self._batches(encoder, todo, batch_seconds)
@@ -213,15 +215,14 @@ class FeatureCache:
         TimeoutError
             Nothing was written for `give_up` seconds and some are missing.
         """
-        there, since = self._there(), time.monotonic()
-        missing = [i for i in self._names if self._names[i] not in there]
-        while missing:
-            left = [i for i in missing if not self._path(i).exists()]
-            if len(left) < len(missing):
-                missing, since = left, time.monotonic()
-                continue
+        wanted, count, since = set(self._names.values()), 0, time.monotonic()
+        while missing := wanted - (there := self._there()):
+            # Whatever set they are of: a process may first wait for another
+            # run's share of a longer one.
+            if len(there) != count:
+                count, since = len(there), time.monotonic()
             seconds = time.monotonic() - since
-            if seconds > give_up:
+            if seconds >= give_up:
                 raise TimeoutError(
                     f"feature cache {self.folder}: {len(missing)} utterances "
                     "are missing, and no process has written any for "
@@ -242,7 +243,15 @@ class FeatureCache:
 
     def _there(self):
         """Names of all files that are whole, whoever wrote them (set)."""
-        return {path.name for path in self.folder.glob("??/*-*.safetensors")}
+        names = chain.from_iterable(map(os.listdir, self.folder.glob("??")))
+        return {name for name in names if name.endswith(".safetensors")}
+
+    def _remove_leftovers(self):
+        """Remove what killed writers left, unless it may be a live one's."""
+        for path in self.folder.glob("??/.*.tmp"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > GIVE_UP:
+                    path.unlink()
 
     def _share(self, rank, world_size):
         """Every so many-th utterance; a row group of Parquet is one's alone."""
@@ -345,10 +354,9 @@ def _names(items):
     """Each utterance's file: itself, and the state of its audio (dict)."""
     names, states, absent = {}, {}, []
     for utterance, (place, _) in items.items():
-        place = os.path.abspath(place)
-        file = place
-        if not os.path.exists(place):
-            file = place.rpartition("#")[0] or place
+        place = file = os.path.abspath(place)
+        if _row_group(place) and not os.path.exists(place):
+            file = place.rpartition("#")[0]
         if file not in states:
             try:
                 stat = os.stat(file)
@@ -409,6 +417,9 @@ def _locked(path: Path) -> Iterator[None]:
             owner = lock.read().strip() or "another process"
             logger.warning("%s: waiting for %s", path, owner)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some network disks have no locks: work done twice does no harm.
+            logger.warning("%s: cannot be locked (%s)", path, error.strerror)
         lock.truncate(0)
         since = time.strftime("%H:%M:%S")
         host = socket.gethostname()

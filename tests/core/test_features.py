@@ -465,6 +465,55 @@ def test_who_is_done_waits_for_the_others(tmp_path, encoder, items):
     assert_right(cache, encoder, items)
 
 
+def test_another_sets_progress_is_progress(
+    tmp_path, encoder, items, monkeypatch
+):
+    """A process may first wait for another run's share of a longer set."""
+    cache = build(tmp_path, encoder, items[:2], rank=0, world_size=2)
+    others = iter(items[2:6])
+
+    def look(seconds):
+        """Another run's features come one by one, each after a while."""
+        build(tmp_path, encoder, [next(others)])
+        now[0] += 0.9 * features.GIVE_UP
+
+    now = [0.0]
+    monkeypatch.setattr(features.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(features.time, "sleep", look)
+    with pytest.raises(StopIteration):
+        cache.wait()
+    monkeypatch.setattr(features.time, "sleep", lambda seconds: None)
+    with pytest.raises(TimeoutError, match="1 utterances are missing"):
+        cache.wait(give_up=0)
+
+
+def test_leftovers_of_the_killed_are_removed(tmp_path, encoder, items):
+    """Those that nobody can still be writing."""
+    cache = build(tmp_path, encoder, items[:6])
+    folder = next(cache.folder.glob("??"))
+    old, new = folder / ".a.safetensors.1.tmp", folder / ".b.safetensors.2.tmp"
+    for path in (old, new):
+        path.touch()
+    long_ago = time.time() - features.GIVE_UP - 60
+    os.utime(old, (long_ago, long_ago))
+    build(tmp_path, encoder, items)
+    assert not old.exists() and new.exists()
+
+
+def test_a_disk_without_locks_serves(
+    tmp_path, encoder, items, monkeypatch, caplog
+):
+    """Files are whole or not there, so a lock saves work alone."""
+
+    def refused(*arguments):
+        """As Lustre without its flock option."""
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(features.fcntl, "flock", refused)
+    assert_right(build(tmp_path, encoder, items), encoder, items)
+    assert "cannot be locked (Function not implemented)" in caplog.text
+
+
 def test_row_groups_of_parquet_stay_together(tmp_path, encoder):
     """One process reads a row group, and all of it before the next."""
     pa = pytest.importorskip("pyarrow")
