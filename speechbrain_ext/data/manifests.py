@@ -166,6 +166,8 @@ class Manifests:
 
     def outdated(self, splits: Iterable[Split]) -> list[Split]:
         """The splits whose manifests are not there, or no longer right."""
+        # Before hours of reading, not after.
+        self.folder.mkdir(parents=True, exist_ok=True)
         todo = []
         for split in splits:
             same = self._done.get(split.name) == split.fingerprint
@@ -269,7 +271,6 @@ class Manifests:
 def _write_csv(path, header, rows):
     text = io.StringIO(newline="")
     csv.writer(text).writerows([header, *rows])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())
 
 

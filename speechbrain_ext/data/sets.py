@@ -34,10 +34,24 @@ def read_manifest(file: str, root: str = "") -> dict:
     -------
     dict
         ID to a dict of the other columns; duration is a float.
+
+    Raises
+    ------
+    ValueError
+        If it lacks one of these columns.
     """
     rows = {}
     with open(file, newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
+        table = csv.DictReader(stream)
+        there = table.fieldnames or []
+        lacking = {"ID", "duration", "wav"}.difference(there)
+        if lacking:
+            raise ValueError(
+                f"{file}: no manifest: no column {', '.join(sorted(lacking))} "
+                f"(there is {', '.join(there) or 'nothing'}): prepare the data "
+                "again"
+            )
+        for row in table:
             row["duration"] = float(row["duration"])
             if row["wav"].startswith(ROOT):
                 row["wav"] = root + row["wav"][len(ROOT) :]
@@ -184,7 +198,11 @@ def groups_of(dataset):
 
 
 def use_cached_features(datasets, folder, encoder, downsampling):
-    """Let sets give features instead of waveforms, each computed once."""
+    """Let sets give features instead of waveforms, each computed once.
+
+    The recipe's own pipeline reads the audio; where that is changed, what it
+    gave before must be deleted, or another folder given.
+    """
     from speechbrain_ext.data.features import GIVE_UP, FeatureCache
 
     rank, world_size = 0, 1

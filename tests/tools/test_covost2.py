@@ -94,6 +94,15 @@ def prepared(release, out, splits=("dev",), **options):
     return read_manifest(out / f"en_de_{splits[0]}.csv", root)
 
 
+def test_a_table_that_is_no_manifest_is_told(tmp_path):
+    file = tmp_path / "dev.tsv"
+    file.write_text("path\tsentence\nclip\tYES\n")
+    with pytest.raises(
+        ValueError, match="dev.tsv.*no column ID, duration, wav"
+    ):
+        read_manifest(str(file))
+
+
 def test_manifest_keeps_case_punctuation_and_dollars(whole, tmp_path):
     rows = prepared(whole, tmp_path)
     assert [row["translation"] for row in rows.values()] == GERMAN

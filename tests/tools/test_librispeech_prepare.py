@@ -271,6 +271,14 @@ def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path, check_audio):
     assert [row["ID"] for row in rows(out, "ood")] == ["91-7-0001"]
 
 
+def test_a_folder_that_cannot_be_is_told_first(corpus, tmp_path, monkeypatch):
+    """Not after hours of decoding."""
+    monkeypatch.setattr(PREPARE, "measure", lambda *_: pytest.fail("read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        prepare(str(corpus), str(tmp_path / "file" / "out"), ["ood"])
+
+
 def test_real_recordings(tmp_path):
     real = os.environ.get("SPEECHLLM_REAL")
     if not real:
