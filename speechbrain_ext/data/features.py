@@ -44,6 +44,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
+from speechbrain_ext.data.parquet import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
 from speechbrain_ext.runs.files import atomic_write, write_json
 
@@ -257,7 +258,7 @@ class FeatureCache:
         """Every so many-th utterance; a row group of Parquet is one's alone."""
         numbers, share = {}, []
         for utterance, (place, _) in self._items.items():
-            unit = _row_group(place) or utterance
+            unit = row_group(place) or utterance
             number = numbers.setdefault(unit, len(numbers))
             if number % world_size == rank:
                 share.append(utterance)
@@ -270,7 +271,7 @@ class FeatureCache:
         """
         most, groups = batch_seconds * encoder.sample_rate, {}
         for utterance in todo:
-            group = _row_group(self._items[utterance][0])
+            group = row_group(self._items[utterance][0])
             work = encoder.work_samples(self._samples(encoder, utterance))
             groups.setdefault(group, []).append((utterance, work))
         batches, longest = [], 0
@@ -345,17 +346,12 @@ def _crc(x_SE):
     return f"{zlib.crc32(x_SE.view(torch.uint8).numpy()):08x}"
 
 
-def _row_group(place):
-    """What is read together with others; "" for a file of its own (str)."""
-    return place.rpartition(":")[0] if "#" in place else ""
-
-
 def _names(items):
     """Each utterance's file: itself, and the state of its audio (dict)."""
     names, states, absent = {}, {}, []
     for utterance, (place, _) in items.items():
         place = file = os.path.abspath(place)
-        if _row_group(place) and not os.path.exists(place):
+        if row_group(place) and not os.path.exists(place):
             file = place.rpartition("#")[0]
         if file not in states:
             try:

@@ -8,6 +8,8 @@ import functools
 import torch
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_ext.data.parquet import row_group
+
 ROOT = "$data_root"
 
 
@@ -192,9 +194,10 @@ def texts(dataset):
 
 
 def groups_of(dataset):
-    """Which utterances are read together, where that matters."""
-    group_of = getattr(dataset, "group_of", None)
-    return group_of and [group_of[i] for i in dataset.data_ids]
+    """Row groups of utterances in Parquet files (list of str), or None."""
+    rows = (dataset.data[i] for i in dataset.data_ids)
+    groups = [row_group(row.get("wav", "")) for row in rows]
+    return groups if any(groups) else None
 
 
 def use_cached_features(datasets, folder, encoder, downsampling):

@@ -19,12 +19,13 @@ from recipe_scripts import (
     run_command,
     train,
 )
+from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.batches import StepBatchSampler
 from speechbrain_ext.data.manifests import PreparationError
 from speechbrain_ext.data.parquet import ParquetAudio
-from speechbrain_ext.data.sets import read_manifest
+from speechbrain_ext.data.sets import groups_of, read_manifest
 from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.settings import speechllm_rules
@@ -261,6 +262,21 @@ def test_hub_name_fetches_only_the_wanted_subsets(whole, tmp_path, monkeypatch):
     assert len(rows) == 5
     assert asked["allow_patterns"] == ["dev/*.parquet"]
     assert asked["repo_type"] == "dataset"
+
+
+def test_utterances_of_a_row_group_belong_together():
+    rows = {
+        "a": {"wav": "/c/dev/0.parquet#0:11"},
+        "b": {"wav": "/c/dev/0.parquet#1:0"},
+        "c": {"wav": "/c/dev/0.parquet#0:1"},
+    }
+    dataset = DynamicItemDataset(rows)
+    one, other, same = groups_of(dataset)
+    assert one == same != other
+    dataset.data_ids = ["b"]
+    assert groups_of(dataset) == [other]
+    files = {"a": {"wav": "/c#/0.flac"}, "b": {"duration": 1.0}}
+    assert groups_of(DynamicItemDataset(files)) is None
 
 
 def test_training_reads_each_group_about_once(whole, tmp_path):

@@ -96,15 +96,11 @@ def open_split(files, root, prompt, lowercase, cache_gigabytes):
     rows = {}
     for file in files:
         rows.update(read_manifest(file, root))
-    dataset = sb.dataio.dataset.DynamicItemDataset(
+    return sb.dataio.dataset.DynamicItemDataset(
         rows,
         [audio_pipeline, text_pipeline],
         ["id", "sig", "duration", "target", "target_ids"],
     )
-    dataset.group_of = {
-        name: row["wav"].rpartition(":")[0] for name, row in rows.items()
-    }
-    return dataset
 
 
 def dataio_prepare(hparams, prompt):
