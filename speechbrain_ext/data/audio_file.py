@@ -246,6 +246,8 @@ class AudioFile:
 
     def _vorbis(self):
         """Vorbis by libsndfile, after FFmpeg has looked for damage."""
+        # FFmpeg counts the first packet, which gives no samples: a file of
+        # one page loses or wins some hundred at its end.
         for _ in self._frames(whole=True):
             pass
         self._stream.seek(0)

@@ -8,7 +8,14 @@ MIXED_GROUPS = 16
 
 
 class StepBatchSampler(torch.utils.data.Sampler):
-    """Shuffled batches that follow from the step's number alone."""
+    """Shuffled batches that follow from the step's number alone.
+
+    Step s takes its utterances from an endless row of fresh permutations, so
+    there is no short batch at an epoch's end, a run that was stopped goes on
+    without any state, and P processes with accumulation over M batches see in
+    step s what one process with P * M sees. `groups` tells which utterances
+    are read together: see `by_group`.
+    """
 
     def __init__(
         self,

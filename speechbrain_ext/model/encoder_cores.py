@@ -219,6 +219,8 @@ class WaveformCore(torch.nn.Module):
         return self.model(wav_BN, attention_mask=mask_BN).last_hidden_state
 
 
+# The "group" feature extractors (WavLM Base, wav2vec 2.0 Base, HuBERT Base)
+# normalise each channel over time; the original counts the padding in.
 class _MaskedTimeNorm(torch.nn.Module):
     """GroupNorm with a group per channel, over an utterance's own frames."""
 
@@ -243,7 +245,11 @@ class _MaskedTimeNorm(torch.nn.Module):
 
 
 class WhisperCore(torch.nn.Module):
-    """Whisper's encoder on log-mel features."""
+    """Whisper's encoder on log-mel features, used as it was trained.
+
+    The waveform is padded with silence to the full window (30 s), and the
+    encoder attends to all of it; the frames that cover the utterance are kept.
+    """
 
     min_samples = 1
 
