@@ -228,7 +228,8 @@ class FeatureCache:
                     f"feature cache {self.folder}: {len(missing)} utterances "
                     "are missing, and no process has written any for "
                     f"{seconds / 60:.0f} minutes: all of them must see this "
-                    "folder. What is there is kept: start again."
+                    "folder, and audio files of the same place, size and "
+                    "time. What is there is kept: start again."
                 )
             time.sleep(look)
 

@@ -135,7 +135,8 @@ def _refuse_where(is_bad, name, dataset, why, mend, skip):
             f"{name}: {len(bad)} utterances are {why}: {told}. Leave them "
             f"out with --skip_bad True{mend}, or take another encoder."
         )
-    print(f"{name}: left out as {why}: {told}")
+    if if_main_process():
+        print(f"{name}: left out as {why}: {told}")
     left_out = set(bad)
     dataset.data_ids = [i for i in dataset.data_ids if i not in left_out]
 
