@@ -75,7 +75,8 @@ def naming(name: str) -> Iterator[None]:
     """Whatever error a library raises becomes one that names the file."""
     try:
         yield
-    except AudioError:
+    except (AudioError, ImportError):
+        # A package that is not there is no damage to the file.
         raise
     # PyAV has a class of error for each of FFmpeg's, numpy and the operating
     # system have theirs.

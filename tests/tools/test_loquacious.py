@@ -24,7 +24,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.batches import StepBatchSampler
 from speechbrain_ext.data.manifests import PreparationError
-from speechbrain_ext.data.parquet import ParquetAudio
+from speechbrain_ext.data.parquet import ParquetAudio, place_of
 from speechbrain_ext.data.sets import groups_of, read_manifest
 from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
@@ -262,6 +262,12 @@ def test_hub_name_fetches_only_the_wanted_subsets(whole, tmp_path, monkeypatch):
     assert len(rows) == 5
     assert asked["allow_patterns"] == ["dev/*.parquet"]
     assert asked["repo_type"] == "dataset"
+
+
+def test_a_missing_package_is_no_damaged_file(whole, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match="need pyarrow: pip install"):
+        ParquetAudio().content(place_of(str(whole / "dev/0.parquet"), 0, 0))
 
 
 def test_utterances_of_a_row_group_belong_together():
