@@ -28,7 +28,7 @@ from speechbrain_ext.layers.lm_calls import (
 )
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import load_pruned
-from speechbrain_ext.layers.weights import source_config
+from speechbrain_ext.layers.weights import causal_lm_config
 from speechbrain_ext.model.decoding import greedy, greedy_steps
 from speechbrain_ext.model.prompt import IGNORE, Sequence
 
@@ -147,6 +147,7 @@ class Decoder(torch.nn.Module):
                 f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
             )
         whole = decoder_config(source, revision).num_hidden_layers
+        removed = Removal.of(removed, whole)
         lm = load_pruned(
             source,
             removed,
@@ -168,8 +169,7 @@ class Decoder(torch.nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-        kept = Removal.of(removed, whole).kept
-        return cls(lm, tokenizer, source, kept, decode_static)
+        return cls(lm, tokenizer, source, removed.kept, decode_static)
 
     @property
     def width(self) -> int:
@@ -269,4 +269,4 @@ def decoder_config(
 ) -> PretrainedConfig:
     """The configuration of a decoder, without its weights."""
     check_source(source)
-    return source_config(source, revision)
+    return causal_lm_config(source, revision)
