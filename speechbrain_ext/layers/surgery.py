@@ -27,10 +27,10 @@ from speechbrain_ext.layers.lm_calls import (
 )
 from speechbrain_ext.layers.removal import Removal, layer_and_rest, renumber
 from speechbrain_ext.layers.weights import (
-    causal_lm_config,
     fetch_file,
     first_values,
     open_weights,
+    source_config,
     weight_files,
 )
 
@@ -141,7 +141,7 @@ def load_pruned(
     >>> lm.config.num_hidden_layers
     2
     """
-    whole = causal_lm_config(source, revision)
+    whole = source_config(source, revision)
     removed = Removal.of(removed, whole.num_hidden_layers)
     files = weight_files(source, revision)
     state, samples = _kept_state(

@@ -7,14 +7,12 @@ from the tokenizer and the model's generation settings.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -28,7 +26,7 @@ from speechbrain_ext.layers.lm_calls import (
 )
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import load_pruned
-from speechbrain_ext.layers.weights import causal_lm_config
+from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.model.decoding import greedy, greedy_steps
 from speechbrain_ext.model.prompt import IGNORE, Sequence
 
@@ -146,7 +144,7 @@ class Decoder(torch.nn.Module):
             raise ValueError(
                 f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
             )
-        whole = decoder_config(source, revision).num_hidden_layers
+        whole = source_config(source, revision).num_hidden_layers
         removed = Removal.of(removed, whole)
         lm = load_pruned(
             source,
@@ -244,29 +242,3 @@ class Decoder(torch.nn.Module):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The same as it is said, step by step (see `decoding`)."""
         return greedy_steps(self.lm, sequence, limits_B, self.stop_ids)
-
-
-def check_source(source: str) -> None:
-    """Refuse a local folder that cannot be a model, before anything long."""
-    source = str(source)
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_local and not os.path.isdir(source):
-        raise FileNotFoundError(
-            f"source: {source} is not a folder. Give a Hugging Face model "
-            "folder or a hub id such as Qwen/Qwen2.5-7B."
-        )
-    if os.path.isdir(source) and not os.path.isfile(
-        os.path.join(source, "config.json")
-    ):
-        raise FileNotFoundError(
-            f"source: {source} holds no config.json, so it is no Hugging "
-            "Face model folder."
-        )
-
-
-def decoder_config(
-    source: str, revision: str | None = None
-) -> PretrainedConfig:
-    """The configuration of a decoder, without its weights."""
-    check_source(source)
-    return causal_lm_config(source, revision)
