@@ -28,10 +28,13 @@ from speechbrain_ext.healing.lora import (
     load_adapter,
     save_adapter,
 )
-from speechbrain_ext.healing.presets import STRATEGIES, Healing
+from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.training.build import pruned_twin
+
+# Paper, Section 3.3.
+STRATEGIES = ("none", "decoder", "projector", "both")
 
 BLOCK = Block(1, 2)
 TEXTS = ["one", "two red cat", "x"]
