@@ -80,6 +80,7 @@ def lora_for(decoder, adapters, layers, removed, lora):
             )
     if rank is None:
         return lora
+    # The scale alpha / rank stays what it is.
     return replace(lora, rank=rank, alpha=lora.alpha * rank / lora.rank)
 
 
@@ -238,8 +239,9 @@ def heal(
     ['adapter', 'projector']
     """
     healing, decoder = Healing.of(strategy), model.decoder
-    gone = set() if block is None else set(block)
-    removed = Removal.of(block, decoder.num_layers + len(gone))
+    if not isinstance(block, Removal):
+        block = set() if block is None else set(block)
+    removed = Removal.of(block, decoder.num_layers + len(block))
     places = check_places(healing, removed)
     if healing.bridge is not None:
         _build_bridges(decoder, healing.bridge, places["bridge"], maps)

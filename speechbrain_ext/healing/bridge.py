@@ -71,7 +71,11 @@ class Bridge(torch.nn.Module):
 
 
 class Bridges(torch.nn.Module):
-    """All bridges in front of one layer, by name; one of them is used."""
+    """All bridges in front of one layer, by name; one of them is used.
+
+    With a name for each row (a batch of several tasks) each row takes its
+    own; a row whose name has no bridge here passes as it is.
+    """
 
     def __init__(self):
         super().__init__()

@@ -52,6 +52,7 @@ def folded_weights(down_proj, weight_DD):
 
 def put_down_proj(layer, weight, bias=None):
     """Exchange the last matrix of a layer's MLP."""
+    # New parameters, not new values: a whole model may share the old ones.
     down_proj = layer.mlp.down_proj
     down_proj.weight = torch.nn.Parameter(weight, requires_grad=False)
     if bias is not None:

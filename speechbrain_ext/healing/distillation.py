@@ -33,7 +33,11 @@ class Distillation:
         return self.teacher(x_BSF, tokens_B, targets)[0]
 
     def loss(self, logits_NV, teacher_NV, labels_N) -> torch.Tensor:
-        """Labels' and teacher's word together, summed over target tokens."""
+        """``(1 - w) NLL + w t^2 KL(teacher || pupil)``, over target tokens.
+
+        Both distributions are softened by t; its square keeps the gradients'
+        size.
+        """
         functional, t = torch.nn.functional, self.temperature
         nll = target_loss(logits_NV, labels_N)
         apart = functional.kl_div(

@@ -37,6 +37,8 @@ class UpdatedLinear(torch.nn.Linear):
 
     def forward(self, x):
         """Inputs ``[*, E]`` to outputs ``[*, D]``, in the weight's type."""
+        # PEFT's operations in PEFT's order: the same values to the last bit,
+        # under autocast too.
         linear = torch.nn.functional.linear
         result = super().forward(x)
         low = linear(x.to(self.down.dtype), self.down)

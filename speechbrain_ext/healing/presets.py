@@ -11,9 +11,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-# Paper, Section 3.3.
-STRATEGIES = ("none", "decoder", "projector", "both")
-
 # Every word there is, with what stands where nothing is said.
 PARTS = {
     # Train the projector (and the speech markers).

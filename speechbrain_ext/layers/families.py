@@ -21,6 +21,7 @@ from speechbrain_ext.layers.lm_calls import (
     base_model,
     causal_lm,
     embed,
+    evaluating,
     final_norm,
     last_states,
     logits_of,
@@ -114,7 +115,10 @@ def pruned_config(
 
 
 def with_old_rope(config):
-    """The configuration, which is saved in both spellings from now on."""
+    """The configuration, which is saved in both spellings from now on.
+
+    What is set in ``rope_parameters`` afterwards needs this again.
+    """
     # Past the class: there, rope_scaling is another name of rope_parameters.
     for key in OLD_ROPE:
         config.__dict__.pop(key, None)
@@ -143,6 +147,7 @@ def old_rope(config):
     if not isinstance(old["rope_theta"], (int, float)):
         return {}
     plain = {k: v for k, v in config.to_dict().items() if k not in OLD_ROPE}
+    # Nothing, where version 5 would not read the same from both spellings.
     again = type(config)(**plain, **copy.deepcopy(old))
     return old if again.rope_parameters == config.rope_parameters else {}
 
@@ -248,18 +253,14 @@ def _facts(layer):
 @torch.no_grad()
 def check_calls(lm: torch.nn.Module) -> None:
     """Refuse a causal LM that does something else when called in parts."""
-    in_training = [part for part in lm.modules() if part.training]
-    lm.eval()
     try:
-        wrong = _difference(lm)
+        with evaluating(lm):
+            wrong = _difference(lm)
     except (torch.OutOfMemoryError, TypeError):
         raise
     except Exception as error:
         # Families with a cache or masks of their own say so in many ways.
         wrong = f"called in parts, it fails with {error!r:.200}"
-    finally:
-        for part in in_training:
-            part.training = True
     if wrong:
         raise TypeError(
             f"{type(causal_lm(lm)).__name__} is not of the kind that can be "

@@ -45,7 +45,8 @@ class LinearMap:
     def lowered(self, rank, covariance_DD):
         """The map of this rank that says nearly the same on the same states."""
         said_DD = self.weight_DD @ covariance_DD @ self.weight_DD.T
-        # Ascending: the last are the main ones.
+        # U U^T W, with the main directions U of what W says, is the nearest of
+        # this rank on such states. Ascending: the last are the main ones.
         up_DR = torch.linalg.eigh(said_DD)[1][:, -rank:]
         down_RD = up_DR.T @ self.weight_DD
         return LinearMap(up_DR @ down_RD, self.bias_D, up_DR, down_RD)

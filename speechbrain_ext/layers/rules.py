@@ -71,8 +71,12 @@ def angular(model, data, size):
     )
 
 
+@torch.no_grad()
 def stream_cosines(model, data):
-    """Mean cosine between the streams before all pairs of layers."""
+    """Mean cosine between the streams before all pairs of layers.
+
+    Over all positions that are not padding, in float64.
+    """
     num_layers, seconds = len(decoder_layers(model)), clock()
     passes = num_layers * data.sequences
     data.budget.check(Cost(layer_passes=passes))
@@ -107,7 +111,11 @@ def block_influence(model, data, size):
 
 
 def block_influence_run(model, data, size):
-    """The same measure, of a run's input and output."""
+    """The same measure, of a run's input and output.
+
+    The paper's rule with all positions in place of the last, and cosines in
+    place of their angles.
+    """
     cosine_LL, cost = _cosines(model, data)
     influence = 1 - cosine_LL.diagonal(size)
     start = int(influence.argmin())
@@ -171,6 +179,8 @@ def _next(model, data, removed, at_gap, spent):
 
 def search_passes(num_layers, size):
     """Layer passes that `one_by_one` takes for one sequence."""
+    # With k layers left, a step runs these k, and behind each of the k - 1
+    # that may go what follows it.
     left = range(num_layers - size + 1, num_layers + 1)
     return sum(k + k * (k - 1) // 2 for k in left)
 
@@ -238,7 +248,8 @@ class GapMaps:
     """What is done at a gap: its closed-form map, fitted when asked for.
 
     The map hangs on what is removed up to the gap alone: only that is in the
-    stream before it.
+    stream before it. Holds the whole decoder's streams of all data it fits
+    on: layers x positions x width numbers.
     """
 
     def __init__(self, model: torch.nn.Module, data: RuleData):

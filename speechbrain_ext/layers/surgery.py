@@ -130,6 +130,8 @@ def load_pruned(
         If there is no such layer, if weights are missing, if layers have
         weights that the model has no place for, or if a layer does not hold
         what its own layer of the source holds.
+    TypeError
+        If it is no causal LM, or of a family that cannot be pruned.
 
     Example
     -------
@@ -142,11 +144,6 @@ def load_pruned(
     whole = source_config(source, revision)
     removed = Removal.of(removed, whole.num_hidden_layers)
     files = weight_files(source, revision)
-    if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise TypeError(
-            f"{source} is a {whole.model_type} model, not a causal LM: give "
-            "a decoder of the Llama or Qwen2 kind."
-        )
     state, samples = _kept_state(
         files, source, revision, removed, kwargs.get("dtype")
     )

@@ -10,7 +10,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PretrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+)
 from transformers.utils import cached_file
 
 SAFETENSORS = "model.safetensors"
@@ -130,7 +134,7 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
     """A model's configuration; code that it brings along is never run."""
     check_source(source)
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
     except ValueError as error:
@@ -140,6 +144,14 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
             f"{source}: needs code of its own, which is never run: give a "
             "model of a kind that transformers has (Llama, Qwen2)"
         ) from error
+    # What is put together of several models has no depth of its own.
+    layered = hasattr(config, "num_hidden_layers")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not layered:
+        raise TypeError(
+            f"{source} is a {config.model_type} model, not a causal LM: give "
+            "a decoder of the Llama or Qwen2 kind."
+        )
+    return config
 
 
 def weight_files(
@@ -242,6 +254,7 @@ def _open_pickle(path):
 
 def pickle_fault(error):
     """What is wrong with a .bin file that torch refuses to load."""
+    # torch's own words advise to load it unsafely.
     code = re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))
     if code:
         return f"is a pickle that calls {code[1]}, which is not allowed: {SAFE}"

@@ -145,6 +145,7 @@ class Decoder(torch.nn.Module):
                 f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
             )
         whole = source_config(source, revision).num_hidden_layers
+        removed = Removal.of(removed, whole)
         lm = load_pruned(
             source,
             removed,
@@ -166,8 +167,7 @@ class Decoder(torch.nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-        kept = Removal.of(removed, whole).kept
-        return cls(lm, tokenizer, source, kept, decode_static)
+        return cls(lm, tokenizer, source, removed.kept, decode_static)
 
     @property
     def width(self) -> int:

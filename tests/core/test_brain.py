@@ -170,8 +170,8 @@ def test_each_utterance_has_the_loss_it_has_alone(folder, size):
 
 
 def test_accumulated_batches_are_one_large_batch(folder):
-    # 3 does not divide the data: what is left at an epoch's end counts too.
     """Accumulated batches are one large batch."""
+    # 3 does not divide the data: what is left at an epoch's end counts too.
     whole = train(make_brain(folder, BLOCK, "both", batch_size=6, dropout=0.0))
     parts = make_brain(
         folder,

@@ -28,9 +28,13 @@ from speechbrain_ext.healing.lora import (
     load_adapter,
     save_adapter,
 )
-from speechbrain_ext.healing.presets import STRATEGIES, Healing
+from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.training.build import pruned_twin
+
+# Paper, Section 3.3.
+STRATEGIES = ("none", "decoder", "projector", "both")
 
 BLOCK = Block(1, 2)
 TEXTS = ["one", "two red cat", "x"]
@@ -108,6 +112,16 @@ def test_every_gap_has_its_receiver(source):
     """Every gap has its receiver."""
     model = make_model(source, {0, 2})
     trainable = heal(model, {0, 2}, "decoder", verbose=False)
+    names = {name for name, _ in trainable.named()}
+    assert names == adapter_names([0, 1], MLP, "mlp")
+
+
+def test_layers_may_be_told_once_only(source):
+    """What is removed is any iterable, also one that is used up."""
+    decoder = Decoder.from_source(source, iter([0, 2]))
+    assert decoder.kept == (1, 3, 4)
+    model = make_model(source, {0, 2})
+    trainable = heal(model, iter([0, 2]), "decoder", verbose=False)
     names = {name for name, _ in trainable.named()}
     assert names == adapter_names([0, 1], MLP, "mlp")
 
@@ -286,7 +300,6 @@ def test_an_adapter_of_another_model_is_refused(source, tmp_path):
 def test_adapters_train_in_full_precision(source):
     """A frozen decoder in half precision, its adapter in float32."""
     from speechbrain_ext.healing.lora import add_adapter
-    from speechbrain_ext.model.decoder import Decoder
 
     decoder = Decoder.from_source(source, BLOCK, dtype="bfloat16")
     add_adapter(decoder, MLP, [1])

@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from speech_llm_fixtures import LAYERS, make_decoder
-from transformers import AutoModelForCausalLM, AutoTokenizer, WavLMConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen2AudioConfig,
+    WavLMConfig,
+)
 
 from speechbrain_ext.layers.plans import Plan
-from speechbrain_ext.layers.removal import (
-    Block,
-    Removal,
-)
+from speechbrain_ext.layers.removal import Block, Removal
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
+from speechbrain_ext.model.decoder import Decoder
 
 REMOVED = [Block(1, 2), Block(0, 3), Block(0, 4), {1, 3}, {0, 2}]
 
@@ -341,9 +344,12 @@ def test_what_is_no_causal_lm_is_refused(tmp_path, source):
     """What is no causal lm is refused."""
     with pytest.raises(TypeError, match="Llama or Qwen2 kind"):
         drop_layers(torch.nn.Linear(1, 1), Block(0, 1))
-    WavLMConfig(num_hidden_layers=4).save_pretrained(tmp_path)
-    with pytest.raises((TypeError, FileNotFoundError)):
-        load_pruned(str(tmp_path), Block(0, 1))
+    # One of another kind; one of several models, of which one is a causal LM.
+    for config in (WavLMConfig(num_hidden_layers=4), Qwen2AudioConfig()):
+        config.save_pretrained(tmp_path)
+        for load in (load_pruned, Decoder.from_source):
+            with pytest.raises(TypeError, match="model, not a causal LM"):
+                load(str(tmp_path), Block(0, 1))
 
 
 def test_missing_weights_are_told(source, tmp_path):

@@ -171,6 +171,25 @@ def test_the_model_is_left_as_it_was(model, rows):
     assert not model.model.layers[-1]._forward_hooks
 
 
+def test_so_it_is_after_an_error(model, rows):
+    """Modes and hooks come back whatever ends the measuring."""
+    model.train()
+    model.model.norm.eval()
+
+    def broken(*args):
+        """Fail in the middle of a pass."""
+        raise RuntimeError("broken")
+
+    handle = model.model.layers[1].mlp.register_forward_hook(broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        measure(model, [make_batch(rows, PROMPTED)])
+    handle.remove()
+    assert model.model.training and model.model.layers[0].training
+    assert not model.model.norm.training
+    for layer in model.model.layers:
+        assert not layer._forward_pre_hooks and not layer._forward_hooks
+
+
 def test_no_lm_head_and_one_pass_only(model, rows):
     """No lm head and one pass only."""
     calls = []
@@ -231,8 +250,8 @@ SMALL = [[0.3, 0.1, 0.2, 0.01], [0.4, 0.3, 0.02], [0.5, 0.02], [0.9]]
 
 
 def test_the_path_leaves_out_blocks_without_receiver():
-    # The smallest distances of all end with the last layer.
     """The path leaves out blocks without receiver."""
+    # The smallest distances of all end with the last layer.
     table = make_table(SMALL)
     assert table.path() == [Block(1, 1), Block(1, 2), Block(0, 3)]
     for size in (0, 4, 5):

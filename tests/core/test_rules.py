@@ -22,6 +22,7 @@ from speechbrain_ext.layers.rules import (
     find_rule,
     one_by_one,
     search_passes,
+    stream_cosines,
 )
 from speechbrain_ext.layers.search import (
     Budget,
@@ -327,6 +328,15 @@ def test_block_influence(model, data):
         plan = RULES["block-influence-run"](model, data, size)
         assert (plan.start, plan.size) == (int(runs.argmin()), size)
         assert plan.value == pytest.approx(runs.min().item(), abs=1e-6)
+
+
+def test_looking_at_streams_needs_no_gradient(model, data):
+    """Embeddings may come from what is trained."""
+    (batch,) = data.batches
+    embeds_BQD = model.model.embed_tokens(batch.pop("input_ids"))
+    batch["inputs_embeds"] = embeds_BQD.detach().requires_grad_()
+    cosine_LL, _ = stream_cosines(model, data)
+    assert not cosine_LL.requires_grad
 
 
 def test_angular_is_the_tables_path(model, data):

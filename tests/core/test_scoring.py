@@ -70,8 +70,8 @@ def test_wer_is_over_the_whole_set():
 
 
 def test_wer_counts_what_was_written_to_an_empty_reference():
-    # "Uh" normalises to nothing: its utterance still adds an insertion.
     """Wer counts what was written to an empty reference."""
+    # "Uh" normalises to nothing: its utterance still adds an insertion.
     assert scoring.wer([("Uh.", "hello"), ("a b", "a b")]) == 50.0
 
 
@@ -253,8 +253,8 @@ def test_translation_scores_refuse_unequal_lists():
 
 
 def test_relative_degradation():
-    # The paper's Table 1: Qwen2.5-7B, test-clean, 8 of 28 layers.
     """Relative degradation."""
+    # The paper's Table 1: Qwen2.5-7B, test-clean, 8 of 28 layers.
     assert scoring.relative_degradation(2.36, 2.01) == pytest.approx(
         0.1741, 1e-3
     )
