@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 
 from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.batches import by_duration
@@ -199,27 +200,28 @@ class MultiTask(torch.nn.Module):
             adapters_now[:] = [adapters[row] for row in rows]
             bridges_now[:] = [names[row] for row in rows]
 
+        def name_rows(layer, inputs, options):
+            return inputs, {**options, "adapter_names": adapters_now}
+
+        layers = [m for m in self.decoder.modules() if isinstance(m, LoraLayer)]
+        if layers:
+            self.decoder.adapter.base_model.enable_adapter_layers()
+            self.decoder.requires_grad_(False)
+        # PEFT's own way to name rows leaves its hooks there if a batch fails.
+        hooks = [
+            layer.register_forward_pre_hook(name_rows, with_kwargs=True)
+            for layer in layers
+        ]
         bridges = all_bridges(self.decoder).values()
-        with ExitStack() as stack:
-            if self.decoder.adapter is not None:
-                layers = self.decoder.adapter.base_model
-                # PEFT's handle is outside the module tree: no eval() reached.
-                layers.eval()
-                layers.enable_adapter_layers()
-                self.decoder.requires_grad_(False)
-                # PEFT hands this very list on to its layers.
-                stack.enter_context(
-                    layers._enable_peft_forward_hooks(
-                        adapter_names=adapters_now
-                    )
-                )
+        for bridge in bridges:
+            bridge.name_of_row = bridges_now
+        try:
+            yield on_rows
+        finally:
             for bridge in bridges:
-                bridge.name_of_row = bridges_now
-            try:
-                yield on_rows
-            finally:
-                for bridge in bridges:
-                    bridge.name_of_row = None
+                bridge.name_of_row = None
+            for hook in hooks:
+                hook.remove()
 
     def encoders(self) -> list[SpeechEncoder]:
         """The encoders, each once."""

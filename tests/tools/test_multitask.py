@@ -163,6 +163,26 @@ def test_mixed_batch_gives_each_row_its_task(tasks, rows):
     assert labels_N.tolist() == torch.cat(targets).tolist()
 
 
+def test_a_mixed_batch_that_fails_leaves_nothing_behind(
+    tasks, rows, monkeypatch
+):
+    wav, model = read_wavs(rows["asr"])[0], tasks.use("asr")
+    target = model.prompt.encode_target(rows["asr"][0]["target"])
+    before_NV, _ = model(*model.features_of([wav]), [target])
+
+    def out_of_memory(sequence):
+        tasks.decoder.lm(**sequence.causal_inputs())
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks.decoder, "target_logits", out_of_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            tasks.target_logits([wav], ["en_de"], [target])
+    model = tasks.use("asr")
+    after_NV, _ = model(*model.features_of([wav]), [target])
+    assert torch.equal(before_NV, after_NV)
+
+
 def test_memory_is_one_backbone_and_small_parts(tasks):
     memory = memory_of(tasks)
     sizes = [p.numel() * p.element_size() for p in tasks.parameters()]
