@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import MoeModelOutputWithPast
@@ -38,7 +39,7 @@ def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def base_model(model: torch.nn.Module) -> torch.nn.Module:
+def base_model(model: torch.nn.Module) -> Any:
     """The decoder without its LM head, from whatever wraps it.
 
     Arguments
