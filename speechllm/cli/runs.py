@@ -54,8 +54,7 @@ def compare(a: str, b: str, samples: int, as_json: bool) -> None:
 
 def _compare_tables(a, b, as_json):
     from speechbrain_ext.layers.distances import RedundancyTable
-    from speechbrain_ext.layers.distances import compare as agreement_of
-    from speechllm.cli.compare_tables import agreement_text
+    from speechllm.cli.compare_tables import agreement_of, agreement_text
 
     tables = RedundancyTable.load(a), RedundancyTable.load(b)
     if as_json:
