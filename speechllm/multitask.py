@@ -20,6 +20,7 @@ from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.batches import by_duration
 from speechbrain_ext.healing.bridge import all_bridges, use_bridges
 from speechbrain_ext.healing.frozen_adapter import updates_of
+from speechbrain_ext.layers.residual import entering
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt, assemble
 from speechbrain_ext.model.speech_llm import (
@@ -200,18 +201,16 @@ class MultiTask(torch.nn.Module):
             adapters_now[:] = [adapters[row] for row in rows]
             bridges_now[:] = [names[row] for row in rows]
 
-        def name_rows(layer, inputs, options):
-            return inputs, {**options, "adapter_names": adapters_now}
+        def name_rows(layer, x_BQE, options):
+            options["adapter_names"] = adapters_now
+            return x_BQE
 
         layers = [m for m in self.decoder.modules() if isinstance(m, LoraLayer)]
         if layers:
             self.decoder.adapter.base_model.enable_adapter_layers()
             self.decoder.requires_grad_(False)
         # PEFT's own way to name rows leaves its hooks there if a batch fails.
-        hooks = [
-            layer.register_forward_pre_hook(name_rows, with_kwargs=True)
-            for layer in layers
-        ]
+        hooks = [entering(layer, name_rows) for layer in layers]
         bridges = all_bridges(self.decoder).values()
         for bridge in bridges:
             bridge.name_of_row = bridges_now
