@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 
 from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.batches import by_duration
 from speechbrain_ext.healing.bridge import all_bridges, use_bridges
 from speechbrain_ext.healing.frozen_adapter import updates_of
+from speechbrain_ext.layers.residual import entering
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt, assemble
 from speechbrain_ext.model.speech_llm import (
@@ -199,27 +201,26 @@ class MultiTask(torch.nn.Module):
             adapters_now[:] = [adapters[row] for row in rows]
             bridges_now[:] = [names[row] for row in rows]
 
+        def name_rows(layer, x_BQE, options):
+            options["adapter_names"] = adapters_now
+            return x_BQE
+
+        layers = [m for m in self.decoder.modules() if isinstance(m, LoraLayer)]
+        if layers:
+            self.decoder.adapter.base_model.enable_adapter_layers()
+            self.decoder.requires_grad_(False)
+        # PEFT's own way to name rows leaves its hooks there if a batch fails.
+        hooks = [entering(layer, name_rows) for layer in layers]
         bridges = all_bridges(self.decoder).values()
-        with ExitStack() as stack:
-            if self.decoder.adapter is not None:
-                layers = self.decoder.adapter.base_model
-                # PEFT's handle is outside the module tree: no eval() reached.
-                layers.eval()
-                layers.enable_adapter_layers()
-                self.decoder.requires_grad_(False)
-                # PEFT hands this very list on to its layers.
-                stack.enter_context(
-                    layers._enable_peft_forward_hooks(
-                        adapter_names=adapters_now
-                    )
-                )
+        for bridge in bridges:
+            bridge.name_of_row = bridges_now
+        try:
+            yield on_rows
+        finally:
             for bridge in bridges:
-                bridge.name_of_row = bridges_now
-            try:
-                yield on_rows
-            finally:
-                for bridge in bridges:
-                    bridge.name_of_row = None
+                bridge.name_of_row = None
+            for hook in hooks:
+                hook.remove()
 
     def encoders(self) -> list[SpeechEncoder]:
         """The encoders, each once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -228,8 +228,8 @@ def prune_with_text(
 def compare_rules(
     decoder: Decoder,
     rows: list[torch.Tensor],
-    sizes: list[int] | None = None,
-    rules: list[str] | None = None,
+    sizes: Iterable[int] | None = None,
+    rules: Iterable[str] | None = None,
     batch_size: int = 8,
     progress: bool = False,
     told: Callable[[dict, str | None], Any] = lambda report, rule: None,

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import MoeModelOutputWithPast
@@ -40,7 +41,7 @@ def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def base_model(model: torch.nn.Module) -> torch.nn.Module:
+def base_model(model: torch.nn.Module) -> Any:
     """The decoder without its LM head, from whatever wraps it.
 
     Arguments

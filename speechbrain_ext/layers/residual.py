@@ -29,8 +29,8 @@ POSITIONS = 256
 def entering(layer: torch.nn.Module, change: Callable):
     """Call ``change(layer, h_BQD, options)`` before each run of a layer.
 
-    Whatever it gives, unless None, enters in place of the stream `h_BQD`;
-    `options` are the layer's other arguments. Gives torch's handle; a copy
+    Whatever it gives, unless None, enters in place of the stream `h_BQD`, with
+    `options`, the layer's other arguments, as it left them. Gives torch's handle; a copy
     of the layer does the same, as long as `change` can be copied.
     """
     return layer.register_forward_pre_hook(

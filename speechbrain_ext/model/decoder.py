@@ -8,7 +8,7 @@ from the tokenizer and the model's generation settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -73,7 +73,7 @@ class Decoder(torch.nn.Module):
         self.kept = kept or tuple(range(len(base_model(lm).layers)))
         self._adapter = None
         # Maps that were folded in, by receiving layer: part of `lm`.
-        self.folded = {}
+        self.folded: dict[int, Any] = {}
         self.static = None
         if decode_static:
             from speechbrain_ext.model.static_decoding import (
@@ -156,7 +156,8 @@ class Decoder(torch.nn.Module):
         )
         check_calls(lm)
         # A frozen decoder has no dropout of its own in training either.
-        for module in lm.modules():
+        modules: Any = lm.modules()
+        for module in modules:
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = 0.0
         if gradient_checkpointing:
@@ -220,9 +221,9 @@ class Decoder(torch.nn.Module):
         150,000 the head costs more than several layers.
         """
         h_BQD = self.hidden(sequence)
-        wanted_BQ = sequence.labels_BQ != IGNORE
-        logits_NV = logits_of(self.lm, h_BQD[wanted_BQ])
-        return logits_NV, sequence.labels_BQ[wanted_BQ]
+        labels_BQ: Any = sequence.labels_BQ
+        wanted_BQ = labels_BQ != IGNORE
+        return logits_of(self.lm, h_BQD[wanted_BQ]), labels_BQ[wanted_BQ]
 
     def greedy(
         self,

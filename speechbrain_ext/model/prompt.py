@@ -131,9 +131,9 @@ class Prompt:
 
     def decode(self, ids) -> str:
         """Ids (end token or not) back to text."""
-        return self.tokenizer.decode(
-            [int(i) for i in ids], skip_special_tokens=True
-        ).strip()
+        ids = [int(i) for i in ids]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(text).strip()
 
 
 def template_faults(template: str) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ target.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -96,7 +96,8 @@ class SpeechLLM(torch.nn.Module):
         markers: SpeechMarkers | None = None,
     ):
         super().__init__()
-        self.encoder = encoder
+        # Not there where features come from a cache.
+        self.encoder: Any = encoder
         self.projector = projector
         self.decoder = decoder
         self.prompt = prompt
@@ -138,8 +139,8 @@ class SpeechLLM(torch.nn.Module):
         self, x_BSF: torch.Tensor, tokens_B: torch.Tensor
     ) -> list[torch.Tensor]:
         """Features to projected speech, ``[S, D]`` for each utterance."""
-        weight = self.projector.layers[0].weight
-        x_BSD = self.projector(x_BSF.to(weight.dtype))
+        dtype = next(self.projector.parameters()).dtype
+        x_BSD = self.projector(x_BSF.to(dtype))
         rows = [x[:n] for x, n in zip(x_BSD, tokens_B.tolist())]
         if self.markers is not None:
             rows = [self.markers(row) for row in rows]

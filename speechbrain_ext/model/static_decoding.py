@@ -14,6 +14,7 @@ import functools
 import importlib.util
 import sys
 import types
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -236,7 +237,7 @@ class FixedCache:
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
 
-    def make_room(self, cache: DynamicCache) -> None:
+    def make_room(self, cache: Any) -> None:
         """Buffers for what a filled cache holds."""
         self.keys = [self._buffer(layer.keys) for layer in cache.layers]
         self.values = [self._buffer(layer.values) for layer in cache.layers]
@@ -245,7 +246,7 @@ class FixedCache:
         rows, heads, _, width = like.shape
         return like.new_zeros(rows, heads, self.length, width)
 
-    def fill(self, cache: DynamicCache) -> int:
+    def fill(self, cache: Any) -> int:
         """Take over a cache's contents; gives their width."""
         width = cache.get_seq_length()
         for index, layer in enumerate(cache.layers):

@@ -15,7 +15,14 @@ from speechllm.cli.runs import compare, report
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Speech LLMs with fewer layers: use them, measure, prune, share."""
+    """Speech LLMs with fewer layers: use them, measure, prune, share.
+
+    \b
+    speechllm transcribe some.wav --model DIR
+    speechllm measure Qwen/Qwen2.5-1.5B --text lines.txt
+    speechllm prune Qwen/Qwen2.5-1.5B --layers 4 --text lines.txt --output DIR
+    speechllm export results/mini_prune my-model
+    """
 
 
 for command in (

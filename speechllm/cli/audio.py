@@ -17,8 +17,8 @@ from speechllm.cli.common import (
     show_progress,
     tell,
 )
+from speechllm.cli.subtitles import FORMATS
 
-FORMATS = ("txt", "json", "srt", "vtt")
 # What is called so is a recording; any other file of a folder is looked into.
 AUDIO = (
     ".wav .flac .mp3 .ogg .oga .opus .m4a .mp4 .webm .aac .sph .aiff .aif .au"
@@ -39,7 +39,9 @@ MODEL = "SPEECHLLM_MODEL"
     "export that lies in this folder.",
 )
 @click.option("--task", help="The model's task; by default recognition.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="txt")
+@click.option(
+    "--format", "form", type=click.Choice(tuple(FORMATS)), default="txt"
+)
 @click.option("--json", "as_json", is_flag=True, help="As --format json.")
 @click.option(
     "--output",
@@ -67,7 +69,11 @@ def transcribe(
     stream: bool,
     **options: Any,
 ) -> int:
-    """Text of recordings, of any format, rate and length."""
+    """Text of recordings, of any format, rate and length.
+
+    wav, flac, mp3, ogg, opus, m4a, webm, sph and others; a folder stands for
+    all recordings in it.
+    """
     form = "json" if as_json else form
     files = _expand(files)
     if form in ("srt", "vtt") and len(files) > 1 and not output:
@@ -165,8 +171,6 @@ def _stream(loaded, files, task, piece_seconds):
 
 def _write(files, results, form, output):
     """Print or save; gives the exit code."""
-    from speechllm.cli import subtitles
-
     failed = [one for one in results if isinstance(one, Exception)]
     for error in failed:
         tell(f"Error: {error}")
@@ -189,7 +193,7 @@ def _write(files, results, form, output):
     else:
         for file, one in done:
             name = f"{file}\t" if len(files) > 1 else ""
-            click.echo(name + subtitles.FORMATS[form](one), nl=False)
+            click.echo(name + FORMATS[form](one), nl=False)
     if failed:
         return PARTLY if done else FAILED
     return 0
@@ -198,7 +202,6 @@ def _write(files, results, form, output):
 def _save(done, form, output):
     """A file per recording; of two of one name, both keep their suffix."""
     from speechbrain_ext.runs.files import write_text
-    from speechllm.cli import subtitles
 
     os.makedirs(output, exist_ok=True)
     stems = [os.path.splitext(os.path.basename(file))[0] for file, _ in done]
@@ -213,5 +216,5 @@ def _save(done, form, output):
             )
         taken.add(name)
         path = os.path.join(output, name)
-        write_text(path, subtitles.FORMATS[form](one))
+        write_text(path, FORMATS[form](one))
         tell(f"wrote {path}")

@@ -94,14 +94,7 @@ def pick_device(device: str | None) -> str:
 
 def command(*lines: str) -> Callable[[Callable], click.Command]:
     """A command with lines that show how it is typed."""
-    return click.command(epilog=examples("\n".join(lines)))
-
-
-def examples(text: str) -> str:
-    """Examples at the end of a command's help, as they are typed."""
-    return "\b\nExamples:\n" + "\n".join(
-        f"  {line.strip()}" for line in text.strip().splitlines()
-    )
+    return click.command(epilog="\n  ".join(["\b\nExamples:", *lines]))
 
 
 def guarded(call: Callable[[], int | None], as_json: bool = False) -> int:

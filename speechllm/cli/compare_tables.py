@@ -1,14 +1,10 @@
-"""Compare two redundancy tables: speech and text, or one task and another.
-
-python -m speechllm.cli.compare_tables A.json B.json [--json FILE]
-"""
+"""Compare two redundancy tables: speech and text, or one task and another."""
 
 from __future__ import annotations
 
-import argparse
+from typing import Any
 
 from speechbrain_ext.layers.distances import RedundancyTable, compare
-from speechbrain_ext.runs.files import write_json
 from speechllm.report.tables import markdown_table
 
 MEANINGS = {
@@ -49,28 +45,9 @@ def _title(table):
     return f"{', '.join(parts)}; {table.count} sequences"
 
 
-def main(argv: list[str] | None = None) -> dict:
-    """Print how much two tables agree."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechllm.cli.compare_tables",
-        description=__doc__.split("\n")[0],
-    )
-    parser.add_argument("tables", nargs=2, metavar="TABLE")
-    parser.add_argument("--json", metavar="FILE", help="write it there too")
-    options = parser.parse_args(argv)
-    try:
-        one, other = (RedundancyTable.load(file) for file in options.tables)
-        agreement = compare(one, other)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    for letter, file in zip("AB", options.tables):
-        print(f"{letter} is {file}")
-    print(agreement_text(one, other), end="")
-    if options.json:
-        provenance = [one.provenance, other.provenance]
-        write_json(options.json, {**agreement, "provenance": provenance})
-    return agreement
-
-
-if __name__ == "__main__":
-    main()
+def agreement_of(
+    one: RedundancyTable, other: RedundancyTable
+) -> dict[str, Any]:
+    """How much two tables agree, and whose they are, for JSON."""
+    provenance = [one.provenance, other.provenance]
+    return {**compare(one, other), "provenance": provenance}

@@ -43,7 +43,11 @@ def export(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Write finished RUNs as plain folders to load anywhere."""
+    """Write finished RUNs as plain folders to load anywhere.
+
+    Several runs on one pruned backbone become tasks of one export. What was
+    written is read back and compared before it gets its name.
+    """
     quiet()
     from speechllm.export.write import export_runs
 

@@ -61,7 +61,11 @@ def measure(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Which layers of a causal LM are redundant, from text alone."""
+    """Which layers of a causal LM are redundant, from text alone.
+
+    Prints the pruning path and the heat map of angular distances. MODEL is a
+    folder or a hub id, of the Llama or Qwen2 kind.
+    """
     quiet()
     from speechllm.text_lm import measure_rows
 
@@ -120,7 +124,11 @@ def prune(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Remove a causal LM's most redundant layers; save a plain smaller LM."""
+    """Remove a causal LM's most redundant layers; save a plain smaller LM.
+
+    The layers are chosen by a rule on four fifths of the text; the perplexity
+    before and after is that of the rest. MODEL is a folder or a hub id.
+    """
     quiet()
     from speechbrain_ext.layers.removal import ranges
     from speechbrain_ext.layers.rules import find_rule
@@ -253,7 +261,14 @@ def rules(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Which rule chooses the layers of a causal LM best, from text alone."""
+    """Which rule chooses the layers of a causal LM best, from text alone.
+
+    Prints the perplexity of every fifth line by layers removed and by rule,
+    without healing; the rules look at the other lines. A rule that needs more
+    text than there is is left out. Each row is printed, and --output written,
+    as soon as its rule is done. MODEL is a folder or a hub id, of the Llama or
+    Qwen2 kind.
+    """
     quiet()
     from speechllm.text_lm import compare_rules
 

@@ -1,19 +1,17 @@
 """``speechllm compare`` and ``speechllm report``: runs and tables."""
 
+from __future__ import annotations
+
 import os
 
 import click
 
-from speechllm.cli.common import examples, json_option, print_json, quiet
+from speechllm.cli.common import command, json_option, print_json, quiet
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm compare results/mini results/mini_prune
-        speechllm compare redundancy-speech.json redundancy-text.json
-        """
-    )
+@command(
+    "speechllm compare results/mini results/mini_prune",
+    "speechllm compare redundancy-speech.json redundancy-text.json",
 )
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
@@ -25,8 +23,12 @@ from speechllm.cli.common import examples, json_option, print_json, quiet
     help="Sets of utterances that are drawn.",
 )
 @json_option
-def compare(a, b, samples, as_json):
-    """Compare two redundancy tables, or two runs' scores."""
+def compare(a: str, b: str, samples: int, as_json: bool) -> None:
+    """Compare two redundancy tables, or two runs' scores.
+
+    Of runs, each set that both were scored on: the difference A minus B, its
+    95 % interval and p-value, from resampling utterances.
+    """
     quiet()
     if os.path.isfile(a) and os.path.isfile(b):
         return _compare_tables(a, b, as_json)
@@ -52,8 +54,7 @@ def compare(a, b, samples, as_json):
 
 def _compare_tables(a, b, as_json):
     from speechbrain_ext.layers.distances import RedundancyTable
-    from speechbrain_ext.layers.distances import compare as agreement_of
-    from speechllm.cli.compare_tables import agreement_text
+    from speechllm.cli.compare_tables import agreement_of, agreement_text
 
     tables = RedundancyTable.load(a), RedundancyTable.load(b)
     if as_json:
@@ -62,13 +63,9 @@ def _compare_tables(a, b, as_json):
         click.echo(agreement_text(*tables), nl=False)
 
 
-@click.command(
-    epilog=examples(
-        """
-        speechllm report results
-        speechllm report results --output pictures --column
-        """
-    )
+@command(
+    "speechllm report results",
+    "speechllm report results --output pictures --column",
 )
 @click.argument("results", metavar="RESULTS")
 @click.option(
@@ -76,7 +73,9 @@ def _compare_tables(a, b, as_json):
 )
 @click.option("--column", is_flag=True, help="Pictures for one column.")
 @json_option
-def report(results, output, column, as_json):
+def report(
+    results: str, output: str | None, column: bool, as_json: bool
+) -> int:
     """Table and pictures of all runs below a folder."""
     quiet()
     from speechbrain_ext.runs.result import load_runs

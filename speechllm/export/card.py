@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from speechbrain_ext.layers.removal import ranges
 from speechllm.exported.format import BASELINE_ADAPTER, TaskSettings
+from speechllm.report.tables import markdown_table
 
 KINDS = {
     "WER": "automatic-speech-recognition",
@@ -187,9 +188,6 @@ def _healing(about, merged):
 
 
 def _task(name, task):
-    # Late: it comes with all that draws pictures.
-    from speechllm.report.tables import markdown_table
-
     lines = [
         f"## Task `{name}`: {task.task}\n",
         f"Prompt `{task.prompt!r}`, {task.downsampling} frames a speech token.",

@@ -175,6 +175,12 @@ def _compare_tokens(name, one, other, merged):
                 f"{a[place : place + 5]} became {b[place : place + 5]}",
             )
         found[f"{what}_from"] = place
+    if "tokens_from" not in found and one.text != other.text:
+        raise _differs(
+            name,
+            f"its text, from the same tokens: {one.text!r:.80} became "
+            f"{other.text!r:.80}",
+        )
     return found
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -29,8 +29,9 @@ class Sound:
 
     name: str
     source: str | BinaryIO | None = None
-    wav_CN: torch.Tensor | None = None
-    rate: int | None = None
+    # Channels and samples, and their rate, where there is no source.
+    wav_CN: Any = None
+    rate: Any = None
     fault: str = ""
 
     def check(self, sample_rate: int) -> None:
@@ -210,7 +211,7 @@ def pieces(
             waiting = torch.cat([waiting, block])
         if len(waiting) <= longest:
             break
-        least, most = longest * LEAST, longest
+        least, most = longest * LEAST, float(longest)
         if len(waiting) <= 2 * longest:
             most = min(longest, len(waiting) - longest * LEAST / 2)
             # Two pieces, unless that leaves no choice where to cut.

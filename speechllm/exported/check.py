@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -20,11 +20,14 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechbrain_ext.healing.lora import ATTENTION, MLP
-from speechbrain_ext.layers.weights import SAFETENSORS, SAFETENSORS_INDEX
+from speechbrain_ext.layers.weights import (
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    read_head,
+)
 from speechbrain_ext.model.encoder_load import KINDS
 from speechllm.exported.format import (
     ADAPTER,
-    AGAIN,
     BACKBONE,
     BASELINE_ADAPTER,
     BRIDGE,
@@ -104,7 +107,7 @@ def check_encoder(folder: ExportFolder, inside: str) -> None:
             f"speech encoder: {MADE_FOR}"
         )
     shapes = _shapes(folder, inside)
-    maker = partial(AutoModel.from_config, trust_remote_code=False)
+    maker: Any = partial(AutoModel.from_config, trust_remote_code=False)
     if config.model_type == "whisper":
         config.decoder_layers = 0
         if config.architectures == ["WhisperEncoder"]:
@@ -204,15 +207,9 @@ def _shapes(folder, inside):
 def _shapes_in(path):
     """Shapes of a weight file's tensors; reads none of them (dict)."""
     try:
-        with safe_open(path, framework="pt") as weights:
-            return {
-                name: tuple(weights.get_slice(name).get_shape())
-                for name in weights.keys()
-            }
-    except (SafetensorError, OSError) as error:
-        raise ExportError(
-            f"{path}: not a whole safetensors file ({error}): {AGAIN}"
-        ) from error
+        return {name: place.shape for name, place in read_head(path).items()}
+    except (ValueError, OSError) as error:
+        raise ExportError(str(error)) from error
 
 
 def _compare(path, wanted, shapes):

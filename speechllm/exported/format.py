@@ -64,6 +64,8 @@ CODE = {
 PART = re.compile(r"[\w][\w.+-]*")
 NAME = re.compile(r"[A-Za-z]\w{0,63}")
 MOST_FILES = 10_000
+# Bytes read at once while hashing.
+PIECE = 1 << 22
 LARGEST_JSON = 64 * 2**20
 
 
@@ -193,8 +195,11 @@ class TaskSettings:
 
 def file_hash(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def files_of(folder: str) -> list[str]:

@@ -62,8 +62,9 @@ class ExportedTask(TrainedRun):
     """A task of an export, in the place of the run that it was made from."""
 
     # Said by the export, where a run looks into its own folder.
-    kept = projector_file = bridge_file = None
-    adapter_folder = frozen_adapter_folder = None
+    kept: tuple[int, ...] = ()
+    projector_file = ""
+    bridge_file = adapter_folder = frozen_adapter_folder = None
     # Both are part of an export's backbone.
     merged_adapter_folder = folded_file = None
 

@@ -51,7 +51,32 @@ class ExportedSpeechLLM:
         revision: str | None = None,
         verify: bool = True,
     ) -> ExportedSpeechLLM:
-        """Load an export; nothing in it is run, everything is checked."""
+        """Load an export; nothing in it is run, everything is checked.
+
+        Arguments
+        ---------
+        source : str or os.PathLike
+            A folder that `speechllm export` wrote, or a hub id.
+        dtype : str or torch.dtype or None
+            "float32", "bfloat16" or "float16" for the backbone's weights and
+            for computing; None: as in the run. The encoder keeps its type.
+        device : str or None
+            Where to; None: a GPU if there is one.
+        revision : str or None
+            Branch, tag or commit on the hub.
+        verify : bool
+            Compare every file's hash with the manifest's.
+
+        Returns
+        -------
+        ExportedSpeechLLM
+
+        Raises
+        ------
+        ExportError
+            If the folder is damaged, changed or something else: names the
+            file and what to do.
+        """
         dtype = str(dtype).removeprefix("torch.") if dtype else None
         if dtype not in (None, *PRECISION):
             raise ExportError(f"dtype: {dtype}: choose {', '.join(PRECISION)}")
@@ -86,8 +111,33 @@ class ExportedSpeechLLM:
     ) -> Any:
         """Text of audio, in any usual format, at any rate, of any length.
 
-        Gives a `Transcript`; for a list of audio, a list of them, with an
-        error in the place of one that failed where `on_error` is "return".
+        Arguments
+        ---------
+        audio : path, open file, (waveform, rate), dict, or list of these
+            Mono or more channels (averaged). A dict is Hugging Face's, with
+            ``array`` and ``sampling_rate``.
+        batch_size : int
+            Pieces that are decoded together. In half precision, rounding
+            may change the text of a few.
+        task : str or None
+            One of `settings`; None: the default one.
+        piece_seconds : float or None
+            Longest piece that is decoded at once; None: the longest that the
+            model was scored on. Longer audio is cut at quiet points.
+        progress : bool
+            Show a bar.
+        on_error : str
+            "raise", or "return": an audio that cannot be read has its error
+            in the list, in the place of its transcript.
+
+        Returns
+        -------
+        Transcript, or list of Transcript (for a list)
+
+        Raises
+        ------
+        AudioError
+            Naming the file that cannot be used.
         """
         sounds, single = as_sounds(audio)
         task = self._task(task)

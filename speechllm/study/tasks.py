@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from speechbrain_ext.layers.distances import RedundancyTable, compare
-from speechbrain_ext.runs.files import write_text
+from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import load_runs
 from speechbrain_ext.training.choose_layers import table_file
-from speechllm.cli.compare_tables import main as compare_tables
+from speechllm.cli.compare_tables import agreement_of, agreement_text
 from speechllm.report.tables import markdown_table
 
 ASR = "mini"
@@ -171,12 +171,13 @@ def compare_all(results: Path, output: Path) -> None:
     measured = _measured(results)
     for name in measured if ASR in measured else []:
         if name != ASR:
-            files = [
-                table_file(str(results / n), "speech") for n in (ASR, name)
+            tables = [
+                RedundancyTable.load(table_file(str(results / n), "speech"))
+                for n in (ASR, name)
             ]
+            print(agreement_text(*tables))
             target = output / f"tables-mini-{name}.json"
-            compare_tables([*files, "--json", str(target)])
-            print()
+            write_json(target, agreement_of(*tables))
 
 
 def main(argv=None) -> int:

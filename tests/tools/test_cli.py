@@ -72,6 +72,9 @@ def test_every_command_helps_with_examples(capsys):
     for command in commands:
         code, out, _ = speechllm(capsys, command, "--help")
         assert code == 0 and f"  speechllm {command} " in out
+        words = " ".join(out.split())
+        # What a word of the usage stands for is said.
+        assert " MODEL" not in out or "MODEL is a folder or a hub id" in words
 
 
 def test_wrong_usage_is_code_2(capsys, tmp_path, monkeypatch):

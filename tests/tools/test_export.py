@@ -191,6 +191,20 @@ def test_a_difference_fails_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_text_from_the_same_tokens_fails(run, tmp_path, monkeypatch):
+    honest = write.reload_probes
+
+    def other_tokenizer(*arguments):
+        found = honest(*arguments)
+        found["asr"].text += " and more"
+        return found
+
+    monkeypatch.setattr(write, "reload_probes", other_tokenizer)
+    with pytest.raises(ExportError, match="its text, from the same tokens"):
+        quietly([run], str(tmp_path / "e"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_exported(run, tmp_path, decoder_folders):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")

@@ -13,7 +13,7 @@ from test_covost2 import write_release
 from speechbrain_ext.data.sets import read_manifest
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.trained_run import TrainedRun
-from speechllm.cli import compare_tables
+from speechllm.cli import main as speechllm
 from speechllm.multitask import (
     MultiTask,
     compare_with_separate,
@@ -163,6 +163,26 @@ def test_mixed_batch_gives_each_row_its_task(tasks, rows):
     assert labels_N.tolist() == torch.cat(targets).tolist()
 
 
+def test_a_mixed_batch_that_fails_leaves_nothing_behind(
+    tasks, rows, monkeypatch
+):
+    wav, model = read_wavs(rows["asr"])[0], tasks.use("asr")
+    target = model.prompt.encode_target(rows["asr"][0]["target"])
+    before_NV, _ = model(*model.features_of([wav]), [target])
+
+    def out_of_memory(sequence):
+        tasks.decoder.lm(**sequence.causal_inputs())
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks.decoder, "target_logits", out_of_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            tasks.target_logits([wav], ["en_de"], [target])
+    model = tasks.use("asr")
+    after_NV, _ = model(*model.features_of([wav]), [target])
+    assert torch.equal(before_NV, after_NV)
+
+
 def test_memory_is_one_backbone_and_small_parts(tasks):
     memory = memory_of(tasks)
     sizes = [p.numel() * p.element_size() for p in tasks.parameters()]
@@ -233,20 +253,20 @@ def test_command_decodes_scores_and_checks(study, tmp_path):
 
 def test_tables_are_compared_by_a_command(study, tmp_path, capsys):
     own = study["top"] / "ast/mini_en_de"
-    file = tmp_path / "agreement.json"
     other = json.loads(study["table"].read_text())
     other["provenance"]["task"] = "AST en-de"
     other["distances"][0][1] = 0.0
     (own / "changed.json").write_text(json.dumps(other))
-    words = [study["table"], own / "changed.json", "--json", file]
-    found = compare_tables.main([str(word) for word in words])
+    words = ["compare", str(study["table"]), str(own / "changed.json")]
+    assert speechllm(words) == 0
     said = capsys.readouterr().out
     assert "A: " in said and "ASR, speech" in said and "AST en-de" in said
+    assert speechllm([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert 0 < found["mean_difference"] < 0.1
-    assert json.loads(file.read_text())["overlap"] == found["overlap"]
-    with pytest.raises(SystemExit):
-        compare_tables.main([str(study["table"]), str(tmp_path / "none")])
-    assert "No such file" in capsys.readouterr().err
+    assert found["provenance"][1]["task"] == "AST en-de"
+    assert speechllm([*words[:2], str(tmp_path / "none")]) == 1
+    assert "two tables' files" in capsys.readouterr().err
 
 
 YAMLS = sorted(path.stem for path in (RECIPE / "hparams").glob("*.yaml"))
