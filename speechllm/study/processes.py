@@ -148,14 +148,17 @@ def _run_script(command, folder, environment, log):
     os.chdir(folder)
     sys.path.insert(0, str(Path(command[0]).resolve().parent))
     sys.argv = command
+    # Whoever started the fork server may have passed over Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         runpy.run_path(command[0], run_name="__main__")
     except KeyboardInterrupt:
         # Ended by the signal, as Python itself does: that is no failure.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    # A copied process ends without them.
-    atexit._run_exitfuncs()
+    finally:
+        # A copied process ends without them.
+        atexit._run_exitfuncs()
 
 
 def _end_with_parent():

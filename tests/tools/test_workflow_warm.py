@@ -82,6 +82,8 @@ def test_a_script_runs_as_if_typed(server, tmp_path):
         ("import sys; sys.exit('no such file')", 1, "no such file"),
         ("import os; os.kill(os.getpid(), 9)", -9, ""),
         ("import atexit; atexit.register(print, 'last')", 0, "last"),
+        ("import atexit; atexit.register(print, 'last'); exit(2)", 2, "last"),
+        ("import signal; signal.raise_signal(signal.SIGINT)", -2, ""),
     ],
 )
 def test_its_end_is_told(server, tmp_path, code, status, said):
