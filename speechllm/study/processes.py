@@ -140,12 +140,12 @@ def run_forked(command, folder, environment, log, asker=None) -> int:
 def _run_script(command, folder, environment, log):
     """In a process of its own: run a script, as if typed in its folder."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with open(log, "wb", buffering=0) as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    with open(log, "wb", buffering=0) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
     sys.path.insert(0, str(Path(command[0]).resolve().parent))
     sys.argv = command
     # Whoever started the fork server may have passed over Ctrl-C.

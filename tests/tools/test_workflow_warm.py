@@ -112,6 +112,7 @@ def test_a_run_ends_with_who_asked_for_it(server, tmp_path):
     )
     client = subprocess.Popen([sys.executable, "-c", asking], cwd=tmp_path)
     _until((tmp_path / "pid").exists)
+    assert (tmp_path / "log").exists()
     pid = int((tmp_path / "pid").read_text())
     client.send_signal(signal.SIGKILL)
     client.wait()
