@@ -15,7 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 
 from speechllm.study.plan import read_plan
 from speechllm.study.processes import is_script, run_forked
@@ -26,8 +31,8 @@ from speechllm.study.state import ROOT, status_of
 def run_all(plan, workers: int = 2) -> None:
     """Make all runs of a plan that have not ended yet, in its order."""
     waiting = [n for n in plan.runs if status_of(plan, n) == "absent"]
-    left, running, stopped = set(waiting), {}, threading.Event()
-    total = len(waiting)
+    running: dict[Future, str] = {}
+    left, stopped, total = set(waiting), threading.Event(), len(waiting)
     with ThreadPoolExecutor(workers) as pool:
         try:
             while left:

@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Client, Listener, wait
 from pathlib import Path
+from typing import cast
 
 PRELOAD = ["speechbrain_ext.training.experiment"]
 # Where a study's server listens, for the processes of its runs.
@@ -134,7 +135,7 @@ def run_forked(command, folder, environment, log, asker=None) -> int:
         wait([process.sentinel])
     with LOCK:
         process.join()
-    return process.exitcode
+    return cast(int, process.exitcode)
 
 
 def _run_script(command, folder, environment, log):
