@@ -19,18 +19,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.lm_calls import last_states
-from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.residual import refuse_overflow, states_loss
 from speechbrain_ext.layers.rules import (
     DEFAULT,
     RULES,
+    check_size,
     choose_plans,
     find_rule,
 )
 from speechbrain_ext.layers.saved_lm import save_causal_lm
 from speechbrain_ext.layers.search import UTTERANCES, RuleData, text_labels
 from speechbrain_ext.layers.surgery import drop_layers
-from speechbrain_ext.model.decoder import DTYPES, Decoder, decoder_config
+from speechbrain_ext.layers.weights import source_config
+from speechbrain_ext.model.decoder import DTYPES, Decoder
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
 from speechllm.saved import check_saved, check_target, whole_folder
@@ -48,7 +49,7 @@ def load_text_model(
     """A causal LM with its tokenizer, of any origin."""
     with quiet_loading():
         if dtype is None:
-            stored = getattr(decoder_config(source, revision), "dtype", None)
+            stored = getattr(source_config(source, revision), "dtype", None)
             stored = str(stored).removeprefix("torch.")
             dtype = stored if stored in DTYPES else "float32"
         decoder = Decoder.from_source(
@@ -193,7 +194,7 @@ def prune_with_text(
     rule: str = DEFAULT,
 ) -> tuple[dict[str, Any], RedundancyTable | None]:
     """Remove the most redundant layers and save what is left as a plain LM."""
-    Removal.of(range(size), decoder.num_layers)
+    check_size(size, decoder.num_layers)
     check_target(folder, PRUNING, overwrite)
     measured, held_out = split_rows(rows)
     before = perplexity(decoder.lm, held_out, batch_size, progress)
@@ -239,7 +240,7 @@ def compare_rules(
     for name in rules:
         find_rule(name)
     for size in sizes:
-        Removal.of(range(size), decoder.num_layers)
+        check_size(size, decoder.num_layers)
     measured, held_out = split_rows(rows)
 
     def judged(lm):

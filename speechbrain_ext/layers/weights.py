@@ -108,8 +108,27 @@ def read_head(path: str) -> dict[str, TensorPlace]:
     )
 
 
+def check_source(source: str) -> None:
+    """Refuse a local folder that cannot be a model, before anything long."""
+    source = str(source)
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_local and not os.path.isdir(source):
+        raise FileNotFoundError(
+            f"source: {source} is not a folder. Give a Hugging Face model "
+            "folder or a hub id such as Qwen/Qwen2.5-7B."
+        )
+    if os.path.isdir(source) and not os.path.isfile(
+        os.path.join(source, "config.json")
+    ):
+        raise FileNotFoundError(
+            f"source: {source} holds no config.json, so it is no Hugging "
+            "Face model folder."
+        )
+
+
 def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
     """A model's configuration; code that it brings along is never run."""
+    check_source(source)
     try:
         return AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False

@@ -7,14 +7,12 @@ from the tokenizer and the model's generation settings.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -146,7 +144,7 @@ class Decoder(torch.nn.Module):
             raise ValueError(
                 f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
             )
-        whole = decoder_config(source, revision).num_hidden_layers
+        whole = source_config(source, revision).num_hidden_layers
         lm = load_pruned(
             source,
             removed,
@@ -244,29 +242,3 @@ class Decoder(torch.nn.Module):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The same as it is said, step by step (see `decoding`)."""
         return greedy_steps(self.lm, sequence, limits_B, self.stop_ids)
-
-
-def check_source(source: str) -> None:
-    """Refuse a local folder that cannot be a model, before anything long."""
-    source = str(source)
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_local and not os.path.isdir(source):
-        raise FileNotFoundError(
-            f"source: {source} is not a folder. Give a Hugging Face model "
-            "folder or a hub id such as Qwen/Qwen2.5-7B."
-        )
-    if os.path.isdir(source) and not os.path.isfile(
-        os.path.join(source, "config.json")
-    ):
-        raise FileNotFoundError(
-            f"source: {source} holds no config.json, so it is no Hugging "
-            "Face model folder."
-        )
-
-
-def decoder_config(
-    source: str, revision: str | None = None
-) -> PretrainedConfig:
-    """The configuration of a decoder, without its weights."""
-    check_source(source)
-    return source_config(source, revision)

@@ -25,7 +25,7 @@ from speechbrain_ext.data.sets import (
     use_cached_features,
 )
 from speechbrain_ext.healing.apply import TrainableSet
-from speechbrain_ext.model.decoder import decoder_config
+from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.result import RESULT_FILE, RunResult
 from speechbrain_ext.training.baseline import check_baseline, identify
@@ -119,7 +119,7 @@ class Experiment:
         # Whose layers are measured: an unpruned run is its own baseline.
         self.baseline = hparams["baseline"] or self.folder
         self.device = run_opts.device or sb.utils.distributed.infer_device()
-        self.layers = decoder_config(
+        self.layers = source_config(
             hparams["backbone"]["source"], hparams["backbone"].get("revision")
         ).num_hidden_layers
         self.encoder = None

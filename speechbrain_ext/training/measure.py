@@ -25,7 +25,7 @@ from speechbrain_ext.layers.rules import (
     find_rule,
 )
 from speechbrain_ext.layers.search import UTTERANCES, Budget, RuleData
-from speechbrain_ext.model.decoder import decoder_config
+from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.runs.result import RESULT_FILE, load_run
 from speechbrain_ext.training.choose_layers import (
     INPUTS,
@@ -197,7 +197,7 @@ def _load(experiment, rule, kind, about):
 
 def _depth_only(backbone):
     """A causal LM without weights, for rules that count its layers."""
-    config = decoder_config(backbone["source"], backbone.get("revision"))
+    config = source_config(backbone["source"], backbone.get("revision"))
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 

@@ -11,8 +11,9 @@ import torch
 from speech_llm_fixtures import make_decoder, make_features, make_model
 
 from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.layers.weights import check_source
 from speechbrain_ext.model import decoding as greedy_module
-from speechbrain_ext.model.decoder import Decoder, check_source
+from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.decoding import first_best
 from speechbrain_ext.model.prompt import Sequence
 from speechbrain_ext.model.static_decoding import StaticDecoding

@@ -199,6 +199,7 @@ def test_half_precision_features_are_taken(source):
 
 
 def test_an_answer_has_text_ids_and_limit_and_comes_token_by_token(model):
+    """An answer has text ids and limit and comes token by token."""
     wav_BN, lengths_B = waveforms()
     x_BSF, tokens_B = model.features(wav_BN, lengths_B)
     limits_B = torch.tensor([3, 12, 1, 7, 5, 12, 2, 4])
@@ -212,6 +213,7 @@ def test_an_answer_has_text_ids_and_limit_and_comes_token_by_token(model):
 
 
 def test_features_of_waveforms_are_those_of_the_padded_batch(model):
+    """Features of waveforms are those of the padded batch."""
     wav_BN, lengths_B = waveforms()
     wavs = [wav_N[:n] for wav_N, n in zip(wav_BN, lengths_B.tolist())]
     x_BSF, tokens_B = model.features_of(wavs)
@@ -221,6 +223,7 @@ def test_features_of_waveforms_are_those_of_the_padded_batch(model):
 
 
 def test_limits_grow_with_the_speech_between_a_floor_and_a_ceiling():
+    """Limits grow with the speech between a floor and a ceiling."""
     assert answer_limits([0.1, 2.0, 2.01, 99], 6.0, 50).tolist() == [
         8,
         12,

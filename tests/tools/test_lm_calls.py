@@ -8,7 +8,11 @@ from conftest import make_features, make_model
 from families import tiny_config, tiny_lm
 from transformers import Cache
 
-from speechbrain_ext.layers.families import check_calls, pruned_config
+from speechbrain_ext.layers.families import (
+    check_calls,
+    pruned_config,
+    rounding_of,
+)
 from speechbrain_ext.layers.lm_calls import (
     cache_argument,
     last_states,
@@ -195,3 +199,10 @@ def test_the_stream_is_seen_and_changed_at_every_layer(source):
     with torch.no_grad():
         plain = lm(input_ids=ids)
     assert not torch.equal(plain.logits, output.logits) and len(seen) == 6
+
+
+def test_a_card_may_round_as_tf32():
+    """A sound float32 model was refused on a GPU, where TF32 was allowed."""
+    assert rounding_of(torch.zeros(1)) == (1e-3, True)
+    assert rounding_of(torch.zeros(1).bfloat16()) == (0.05, False)
+    assert rounding_of(torch.empty(1, device="meta")) == (0.05, False)

@@ -10,7 +10,8 @@ import torch
 
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import load_pruned
-from speechbrain_ext.model.decoder import Decoder, decoder_config
+from speechbrain_ext.layers.weights import source_config
+from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder_load import (
     load_config,
     load_extractor,
@@ -154,7 +155,7 @@ def test_a_backbone_that_brings_code(trap, decoder_folders):
         "prompt": "{speech} say: {target}",
         "chat_template": False,
     }
-    attempt(decoder_config, folder)
+    attempt(source_config, folder)
     attempt(load_pruned, folder, Block(1, 1))
     attempt(Decoder.from_source, folder)
     attempt(load_prompt, hparams)
@@ -167,7 +168,7 @@ def test_a_kind_that_needs_code_is_told(tmp_path, decoder_folders):
     content = json.loads((folder / "config.json").read_text())
     content = {**content, "model_type": "evil", "auto_map": AUTO}
     (folder / "config.json").write_text(json.dumps(content))
-    for load in (decoder_config, load_pruned):
+    for load in (source_config, load_pruned):
         with pytest.raises(ValueError, match="code of its own, which is never"):
             load(str(folder))
 
