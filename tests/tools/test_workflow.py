@@ -194,8 +194,8 @@ def test_other_options_of_a_score_score_again(tmp_path):
             "tiny.study.depths: missing",
         ),
         (
-            lambda c: c["data"]["librispeech"].update(mke=[]),
-            "data.librispeech.mke: unknown",
+            lambda c: c["data"]["librispeech"].update(maker=[]),
+            "data.librispeech.maker: unknown",
         ),
         (
             lambda c: c["systems"]["tiny"].update(recipe="LibriSpeech/TTS"),
