@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from upstream.checkout import Checkout, CheckoutError
+from upstream.checkout import Checkout
 from upstream.checks import Checks, outcome_table, scores_of
 from upstream.layout import AUTHOR, ORDER, ROOT
 from upstream.plan import Plan
@@ -56,7 +56,10 @@ def main(argv=None):
             changed = [p for p, f in plan.files.items() if before.get(p) != f]
         checkout.refuse_ignored(plan.files)
         plan.format(checkout.committed("pyproject.toml"))
-    except (CheckoutError, ValueError) as error:
+        work = Path(os.path.abspath(options.work))
+        checks = Checks(checkout, plan, work)
+        checks.chosen(options.only)
+    except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     news = checkout.news(plan.files)
@@ -70,13 +73,12 @@ def main(argv=None):
     if options.dry_run:
         return 0
     checkout.write(plan.files)
-    work = Path(os.path.abspath(options.work))
     if options.slice:
         work.mkdir(parents=True, exist_ok=True)
         paths = work / f"{options.slice}.paths"
         paths.write_text("\n".join([*changed, ""]), "utf-8")
         print(f"Its own files: git add --pathspec-from-file={paths}")
-    outcomes = Checks(checkout, plan, work).run(options.only)
+    outcomes = checks.run(options.only)
     print(outcome_table(outcomes))
     return 0 if all(one.passed for one in outcomes) else 1
 

@@ -142,13 +142,20 @@ class Checks:
         (place / "checkout.pth").write_text(f"{text}\n", "utf-8")
         self.logs.mkdir(parents=True, exist_ok=True)
 
+    def chosen(self, only=None):
+        """The commands of checks whose names begin so; all by default."""
+        checks, words = self.commands(), only or [""]
+        for word in {*words} - {"none"}:
+            if not any(name.startswith(word) for name in checks):
+                known = ", ".join([*checks, "none"])
+                raise ValueError(f"--only: {word}, choose from {known}")
+        return {n: c for n, c in checks.items() if n.startswith(tuple(words))}
+
     def run(self, only=None):
         """Run the checks one after the other, each told as it ends."""
         self.prepare()
         outcomes = []
-        for name, commands in self.commands().items():
-            if only and not any(name.startswith(word) for word in only):
-                continue
+        for name, commands in self.chosen(only).items():
             outcomes.append(self._run_one(name, commands))
             one = outcomes[-1]
             mark = "passed" if one.passed else f"FAILED, see {one.log}"
@@ -196,7 +203,10 @@ def outcome_table(outcomes):
 def scores_of(folder):
     """Finished runs' scores, for the READMEs' tables."""
     found = {}
-    for file in sorted(Path(folder).glob("*/result.json")) if folder else []:
+    files = sorted(Path(folder).glob("*/result.json")) if folder else []
+    if folder and not files:
+        raise ValueError(f"--results: {folder}, there is no NAME/result.json")
+    for file in files:
         run = json.loads(file.read_text("utf-8"))
         if run.get("status") != "done":
             continue

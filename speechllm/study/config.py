@@ -33,6 +33,7 @@ ENTRY_KEYS = (
 ).split()
 SCORE_KEYS = ("recipe", "data", "sets", "set", "runs")
 CHECK_KEYS = ("recipe", "command", "needs")
+DATA_KEYS = ("folder", "make")
 
 
 class PlanError(ValueError):
@@ -41,10 +42,8 @@ class PlanError(ValueError):
 
 def checked(config: dict, file: str) -> dict:
     """A configuration, refused where it has what is not known."""
-    _check(config, KEYS, f"{file}: ")
-    for key in ("results", "seeds", "systems"):
-        if not config.get(key):
-            raise PlanError(f"{file}: {key}: missing, give one")
+    needed = ("results", "seeds", "systems")
+    _check(config, KEYS, f"{file}: ", needed)
     for key, kind in KEYS.items():
         if not isinstance(config.get(key, kind()), kind):
             raise PlanError(
@@ -55,9 +54,11 @@ def checked(config: dict, file: str) -> dict:
         raise PlanError(
             f"{file}: report: {report}, choose from {', '.join(REPORTS)}"
         )
+    for name, one in config.get("data", {}).items():
+        _check(one, DATA_KEYS, f"{file}: data.{name}.")
     for name, one in config.get("checks", {}).items():
         where = f"{file}: checks.{name}."
-        _check(one, CHECK_KEYS, where)
+        _check(one, CHECK_KEYS, where, ["command"])
         _check_recipe(one, where)
     systems = {
         name: _checked_system(system, f"{file}: systems.{name}.")
@@ -67,14 +68,16 @@ def checked(config: dict, file: str) -> dict:
 
 
 def _checked_system(system, where):
-    _check(system, SYSTEM_KEYS, where)
+    pruned = {*system} & {"study", "control", "tuning"} if system else ()
+    needed = ["data", "baseline", *(["healed"] if pruned else [])]
+    _check(system, SYSTEM_KEYS, where, needed)
     _check_recipe(system, where)
     if system.get("score"):
-        _check(system["score"], SCORE_KEYS, f"{where}score.")
+        _check(system["score"], SCORE_KEYS, f"{where}score.", ["data"])
         _check_recipe(system["score"], f"{where}score.")
     entries = list(_flat(system.get("study", [])))
     for one in entries:
-        _check(one, ENTRY_KEYS, f"{where}study.")
+        _check(one, ENTRY_KEYS, f"{where}study.", ["depths", "healing"])
     return {**system, "study": entries}
 
 
@@ -92,12 +95,20 @@ def _check_recipe(given, where):
         )
 
 
-def _check(given, known, where):
+def _check(given, known, where, needed=()):
+    """Refuse keys that are unknown, and a lack of those that are needed."""
+    if not isinstance(given, dict):
+        raise PlanError(
+            f"{where.rstrip('.: ')}: {given!r}, give keys: {', '.join(known)}"
+        )
     for key in given:
         if key not in known:
             raise PlanError(
                 f"{where}{key}: unknown, choose from {', '.join(known)}"
             )
+    for key in needed:
+        if not given.get(key):
+            raise PlanError(f"{where}{key}: missing, give one")
 
 
 def _flat(entries):

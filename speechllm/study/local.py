@@ -15,9 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 
-from speechllm.study.plan import PlanError, read_plan
+from speechllm.study.plan import read_plan
 from speechllm.study.processes import is_script, run_forked
 from speechllm.study.run import make
 from speechllm.study.state import ROOT, status_of
@@ -26,8 +31,8 @@ from speechllm.study.state import ROOT, status_of
 def run_all(plan, workers: int = 2) -> None:
     """Make all runs of a plan that have not ended yet, in its order."""
     waiting = [n for n in plan.runs if status_of(plan, n) == "absent"]
-    left, running, stopped = set(waiting), {}, threading.Event()
-    total = len(waiting)
+    running: dict[Future, str] = {}
+    left, stopped, total = set(waiting), threading.Event(), len(waiting)
     with ThreadPoolExecutor(workers) as pool:
         try:
             while left:
@@ -57,14 +62,31 @@ def _make(plan, name, stopped):
     """Make one run, a second time if it was killed; how it ended."""
     run, began = plan.runs[name], time.monotonic()
     told = plan, run, plan.cards_of(run.kind), _forked
-    if make(*told) and not stopped.is_set():
-        make(*told)
+    try:
+        if make(*told) and not stopped.is_set():
+            make(*told)
+    except (OSError, ValueError) as error:
+        # Not the run's fault: it has no marker, and the others go on.
+        return f"{name}: not made: {error}"
     took = f"{time.monotonic() - began:.0f} s"
     return f"{name}: {status_of(plan, name)} after {took}"
 
 
 def _forked(command, *told):
     return run_forked(command, *told) if is_script(command) else None
+
+
+def _report(plan):
+    """Have the report written; whether it was."""
+    began = time.time()
+    for words in plan.report_commands():
+        # Its status is 1 too where some picture has no data yet.
+        subprocess.run([sys.executable, *words], cwd=ROOT)
+    file = plan.reported
+    if file.is_file() and file.stat().st_mtime >= began:
+        return True
+    print(f"{file}: not written, see above")
+    return False
 
 
 def main(argv=None) -> int:
@@ -80,12 +102,14 @@ def main(argv=None) -> int:
         "-n", "--dry-run", action="store_true", help="print the plan alone"
     )
     options = parser.parse_args(argv)
+    if options.workers < 1:
+        parser.error(f"--workers: {options.workers}, give 1 or more")
     # Models as small as a laptop's are slower on two threads than on one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     changes = {"results": options.results} if options.results else {}
     try:
         plan = read_plan(options.study, **changes)
-    except (OSError, PlanError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     plan.begin(dry=options.dry_run)
     if options.dry_run:
@@ -94,15 +118,13 @@ def main(argv=None) -> int:
         return 0
     began = time.monotonic()
     run_all(plan, options.workers)
-    for words in plan.report_commands():
-        # 1 says that some picture has no data yet, which is told.
-        subprocess.run([sys.executable, *words], cwd=ROOT)
+    reported = _report(plan)
     print(f"{plan.results}: {time.monotonic() - began:.0f} s in all")
     ended = {name: status_of(plan, name) for name in plan.runs}
     lost = [n for n, status in ended.items() if status not in ("done", "same")]
     for name in lost:
         print(f"{name}: {ended[name]}, see {plan.results}/logs/{name}.log")
-    return 1 if lost else 0
+    return 0 if reported and not lost else 1
 
 
 if __name__ == "__main__":

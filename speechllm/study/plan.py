@@ -257,6 +257,7 @@ class Plan(Study):
 
     def _pruned_name(self, name, seed, one):
         run = self._run_name(name, seed)
+        # A trial's number tells its steps already.
         steps = f"-k{one.steps}" if one.steps and not one.options else ""
         return one.run_name.format(run=run, **vars(one)) + steps
 
@@ -274,12 +275,7 @@ class Plan(Study):
             options |= {"healing_parts": own} if own else {}
             table, options["path_from"] = self._path(name, seed, one.path)
             needs += table
-        run_name = one.run_name.format(
-            run=self._run_name(name, seed), **vars(one)
-        )
-        # A trial's number tells it already.
-        if one.steps and not one.options:
-            run_name += f"-k{one.steps}"
+        run_name = self._pruned_name(name, seed, one)
         options |= {"baseline": self.run_folder(base), "run_name": run_name}
         run = self._recipe_run(run_name, "healed", system, options, needs)
         run.trials = one.trials
@@ -335,17 +331,21 @@ class Plan(Study):
         folder = recipe_folder(score["recipe"])
         needs = [*self._data_runs(data), base]
         before = [self.runs[one].made for one in needs[:-1]]
-        made = made_of([self.runs[base].made, "evaluate.py", *before])
+        told = [score["set"]] if score.get("set") else []
+        made = made_of([self.runs[base].made, "evaluate.py", *before, *told])
         run = Run(f"{base}-score", "score", command, folder, needs, made, made)
         run.sets = score.get("sets", [])
         self._add(run)
 
     def _add_check(self, name, one):
         """A recipe's command on runs that are there."""
-        needs = one.get("needs", [])
+        needs = list(one.get("needs", []))
         unknown = ", ".join(need for need in needs if need not in self.runs)
         if unknown:
             raise self._error(f"checks.{name}.needs: {unknown}: no such run")
+        # It may be run on the twin of what it needs.
+        twins = {self.runs[need].differs.get("twin") for need in needs}
+        needs += sorted(twins - {None, *needs})
         folder = recipe_folder(one["recipe"])
         places = {"results": self.results, "runs": self.runs_folder}
         command = [str(word).format(**places) for word in one["command"]]
@@ -374,4 +374,10 @@ def read_plan(file, **changes) -> Plan:
     """The plan of a configuration file; keywords are in place of its keys."""
     # $NAME stands for a variable: where data lie is not the study's business.
     told = os.path.expandvars(Path(file).read_text(encoding="utf-8"))
-    return Plan({**yaml.safe_load(told), **changes}, str(file))
+    try:
+        config = yaml.safe_load(told)
+    except yaml.YAMLError as error:
+        raise PlanError(f"{file}: {error}") from None
+    if not isinstance(config, dict):
+        raise PlanError(f"{file}: {config!r} is no study: give its keys")
+    return Plan({**config, **changes}, str(file))

@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Client, Listener, wait
 from pathlib import Path
+from typing import cast
 
 PRELOAD = ["speechbrain_ext.training.experiment"]
 # Where a study's server listens, for the processes of its runs.
@@ -134,28 +135,31 @@ def run_forked(command, folder, environment, log, asker=None) -> int:
         wait([process.sentinel])
     with LOCK:
         process.join()
-    return process.exitcode
+    return cast(int, process.exitcode)
 
 
 def _run_script(command, folder, environment, log):
     """In a process of its own: run a script, as if typed in its folder."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with open(log, "wb", buffering=0) as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    with open(log, "wb", buffering=0) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
     sys.path.insert(0, str(Path(command[0]).resolve().parent))
     sys.argv = command
+    # Whoever started the fork server may have passed over Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         runpy.run_path(command[0], run_name="__main__")
     except KeyboardInterrupt:
         # Ended by the signal, as Python itself does: that is no failure.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    # A copied process ends without them.
-    atexit._run_exitfuncs()
+    finally:
+        # A copied process ends without them.
+        atexit._run_exitfuncs()
 
 
 def _end_with_parent():

@@ -77,15 +77,17 @@ class Study:
         return file
 
     def begin(self, dry=False) -> None:
-        """Write the plan; what failed, or waited for it, is tried again."""
-        ended = {name: status_of(self, name) for name in self.runs}
-        again = [one for one in ended if ended[one] in ("failed", "skipped")]
+        """Write the plan; what failed, waited or is gone is tried again."""
+        again = [name for name in self.runs if is_lost(self, name)]
         if again:
             print(f"To be tried again: {', '.join(again)}", flush=True)
-        if not dry:
-            self.save()
-            for name in again:
-                self.marker(self.runs[name]).unlink()
+        if dry:
+            return
+        self.save()
+        for name in again:
+            self.marker(self.runs[name]).unlink()
+            # Snakemake makes nothing anew for a report that is there.
+            self.reported.unlink(missing_ok=True)
 
     @property
     def runs_folder(self) -> Path:
@@ -163,6 +165,15 @@ def is_done(plan, run) -> bool:
     if result.get("status") != "done":
         return False
     return set(run.sets) <= set(result.get("scores", {}))
+
+
+def is_lost(plan, name) -> bool:
+    """Whether a run has a marker, and nothing there to show for it."""
+    run, status = plan.runs[name], status_of(plan, name)
+    if status != "done":
+        return status in ("failed", "skipped")
+    # Removed by hand, or made anew since with other settings.
+    return not (started(plan, run) and is_done(plan, run))
 
 
 def note_file(plan, run) -> Path:

@@ -37,7 +37,7 @@ from speechbrain_ext.training.choose_layers import text_batches
 
 DEPTH = 6
 LENGTHS = [9, 4, 12, 7, 5]
-# Rules that fit maps want more data: tests/test_map_rules.py.
+# Rules that fit maps want more data: test_map_rules.py.
 PLAIN = [name for name in RULES if not name.startswith("map-")]
 LOOKING = [name for name in RULES if RULES[name].needs]
 SEARCHED = [name for name in PLAIN if name in LOOKING]

@@ -21,6 +21,7 @@ from speechbrain_ext.runs.result import RunResult, SetScore
 from speechbrain_ext.training.choose_layers import table_file
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.settings import load_hparams
+from speechllm.study import local
 from speechllm.study.local import run_all
 from speechllm.study.plan import read_plan
 from speechllm.study.state import (
@@ -219,6 +220,8 @@ def test_agreement_and_the_check_are_told(study, capsys):
 
 def test_shared_runs_follow_recognition(study):
     check = study.runs["multitask"]
+    # It may be run on these, and does not begin before they are done.
+    assert {"mini_en_de-prune4", "mini_fr_en-prune4"} <= set(check.needs)
     same = study.runs["mini_en_de-prune4-asr"]
     marker = study.marker(same)
     marker.parent.mkdir(parents=True)
@@ -272,6 +275,32 @@ def test_runs_come_in_the_order_of_needs_and_one_may_fail(tmp_path, capsys):
     assert {status_of(plan, name) for name in plan.runs} == {"done"}
     order = (tmp_path / "order").read_text().split()
     assert order[3:] == ["bad", "lost"]
+
+
+def test_what_cannot_be_started_stops_no_other_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    words = ["-c", "print(1)"]
+    runs = {
+        "gpu": Run("gpu", "check", words, str(tmp_path), [], "m", "m"),
+        "cpu": Run("cpu", "data", words, str(tmp_path), [], "m", "m"),
+    }
+    plan = Study(tmp_path / "out", runs, cards=1)
+    plan.begin()
+    run_all(plan, workers=1)
+    assert [status_of(plan, name) for name in runs] == ["absent", "done"]
+
+
+def test_a_report_that_is_not_written_is_told(tmp_path, monkeypatch):
+    plan = Study(tmp_path)
+    plan.reported.parent.mkdir()
+    plan.reported.write_text("of an earlier start")
+    os.utime(plan.reported, (1, 1))
+    code = "raise SystemExit(1)"
+    monkeypatch.setattr(plan, "report_commands", lambda: [["-c", code]])
+    assert not local._report(plan)
+    code = f"open({str(plan.reported)!r}, 'w'); {code}"
+    assert local._report(plan)
 
 
 def test_ctrl_c_ends_what_runs_and_starts_nothing_more(tmp_path):

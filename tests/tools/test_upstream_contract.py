@@ -430,7 +430,17 @@ def checkout(tmp_path):
 
 
 def run(checkout, *words):
-    return command.main([str(checkout), "--only", "nothing", *words])
+    return command.main([str(checkout), "--only", "none", *words])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--only=rufff", "--only: rufff, choose"), ("--results=no", "no, there")],
+)
+def test_what_names_nothing_is_refused(checkout, capsys, option, said):
+    assert command.main([str(checkout), option]) == 2
+    assert said in capsys.readouterr().err
+    assert not (checkout / RECIPES[0].theirs).exists()
 
 
 def test_second_run_changes_nothing(checkout, capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +15,8 @@ import yaml
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechllm.study import processes
 from speechllm.study import run as study_run
-from speechllm.study.plan import PlanError, read_plan
-from speechllm.study.state import Run, Study
+from speechllm.study.plan import Plan, PlanError, read_plan
+from speechllm.study.state import Run, Study, started
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -166,6 +167,18 @@ def test_a_further_test_set_scores_and_does_not_train_again(tmp_path):
     assert after.sets == ["test-clean"]
 
 
+def test_other_options_of_a_score_score_again(tmp_path):
+    def plan(**options):
+        config = yaml.safe_load((CONFIGS / "mini-full.yaml").read_text())
+        config["systems"]["mini"]["score"]["set"] = options
+        return Plan({**config, "results": str(tmp_path)})
+
+    before = plan().runs
+    after = plan(batch_size=1).runs
+    changed = {n for n in before if before[n].made != after[n].made}
+    assert changed == {"mini-score", "mini-prune4-score"}
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -174,6 +187,16 @@ def test_a_further_test_set_scores_and_does_not_train_again(tmp_path):
         (lambda c: c.update(seeds=3), "seeds: 3 is no list"),
         (lambda c: c.update(report="all"), "report: all, choose from paper"),
         (lambda c: c["systems"]["tiny"].update(depth=2), "tiny.depth: unknown"),
+        (lambda c: c["systems"].update(tiny=None), "systems.tiny: None, give"),
+        (lambda c: c["systems"]["tiny"].pop("healed"), "tiny.healed: missing"),
+        (
+            lambda c: c["systems"]["tiny"]["study"][0].pop("depths"),
+            "tiny.study.depths: missing",
+        ),
+        (
+            lambda c: c["data"]["librispeech"].update(maker=[]),
+            "data.librispeech.maker: unknown",
+        ),
         (
             lambda c: c["systems"]["tiny"].update(recipe="LibriSpeech/TTS"),
             "tiny.recipe: .*LibriSpeech/TTS is not there",
@@ -218,6 +241,13 @@ def test_a_wrong_configuration_is_told(tmp_path, change, match):
         plan_of(tmp_path, change)
 
 
+@pytest.mark.parametrize("text", ["", "seeds: [1"])
+def test_a_file_that_is_no_configuration_is_told(tmp_path, text):
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(PlanError, match="study.yaml: "):
+        read_plan(tmp_path / "study.yaml")
+
+
 def a_study(tmp_path, code, kind="healed", name="one", trained="t"):
     """A study of one run that is a line of Python."""
     run = Run(name, kind, ["-c", code], str(tmp_path), [], "m", trained)
@@ -254,6 +284,26 @@ def test_other_settings_put_the_old_result_aside(tmp_path):
     assert (tmp_path / "times").read_text() == "xx"
     (old,) = (tmp_path / "out/superseded").iterdir()
     assert (old / "result.json").is_file()
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_result_that_is_gone_is_made_again(tmp_path, by_hand):
+    study, run = a_study(tmp_path, DONE)
+    study_run.make(study, run)
+    study.begin()
+    assert study_run.status_of(study, "one") == "done"
+    if by_hand:
+        shutil.rmtree(study.run_folder("one"))
+    else:
+        # Other settings, and back again: the marker of the first is there.
+        other, changed = a_study(tmp_path, DONE, trained="other")
+        changed.made = "n"
+        study_run.make(other, changed)
+    study.begin()
+    assert study_run.status_of(study, "one") == "absent"
+    study_run.make(study, run)
+    assert started(study, run)
+    assert (tmp_path / "times").read_text() == "xx" + "x" * (not by_hand)
 
 
 def test_a_failed_run_is_noted_and_what_needs_it_is_skipped(tmp_path):
@@ -443,3 +493,7 @@ def test_the_graph_plans_goes_on_and_reports(tmp_path):
     assert set(ended.values()) == {"done"}
     page = (tmp_path / "out/report/report.md").read_text()
     assert f"{failing}/result.json: cannot be read" in page
+    # The report that is there keeps nothing from being tried again.
+    (tmp_path / "out/logs" / f"{failing}.log").unlink()
+    snakemake(tmp_path)
+    assert (tmp_path / "out/logs" / f"{failing}.log").exists()

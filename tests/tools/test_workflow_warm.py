@@ -82,6 +82,8 @@ def test_a_script_runs_as_if_typed(server, tmp_path):
         ("import sys; sys.exit('no such file')", 1, "no such file"),
         ("import os; os.kill(os.getpid(), 9)", -9, ""),
         ("import atexit; atexit.register(print, 'last')", 0, "last"),
+        ("import atexit; atexit.register(print, 'last'); exit(2)", 2, "last"),
+        ("import signal; signal.raise_signal(signal.SIGINT)", -2, ""),
     ],
 )
 def test_its_end_is_told(server, tmp_path, code, status, said):
@@ -110,6 +112,7 @@ def test_a_run_ends_with_who_asked_for_it(server, tmp_path):
     )
     client = subprocess.Popen([sys.executable, "-c", asking], cwd=tmp_path)
     _until((tmp_path / "pid").exists)
+    assert (tmp_path / "log").exists()
     pid = int((tmp_path / "pid").read_text())
     client.send_signal(signal.SIGKILL)
     client.wait()

@@ -21,7 +21,7 @@ def save(model, processor, folder: str) -> None:
     copy.deepcopy(model).half().save_pretrained(new)
     processor.save_pretrained(new)
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.move(new, folder)
+    os.rename(new, folder)
 
 
 def load_weights(model, folder: str) -> None:
