@@ -223,14 +223,16 @@ def _draw_curve(axes, points, look, style, label, own):
         ends = np.abs(np.stack([low_D, high_D]) - value_D)
         bars = {"ecolor": look["color"], "elinewidth": 0.8, "capsize": 2}
         axes.errorbar(share_D[1:], value_D[1:], ends[:, 1:], fmt="none", **bars)
+    # A line from the start to a lone point would say what was not run.
+    first = 0 if own else 1
     axes.plot(
-        share_D,
-        value_D,
+        share_D[first:],
+        value_D[first:],
         **look,
         linestyle=style,
         linewidth=1.1,
         # The common start needs no mark: it would be that of the last curve.
-        markevery=slice(1, None),
+        markevery=slice(1 - first, None),
         label=label,
     )
 
