@@ -110,8 +110,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        # The block may have failed over another file: that one is named.
-        if error.filename not in (None, str(temporary), str(path.parent)):
+        # The block may have failed over another file, which is named, or say
+        # in words of its own why.
+        ours = error.filename in (None, str(temporary), str(path.parent))
+        if error.errno is None or not ours:
             raise
         mend = MENDS.get(error.errno, "Choose another folder")
         raise OSError(

@@ -224,15 +224,17 @@ class Experiment:
         """
         if self.encoder is not None:
             return
-        self.encoder = self.hparams["load_encoder"](device=self.device)
-        refuse_lengths(self.datasets, self.encoder, self.hparams["skip_bad"])
+        encoder = self.hparams["load_encoder"](device=self.device)
+        refuse_lengths(self.datasets, encoder, self.hparams["skip_bad"])
         if self.hparams["cache_features"]:
             use_cached_features(
                 self.datasets,
                 self.hparams["cache_features"],
-                self.encoder,
+                encoder,
                 self.hparams["downsampling"],
             )
+        # Only now: what was refused is refused again.
+        self.encoder = encoder
 
     def build_model(self, removed=None, baseline=None):
         """A model of the settings, of this baseline or theirs."""

@@ -35,7 +35,8 @@ class ConfigError(ValueError):
     """Every fault of the configuration that was asked for, told at once."""
 
     def __init__(self, path: str, faults: Iterable[Fault]) -> None:
-        self.faults = list(dict.fromkeys(faults))
+        # By what they say: a value may be a list, which has no hash.
+        self.faults = list({str(fault): fault for fault in faults}.values())
         number = len(self.faults)
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
         plural = "" if number == 1 else "s"

@@ -131,6 +131,14 @@ def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old"
 
 
+def test_what_the_block_says_of_a_failure_stays(tmp_path):
+    words = "encoder error -2 when writing the image"
+    with pytest.raises(OSError, match=words):
+        with files.atomic_write(tmp_path / "x.png", "wb"):
+            raise OSError(words)
+    assert not list(tmp_path.iterdir())
+
+
 def test_newlines_are_written_as_they_are(tmp_path):
     """Newlines are written as they are."""
     with files.atomic_write(tmp_path / "x.csv") as stream:

@@ -505,6 +505,13 @@ def test_each_rule_refuses(key, values):
         assert all(key in str(fault) for fault in faults)
 
 
+def test_a_fault_of_a_list_is_told_with_the_others():
+    faults = speechllm_rules({"train_splits": ["a", "a"], "steps": -1})
+    told = ConfigError("x.yaml", [*faults, *faults])
+    assert len(told.faults) == len(faults) == 2
+    assert "train_splits: [a, a], write a list" in str(told)
+
+
 def test_a_tokenizer_that_is_not_installed_is_told_before(monkeypatch):
     from sacrebleu.tokenizers import tokenizer_ja_mecab
 

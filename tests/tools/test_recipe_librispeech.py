@@ -737,8 +737,12 @@ def test_an_utterance_longer_than_the_encoder_takes(
         "steps": 5,
     }
     long = Study(recipe, study.fixed[0], tmp_path, str(folder))
+    refused = long.open(**options)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="1-10-0003"):
+            refused.open_encoder()
     with pytest.raises(ValueError) as caught:
-        long.run(**options)
+        refused.run()
     assert "1-10-0003" in str(caught.value)
     assert "2.0 s" in str(caught.value)
     assert load_run(long.results / "base").steps is None
