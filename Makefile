@@ -41,7 +41,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/yamllint -c .yamllint.yaml hparams recipes workflow
-	$(BIN)/codespell benchmarks docs hparams recipes speechbrain_ext speechllm tests upstream workflow *.md *.py
+	$(BIN)/codespell benchmarks docs hparams recipes speechbrain_ext speechllm tests tools upstream workflow *.md *.py
 
 report: .venv/ready
 	$(BIN)/python -m speechllm.report $(or $(RESULTS),results/mini)

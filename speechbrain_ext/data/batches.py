@@ -7,6 +7,14 @@ import torch
 MIXED_GROUPS = 16
 
 
+def row_group(place: str) -> str:
+    """What is read together with others; "" for a file of its own.
+
+    A row of a Parquet file is FILE#GROUP:ROW (`data.parquet`).
+    """
+    return place.rpartition(":")[0] if "#" in place else ""
+
+
 class StepBatchSampler(torch.utils.data.Sampler):
     """Shuffled batches that follow from the step's number alone.
 

@@ -44,7 +44,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
-from speechbrain_ext.data.parquet import row_group
+from speechbrain_ext.data.batches import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
 from speechbrain_ext.runs.files import atomic_write, write_json
 

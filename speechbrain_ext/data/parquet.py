@@ -35,11 +35,6 @@ def split_place(place: str) -> tuple[str, int, int]:
     return file, int(group), int(row)
 
 
-def row_group(place: str) -> str:
-    """What is read together with others; "" for a file of its own."""
-    return place.rpartition(":")[0] if "#" in place else ""
-
-
 def open_parquet(path: str) -> pyarrow.parquet.ParquetFile:
     """Open a Parquet file, or say in plain words why not.
 

@@ -8,7 +8,7 @@ import functools
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_ext.data.parquet import row_group
+from speechbrain_ext.data.batches import row_group
 
 ROOT = "$data_root"
 
