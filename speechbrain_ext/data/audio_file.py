@@ -30,7 +30,8 @@ from speechbrain_ext.data.audio_damage import (
 
 # Formats that hold sound, and nothing that names other files (HLS, concat).
 FORMATS = (
-    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,matroska,mov,mp3,mpeg,"
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,"  # codespell:ignore caf
+    "eac3,flac,matroska,mov,mp3,mpeg,"
     "mpegts,nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
 # Their heads state the length to the sample; elsewhere it is an estimate, or

@@ -183,7 +183,7 @@ def test_titles_in_latin_1_are_no_fault():
     """Titles in latin 1 are no fault."""
     buffer = io.BytesIO()
     soundfile.write(buffer, noise(1.0, 16000), 16000, format="WAV")
-    title = b"INFOINAM" + (6).to_bytes(4, "little") + b"caf\xe9\xff\0"
+    title = b"INFOINAM" + (6).to_bytes(4, "little") + b"t\xe9l\xe9\xff\0"
     chunk = b"LIST" + len(title).to_bytes(4, "little") + title
     content = bytearray(buffer.getvalue() + chunk)
     content[4:8] = (len(content) - 8).to_bytes(4, "little")

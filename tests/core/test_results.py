@@ -132,6 +132,7 @@ def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
 
 
 def test_what_the_block_says_of_a_failure_stays(tmp_path):
+    """What the block says of a failure stays."""
     words = "encoder error -2 when writing the image"
     with pytest.raises(OSError, match=words):
         with files.atomic_write(tmp_path / "x.png", "wb"):
