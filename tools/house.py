@@ -58,7 +58,7 @@ MOST_PRUNE_LAYERS = 15
 ONE_PLACE = {
     "target loss": r"cross_entropy\(",
     "hook on the residual stream": r"register_forward_(pre_)?hook\(",
-    "percentile interval": r"np\.(nan)?(percentile|quantile)\(",
+    "Student's interval": r"stats\.t\.ppf\(",
     "atomic write": r"os\.replace\(",
     "Markdown table": r"\| ?--",
 }

@@ -3,13 +3,14 @@
 Word error rates are in per cent, taken over a whole set (all errors over all
 reference words), after Whisper's text normaliser for the set's language.
 Translation is scored by SacreBLEU, its tokenizer that of the target language.
-Intervals come from resampling utterances.
+Intervals come from leaving out each speaker.
 """
 
-from speechbrain_ext.scores.bootstrap import (
-    bootstrap_interval,
-    percentile_interval,
+from speechbrain_ext.scores.intervals import (
+    holm,
     relative_degradation,
+    score_interval,
+    sign_permutation,
 )
 from speechbrain_ext.scores.language import (
     check_bleu,
@@ -31,16 +32,17 @@ from speechbrain_ext.scores.words import (
 
 __all__ = [
     "STATISTICS",
-    "bootstrap_interval",
     "check_bleu",
     "form_of",
+    "holm",
     "language_of",
     "normalise_english",
     "normaliser_name",
-    "percentile_interval",
     "relative_degradation",
+    "score_interval",
     "score_recognition",
     "score_translation",
+    "sign_permutation",
     "utterance_counts",
     "wer",
     "word_errors",

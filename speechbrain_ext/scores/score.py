@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from speechbrain_ext.runs.result import SetScore
-from speechbrain_ext.scores.bootstrap import bootstrap_interval, wer_from_sums
+from speechbrain_ext.scores.intervals import score_interval, wer_from_sums
 from speechbrain_ext.scores.language import (
     load_normaliser,
     normaliser_name,
@@ -39,15 +39,16 @@ def score_recognition(
     Arguments
     ---------
     rows : list of dict
-        id, reference, hypothesis of each utterance; hit_limit where it is
-        known.
+        id, reference, hypothesis of each utterance; speaker and hit_limit
+        where they are known.
     language : str
         Code of what is spoken; see `language.normaliser_name`.
 
     Returns
     -------
     score : SetScore
-        With a 95 % bootstrap interval over utterances.
+        With a 95 % interval over speakers (`intervals`), or over
+        utterances where no speaker is known.
     rows : list of dict
         The same, each with its word errors.
     """
@@ -61,7 +62,7 @@ def score_recognition(
     score = SetScore(
         metric="WER",
         value=total.wer,
-        interval=_interval(counts, "WER"),
+        interval=_interval(rows, counts, "WER"),
         insertions=total.insertions,
         deletions=total.deletions,
         substitutions=total.substitutions,
@@ -90,16 +91,16 @@ def score_translation(
     Arguments
     ---------
     rows : list of dict
-        id, reference, hypothesis of each utterance; hit_limit where it is
-        known.
+        id, reference, hypothesis of each utterance; speaker and hit_limit
+        where they are known.
     language : str or None
         Code of the target language, which decides BLEU's tokenizer.
 
     Returns
     -------
     score : SetScore
-        BLEU with its signature and a 95 % bootstrap interval over
-        utterances; chrF in the same way under ``others``.
+        BLEU with its signature and a 95 % interval over speakers (or
+        utterances); chrF in the same way under ``others``.
     rows : list of dict
         The same, each on one line.
     """
@@ -122,7 +123,9 @@ def score_translation(
     score = SetScore(
         metric=first.metric,
         value=first.value,
-        interval=_interval(utterance_counts(rows, "BLEU", language), "BLEU"),
+        interval=_interval(
+            rows, utterance_counts(rows, "BLEU", language), "BLEU"
+        ),
         utterances=len(rows),
         signature=first.signature,
         language=language,
@@ -130,7 +133,7 @@ def score_translation(
     )
     score.others[second.metric] = {
         "value": second.value,
-        "interval": _interval(utterance_counts(rows, "chrF"), "chrF"),
+        "interval": _interval(rows, utterance_counts(rows, "chrF"), "chrF"),
         "signature": second.signature,
     }
     return score, rows
@@ -147,9 +150,19 @@ def _one_line(text):
     return " ".join(text.splitlines())
 
 
-def _interval(counts_UK, metric):
-    """A 95 % bootstrap interval over utterances."""
-    return list(bootstrap_interval(counts_UK, STATISTICS[metric]))
+def _interval(rows, counts_UK, metric):
+    """A 95 % interval over the speakers of a set."""
+    if not rows:
+        return None
+    return score_interval(
+        counts_UK, speakers_of(rows), metric, STATISTICS[metric]
+    )
+
+
+def speakers_of(rows: list[dict]) -> list:
+    """The speaker of each row; the rows themselves where one is unknown."""
+    told = [row.get("speaker") for row in rows]
+    return list(range(len(rows))) if None in told else told
 
 
 # ----------------------------------------------------------------------------

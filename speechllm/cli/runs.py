@@ -14,42 +14,48 @@ from speechllm.cli.common import command, json_option, print_json, quiet
     "speechllm compare redundancy-speech.json redundancy-text.json",
 )
 @click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
-@click.option(
-    "--samples",
-    type=click.IntRange(100),
-    default=1000,
-    show_default=True,
-    help="Sets of utterances that are drawn.",
-)
+@click.argument("others", metavar="B", nargs=-1, required=True)
 @json_option
-def compare(a: str, b: str, samples: int, as_json: bool) -> None:
-    """Compare two redundancy tables, or two runs' scores.
+def compare(a: str, others: tuple[str, ...], as_json: bool) -> None:
+    """Compare two redundancy tables, or runs' scores.
 
     Of runs, each set that both were scored on: the difference A minus B, its
-    95 % interval and p-value, from resampling utterances.
+    95 % interval over speakers, and the p-value of exchanging the two
+    systems' answers speaker by speaker, by Holm for all sets and runs.
     """
     quiet()
-    if os.path.isfile(a) and os.path.isfile(b):
-        return _compare_tables(a, b, as_json)
-    if not (os.path.isdir(a) and os.path.isdir(b)):
+    if len(others) == 1 and os.path.isfile(a) and os.path.isfile(others[0]):
+        return _compare_tables(a, others[0], as_json)
+    wrong = [one for one in (a, *others) if not os.path.isdir(one)]
+    if wrong:
         raise ValueError(
-            f"{a} and {b}: give two folders of runs, or two tables' files"
+            f"{' and '.join(wrong)}: no folder; give folders of runs, or two "
+            "tables' files"
         )
     from speechllm.report.comparison import compare_runs
 
-    found = compare_runs(a, b, samples)
+    found = compare_runs(a, *others)
     if as_json:
         print_json(found)
         return
-    click.echo(f"A: {found['a']}\nB: {found['b']}\n")
-    for name, one in found["sets"].items():
-        verdict = "differ" if one["p_value"] < 0.05 else "may be equal"
-        click.echo(
-            f"{name}: {one['metric']} {one['a']:.2f} and {one['b']:.2f}, "
-            f"difference {one['difference']:+.2f} [{one['low']:+.2f}, "
-            f"{one['high']:+.2f}], p {one['p_value']:.3f}: {verdict}"
-        )
+    click.echo(f"A: {found['a']}")
+    for run in found["runs"]:
+        click.echo(f"\nB: {run['b']}")
+        for name, one in run["sets"].items():
+            click.echo(f"{name}: {_said(one)}")
+
+
+def _said(one):
+    """The comparison on one set, in words."""
+    ends = "one speaker, so no interval"
+    if one["low"] is not None:
+        ends = f"[{one['low']:+.2f}, {one['high']:+.2f}]"
+    return (
+        f"{one['metric']} {one['a']:.2f} and {one['b']:.2f}, difference "
+        f"{one['difference']:+.2f} {ends} over {one['units']} {one['over']}, "
+        f"p {one['p_value']:.4f}, by Holm {one['p_holm']:.4f}: "
+        f"{'differ' if one['p_holm'] < 0.05 else 'may be equal'}"
+    )
 
 
 def _compare_tables(a, b, as_json):

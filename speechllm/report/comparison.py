@@ -1,74 +1,110 @@
-"""Two runs side by side, utterance by utterance."""
+"""Runs against one of them, speaker by speaker."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
+from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
-from speechbrain_ext.scores.bootstrap import percentile_interval
+from speechbrain_ext.scores.intervals import (
+    group_sums,
+    holm,
+    jackknife,
+    left_out,
+    sign_permutation,
+    t_bounds,
+)
 from speechbrain_ext.scores.language import form_of
-from speechllm.report.samples import DRAWS, Samples
+from speechbrain_ext.scores.score import (
+    STATISTICS,
+    speakers_of,
+    utterance_counts,
+)
 
 
-def compare_runs(a: str | Path, b: str | Path, samples: int = DRAWS) -> dict:
-    """Differences of two runs' scores, and whether they are chance."""
-    folders = {"A": Path(a), "B": Path(b)}
-    runs = {letter: load_run(one) for letter, one in folders.items()}
-    others = runs["B"].scores
-    sets = {
-        name: one.metric
-        for name, one in runs["A"].scores.items()
-        if name in others
-        and others[name].metric == one.metric
-        and None not in (one.value, others[name].value)
-    }
-    if not sets:
+def compare_runs(a: str | Path, *others: str | Path) -> dict:
+    """Differences of runs' scores from the first's, and whether by chance.
+
+    Arguments
+    ---------
+    a : str or Path
+        The folder of the first run.
+    *others : str or Path
+        Folders of runs that were scored on the same utterances.
+
+    Returns
+    -------
+    dict
+        ``a``: its name; ``runs``: for each other its name ``b`` and for each
+        common set metric, scores, their difference (first minus other) with
+        its 95 % interval over speakers, the exact p-value, and ``p_holm``,
+        which allows for all the tests of this call.
+
+    Raises
+    ------
+    ValueError
+        If two runs have no set in common, or their scores or utterances
+        cannot be compared: names both.
+    FileNotFoundError
+        If a run's hypotheses are not there.
+    """
+    compared = [_compare(Path(a), Path(b)) for b in others]
+    tests = [one for run in compared for one in run["sets"].values()]
+    for one, p in zip(tests, holm([one["p_value"] for one in tests])):
+        one["p_holm"] = p
+    return {"a": load_run(a).name, "runs": compared}
+
+
+def _compare(a, b):
+    """All common sets of two runs."""
+    one, other = load_run(a), load_run(b)
+    names = [
+        name
+        for name, score in one.scores.items()
+        if name in other.scores
+        and other.scores[name].metric == score.metric
+        and None not in (score.value, other.scores[name].value)
+    ]
+    if not names:
         raise ValueError(
             f"{a} and {b} have no scored set in common: evaluate both on one"
         )
-    for name in sets:
-        _check_forms(name, folders, runs)
-    # Two runs may bear one name.
-    pair = [dataclasses.replace(r, name=letter) for letter, r in runs.items()]
-    drawn = Samples(pair, folders, samples)
-    for name in sets:
-        _check_utterances(drawn, name, folders)
-    return {
-        **{letter.lower(): run.name for letter, run in runs.items()},
-        "sets": {
-            name: {"metric": metric, **_difference(drawn, pair, name)}
-            for name, metric in sets.items()
-        },
-    }
+    found = {}
+    for name in names:
+        scores = {a: one.scores[name], b: other.scores[name]}
+        _check_forms(name, scores)
+        found[name] = _difference(name, scores)
+    return {"b": other.name, "sets": found}
 
 
-def _check_forms(name, folders, runs):
+def _check_forms(name, scores):
     """Refuse scores whose texts were made ready in different ways."""
-    scores = {letter: run.scores[name] for letter, run in runs.items()}
     forms = {k: form_of(one.metric, one.language) for k, one in scores.items()}
     if len(set(forms.values())) > 1:
-        told = ", ".join(f"{folders[k]}: {form}" for k, form in forms.items())
+        told = ", ".join(f"{k}: {form}" for k, form in forms.items())
         raise ValueError(
             f"{name} was not scored alike ({told}): evaluate both with the "
             "same language"
         )
 
 
-def _check_utterances(drawn, name, folders):
-    """Refuse runs that were not drawn on the same utterances."""
-    for letter, folder in folders.items():
-        if (letter, name) not in drawn.ids:
-            raise FileNotFoundError(
-                f"{folder / f'hypotheses-{name}.jsonl'}: is not there, so "
-                f"{name} cannot be compared utterance by utterance: evaluate "
-                "the run again"
-            )
-    one, other = (set(drawn.ids[letter, name]) for letter in folders)
-    if one != other:
-        only_a, only_b = sorted(one - other), sorted(other - one)
+def _rows(folder, name):
+    """A run's answers by utterance."""
+    path = Path(folder) / f"hypotheses-{name}.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: is not there, so {name} cannot be compared speaker by "
+            "speaker: evaluate the run again"
+        )
+    return {row["id"]: row for row in read_utterances(path)}
+
+
+def _check_utterances(name, one, other):
+    """Refuse runs that were not scored on the same utterances."""
+    only_a, only_b = sorted(one - other), sorted(other - one)
+    if only_a or only_b:
         raise ValueError(
             f"{name}: the two runs were not scored on the same utterances: "
             f"{len(only_a)} only in the first {only_a[:3]}, {len(only_b)} "
@@ -76,20 +112,33 @@ def _check_utterances(drawn, name, folders):
         )
 
 
-def _difference(drawn, pair, name):
+def _difference(name, scores):
     """First minus second, its 95 % interval and its two-sided p-value."""
-    a_R, b_R = (drawn.score(run, name) for run in pair)
-    value, *drawn_R = a_R - b_R
-    drawn_R = np.array(drawn_R)
-    against = min((drawn_R <= 0).sum(), (drawn_R >= 0).sum())
-    # The sample itself counts as one draw: no p-value is ever quite zero.
-    p_value = min(1.0, 2 * (against + 1) / (len(drawn_R) + 1))
-    low, high = percentile_interval(drawn_R)
+    (a, one), (b, other) = scores.items()
+    found = [_rows(folder, name) for folder in (a, b)]
+    _check_utterances(name, *(rows.keys() for rows in found))
+    ids = sorted(found[0])
+    tables = [[rows[i] for i in ids] for rows in found]
+    statistic = STATISTICS[one.metric]
+    # Older runs tell no speakers: those of the other run are the same.
+    groups = min(map(speakers_of, tables), key=lambda g: len(set(g)))
+    sums, values = [], []
+    for rows in tables:
+        counts = utterance_counts(rows, one.metric, one.language)
+        sums_GK, _ = group_sums(counts, groups)
+        sums.append(sums_GK)
+        values.append(np.asarray(statistic(left_out(sums_GK))))
+    gap = values[0] - values[1]
+    known = len(gap) > 2 and bool(np.isfinite(gap).all())
+    ends = t_bounds(gap[0], *jackknife([gap[1:]])) if known else (None, None)
     return {
-        "a": float(a_R[0]),
-        "b": float(b_R[0]),
-        "difference": float(value),
-        "low": low,
-        "high": high,
-        "p_value": float(p_value),
+        "metric": one.metric,
+        "a": one.value,
+        "b": other.value,
+        "difference": float(gap[0]),
+        "low": ends[0],
+        "high": ends[1],
+        "p_value": sign_permutation(*sums, statistic),
+        "units": len(sums[0]),
+        "over": "speakers" if len(groups) > len(set(groups)) else "utterances",
     }

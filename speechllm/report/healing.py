@@ -20,7 +20,7 @@ import numpy as np
 
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import RunResult, load_runs
-from speechbrain_ext.scores.bootstrap import relative_degradation
+from speechbrain_ext.scores.intervals import relative_degradation
 from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
 from speechllm.report.frontier import draw_frontier
 from speechllm.report.page import planned_runs

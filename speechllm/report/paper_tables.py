@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from speechbrain_ext.scores.bootstrap import relative_degradation
+from speechbrain_ext.scores.intervals import relative_degradation
 from speechllm.report import paper
 from speechllm.report.samples import estimate, mean
 from speechllm.report.study import size_of

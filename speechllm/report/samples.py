@@ -1,42 +1,64 @@
-"""A study's scores, drawn again and again: over seeds and over utterances.
+"""A study's scores, with each speaker and each seed left out in turn.
 
-Every statistic of the report is an array ``[1 + R]``: its value from the
-result files first, then its value in each of R drawn studies. A drawn study
-has its seeds drawn with replacement, and its utterances too; all systems of
-one study share both, as they share them in truth, so that what is hard for
-all of them does not blur their differences. Legend for shapes: R drawn
-studies, U utterances, K counts of each, S seeds.
+A statistic of the report is a `Drawn`: its value from the result files, then
+its value without each unit of chance. Units are the speakers of every set, the
+seeds of healing and those of the baselines; all systems of a study share them,
+so that what is hard for all does not blur their differences, and arithmetic on
+statistics is arithmetic on their values. `estimate` makes the interval (see
+`speechbrain_ext.scores.intervals`). Legend for shapes: N units, U utterances,
+K counts of each, G speakers of a set.
 """
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from speechbrain_ext.runs.files import LOSSES_FILE, plain, read_utterances
-from speechbrain_ext.scores.bootstrap import percentile_interval
+from speechbrain_ext.runs.result import RunResult
+from speechbrain_ext.scores.intervals import (
+    LOG,
+    PLAIN,
+    Scale,
+    fieller,
+    group_sums,
+    jackknife,
+    left_out,
+    scale_of,
+    t_bounds,
+)
 from speechbrain_ext.scores.score import STATISTICS, utterance_counts
 
-DRAWS = 1000
+SEEDS, BASELINES = "seeds", "baseline seeds"
+VALIDATION = "validation"
+# What stands for the speakers of a set whose answers are not there.
+NO_ROWS = "answers"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its 95 % interval."""
+    """A statistic with its interval, 95 % unless another was asked for."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    # Standard error and degrees of freedom, on the scale.
+    error: float | None = None
+    freedom: float = math.inf
+    scale: Scale = PLAIN
+    # Kinds of chance that the interval does not know, in words.
+    lacking: tuple[str, ...] = ()
 
     def __str__(self):
         return self.said()
 
     def said(self, form: str = "{:.2f}") -> str:
         """Value and interval in words, each in a format."""
-        if self.low is None:
+        if self.low is None or self.high is None:
             return form.format(self.value)
         ends = [
             form.format(end) if np.isfinite(end) else "no bound"
@@ -52,122 +74,338 @@ class Estimate:
             "interval": None if self.low is None else plain(ends),
         }
 
+    def p_above(self, limit: float) -> float:
+        """One-sided p-value: how well the truth could be at most a limit."""
+        from scipy import stats
 
-def estimate(drawn_R: np.ndarray | None) -> Estimate | None:
-    """Value and percentile interval of a statistic."""
-    if drawn_R is None or np.isnan(drawn_R[0]):
+        if self.error is None:
+            return 1.0
+        off = float(self.scale.there(self.value) - self.scale.there(limit))
+        if not self.error:
+            return float(off <= 0)
+        return float(stats.t.sf(off / self.error, self.freedom))
+
+
+class Drawn(np.lib.mixins.NDArrayOperatorsMixin):
+    """A statistic's value, and its value without each of N units.
+
+    ``values`` is ``[1 + N]``; ``involved`` ``[N]`` says which units it hangs
+    on: another leaves it as it is. NaN: it is not known without that unit.
+    """
+
+    def __init__(self, values, involved, layout, scale: Scale = PLAIN):
+        self.values, self.involved = values, involved
+        self.layout, self.scale = layout, scale
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **how):
+        if method != "__call__" or how:
+            return NotImplemented
+        drawn = [one for one in inputs if isinstance(one, Drawn)]
+        plain_ = [o.values if isinstance(o, Drawn) else o for o in inputs]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = ufunc(*plain_)
+        involved = np.logical_or.reduce([one.involved for one in drawn])
+        # The mean of logarithms is symmetric as a logarithm.
+        scale = LOG if ufunc is np.exp else PLAIN
+        return Drawn(values, involved, self.layout, scale)
+
+    def on(self, scale: Scale) -> Drawn:
+        """The same, its interval made on another scale."""
+        return Drawn(self.values, self.involved, self.layout, scale)
+
+    @property
+    def value(self) -> float:
+        """From all units."""
+        return float(self.values[0])
+
+    def without(self) -> tuple[dict, tuple]:
+        """By kind of chance the values without a unit; kinds not known."""
+        kinds, lacking = {}, []
+        for kind, places in self.layout.items():
+            own = [i for i in places if self.involved[i]]
+            values = self.values[1:][own]
+            if len(own) == 1 or np.isnan(values).any():
+                lacking.append(kind)
+            elif own:
+                kinds[kind] = values
+        return kinds, tuple(lacking)
+
+
+def estimate(drawn: Drawn | None, level: float = 0.95) -> Estimate | None:
+    """Value and interval of a statistic."""
+    if drawn is None or np.isnan(drawn.value):
         return None
-    known_R = drawn_R[1:][~np.isnan(drawn_R[1:])]
-    if not known_R.size or (known_R == drawn_R[0]).all():
-        return Estimate(float(drawn_R[0]))
-    return Estimate(float(drawn_R[0]), *percentile_interval(known_R))
+    kinds, lacking = drawn.without()
+    if not kinds:
+        return Estimate(drawn.value, lacking=lacking)
+    scale = drawn.scale
+    with np.errstate(divide="ignore", invalid="ignore"):
+        known = [drawn.values[:1], *kinds.values()]
+        if not all(np.isfinite(scale.there(one)).all() for one in known):
+            scale = PLAIN
+        value = float(scale.there(drawn.values[:1])[0])
+        variance, freedom = jackknife(map(scale.there, kinds.values()))
+    if not math.isfinite(variance):
+        return Estimate(drawn.value, lacking=lacking)
+    low, high = (
+        float(scale.back(np.float64(end)))
+        for end in t_bounds(value, variance, freedom, level)
+    )
+    error = math.sqrt(variance)
+    return Estimate(drawn.value, low, high, error, freedom, scale, lacking)
 
 
-def mean(arrays: Iterable):
+def ratio_estimate(
+    above: Drawn | None, below: Drawn | None, level: float = 0.95
+) -> Estimate | None:
+    """A ratio whose base may be near zero, such as that of two degradations.
+
+    None where the base is not above zero: there is nothing to divide.
+    """
+    if above is None or below is None or not below.value > 0:
+        return None
+    ratio = above / below
+    if np.isnan(ratio.value):
+        return None
+    # What both hang on, in the units of the one that hangs on more.
+    involved = above.involved | below.involved
+    both = [Drawn(d.values, involved, d.layout) for d in (above, below)]
+    (tops, lacking), (bases, more) = (one.without() for one in both)
+    kinds = [kind for kind in tops if kind in bases]
+    lacking = tuple(dict.fromkeys([*lacking, *more]))
+    if not kinds:
+        return Estimate(ratio.value, lacking=lacking)
+    covariance = np.zeros((2, 2))
+    for kind in kinds:
+        rows = np.stack([tops[kind], bases[kind]])
+        many = rows.shape[1]
+        covariance += (many - 1) / many * (many - 1) * np.cov(rows)
+    # Of how far the ratio is off: of the two, taken together.
+    _, freedom = jackknife(
+        tops[kind] - ratio.value * bases[kind] for kind in kinds
+    )
+    if not math.isfinite(freedom):
+        freedom = 1e9  # a ratio to itself does not move at all
+    ends = fieller(above.value, below.value, covariance, freedom, level)
+    return Estimate(ratio.value, *ends, lacking=lacking)
+
+
+def mean(drawn: Iterable):
     """The mean of statistics, such as those of several sets, or None."""
-    found = [one for one in arrays if one is not None]
-    return np.mean(found, axis=0) if found else None
+    found = [one for one in drawn if one is not None]
+    return sum(found[1:], start=found[0]) / len(found) if found else None
 
 
 class Samples:
-    """The drawn scores of a study."""
+    """The scores of a study's runs."""
 
-    def __init__(self, runs, folders, draws=DRAWS):
-        self.draws = draws
+    def __init__(self, runs: list[RunResult], folders: dict):
         self.folders = folders
-        self.notes = []
-        # Utterances of each run and set that were drawn.
-        self.ids = {}
-        self.seeds = sorted({run.seed for run in runs}, key=str)
-        generator = np.random.default_rng(0)
-        many = max(1, len(self.seeds))
-        times_RS = generator.multinomial(many, [1 / many] * many, draws)
-        self._seeds_RS = np.vstack([np.ones((1, many)), times_RS])
-        self._scores, self._losses, self._drawn = {}, {}, {}
+        self.notes: list[str] = []
+        # Utterances of each run and set that have their counts.
+        self.ids: dict[tuple, tuple] = {}
+        # What is left out: by kind of chance, the places of its units.
+        self.layout: dict[str, list[int]] = {}
+        self._places: dict[tuple, int] = {}
+        self._kinds: dict[tuple, str] = {}
+        self._sums: dict[tuple, tuple] = {}
+        self._losses: dict[str, Drawn] = {}
+        self._scores: dict[tuple, Drawn] = {}
+        self._baseline_seeds = {r.name: _baseline_seed(r, runs) for r in runs}
+        pruned = [run for run in runs if run.removed]
+        # Where every run has a baseline of its own seed, to leave out a seed
+        # is to leave out both.
+        self._apart = any(
+            run.seed != self._baseline_seeds[run.name] for run in pruned
+        )
+        self._unit(NO_ROWS, NO_ROWS)
         for run in runs:
+            for kind, seed in self._seed_units(run):
+                self._unit(kind, seed)
             for name, one in run.scores.items():
-                self._draw_score(run, name, one)
+                if one.value is not None:
+                    self._count_answers(run, name, one)
+            if run.validation.get("final_loss") is not None:
+                self._count_losses(run)
+        # Scores of other utterances than the rest of a set's.
+        self._odd = self._refuse_odd(runs)
 
-    def _draw_score(self, run, name, one):
-        if one.value is not None:
-            self._scores[run.name, name] = self._draw(
-                run,
-                name,
-                one.value,
-                (f"hypotheses-{name}.jsonl", f"hypotheses of {name}"),
-                lambda rows: utterance_counts(rows, one.metric, one.language),
-                STATISTICS[one.metric],
-            )
+    def _refuse_odd(self, runs):
+        """Runs that miss utterances of a set cannot be paired with others."""
+        by_set: dict[tuple, dict] = {}
+        for run in runs:
+            for name in [*run.scores, VALIDATION]:
+                if (ids := self.ids.get((run.name, name))) is not None:
+                    alike = by_set.setdefault((run.task, name), {})
+                    alike.setdefault(ids, []).append(run.name)
+        odd = set()
+        for (_, name), alike in by_set.items():
+            usual = max(alike, key=lambda ids: (len(alike[ids]), len(ids)))
+            for ids in alike.keys() - {usual}:
+                missing = sorted(set(usual) ^ set(ids))
+                for run in alike[ids]:
+                    odd.add((run, name))
+                    self.notes.append(
+                        f"{run}: {name} left out, as {len(missing)} "
+                        f"utterances are not those of {alike[usual][0]} "
+                        f"({', '.join(missing[:3])}): evaluate it again"
+                    )
+        return odd
 
-    def _draw_loss(self, run):
-        loss = run.validation.get("final_loss")
-        if loss is None:
-            return None
-        return self._draw(
+    # -- what is left out
+
+    def _unit(self, kind, name):
+        """The place of a unit, a new one where it is not known yet."""
+        if (kind, name) not in self._places:
+            place = self._places[kind, name] = len(self._places)
+            self.layout.setdefault(kind, []).append(place)
+        return self._places[kind, name]
+
+    def _seed_units(self, run):
+        """The seeds that a run hangs on, its own and its baseline's."""
+        if not self._apart:
+            return [(SEEDS, run.seed)]
+        own = [(SEEDS, run.seed)] if run.removed else []
+        return [*own, (BASELINES, self._baseline_seeds[run.name])]
+
+    def _count_answers(self, run, name, one):
+        self._count(
             run,
-            "validation",
-            loss,
-            (LOSSES_FILE, "validation losses"),
-            lambda rows: [(row["loss"], row["tokens"]) for row in rows],
-            lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1],
+            name,
+            (f"hypotheses-{name}.jsonl", f"hypotheses of {name}"),
+            lambda rows: utterance_counts(rows, one.metric, one.language),
         )
 
-    def _draw(self, run, name, value, file, counts_of, statistic):
-        """A run's value, then that on the drawn utterances, if it has some."""
-        value_R = self.constant(value)
-        rows = self._rows(run, *file)
-        if rows:
-            ids = self.ids[run.name, name] = tuple(sorted(rows))
-            counts_UK = counts_of([rows[i] for i in ids])
-            value_R[1:] = statistic(self._times(ids, name) @ counts_UK)
-        return value_R
+    def _count_losses(self, run):
+        self._count(
+            run,
+            VALIDATION,
+            (LOSSES_FILE, "validation losses"),
+            lambda rows: [(row["loss"], row["tokens"]) for row in rows],
+        )
 
-    def _rows(self, run, file, what):
-        """A run's rows by id; none where their file is not there."""
+    def _count(self, run, name, file, counts_of):
+        """Sum what a run's score is made of over the speakers of a set."""
+        file, what = file
         folder = self.folders.get(run.name)
-        if not folder or not (folder / file).is_file():
+        if not folder or not (Path(folder) / file).is_file():
             self.notes.append(
-                f"{run.name}: no {what}, so no interval over its utterances"
+                f"{run.name}: no {what}, so no interval over its speakers"
             )
-            return None
-        return {row["id"]: row for row in read_utterances(folder / file)}
-
-    def _times(self, ids, name):
-        """How often each drawn study has each utterance ``[R, U]``."""
+            return
+        found = {r["id"]: r for r in read_utterances(Path(folder) / file)}
+        if not found:
+            return
+        ids = tuple(sorted(found))
+        rows = [found[i] for i in ids]
+        self.ids[run.name, name] = ids
+        speakers = [row.get("speaker") for row in rows]
+        known = None not in speakers
+        sums_GK, groups = group_sums(
+            counts_of(rows), speakers if known else list(ids)
+        )
         # Tasks may call different sets by one name.
-        if (ids, name) not in self._drawn:
-            generator = np.random.default_rng(zlib.crc32(name.encode()))
-            many = len(ids)
-            times_RU = generator.multinomial(
-                many, np.full(many, 1 / many), self.draws
-            )
-            self._drawn[ids, name] = times_RU.astype(np.float64)
-        return self._drawn[ids, name]
+        kind = f"{'speakers' if known else 'utterances'} of {name}"
+        if (run.task, kind) not in self._kinds:
+            again = sum(kind == other for _, other in self._kinds)
+            self._kinds[run.task, kind] = kind + f" ({run.task})" * again
+        kind = self._kinds[run.task, kind]
+        places = [self._unit(kind, group) for group in groups]
+        self._sums[run.name, name] = sums_GK, places
 
-    def score(self, run, name):
-        """A run's score on a set, drawn."""
-        return self._scores.get((run.name, name))
+    def _drawn(self, run, name, value, statistic):
+        """A run's figure on a set, with each speaker left out."""
+        values = np.full(1 + len(self._places), float(value))
+        involved = np.zeros(len(self._places), dtype=bool)
+        # Without its seed there is no run.
+        unknown = [self._places[unit] for unit in self._seed_units(run)]
+        if (run.name, name) in self._sums:
+            sums_GK, places = self._sums[run.name, name]
+            without = np.asarray(statistic(left_out(sums_GK)))[1:]
+            values[1 + np.array(places)] = without
+            involved[places] = True
+        else:
+            unknown.append(self._places[NO_ROWS, NO_ROWS])
+        involved[unknown] = True
+        values[1 + np.array(unknown)] = np.nan
+        return Drawn(values, involved, self.layout)
 
-    def validation_loss(self, run):
-        """A run's validation loss in nats per target token, drawn."""
+    # -- what is asked for
+
+    def score(self, run: RunResult, name: str) -> Drawn | None:
+        """A run's score on a set; None where it has none."""
+        one = run.scores.get(name)
+        if one is None or one.value is None or (run.name, name) in self._odd:
+            return None
+        if (run.name, name) not in self._scores:
+            self._scores[run.name, name] = self._drawn(
+                run, name, one.value, STATISTICS[one.metric]
+            ).on(scale_of(one.metric))
+        return self._scores[run.name, name]
+
+    def validation_loss(self, run: RunResult) -> Drawn | None:
+        """A run's validation loss in nats per target token."""
+        loss = run.validation.get("final_loss")
+        if loss is None or (run.name, VALIDATION) in self._odd:
+            return None
         if run.name not in self._losses:
-            self._losses[run.name] = self._draw_loss(run)
+            self._losses[run.name] = self._drawn(
+                run,
+                VALIDATION,
+                loss,
+                lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1],
+            ).on(LOG)
         return self._losses[run.name]
 
-    def constant(self, value):
-        """A value that every drawn study has alike."""
-        return np.full(1 + self.draws, float(value))
+    def constant(self, value: float) -> Drawn:
+        """A value that no speaker and no seed changes."""
+        many = len(self._places)
+        values = np.full(1 + many, float(value))
+        return Drawn(values, np.zeros(many, dtype=bool), self.layout)
 
-    def over_seeds(self, by_seed):
-        """The mean over the seeds that each drawn study has."""
-        found = {k: v for k, v in by_seed.items() if v is not None}
-        if not found:
+    def without_seeds(self, drawn: Drawn | None) -> Drawn | None:
+        """A baseline's figure, as that of each run that was made from it."""
+        if drawn is None:
             return None
-        places = [self.seeds.index(seed) for seed in found]
-        weights_RS = self._seeds_RS[:, places]
-        values_RS = np.stack(list(found.values()), axis=1)
-        weights_RS = np.where(np.isnan(values_RS), 0, weights_RS)
-        total_R = weights_RS.sum(axis=1)
-        values_RS = np.where(weights_RS > 0, values_RS, 0)
+        seeds = [*self.layout.get(SEEDS, []), *self.layout.get(BASELINES, [])]
+        values, involved = drawn.values.copy(), drawn.involved.copy()
+        values[1 + np.array(seeds)] = drawn.value
+        involved[seeds] = False
+        return Drawn(values, involved, self.layout, drawn.scale)
+
+    def over_runs(self, found: Iterable[tuple]) -> Drawn | None:
+        """The mean over runs of different seeds, each left out in turn."""
+        pairs = [(run, one) for run, one in found if one is not None]
+        if not pairs:
+            return None
+        many = len(self._places)
+        there = np.ones((len(pairs), 1 + many))
+        involved = np.logical_or.reduce([one.involved for _, one in pairs])
+        for row, (run, _) in zip(there, pairs):
+            places = [self._places[unit] for unit in self._seed_units(run)]
+            row[1 + np.array(places)] = 0
+            involved[places] = True
+        values = np.stack([one.values for _, one in pairs])
+        values = np.where(there > 0, values, 0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (values_RS * weights_RS).sum(axis=1) / total_R
+            mean_N = (values * there).sum(axis=0) / there.sum(axis=0)
+        return Drawn(mean_N, involved, self.layout, pairs[0][1].scale)
+
+
+def _baseline_seed(run, runs):
+    """The seed of the unpruned run that a run was made from."""
+    if not run.removed:
+        return run.seed
+    whole = {
+        one.name: one.seed
+        for one in runs
+        if not one.removed and one.task == run.task
+    }
+    seeds = [seed for seed in whole.values() if seed is not None]
+    same = run.seed if run.seed in seeds else min(seeds, default=run.seed)
+    return whole.get(baseline_name(run), same)
+
+
+def baseline_name(run: RunResult) -> str:
+    """The name of the run that a run was made from; empty where unknown."""
+    return Path(str(run.configuration.get("baseline") or "")).name

@@ -1,7 +1,7 @@
 """A study by its cells: system, depth, healing and path, over all seeds.
 
-Every statistic is an array ``[1 + R]`` as in `samples`: its value from the
-result files, then its value in each of R drawn studies.
+Every statistic is a `Drawn` of `samples`: its value from the result files, and
+without each speaker and each seed.
 """
 
 from __future__ import annotations
@@ -12,16 +12,26 @@ import re
 import numpy as np
 
 from speechbrain_ext.runs.result import RunResult
-from speechbrain_ext.scores.bootstrap import relative_degradation
+from speechbrain_ext.scores.intervals import (
+    degradation_scale,
+    relative_degradation,
+    scale_of,
+)
 from speechbrain_ext.scores.language import form_of
-from speechllm.report.samples import DRAWS, Samples, mean
+from speechllm.report.samples import (
+    Drawn,
+    Samples,
+    baseline_name,
+    estimate,
+    mean,
+)
 
 # The paper's order, from least to most healing; others follow by name.
 HEALINGS = ("none", "projector", "decoder", "both")
 # Relative degradation that is still accepted (paper, section on metrics).
 THRESHOLDS = {"WER": 0.25, "BLEU": 0.10, "chrF": 0.10}
-# Half an error in a thousand words stands for none at all.
-LEAST_SCORE = 0.05
+# How a depth stands to the threshold.
+WITHIN, OVER, OPEN = "within", "over", "open"
 ANY = object()
 
 
@@ -31,7 +41,11 @@ def system(run: RunResult) -> tuple:
 
 
 def baseline_of(run: RunResult, runs: list[RunResult]) -> RunResult | None:
-    """The best unpruned run of a run's system, of its seed where there is."""
+    """The best unpruned run of a run's system, of its baseline or its seed.
+
+    The best by its test scores, as the paper takes it: a baseline trained as
+    long as its pruned models is not to be beaten by training alone.
+    """
     whole = [
         one
         for one in runs
@@ -39,7 +53,9 @@ def baseline_of(run: RunResult, runs: list[RunResult]) -> RunResult | None:
         and one.status == "done"
         and system(one) == system(run)
     ]
-    same_seed = [one for one in whole if one.seed == run.seed]
+    seeds = {one.name: one.seed for one in whole}
+    seed = seeds.get(baseline_name(run), run.seed)
+    same_seed = [one for one in whole if one.seed == seed]
     return min(same_seed or whole, key=_badness, default=None)
 
 
@@ -107,12 +123,11 @@ class Study:
         self,
         runs: list[RunResult],
         folders: dict | None = None,
-        draws: int = DRAWS,
         samples: Samples | None = None,
     ):
         self.runs = sorted(runs, key=order)
         self.done = [run for run in self.runs if run.status == "done"]
-        self.samples = samples or Samples(self.done, folders or {}, draws)
+        self.samples = samples or Samples(self.done, folders or {})
 
     def systems(self, task: str | None = None) -> list[tuple]:
         """The systems of the study, of one task or of all."""
@@ -175,126 +190,183 @@ class Study:
         )
         return {key: sorted(found[key]) for key in keys}
 
-    def baseline_score(self, which, name):
+    def baselines(self, which) -> list[RunResult]:
+        """The unpruned runs that its pruned ones are judged by."""
+        found = [baseline_of(run, self.done) for run in self.members(which, 0)]
+        return list({run.name: run for run in found if run}.values())
+
+    def baseline_score(self, which, name) -> Drawn | None:
         """Score of the unpruned system on a set, over seeds, or None."""
-        whole = [baseline_of(run, self.done) for run in self.members(which, 0)]
-        return self.samples.over_seeds(
-            {run.seed: self.samples.score(run, name) for run in whole}
-        )
+        return self._mean(self.baselines(which), name)
 
-    def score(self, which, depth, healing, path, name):
+    def score(self, which, depth, healing, path, name) -> Drawn | None:
         """Score of a cell on a set, over seeds, or None."""
-        runs = self.members(which, depth, healing, path)
-        return self.samples.over_seeds(
-            {run.seed: self.samples.score(run, name) for run in runs}
-        )
+        return self._mean(self.members(which, depth, healing, path), name)
 
-    def degradation(self, which, depth, healing, path, name):
+    def _mean(self, runs, name):
+        """The mean score of runs on a set."""
+        score = self.samples.score
+        found = self.samples.over_runs((run, score(run, name)) for run in runs)
+        metrics = {r.scores[name].metric for r in runs if name in r.scores}
+        return found and found.on(scale_of(metrics.pop()))
+
+    def degradation(self, which, depth, healing, path, name) -> Drawn | None:
         """Relative degradation of a cell on a set, over seeds, or None."""
-        runs = self.members(which, depth, healing, path)
-        return self.samples.over_seeds(
-            {run.seed: self.run_degradation(run, name) for run in runs}
+        return self.degradation_of(
+            self.members(which, depth, healing, path), name
         )
 
-    def run_degradation(self, run, name):
-        """Relative degradation of a run on a set, or None."""
-        base = baseline_of(run, self.done)
-        one = run.scores.get(name)
-        if base is None or not scored_alike(one, base.scores.get(name)):
-            return None
-        scores = [self.samples.score(r, name) for r in (run, base)]
-        if any(score is None for score in scores):
-            return None
-        return relative_degradation(*scores, one.higher_is_better)
+    def degradation_of(self, runs: list[RunResult], name) -> Drawn | None:
+        """Relative degradation of some runs' mean score on a set, or None.
 
-    def score_ratio(self, systems, above, below):
-        """How many times the score of one curve is that of another.
-
-        A curve is a (healing, path); the ratio is the geometric mean over
-        depths and sets of each system, and over the systems that have both.
+        Over the mean score of their baselines: the mean of several ratios
+        would be too large, as its bases are small numbers of errors.
         """
-        by_system = []
+        pairs = [
+            (run, base)
+            for run in runs
+            if (base := baseline_of(run, self.done)) is not None
+            and scored_alike(run.scores.get(name), base.scores.get(name))
+        ]
+        if not pairs:
+            return None
+        score, over_runs = self.samples.score, self.samples.over_runs
+        scores = [
+            (run, score(run, name), score(base, name)) for run, base in pairs
+        ]
+        # A run without its baseline would be judged by others' baselines.
+        scores = [row for row in scores if all(one is not None for one in row)]
+        ours = over_runs((run, one) for run, one, _ in scores)
+        whole = over_runs((run, self._bare(one)) for run, _, one in scores)
+        if ours is None or whole is None or not whole.value > 0:
+            return None
+        up = pairs[0][0].scores[name].higher_is_better
+        change = relative_degradation(ours, whole, up)
+        return change.on(degradation_scale(up))
+
+    def _bare(self, drawn):
+        """A baseline's score as one of the runs made from it."""
+        return self.samples.without_seeds(drawn)
+
+    def log_ratios(self, systems, above, below) -> dict[tuple, Drawn]:
+        """Logarithms of one curve's scores over another's, place by place.
+
+        A curve is a (healing, path), a place a (system, depth, set). Where
+        the two paths name the same layers there is nothing to compare.
+        """
+        found = {}
         for which in systems:
-            logs = []
-            places = itertools.product(
-                self.depths(which, *above), self.sets(which)
-            )
-            for depth, name in places:
+            depths = self.depths(which, *above)
+            for depth, name in itertools.product(depths, self.sets(which)):
+                if not self._differ(which, depth, above, below):
+                    continue
                 scores = [
                     self.score(which, depth, *curve, name)
                     for curve in (above, below)
                 ]
-                if all(one is not None for one in scores):
-                    above_R, below_R = np.maximum(scores, LEAST_SCORE)
-                    logs.append(np.log(above_R / below_R))
-            by_system.append(mean(logs))
-        found = mean(by_system)
+                if all(one is not None and one.value > 0 for one in scores):
+                    ratio = np.log(scores[0] / scores[1])
+                    found[which, depth, name] = ratio
+        return found
+
+    def _differ(self, which, depth, above, below):
+        """Whether two curves are of other layers or other healings."""
+        if above[0] != below[0]:
+            return True
+        removed = [
+            {tuple(r.removed_layers or []) for r in runs}
+            for runs in (
+                self.members(which, depth, *curve) for curve in (above, below)
+            )
+        ]
+        return removed[0] != removed[1]
+
+    def score_ratio(self, systems, above, below) -> Drawn | None:
+        """How many times the score of one curve is that of another.
+
+        The geometric mean over depths and sets of each system, and over the
+        systems that have both.
+        """
+        by_system: dict = {}
+        ratios = self.log_ratios(systems, above, below)
+        for (which, _, _), one in ratios.items():
+            by_system.setdefault(which, []).append(one)
+        found = mean(mean(own) for own in by_system.values())
         return None if found is None else np.exp(found)
 
     # -- how many layers a system can lose: the threshold, over all its sets
 
-    def worst(self, which, depth, healing="both", path="speech"):
-        """The degradation of a cell on the set that suffers most, or None."""
-        by_set = [
-            self.degradation(which, depth, healing, path, name)
-            for name in self.sets(which)
-        ]
-        if not by_set or any(one is None for one in by_set):
-            return None
-        return np.max(by_set, axis=0)
-
     def largest(self, which, healing="both", path="speech") -> int:
-        """The most layers, of the depths run, within the threshold.
+        """The most layers, of the depths run, within the threshold as it is.
 
-        A deeper model that is within it again counts, even where one before
-        it was not; one that lacks a set does not.
+        The paper's point rule: no uncertainty counts, and a deeper model that
+        is within again counts even where one before it was not; one that
+        lacks a set does not.
         """
         within = [
             depth
             for depth in self.depths(which, healing, path)
-            if (one := self.worst(which, depth, healing, path)) is not None
-            and one[0] <= self.threshold(which)
+            if (worst := self._worst(which, depth, healing, path)) is not None
+            and worst <= self.threshold(which)
         ]
         return max(within, default=0)
 
-    def tolerated(self, which, healing="both", path="speech"):
-        """The share of layers at which the threshold is crossed, in %."""
-        known = [
-            (depth, one)
-            for depth in self.depths(which, healing, path)
-            if (one := self.worst(which, depth, healing, path)) is not None
+    def _worst(self, *cell):
+        """The degradation of a cell on the set that suffers most, or None."""
+        by_set = self._degradations(*cell)
+        known = bool(by_set) and all(one is not None for one in by_set)
+        return max(one.value for one in by_set) if known else None
+
+    def _degradations(self, which, depth, healing, path):
+        names = self.sets(which)
+        cell = which, depth, healing, path
+        return [self.degradation(*cell, name) for name in names]
+
+    def standing(self, which, depth, healing="both", path="speech") -> str:
+        """Whether a depth is `WITHIN` the threshold, `OVER` it or `OPEN`.
+
+        Within: the upper ends of all sets' intervals are (95 %, one-sided);
+        over: the lower end of one set's interval is above it.
+        """
+        ends = [
+            estimate(one, level=0.90)
+            for one in self._degradations(which, depth, healing, path)
         ]
-        if not known:
-            return None
-        shares_D = 100 * np.array([0, *(d for d, _ in known)], dtype=float)
-        shares_D /= self.layers(which)
-        values_RD = np.stack(
-            [np.zeros_like(known[0][1]), *(one for _, one in known)], axis=1
-        )
+        known = [e for e in ends if e and e.low is not None]
         threshold = self.threshold(which)
-        return np.array([crossing(shares_D, v, threshold) for v in values_RD])
+        if any(one.low > threshold for one in known):
+            return OVER
+        if ends and len(known) == len(ends):
+            if all(one.high <= threshold for one in known):
+                return WITHIN
+        return OPEN
+
+    def tolerance(
+        self, which, healing="both", path="speech"
+    ) -> tuple[int, int | None]:
+        """The deepest depth within the threshold, and the first one over it.
+
+        From the shallowest depth run; the walk for the deepest stops at the
+        first that is not within. None: no depth run is over.
+        """
+        deepest, walking = 0, True
+        for depth in self.depths(which, healing, path):
+            found = self.standing(which, depth, healing, path)
+            if found == OVER:
+                return deepest, depth
+            walking = walking and found == WITHIN
+            deepest = depth if walking else deepest
+        return deepest, None
 
     def gains(self, which, depth, cost):
         """How many times less a depth costs, healed jointly, over seeds."""
-        by_seed = {}
+        found = []
         whole = self.members(which, 0)
         for run in self.members(which, depth, "both", "speech"):
             same = [one for one in whole if one.seed == run.seed] or whole
             base = min(same, key=lambda one: one.steps or 0, default=None)
             costs = [cost(one) if one else None for one in (base, run)]
             if all(costs):
-                by_seed[run.seed] = self.samples.constant(costs[0] / costs[1])
-        return self.samples.over_seeds(by_seed)
-
-
-def crossing(shares_D, values_D, threshold: float) -> float:
-    """Where a curve last rises through a threshold."""
-    if np.isnan(values_D).any():
-        return float("nan")
-    within = np.flatnonzero(values_D <= threshold)
-    last = within[-1]
-    if last == len(values_D) - 1:
-        return float(shares_D[last])
-    below, above = values_D[last], values_D[last + 1]
-    part = (threshold - below) / (above - below)
-    return float(shares_D[last] + part * (shares_D[last + 1] - shares_D[last]))
+                gain = self.samples.constant(costs[0] / costs[1])
+                found.append((run, gain))
+        return self.samples.over_runs(found)

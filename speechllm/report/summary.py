@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from speechbrain_ext.runs.result import RunResult
-from speechbrain_ext.scores.bootstrap import relative_degradation
+from speechbrain_ext.scores.intervals import relative_degradation
 from speechllm.report.study import baseline_of, order, scored_alike
 
 FIELDS = (

@@ -147,8 +147,14 @@ class Plan(Study):
         return usual.format(system=system, seed=seed)
 
     def _baseline(self, name, seed):
+        return self._run_name(name, self._baseline_seed(seed))
+
+    def _baseline_seed(self, seed):
+        """A seed's own baseline, or the next one in turn."""
         seeds = self.baseline_seeds
-        return self._run_name(name, seed if seed in seeds else seeds[0])
+        if seed in seeds or seed not in self.seeds:
+            return seed if seed in seeds else seeds[0]
+        return seeds[self.seeds.index(seed) % len(seeds)]
 
     def _add_baselines(self, name, system):
         for seed in self.baseline_seeds:
@@ -204,7 +210,9 @@ class Plan(Study):
         # A list: as many further steps each, of the first seed.
         if isinstance(control, list):
             return control if seed == self.seeds[0] else []
-        return [None] if control else []
+        # One for each baseline: a healing seed more is no other model.
+        own = seed in self.baseline_seeds or len(self.baseline_seeds) == 1
+        return [None] if control and own else []
 
     def _add_entry(self, name, seed, entry, trials):
         """All runs of an entry of a system's ``study``."""
