@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from speechbrain_ext import scores as scoring
-from speechbrain_ext.scores import bootstrap, translation
-from speechbrain_ext.scores.bootstrap import wer_from_sums
+from speechbrain_ext.scores import translation
 from speechbrain_ext.scores.score import score_recognition, score_translation
 from speechbrain_ext.scores.translation import sentence_counts
 from speechbrain_ext.scores.words import WordErrors
@@ -264,92 +263,3 @@ def test_relative_degradation():
     for baseline in (0.0, math.nan, -1.0):
         with pytest.raises(ValueError, match="baseline above zero"):
             scoring.relative_degradation(1.0, baseline)
-
-
-def _recogniser(generator, utterances, rate):
-    words = generator.integers(5, 30, size=utterances)
-    return np.stack([generator.binomial(words, rate), words], axis=1)
-
-
-def test_bootstrap_covers_the_true_rate_19_times_in_20():
-    """Bootstrap covers the true rate 19 times in 20."""
-    generator = np.random.default_rng(0)
-    inside = 0
-    for trial in range(200):
-        counts = _recogniser(generator, 150, 0.08)
-        low, high = scoring.bootstrap_interval(
-            counts, wer_from_sums, n=400, seed=trial
-        )
-        inside += low <= 8.0 <= high
-    # Binomial: 95 % of 200 within three standard deviations.
-    assert 180 <= inside <= 199
-
-
-def test_bootstrap_equals_its_plain_definition():
-    """Bootstrap equals its plain definition."""
-    counts = _recogniser(np.random.default_rng(1), 40, 0.2)
-    low, high = scoring.bootstrap_interval(counts, wer_from_sums, n=4000)
-    generator = np.random.default_rng(99)
-    values = []
-    for _ in range(4000):
-        drawn = counts[generator.integers(40, size=40)]
-        values.append(100 * drawn[:, 0].sum() / drawn[:, 1].sum())
-    expected = np.percentile(values, [2.5, 97.5])
-    assert np.allclose([low, high], expected, atol=0.4)
-
-
-def test_bootstrap_is_reproducible_and_hangs_on_its_seed(monkeypatch):
-    """Bootstrap is reproducible and hangs on its seed."""
-    counts = _recogniser(np.random.default_rng(2), 60, 0.1)
-    first = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
-    again = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
-    other = scoring.bootstrap_interval(counts, wer_from_sums, seed=4)
-    assert first == again != other
-    # In pieces or at once: the same draws.
-    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 60 * 7)
-    pieces = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
-    assert pieces == first
-
-
-def test_bootstrap_refuses_no_utterances():
-    """Bootstrap refuses no utterances."""
-    with pytest.raises(ValueError, match="at least one utterance"):
-        scoring.bootstrap_interval([], wer_from_sums)
-
-
-def _degradation(sums_RK):
-    """Of a pruned system from a whole one, side by side."""
-    scores = (wer_from_sums(sums_RK[:, i : i + 2]) for i in (0, 2))
-    return scoring.relative_degradation(*scores)
-
-
-def test_interval_of_a_degradation_and_of_a_ratio_of_two():
-    """Interval of a degradation and of a ratio of two."""
-    generator = np.random.default_rng(6)
-    whole = _recogniser(generator, 400, 0.1)
-    extra = generator.binomial(1, 0.3, size=400)
-    pruned = whole + np.stack([extra, 0 * extra], axis=1)
-    both = np.hstack([pruned, whole])
-    low, high = scoring.bootstrap_interval(both, _degradation)
-    assert low < extra.sum() / whole[:, 0].sum() < high
-
-    def ratio(sums_RK):
-        """Ratio."""
-        return _degradation(sums_RK[:, [0, 1, 4, 5]]) / _degradation(
-            sums_RK[:, 2:]
-        )
-
-    worse = pruned + np.stack([extra, 0 * extra], axis=1)
-    three = np.hstack([worse, pruned, whole])
-    # Twice the extra errors: exactly twice the degradation in every draw.
-    ends = scoring.bootstrap_interval(three, ratio)
-    assert ends == pytest.approx((2.0, 2.0))
-
-
-def test_degradation_from_a_faultless_baseline_is_not_a_number_in_range():
-    """Degradation from a faultless baseline is not a number in range."""
-    pruned, whole = np.array([[1.0, 9.0]] * 5), np.array([[0.0, 9.0]] * 5)
-    for one in (pruned, whole):
-        both = np.hstack([one, whole])
-        ends = scoring.bootstrap_interval(both, _degradation)
-        assert all(math.isnan(end) for end in ends)
