@@ -39,8 +39,8 @@ def score_recognition(
     Arguments
     ---------
     rows : list of dict
-        id, reference, hypothesis of each utterance; hit_limit where it is
-        known.
+        id, reference, hypothesis of each utterance; hit_limit and speaker
+        where they are known.
     language : str
         Code of what is spoken; see `language.normaliser_name`.
 
@@ -70,6 +70,7 @@ def score_recognition(
         language=language,
         normaliser=normaliser_name(language),
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     rows = [
         {**row, "errors": one.errors, "words": one.words}
@@ -90,8 +91,8 @@ def score_translation(
     Arguments
     ---------
     rows : list of dict
-        id, reference, hypothesis of each utterance; hit_limit where it is
-        known.
+        id, reference, hypothesis of each utterance; hit_limit and speaker
+        where they are known.
     language : str or None
         Code of the target language, which decides BLEU's tokenizer.
 
@@ -127,6 +128,7 @@ def score_translation(
         signature=first.signature,
         language=language,
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     score.others[second.metric] = {
         "value": second.value,
@@ -140,6 +142,11 @@ def _at_limit(rows):
     """Answers that ran into their token limit; None: not counted."""
     told = [row.get("hit_limit") for row in rows]
     return None if None in told else sum(told)
+
+
+def _speakers(rows):
+    """How many different speakers there are; None: no row tells its own."""
+    return len({row.get("speaker") for row in rows} - {None}) or None
 
 
 def _one_line(text):

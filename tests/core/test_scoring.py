@@ -230,6 +230,22 @@ def test_answers_at_their_limit_are_counted():
         assert score(old)[0].hit_limit is None
 
 
+@pytest.mark.parametrize("score", [score_recognition, score_translation])
+def test_speakers_are_counted_where_they_are_known(score):
+    """Speakers are counted where they are known."""
+    rows = [
+        {"id": str(i), "reference": "a b", "hypothesis": "a", "speaker": who}
+        for i, who in enumerate(["ann", None, "bob", "ann"])
+    ]
+    found, told = score(rows)
+    assert found.speakers == 2
+    assert [row["speaker"] for row in told] == ["ann", None, "bob", "ann"]
+    assert score(rows[1:2])[0].speakers is None
+    # As an older hypotheses file has them.
+    old = [{k: v for k, v in r.items() if k != "speaker"} for r in rows]
+    assert score(old)[0].speakers is None
+
+
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_summed_sentence_counts_give_the_corpus_score(name):
     """Summed sentence counts give the corpus score."""
