@@ -61,6 +61,12 @@ def read_manifest(file: str, root: str = "") -> dict:
     return rows
 
 
+def speaker_of(row: dict) -> str | None:
+    """Who speaks in a manifest's row, by its `spk_id`; None: not known."""
+    speaker = str(row.get("spk_id") or "").strip()
+    return None if speaker in ("", "unknown") else speaker
+
+
 def all_sets(datasets):
     """Every set by its name (dict of str to DynamicItemDataset)."""
     sets = {name: datasets[name] for name in ("train", "valid")}

@@ -28,6 +28,8 @@ class SetScore:
     language: str | None = None
     normaliser: str | None = None
     hit_limit: int | None = None
+    # Different ones, of the utterances whose speaker is known.
+    speakers: int | None = None
 
     def __str__(self):
         """Metric, value and interval, such as "WER 1.58 [1.10, 2.03]"."""

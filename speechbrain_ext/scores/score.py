@@ -71,6 +71,7 @@ def score_recognition(
         language=language,
         normaliser=normaliser_name(language),
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     rows = [
         {**row, "errors": one.errors, "words": one.words}
@@ -130,6 +131,7 @@ def score_translation(
         signature=first.signature,
         language=language,
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     score.others[second.metric] = {
         "value": second.value,
@@ -143,6 +145,11 @@ def _at_limit(rows):
     """Answers that ran into their token limit; None: not counted."""
     told = [row.get("hit_limit") for row in rows]
     return None if None in told else sum(told)
+
+
+def _speakers(rows):
+    """How many different speakers there are; None: no row tells its own."""
+    return len({row.get("speaker") for row in rows} - {None}) or None
 
 
 def _one_line(text):

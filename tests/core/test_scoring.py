@@ -41,25 +41,46 @@ def test_word_errors_by_hand(reference, hypothesis, expected):
     assert found == WordErrors(*expected)
 
 
-def test_word_errors_count_as_speechbrain_does():
-    """Word errors count as speechbrain does."""
-    from speechbrain.utils.edit_distance import count_ops, op_table
+def fewest_edits(said, written):
+    """Errors of a shortest path, straight from the definition."""
+    if not said or not written:
+        return len(said) + len(written)
+    return min(
+        fewest_edits(said[:-1], written) + 1,
+        fewest_edits(said, written[:-1]) + 1,
+        fewest_edits(said[:-1], written[:-1]) + (said[-1] != written[-1]),
+    )
 
+
+def test_word_errors_are_the_fewest_and_add_up():
+    """Word errors are the fewest there can be, whichever path is taken."""
     draw = random.Random(1)
-    for _ in range(300):
-        said = draw.choices("abcd", k=draw.randint(1, 9))
-        written = draw.choices("abcd", k=draw.randint(1, 9))
-        ops = count_ops(op_table(said, written))
-        found = scoring.word_errors(
-            " ".join(said), " ".join(written), normalise=None
-        )
-        assert (
-            found.insertions,
-            found.deletions,
-            found.substitutions,
-        ) == tuple(
-            ops[name] for name in ("insertions", "deletions", "substitutions")
-        )
+    for _ in range(200):
+        said = draw.choices("abc", k=draw.randint(0, 6))
+        written = draw.choices("abc", k=draw.randint(0, 6))
+        pair = " ".join(said), " ".join(written)
+        found = scoring.word_errors(*pair, normalise=None)
+        assert found.errors == fewest_edits(said, written)
+        assert found.words == len(said)
+        longer = len(written) - len(said)
+        assert found.insertions - found.deletions == longer
+        assert found.deletions + found.substitutions <= len(said)
+        back = scoring.word_errors(*pair[::-1], normalise=None)
+        assert back.errors == found.errors
+
+
+def test_of_equal_paths_that_of_kaldi_is_taken():
+    """Of equal paths that of Kaldi is taken, as the docstring says."""
+    for pair, expected in {
+        ("a b", "b c"): (1, 1, 0, 2),
+        ("b c", "a b"): (1, 1, 0, 2),
+        ("a b c", "x y"): (0, 1, 2, 3),
+        ("a", "a a"): (1, 0, 0, 1),
+    }.items():
+        found = scoring.word_errors(*pair, normalise=None)
+        assert found == WordErrors(*expected), pair
+    said = " ".join(scoring.word_errors.__doc__.split())
+    assert "insertion before a deletion before a pair" in said
 
 
 def test_wer_is_over_the_whole_set():
@@ -227,6 +248,22 @@ def test_answers_at_their_limit_are_counted():
         # As an older hypotheses file has them: not known.
         old = [{k: v for k, v in r.items() if k != "hit_limit"} for r in rows]
         assert score(old)[0].hit_limit is None
+
+
+@pytest.mark.parametrize("score", [score_recognition, score_translation])
+def test_speakers_are_counted_where_they_are_known(score):
+    """Speakers are counted where they are known."""
+    rows = [
+        {"id": str(i), "reference": "a b", "hypothesis": "a", "speaker": who}
+        for i, who in enumerate(["ann", None, "bob", "ann"])
+    ]
+    found, told = score(rows)
+    assert found.speakers == 2
+    assert [row["speaker"] for row in told] == ["ann", None, "bob", "ann"]
+    assert score(rows[1:2])[0].speakers is None
+    # As an older hypotheses file has them.
+    old = [{k: v for k, v in r.items() if k != "speaker"} for r in rows]
+    assert score(old)[0].speakers is None
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])

@@ -132,6 +132,32 @@ def test_answers_at_their_limit_are_told(study):
     assert sum(score.hit_limit for score in result.scores.values()) > 0
 
 
+def test_rows_know_their_reader(study):
+    """Whoever wrote the manifest: SpeechBrain's names reader and chapter."""
+    folder = study.results / "base"
+    files = [
+        f"hypotheses-{name}.jsonl" for name in ("test-clean", "test-other")
+    ]
+    for file in [*files, "losses-valid.jsonl"]:
+        for row in read_utterances(folder / file):
+            assert row["speaker"] == row["id"].split("-")[0], file
+    for score in load_run(folder).scores.values():
+        assert score.speakers == 1
+    experiment = study.open()
+    place = Path(experiment.hparams["manifest_folder"], "dev-clean.csv")
+    text = place.read_text()
+    try:
+        place.write_text(text.replace(".flac,2,", ".flac,2-10,"))
+        assert ".flac,2-10," in place.read_text()
+        data = study.recipe.dataio_prepare(
+            experiment.hparams, experiment.prompt
+        )
+        rows = data["valid"].data.values()
+        assert {row["spk_id"] for row in rows} == {"2"}
+    finally:
+        place.write_text(text)
+
+
 def test_a_run_may_be_trained_first_and_scored_later(study, capsys):
     settings = dict(run_name="unscored", steps=2, warmdown_steps=1)
     trained = study.run(test_splits="[]", **settings)

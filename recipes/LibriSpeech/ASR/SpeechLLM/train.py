@@ -100,6 +100,9 @@ def dataio_prepare(hparams, prompt):
             rows.update(
                 sb.dataio.dataio.load_data_csv(manifest, {"data_root": root})
             )
+        for row in rows.values():
+            # SpeechBrain's manifests, and older ones, say READER-CHAPTER.
+            row["spk_id"] = row.get("spk_id", "").split("-")[0]
         return sb.dataio.dataset.DynamicItemDataset(
             rows,
             [audio_pipeline, text_pipeline],
