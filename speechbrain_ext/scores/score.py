@@ -148,8 +148,9 @@ def _at_limit(rows):
 
 
 def _speakers(rows):
-    """How many different speakers there are; None: no row tells its own."""
-    return len({row.get("speaker") for row in rows} - {None}) or None
+    """How many different speakers there are; None: some are not known."""
+    told = {row.get("speaker") for row in rows}
+    return None if None in told else len(told) or None
 
 
 def _one_line(text):
