@@ -255,12 +255,14 @@ def test_speakers_are_counted_where_they_are_known(score):
     """Speakers are counted where they are known."""
     rows = [
         {"id": str(i), "reference": "a b", "hypothesis": "a", "speaker": who}
-        for i, who in enumerate(["ann", None, "bob", "ann"])
+        for i, who in enumerate(["ann", "cy", "bob", "ann"])
     ]
     found, told = score(rows)
-    assert found.speakers == 2
-    assert [row["speaker"] for row in told] == ["ann", None, "bob", "ann"]
-    assert score(rows[1:2])[0].speakers is None
+    assert found.speakers == 3
+    assert [row["speaker"] for row in told] == ["ann", "cy", "bob", "ann"]
+    # Some are not known: the interval is over utterances.
+    rows[1]["speaker"] = None
+    assert score(rows)[0].speakers is None
     # As an older hypotheses file has them.
     old = [{k: v for k, v in r.items() if k != "speaker"} for r in rows]
     assert score(old)[0].speakers is None
