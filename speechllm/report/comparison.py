@@ -66,13 +66,24 @@ def _check_utterances(drawn, name, folders):
                 f"{name} cannot be compared utterance by utterance: evaluate "
                 "the run again"
             )
-    one, other = (set(drawn.ids[letter, name]) for letter in folders)
-    if one != other:
-        only_a, only_b = sorted(one - other), sorted(other - one)
+    refuse_unlike(
+        name, *((f, set(drawn.ids[k, name])) for k, f in folders.items())
+    )
+
+
+def refuse_unlike(name: str, first: tuple, second: tuple) -> None:
+    """Refuse two runs, folder and utterances, that do not fit together."""
+    (a, one), (b, other) = first, second
+    lacking = [
+        f"{folder} lacks {len(gone)} ({', '.join(sorted(gone)[:3])})"
+        for folder, gone in ((a, other - one), (b, one - other))
+        if gone
+    ]
+    if lacking:
         raise ValueError(
-            f"{name}: the two runs were not scored on the same utterances: "
-            f"{len(only_a)} only in the first {only_a[:3]}, {len(only_b)} "
-            f"only in the second {only_b[:3]}; score both on one set"
+            f"{name}: {len(one ^ other)} utterances are in only one of {a} "
+            f"and {b}, which cannot be compared utterance by utterance then: "
+            f"{'; '.join(lacking)}. Evaluate both again from one manifest"
         )
 
 
