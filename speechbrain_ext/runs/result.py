@@ -38,8 +38,8 @@ class SetScore:
         said = f"{self.metric} {self.value:.2f}"
         if self.interval:
             said += " [{:.2f}, {:.2f}]".format(*self.interval)
-        if self.normaliser and self.language:
-            said += f" ({self.language}, {self.normaliser})"
+        if self.normaliser:
+            said += f" ({self.language or 'no language'}, {self.normaliser})"
         if self.hit_limit is not None:
             said += f", {self.hit_limit} of {self.utterances} at token limit"
         return said

@@ -12,6 +12,7 @@ from speechbrain_ext.scores.language import (
     load_normaliser,
     normaliser_name,
     normaliser_of,
+    tell_normaliser,
 )
 from speechbrain_ext.scores.words import WordErrors, word_errors
 
@@ -42,7 +43,8 @@ def score_recognition(
         id, reference, hypothesis of each utterance; speaker and hit_limit
         where they are known.
     language : str
-        Code of what is spoken; see `language.normaliser_name`.
+        Code of what is spoken; see `language.normaliser_name`. A warning
+        tells where that is not English's own normaliser, or may be wrong.
 
     Returns
     -------
@@ -53,6 +55,7 @@ def score_recognition(
         The same, each with its word errors.
     """
     normalise = normaliser_of(language)
+    tell_normaliser(language, [row["reference"] for row in rows])
     errors = [
         word_errors(row["reference"], row["hypothesis"], normalise)
         for row in rows

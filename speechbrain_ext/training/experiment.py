@@ -195,7 +195,7 @@ class Experiment:
     def evaluate(self, brain, result):
         """Decode and score every test set, saving after each."""
         if not self.datasets["test"]:
-            print("test_splits is empty: trained, and nothing was scored.")
+            print("test_splits is empty: nothing is scored.")
         peak = PeakMemory(self.device, result.peak_memory_bytes)
         for name, dataset in self.datasets["test"].items():
             if name in result.scores:

@@ -234,6 +234,35 @@ def test_the_normaliser_is_that_of_the_language(language):
     assert counts.tolist() == [[errors, words]]
 
 
+TOLD = {
+    ("en", "a café", 50): "",
+    ("en", "grüße aus köln", 1): (
+        "1 of 1 references have letters that English does not (ß ö ü)"
+    ),
+    (None, "a b", 1): "no language is given: words go through whisper-english",
+    ("de", "grüße", 1): "language de: Whisper has no normaliser of its own",
+    ("zh", "狗", 1): "words go through whisper-basic-characters",
+}
+
+
+@pytest.mark.parametrize(("language", "text", "many"), TOLD)
+def test_a_set_without_its_own_normaliser_is_told_once(
+    language, text, many, caplog
+):
+    """A set without its own normaliser is told, once."""
+    scoring.language._warn_once.cache_clear()
+    texts = [text, *["plain words"] * (many - 1)]
+    rows = [
+        {"id": str(i), "reference": one, "hypothesis": one}
+        for i, one in enumerate(texts)
+    ]
+    for _ in range(2):
+        score, _ = score_recognition(rows, language)
+    told, expected = caplog.messages, TOLD[language, text, many]
+    assert len(told) == bool(expected) and expected in "".join(told)
+    assert score.normaliser in str(score)
+
+
 def test_answers_at_their_limit_are_counted():
     """Answers at their limit are counted."""
     rows = [

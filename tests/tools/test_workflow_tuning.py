@@ -107,6 +107,19 @@ def test_a_decoder_that_is_to_be_made_comes_first():
     assert made not in plan.runs["qwen2-12-s1"].needs
 
 
+def test_trials_may_do_without_test_sets(tmp_path):
+    tuning = {
+        "depth": 3,
+        "steps": 2,
+        "test_splits": [],
+        "trials": TRIALS,
+        "healing": {"split": "even"},
+    }
+    plan = plan_of(tmp_path, tuning=tuning)
+    trial = plan.runs["tiny-s1-trial1-split"]
+    assert option(trial, "test_splits") == "[]" and trial.sets == []
+
+
 @pytest.mark.parametrize("key", ["trials", "test_splits", "depth"])
 def test_a_tuning_without_a_key_is_refused(tmp_path, key):
     tuning = {
