@@ -148,7 +148,10 @@ class Plan(Study):
 
     def _baseline(self, name, seed):
         seeds = self.baseline_seeds
-        return self._run_name(name, seed if seed in seeds else seeds[0])
+        if seed not in seeds:
+            # In turn: seeds of healing are spread over the baselines.
+            seed = seeds[self.seeds.index(seed) % len(seeds)]
+        return self._run_name(name, seed)
 
     def _add_baselines(self, name, system):
         for seed in self.baseline_seeds:
