@@ -54,7 +54,9 @@ def with_best_rates(plan: Study, run: Run) -> Run:
         return run
 
     def loss(name):
-        value = result_of(plan, name).get("validation", {}).get("final_loss")
+        history = result_of(plan, name).get("validation", {}).get("history")
+        # Not the final loss, which may be of sets that nothing is chosen by.
+        value = history[-1].get("valid_loss") if history else None
         # What diverged is the worst.
         return value if value is not None and math.isfinite(value) else math.inf
 

@@ -542,6 +542,38 @@ def load_peaks(folder):
     return result.peak_memory_bytes, result.train_peak_memory_bytes
 
 
+# -- losses apart -------------------------------------------------------------
+
+
+def test_losses_are_compared_where_nothing_is_chosen(study, tables):
+    """Layers and the training's own validation are blind to loss_splits."""
+    base = load_run(study.results / "base")
+    changes = {"run_name": "apart", "loss_splits": "[test-other]"}
+    result = study.run(**changes)
+    folder = study.results / "apart"
+    losses = read_utterances(folder / "losses-valid.jsonl")
+    others = study.open(**changes).datasets["loss"].data_ids
+    assert [row["id"] for row in losses] == others and len(others) == 3
+    tokens = sum(row["tokens"] for row in losses)
+    mean = sum(row["loss"] for row in losses) / tokens
+    assert result.validation["final_loss"] == pytest.approx(mean)
+    assert result.validation["history"] == base.validation["history"]
+    assert result.data["loss"]["utterances"] == 3
+    for kind, table in tables.items():
+        study.open(**changes).measure(kind)
+        own = RedundancyTable.load(folder / f"redundancy-{kind}.json")
+        same = {"rtol": 0, "atol": 0, "equal_nan": True}
+        torch.testing.assert_close(own.distances, table.distances, **same)
+        assert own.provenance["data"] == ["dev-clean"]
+    pruned = {**changes, "run_name": "apart-pruned", "baseline": folder}
+    plain = study.prune(run_name="plain-pruned")
+    assert study.prune(**pruned).kept_layers == plain.kept_layers
+    # They are no part of what was trained: others are scored at once.
+    again = study.run(run_name="apart")
+    assert again.validation["final_loss"] == base.validation["final_loss"]
+    assert again.steps == 8 and "loss" not in again.data
+
+
 # -- bad input ---------------------------------------------------------------
 
 

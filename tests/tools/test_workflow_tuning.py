@@ -79,7 +79,10 @@ def test_a_tuned_run_waits_for_its_trials_and_takes_the_best(tmp_path):
         for name, loss in zip(names, losses):
             folder = plan.run_folder(name)
             folder.mkdir(parents=True, exist_ok=True)
-            content = {"validation": {"final_loss": loss}}
+            # The final loss is of sets that nothing is chosen by.
+            history = [{"valid_loss": 9.0}, {"valid_loss": loss}]
+            told = {"final_loss": -(loss or 0), "history": history}
+            content = {"validation": told}
             (folder / "result.json").write_text(json.dumps(content))
         told = with_best_rates(plan, run)
         for key, value in TRIALS[best].items():
