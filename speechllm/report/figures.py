@@ -280,16 +280,9 @@ def draw_costs(study, path: str | Path, width: float = COLUMN_WIDTH) -> None:
             for (name, points), (style, colour) in zip(lines, looks):
                 x, y = zip(*[(share, one.value) for share, one in points])
                 ends = np.array([_ends(one) for _, one in points]).T
-                handles[name] = axes.errorbar(
-                    x,
-                    y,
-                    [y - ends[1], ends[2] - y],
-                    color=colour,
-                    ls=style,
-                    marker="o",
-                    ms=3,
-                    lw=1.1,
-                )
+                bars = [y - ends[1], ends[2] - y]
+                look = {"color": colour, "ls": style, "marker": "o", "ms": 3}
+                handles[name] = axes.errorbar(x, y, bars, lw=1.1, **look)
             axes.set_ylabel(f"{what}\n(whole model = 1)")
         grid[1].set_xlabel("Layers removed (%)")
         drawn.legend(

@@ -22,11 +22,6 @@ def machine_name() -> str:
     return f"{os.cpu_count()}-core {model} {kind}"
 
 
-def load_average() -> float | None:
-    """That of the last minute; None where the system has none."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
 class OthersWork:
     """How many cores other processes keep busy from now on."""
 

@@ -40,7 +40,7 @@ from speechbrain_ext.training.brain import EvaluationBrain
 from speechbrain_ext.training.measure import spread
 from speechbrain_ext.training.run_record import now
 from speechbrain_ext.training.trained_run import TrainedRun
-from speechllm.study.machine import OthersWork, load_average, machine_name
+from speechllm.study.machine import OthersWork, machine_name
 
 PAIRS, UTTERANCES, BATCH = 9, 40, 1
 # The least and the largest of six hold the median with 97 %, of five with 94.
@@ -282,7 +282,7 @@ def time_pair(
     dataset = datasets_of(wanted, sides[1].model.prompt)["test"][name]
     chosen = spread(dataset, utterances)
     batches = [one.to(device) for one in sides[0].brain.shard(chosen)]
-    busy, others = load_average(), OthersWork()
+    busy, others = os.getloadavg()[0], OthersWork()
     order, taken = by_turns(sides, batches, pairs)
     return {
         **_about(*runs),
