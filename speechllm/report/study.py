@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from speechllm.report.samples import (
     estimate,
     mean,
 )
+from speechllm.report.timings import Timing
 
 # The paper's order, from least to most healing; others follow by name.
 HEALINGS = ("none", "projector", "decoder", "both")
@@ -106,16 +108,6 @@ def size_of(which: tuple, layers: int) -> float:
     return float(told[-1]) if told else float(layers)
 
 
-def decoding_time(run: RunResult) -> float | None:
-    """Seconds of decoding per second of audio; None where unknown."""
-    return run.speed.get("real_time_factor")
-
-
-def peak_memory(run: RunResult) -> int | None:
-    """Most memory that a run's inference held, in bytes; None: unknown."""
-    return run.inference_peak_bytes
-
-
 class Study:
     """What the tables, pictures and claims ask of the runs of a study."""
 
@@ -124,9 +116,11 @@ class Study:
         runs: list[RunResult],
         folders: dict | None = None,
         samples: Samples | None = None,
+        timings: Iterable[Timing] = (),
     ):
         self.runs = sorted(runs, key=order)
         self.done = [run for run in self.runs if run.status == "done"]
+        self.timings = list(timings)
         self.samples = samples or Samples(self.done, folders or {})
 
     def systems(self, task: str | None = None) -> list[tuple]:
@@ -357,16 +351,3 @@ class Study:
             walking = walking and found == WITHIN
             deepest = depth if walking else deepest
         return deepest, None
-
-    def gains(self, which, depth, cost):
-        """How many times less a depth costs, healed jointly, over seeds."""
-        found = []
-        whole = self.members(which, 0)
-        for run in self.members(which, depth, "both", "speech"):
-            same = [one for one in whole if one.seed == run.seed] or whole
-            base = min(same, key=lambda one: one.steps or 0, default=None)
-            costs = [cost(one) if one else None for one in (base, run)]
-            if all(costs):
-                gain = self.samples.constant(costs[0] / costs[1])
-                found.append((run, gain))
-        return self.samples.over_runs(found)
