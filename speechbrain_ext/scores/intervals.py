@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -300,7 +301,8 @@ def relative_degradation(score, baseline, higher_is_better: bool = False):
     Arguments
     ---------
     score : float or numpy.ndarray
-        The pruned model's score, or its values with each speaker left out.
+        The pruned model's score, or its values with each speaker left out
+        (also as a type that does arithmetic on such values).
     baseline : float or numpy.ndarray
         The unpruned model's, on the same sets.
     higher_is_better : bool
@@ -317,10 +319,8 @@ def relative_degradation(score, baseline, higher_is_better: bool = False):
         If a single baseline is zero or not a number.
     """
     change = baseline - score if higher_is_better else score - baseline
-    if not isinstance(baseline, (int, float)):
-        # A speaker without whom no error is left gives no number.
-        return change / baseline
-    if not (math.isfinite(baseline) and baseline > 0):
+    # Of a statistic a speaker without whom no error is left gives no number.
+    if isinstance(baseline, Real) and not 0 < float(baseline) < math.inf:
         raise ValueError(
             f"a relative degradation needs a baseline above zero, not "
             f"{baseline}: measure the baseline on a larger set"

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     timings = read_timings(options.results)
     study = Study(found.all, found.folders, timings=timings)
     table = table_text(study, found.broken)
-    write_json(output / "summary.json", summarise(found.all))
+    write_json(output / "summary.json", summarise(study))
     write_text(output / "table.md", table)
     print(table)
     tables = read_tables(options.results)
