@@ -258,28 +258,26 @@ class Study:
         for which in systems:
             depths = self.depths(which, *above)
             for depth, name in itertools.product(depths, self.sets(which)):
-                if not self._differ(which, depth, above, below):
-                    continue
-                scores = [
-                    self.score(which, depth, *curve, name)
-                    for curve in (above, below)
-                ]
+                pairs = self._unlike(which, depth, above, below)
+                scores = [self._mean(runs, name) for runs in zip(*pairs)]
                 if all(one is not None and one.value > 0 for one in scores):
-                    ratio = np.log(scores[0] / scores[1])
-                    found[which, depth, name] = ratio
+                    if scores:
+                        ratio = np.log(scores[0] / scores[1])
+                        found[which, depth, name] = ratio
         return found
 
-    def _differ(self, which, depth, above, below):
-        """Whether two curves are of other layers or other healings."""
-        if above[0] != below[0]:
-            return True
-        removed = [
-            {tuple(r.removed_layers or []) for r in runs}
-            for runs in (
-                self.members(which, depth, *curve) for curve in (above, below)
-            )
+    def _unlike(self, which, depth, above, below):
+        """Runs of two curves by seed, of other layers or other healings."""
+        ours, theirs = (
+            {r.seed: r for r in self.members(which, depth, *curve)}
+            for curve in (above, below)
+        )
+        return [
+            (ours[seed], theirs[seed])
+            for seed in ours.keys() & theirs.keys()
+            if above[0] != below[0]
+            or ours[seed].removed_layers != theirs[seed].removed_layers
         ]
-        return removed[0] != removed[1]
 
     def score_ratio(self, systems, above, below) -> Drawn | None:
         """How many times the score of one curve is that of another.
