@@ -442,7 +442,6 @@ def test_the_recipes_wer_to_the_utterance(
     options += [
         f"--data_folder={corpus}",
         "--valid_splits=[dev-clean]",
-        "--loss_splits=[]",
         "--test_splits=[test-clean, test-other]",
         "--max_new_tokens=20",
     ]
