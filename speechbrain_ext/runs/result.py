@@ -28,7 +28,7 @@ class SetScore:
     language: str | None = None
     normaliser: str | None = None
     hit_limit: int | None = None
-    # Different ones, of the utterances whose speaker is known.
+    # Different ones; None where that of some utterance is not known.
     speakers: int | None = None
 
     def __str__(self):

@@ -174,7 +174,7 @@ def _missing(found, study, planned):
     lines += [
         f"{name}: {why}" for name, why in planned.items() if name not in here
     ]
-    lines += _first(study.samples.notes, "without hypotheses")
+    lines += _first(study.samples.notes, "such runs and sets")
     return _list(lines) or "Nothing."
 
 

@@ -259,10 +259,11 @@ class Samples:
                 missing = sorted(set(usual) ^ set(ids))
                 for run in alike[ids]:
                     odd.add((run, name))
-                    self.notes.append(
+                    self.notes.insert(
+                        0,
                         f"{run}: {name} left out, as {len(missing)} "
                         f"utterances are not those of {alike[usual][0]} "
-                        f"({', '.join(missing[:3])}): evaluate it again"
+                        f"({', '.join(missing[:3])}): evaluate it again",
                     )
         return odd
 

@@ -15,6 +15,7 @@ import pytest
 
 from speechbrain_ext import scores as scoring
 from speechbrain_ext.scores import translation
+from speechbrain_ext.scores.intervals import sign_permutation
 from speechbrain_ext.scores.score import score_recognition, score_translation
 from speechbrain_ext.scores.translation import sentence_counts
 from speechbrain_ext.scores.words import WordErrors
@@ -295,6 +296,41 @@ def test_speakers_are_counted_where_they_are_known(score):
     # As an older hypotheses file has them.
     old = [{k: v for k, v in r.items() if k != "speaker"} for r in rows]
     assert score(old)[0].speakers is None
+
+
+@pytest.mark.parametrize("name", ["BLEU", "chrF"])
+def test_exchanges_of_sentences_agree_with_sacrebleus_own_test(name):
+    """Exchanges of sentences agree with SacreBLEU's own paired test.
+
+    It exchanges sentences alone, by chance alone: ours does so by speaker,
+    one by one where they are few, and for word errors too.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.significance import PairedTest
+
+    draw = random.Random(5)
+    words = "rot grün blau alt neu gut klein groß Haus Hund Stadt".split()
+    refs = [" ".join(draw.choices(words, k=12)) for _ in range(60)]
+    said = {
+        system: [
+            " ".join(w if draw.random() > rate else "und" for w in ref.split())
+            for ref in refs
+        ]
+        for system, rate in (("a", 0.2), ("b", 0.24))
+    }
+    metric = BLEU() if name == "BLEU" else CHRF()
+    test = PairedTest(
+        list(said.items()), {name: metric}, [refs], "ar", n_samples=4000
+    )
+    theirs = list(test()[1].values())[-1]
+    counts = {k: sentence_counts(name, v, refs) for k, v in said.items()}
+    statistic = scoring.STATISTICS[name]
+    for one, result in zip(counts.values(), theirs):
+        total = one.sum(axis=0, keepdims=True)
+        assert statistic(total)[0] == pytest.approx(result.score)
+    p = sign_permutation(*counts.values(), statistic)
+    assert 0.01 < p < 0.9
+    assert p == pytest.approx(theirs[1].p_value, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
