@@ -12,6 +12,7 @@ from speechbrain_ext.scores.language import (
     load_normaliser,
     normaliser_name,
     normaliser_of,
+    tell_normaliser,
 )
 from speechbrain_ext.scores.words import WordErrors, word_errors
 
@@ -42,7 +43,8 @@ def score_recognition(
         id, reference, hypothesis of each utterance; speaker and hit_limit
         where they are known.
     language : str
-        Code of what is spoken; see `language.normaliser_name`.
+        Code of what is spoken; see `language.normaliser_name`. A warning
+        tells where that is not English's own normaliser, or may be wrong.
 
     Returns
     -------
@@ -53,6 +55,7 @@ def score_recognition(
         The same, each with its word errors.
     """
     normalise = normaliser_of(language)
+    tell_normaliser(language, [row["reference"] for row in rows])
     errors = [
         word_errors(row["reference"], row["hypothesis"], normalise)
         for row in rows
@@ -71,6 +74,7 @@ def score_recognition(
         language=language,
         normaliser=normaliser_name(language),
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     rows = [
         {**row, "errors": one.errors, "words": one.words}
@@ -130,6 +134,7 @@ def score_translation(
         signature=first.signature,
         language=language,
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     score.others[second.metric] = {
         "value": second.value,
@@ -143,6 +148,12 @@ def _at_limit(rows):
     """Answers that ran into their token limit; None: not counted."""
     told = [row.get("hit_limit") for row in rows]
     return None if None in told else sum(told)
+
+
+def _speakers(rows):
+    """How many different speakers there are; None: some are not known."""
+    told = {row.get("speaker") for row in rows}
+    return None if None in told else len(told) or None
 
 
 def _one_line(text):

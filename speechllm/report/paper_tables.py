@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from statistics import fmean
 
 from speechbrain_ext.scores.intervals import (
     WORSE,
@@ -73,7 +74,9 @@ def _system_rows(study, which, sets):
         gaps = [GAP] * (5 + len(sets))
         return [*rows, ["here", "+ pruning: no run", *gaps]]
     depth = study.largest(which)
-    name = "+ pruning, both" + " (over the threshold)" * (not depth)
+    known = any(cell != GAP for cell in whole)
+    why = "over the threshold" if known else "degradation unknown"
+    name = "+ pruning, both" + f" ({why})" * (not depth)
     depth = depth or depths[0]
     cell = depth, "both", "speech"
     scores = [said(study.score(which, *cell, one)) for one in sets]
@@ -172,18 +175,18 @@ def papers_gaps() -> list[tuple]:
 def threshold_table(study) -> Table:
     """The gaps of each pair of sizes, and their mean: the threshold."""
     rows = []
-    for source, gaps, form in (
-        ("here", relative_gaps(study), lambda gap: said(gap, "{:+.2f}")),
-        (PAPERS, papers_gaps(), "{:+.2f}".format),
+    for source, gaps, form, average in (
+        ("here", relative_gaps(study), lambda g: said(g, "{:+.2f}"), mean),
+        (PAPERS, papers_gaps(), "{:+.2f}".format, fmean),
     ):
         steps = {}
         for family, large, small, name, gap in gaps:
             rows.append([source, f"{large} to {small}", name, form(gap)])
             steps.setdefault((family, name), []).append(gap)
-        average = mean(gap for *_, gap in gaps)
         # From the largest to the smallest size of each family.
-        whole = mean(sum(one) for one in steps.values())
-        rows.append([source, "mean", "all", form(average)])
+        whole = average(sum(one) for one in steps.values())
+        each = average(gap for *_, gap in gaps)
+        rows.append([source, "mean", "all", form(each)])
         rows.append([source, CUMULATIVE, "all", form(whole)])
     return Table(["Source", "Sizes", "Set", "Relative WER gap"], rows)
 

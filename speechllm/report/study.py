@@ -7,6 +7,7 @@ without each speaker and each seed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from speechllm.report.samples import (
     estimate,
     mean,
 )
+from speechllm.report.timings import Timing
 
 # The paper's order, from least to most healing; others follow by name.
 HEALINGS = ("none", "projector", "decoder", "both")
@@ -70,10 +72,10 @@ def _badness(run):
 
 def scored_alike(one, other) -> bool:
     """Whether two scores of a set can be told against each other."""
-    forms = {
-        (s.metric, form_of(s.metric, s.language)) for s in (one, other) if s
-    }
-    return other is not None and len(forms) == 1
+    if one is None or other is None:
+        return False
+    forms = {(s.metric, form_of(s.metric, s.language)) for s in (one, other)}
+    return len(forms) == 1
 
 
 def healing_rank(healing: str) -> tuple:
@@ -105,16 +107,6 @@ def size_of(which: tuple, layers: int) -> float:
     return float(told[-1]) if told else float(layers)
 
 
-def decoding_time(run: RunResult) -> float | None:
-    """Seconds of decoding per second of audio; None where unknown."""
-    return run.speed.get("real_time_factor")
-
-
-def peak_memory(run: RunResult) -> int | None:
-    """Most memory that a run's inference held, in bytes; None: unknown."""
-    return run.inference_peak_bytes
-
-
 def over_systems(by_place: dict[tuple, Drawn]) -> Drawn | None:
     """The mean over the places of each system, then over the systems."""
     by_system: dict = {}
@@ -131,9 +123,11 @@ class Study:
         runs: list[RunResult],
         folders: dict | None = None,
         samples: Samples | None = None,
+        timings: Iterable[Timing] = (),
     ):
         self.runs = sorted(runs, key=order)
         self.done = [run for run in self.runs if run.status == "done"]
+        self.timings = list(timings)
         self.samples = samples or Samples(self.done, folders or {})
 
     def systems(self, task: str | None = None) -> list[tuple]:
@@ -243,23 +237,29 @@ class Study:
         ]
         if not pairs:
             return None
-        score, over_runs = self.samples.score, self.samples.over_runs
-        scores = [
-            (run, score(run, name), score(base, name)) for run, base in pairs
-        ]
+        up = pairs[0][0].scores[name].higher_is_better
+        return self._change(pairs, lambda r: self.samples.score(r, name), up)
+
+    def loss_degradation(self, runs: list[RunResult]) -> Drawn | None:
+        """The same of some runs' mean validation loss, or None."""
+        pairs = [(run, baseline_of(run, self.done)) for run in runs]
+        return self._change(
+            [(run, base) for run, base in pairs if base],
+            self.samples.validation_loss,
+        )
+
+    def _change(self, pairs, figure, up=False):
+        """How much worse runs are than their baselines, by a figure."""
+        found = [(run, figure(run), figure(base)) for run, base in pairs]
         # A run without its baseline would be judged by others' baselines.
-        scores = [row for row in scores if all(one is not None for one in row)]
-        ours = over_runs((run, one) for run, one, _ in scores)
-        whole = over_runs((run, self._bare(one)) for run, _, one in scores)
+        found = [row for row in found if all(one is not None for one in row)]
+        over_runs, bare = self.samples.over_runs, self.samples.without_seeds
+        ours = over_runs((run, one) for run, one, _ in found)
+        whole = over_runs((run, bare(one)) for run, _, one in found)
         if ours is None or whole is None or not whole.value > 0:
             return None
-        up = pairs[0][0].scores[name].higher_is_better
         change = relative_degradation(ours, whole, up)
         return change.on(degradation_scale(up))
-
-    def _bare(self, drawn):
-        """A baseline's score as one of the runs made from it."""
-        return self.samples.without_seeds(drawn)
 
     def compared(self, systems, above, below) -> dict[tuple, tuple]:
         """Scores of two curves, place by place.
@@ -375,16 +375,3 @@ class Study:
             walking = walking and found == WITHIN
             deepest = depth if walking else deepest
         return deepest, None
-
-    def gains(self, which, depth, cost):
-        """How many times less a depth costs, healed jointly, over seeds."""
-        found = []
-        whole = self.members(which, 0)
-        for run in self.members(which, depth, "both", "speech"):
-            same = [one for one in whole if one.seed == run.seed] or whole
-            base = min(same, key=lambda one: one.steps or 0, default=None)
-            costs = [cost(one) if one else None for one in (base, run)]
-            if all(costs):
-                gain = self.samples.constant(costs[0] / costs[1])
-                found.append((run, gain))
-        return self.samples.over_runs(found)

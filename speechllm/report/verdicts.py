@@ -163,3 +163,8 @@ def told(drawn, says, **more) -> Part:
     """A part that is told and not tested."""
     found = drawn if isinstance(drawn, Estimate) else estimate(drawn)
     return Part(says, found, **more)
+
+
+def lacking(*named) -> str:
+    """Names of the statistics that could not be had."""
+    return ", ".join(name for name, one in named if one is None)
