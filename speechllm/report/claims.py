@@ -48,12 +48,12 @@ def claims_table(claims) -> Table:
         verdict = claim.verdict
         if claim.missing:
             verdict += f" (missing: {claim.missing})"
-        rows.append([claim.number, claim.says, "", "", "", verdict])
+        rows.append([claim.number, claim.says, *[""] * 4, verdict])
         for part in claim.parts:
             wanted = part.wanted or "told, not tested"
-            row = ["", part.says, wanted, part.value(), part.paper]
-            rows.append([*row, part.decided()])
-    header = "Claim,Statistic,Claimed,Here (95 % interval),Paper,Verdict"
+            row = ["", part.says, wanted, part.value(), part.over()]
+            rows.append([*row, part.paper, part.decided()])
+    header = "Claim,Statistic,Claimed,Here (95 % interval),Over,Paper,Verdict"
     return Table(header.split(","), rows)
 
 

@@ -10,9 +10,8 @@ import numpy as np
 from speechllm.report import paper
 from speechllm.report.chance import concordance, sure_pairs
 from speechllm.report.maps import adapted_against_frozen
-from speechllm.report.paper_tables import depth_said, tolerance_said
 from speechllm.report.study import over_systems, size_of
-from speechllm.report.tables import system_name
+from speechllm.report.tables import share_text, system_name, tolerance_text
 from speechllm.report.verdicts import (
     CONFIRMED,
     LEVEL,
@@ -99,13 +98,12 @@ def _of_pairs(found) -> str:
 
 def _tolerance_part(study, which) -> Part:
     """A system's depth by the point rule and by the interval rule."""
-    layers = study.layers(which)
+    point = share_text(study, which, study.largest(which))
     return Part(
         f"{system_name(which)}: most layers within the threshold by the point "
         "rule; [deepest within, first over] by the interval rule",
         None,
-        text=f"{depth_said(study.largest(which), layers)}; "
-        f"{tolerance_said(study, which)}",
+        text=f"{point}; {tolerance_text(study, which)}",
     )
 
 

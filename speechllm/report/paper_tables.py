@@ -13,7 +13,13 @@ from speechbrain_ext.scores.intervals import (
 from speechllm.report import paper
 from speechllm.report.samples import estimate, mean
 from speechllm.report.study import size_of
-from speechllm.report.tables import GAP, Table, layers_cells, system_name
+from speechllm.report.tables import (
+    GAP,
+    Table,
+    layers_cells,
+    system_name,
+    tolerance_text,
+)
 
 # The first cell of a row that was not measured in the study.
 PAPERS = "the paper's"
@@ -24,17 +30,6 @@ def said(drawn, form: str = "{:.2f}") -> str:
     """A statistic as a cell; a dash where there is none."""
     found = estimate(drawn)
     return found.said(form) if found else GAP
-
-
-def depth_said(removed: int, layers: int) -> str:
-    """A number of layers of all, such as "4 of 12 (33 %)"."""
-    return f"{removed} of {layers} ({removed / layers:.0%})".replace("%", " %")
-
-
-def tolerance_said(study, which) -> str:
-    """Layers that can go by the interval rule: what is sure on both sides."""
-    within, over = study.tolerance(which)
-    return f"[{within}, {'none over' if over is None else over}]"
 
 
 def table_one(study, task: str = "ASR") -> Table:
@@ -81,7 +76,7 @@ def _system_rows(study, which, sets):
     cell = depth, "both", "speech"
     scores = [said(study.score(which, *cell, one)) for one in sets]
     row = ["here", name, *layers_cells(depth, layers), *scores]
-    ends = [tolerance_said(study, which), ", ".join(map(str, depths))]
+    ends = [tolerance_text(study, which), ", ".join(map(str, depths))]
     return [*rows, [*row, *ends, len(study.members(which, *cell))]]
 
 

@@ -316,6 +316,7 @@ def test_healing_is_told_place_by_place(whole_study):
     # It mends 0.1 of the 3.1 to 3.3 that joint healing mends.
     assert parts[2].found.value == pytest.approx(0.1 / 3.1, abs=0.01)
     assert parts[2].found.low < parts[2].found.value < parts[2].found.high
+    assert {part.over() for part in parts} == {"3 seeds, 24 + 24 speakers"}
 
 
 def test_the_projector_mends_nothing_of_no_gap(tmp_path):
