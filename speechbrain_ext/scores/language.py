@@ -139,11 +139,6 @@ def load_normaliser(name):
     return whisper.BasicTextNormalizer(split_letters=name == CHARACTERS)
 
 
-def normaliser_of(language=None):
-    """The normaliser of a language."""
-    return load_normaliser(normaliser_name(language))
-
-
 def form_of(metric, language=None):
     """What texts are turned into before a metric counts.
 
