@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -301,7 +302,8 @@ def relative_degradation(score, baseline, higher_is_better: bool = False):
     Arguments
     ---------
     score : float or numpy.ndarray
-        The pruned model's score, or its values with each speaker left out.
+        The pruned model's score, or its values with each speaker left out
+        (also as a type that does arithmetic on such values).
     baseline : float or numpy.ndarray
         The unpruned model's, on the same sets.
     higher_is_better : bool
@@ -321,7 +323,9 @@ def relative_degradation(score, baseline, higher_is_better: bool = False):
     change = baseline - score if higher_is_better else score - baseline
     if isinstance(baseline, np.ndarray):
         return change / np.where(baseline > 0, baseline, np.nan)
-    if not (math.isfinite(baseline) and baseline > 0):
+    if isinstance(baseline, Real) and not (
+        math.isfinite(baseline) and baseline > 0
+    ):
         raise ValueError(
             f"a relative degradation needs a baseline above zero, not "
             f"{baseline}: measure the baseline on a larger set"

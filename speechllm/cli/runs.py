@@ -86,11 +86,13 @@ def report(
     quiet()
     from speechbrain_ext.runs.result import load_runs
     from speechllm.report.command import main
+    from speechllm.report.study import Study
     from speechllm.report.summary import summarise
 
     if as_json:
         found = load_runs(results)
-        print_json({"runs": summarise(found.all), "broken": found.broken})
+        study = Study(found.all, found.folders)
+        print_json({"runs": summarise(study), "broken": found.broken})
         return 0
     words = [results]
     words += ["--output", output] if output else []

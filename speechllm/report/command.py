@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     study = Study(found.all, found.folders)
     table = table_text(study, found.broken)
-    write_json(output / "summary.json", summarise(found.all))
+    write_json(output / "summary.json", summarise(study))
     write_text(output / "table.md", table)
     print(table)
     tables = read_tables(options.results)

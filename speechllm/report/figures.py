@@ -12,7 +12,7 @@ import numpy as np
 from speechbrain_ext.runs.files import atomic_write
 from speechllm.report.samples import estimate
 from speechllm.report.study import decoding_time, peak_memory
-from speechllm.report.tables import system_name
+from speechllm.report.tables import chance_text, system_name
 
 # Okabe and Ito's colours, told apart by people of any colour vision, and
 # darker ones of the same hues.
@@ -147,6 +147,7 @@ def draw_curves(
                 axes.set_xlabel("Layers removed (%)")
             metric = study.metric(row[0][1][0])
             axes_row[0].set_ylabel(f"Relative {metric} degradation")
+            _set_ticks(axes_row[: len(row)])
         # Healings before models: few entries say what many curves are.
         entries = dict(sorted(entries.items(), key=lambda e: e[1][0]))
         drawn.legend(
@@ -184,11 +185,32 @@ def _curves_panel(axes, study, systems, name):
             look = _look(healing, path)
             _draw_curve(axes, points, look, style, label, own)
             entries[label] = (0, line_key(**look, linestyle="-", lw=1.1))
+            for one in (one for _, one in points if one):
+                entries[_band_label(one)] = (3, _band_key(one))
         look = {"color": "0.45", "linestyle": style, "lw": 1.1}
         entries[system_name(which)] = (1, line_key(**look))
     axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.2)
-    _set_ticks(axes)
     return entries
+
+
+def _band_label(one):
+    """What a band or its absence stands for, in the legend."""
+    if one.low is None:
+        return f"no band: {chance_text(one)}"
+    return f"95 %, {chance_text(one)}"
+
+
+def _band_look(one):
+    """A band that does not know all chance is hatched."""
+    return {"alpha": 0.13, "lw": 0, "hatch": "////" if one.lacking else None}
+
+
+def _band_key(one):
+    from matplotlib.patches import Patch
+
+    if one.low is None:
+        return Patch(facecolor="none", edgecolor="0.7", lw=0.5)
+    return Patch(color="0.2", **_band_look(one))
 
 
 def _look(healing, path):
@@ -216,8 +238,12 @@ def _draw_curve(axes, points, look, style, label, own):
     values_D3 = np.array([[0.0] * 3, *(_ends(one) for _, one in points)])
     value_D, low_D, high_D = values_D3.T
     if own:
-        band = {"color": look["color"], "alpha": 0.13, "lw": 0}
-        axes.fill_between(share_D, low_D, high_D, **band)
+        for end, (_, one) in enumerate(points, start=1):
+            if one is not None:
+                part = slice(end - 1, end + 1)
+                ends = low_D[part], high_D[part]
+                how = _band_look(one) | {"color": look["color"]}
+                axes.fill_between(share_D[part], *ends, **how)
     else:
         # A band over the band of the same colour would hide both.
         ends = np.abs(np.stack([low_D, high_D]) - value_D)
@@ -246,11 +272,22 @@ def _ends(one):
     return [one.value, one.low, one.high]
 
 
-def _set_ticks(axes):
+def _set_ticks(row):
     """Numbers at an axis that is linear at first and logarithmic above."""
+    axes = row[0]
     low, high = axes.get_ylim()
-    # The eye needs no more below zero than what is there.
-    axes.set_ylim(min(low, -0.05), high)
+    # The eye needs no more below zero than what is there, and bands of two
+    # seeds can be so wide that the curves would be lost in them.
+    curves = [
+        line.get_ydata()
+        for one in row
+        for line in one.lines
+        if not line.get_label().startswith("_")
+    ]
+    least, most = np.nanmin(np.hstack(curves)), np.nanmax(np.hstack(curves))
+    low = max(min(low, -0.05), least - 1)
+    high = min(high, 4 * max(most, LINEAR_UP_TO))
+    axes.set_ylim(low, high)
     wanted = TICKS if high <= 2 * TICKS[-1] else WIDE_TICKS
     ticks = [tick for tick in wanted if low <= tick <= high]
     if len(ticks) < 3:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,8 @@ class Estimate:
     scale: Scale = PLAIN
     # Kinds of chance that the interval does not know, in words.
     lacking: tuple[str, ...] = ()
+    # Those that it knows, with their numbers of units.
+    units: dict[str, int] = field(default_factory=dict)
 
     def __str__(self):
         return self.said()
@@ -152,7 +154,10 @@ def estimate(drawn: Drawn | None, level: float = 0.95) -> Estimate | None:
         for end in t_bounds(value, variance, freedom, level)
     )
     error = math.sqrt(variance)
-    return Estimate(drawn.value, low, high, error, freedom, scale, lacking)
+    units = {kind: len(values) for kind, values in kinds.items()}
+    return Estimate(
+        drawn.value, low, high, error, freedom, scale, lacking, units
+    )
 
 
 def ratio_estimate(
@@ -167,6 +172,8 @@ def ratio_estimate(
     ratio = above / below
     if np.isnan(ratio.value):
         return None
+    if above is below:
+        return Estimate(1.0, 1.0, 1.0)
     # What both hang on, in the units of the one that hangs on more.
     involved = above.involved | below.involved
     both = [Drawn(d.values, involved, d.layout) for d in (above, below)]
@@ -184,16 +191,23 @@ def ratio_estimate(
     _, freedom = jackknife(
         tops[kind] - ratio.value * bases[kind] for kind in kinds
     )
-    if not math.isfinite(freedom):
-        freedom = 1e9  # a ratio to itself does not move at all
-    ends = fieller(above.value, below.value, covariance, freedom, level)
-    return Estimate(ratio.value, *ends, lacking=lacking)
+    if not np.isfinite(covariance).all():
+        return Estimate(ratio.value, lacking=lacking)
+    # A system that says the same as another does not move at all.
+    ends = (ratio.value, ratio.value)
+    if math.isfinite(freedom):
+        ends = fieller(above.value, below.value, covariance, freedom, level)
+    units = {kind: len(bases[kind]) for kind in kinds}
+    return Estimate(ratio.value, *ends, lacking=lacking, units=units)
 
 
 def mean(drawn: Iterable):
     """The mean of statistics, such as those of several sets, or None."""
     found = [one for one in drawn if one is not None]
-    return sum(found[1:], start=found[0]) / len(found) if found else None
+    if not found:
+        return None
+    # Of scores a score, of degradations a degradation: on their scale.
+    return (sum(found[1:], start=found[0]) / len(found)).on(found[0].scale)
 
 
 class Samples:

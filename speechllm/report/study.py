@@ -230,23 +230,29 @@ class Study:
         ]
         if not pairs:
             return None
-        score, over_runs = self.samples.score, self.samples.over_runs
-        scores = [
-            (run, score(run, name), score(base, name)) for run, base in pairs
-        ]
+        up = pairs[0][0].scores[name].higher_is_better
+        return self._change(pairs, lambda r: self.samples.score(r, name), up)
+
+    def loss_degradation(self, runs: list[RunResult]) -> Drawn | None:
+        """The same of some runs' mean validation loss, or None."""
+        pairs = [(run, baseline_of(run, self.done)) for run in runs]
+        return self._change(
+            [(run, base) for run, base in pairs if base],
+            self.samples.validation_loss,
+        )
+
+    def _change(self, pairs, figure, up=False):
+        """How much worse runs are than their baselines, by a figure."""
+        found = [(run, figure(run), figure(base)) for run, base in pairs]
         # A run without its baseline would be judged by others' baselines.
-        scores = [row for row in scores if all(one is not None for one in row)]
-        ours = over_runs((run, one) for run, one, _ in scores)
-        whole = over_runs((run, self._bare(one)) for run, _, one in scores)
+        found = [row for row in found if all(one is not None for one in row)]
+        over_runs, bare = self.samples.over_runs, self.samples.without_seeds
+        ours = over_runs((run, one) for run, one, _ in found)
+        whole = over_runs((run, bare(one)) for run, _, one in found)
         if ours is None or whole is None or not whole.value > 0:
             return None
-        up = pairs[0][0].scores[name].higher_is_better
         change = relative_degradation(ours, whole, up)
         return change.on(degradation_scale(up))
-
-    def _bare(self, drawn):
-        """A baseline's score as one of the runs made from it."""
-        return self.samples.without_seeds(drawn)
 
     def log_ratios(self, systems, above, below) -> dict[tuple, Drawn]:
         """Logarithms of one curve's scores over another's, place by place.

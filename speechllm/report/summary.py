@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from speechbrain_ext.runs.result import RunResult
-from speechbrain_ext.scores.intervals import relative_degradation
-from speechllm.report.study import baseline_of, order, scored_alike
+from speechllm.report.samples import estimate
+from speechllm.report.study import Study, baseline_of
 
 FIELDS = (
     "name backbone family encoder adapter task layers removed start "
@@ -15,13 +15,13 @@ FIELDS = (
 ).split()
 
 
-def summarise(runs: list[RunResult]) -> list[dict]:
+def summarise(study: Study) -> list[dict]:
     """One plain record for each run: what ``summary.json`` holds."""
-    return [_record(run, runs) for run in sorted(runs, key=order)]
+    return [_record(study, run) for run in study.runs]
 
 
-def _record(run, runs):
-    baseline = baseline_of(run, runs) if run.removed else None
+def _record(study, run):
+    baseline = baseline_of(run, study.done) if run.removed else None
     record = {name: getattr(run, name) for name in FIELDS}
     record["path"] = run.path_from
     record["removed_layers"] = run.removed_layers
@@ -29,29 +29,27 @@ def _record(run, runs):
     scores = run.scores if run.status == "done" else {}
     record["scores"] = {k: dataclasses.asdict(v) for k, v in scores.items()}
     record["baseline"] = baseline.name if baseline else None
-    record["degradation"] = degradations(run, baseline)
+    record["degradation"] = degradations(study, run)
     record["seconds"] = seconds(run)
     return record
 
 
-def degradations(run: RunResult, baseline: RunResult | None) -> dict:
-    """Relative degradation by set, with the interval of the run's score."""
-    found = {}
-    scores = run.scores if baseline and run.status == "done" else {}
-    for name, one in scores.items():
-        base = baseline.scores.get(name)
-        if not scored_alike(one, base) or one.value is None or not base.value:
-            continue
-        value, *ends = [
-            None
-            if value is None
-            else relative_degradation(value, base.value, one.higher_is_better)
-            for value in [one.value, *(one.interval or [])]
-        ]
-        # The upper end of a BLEU is the lower end of its degradation.
-        ends = ends[::-1] if one.higher_is_better else ends
-        found[name] = {"value": value, "interval": ends or None}
-    return found
+def degradations(study: Study, run: RunResult) -> dict:
+    """A pruned run's relative degradation by set.
+
+    Its interval is over speakers, paired with the baseline; ``over`` tells
+    how many of what. One run knows nothing of other seeds.
+    """
+    if not run.removed or run.status != "done":
+        return {}
+    changes = {
+        name: estimate(study.degradation_of([run], name)) for name in run.scores
+    }
+    return {
+        name: one.plain() | {"over": one.units}
+        for name, one in changes.items()
+        if one is not None
+    }
 
 
 def seconds(run: RunResult) -> float | None:

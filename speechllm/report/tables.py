@@ -6,9 +6,19 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from speechllm.report.samples import NO_ROWS, Estimate, estimate
 from speechllm.report.study import healing_rank, sets_of, system
 
 GAP = "—"
+DEPTHS_NOTE = (
+    "Layers that can go with a relative degradation of at most {:.2f} on every "
+    "set, as [deepest depth within, first depth over]. Within: the upper 95 % "
+    "bounds (one-sided) of all sets are; over: the lower bound of one set is "
+    "above it. From the shallowest depth run, up to "
+    "the first that is not within. The paper's point rule: the deepest depth "
+    "whose degradations are within as they are. Depths and baselines are "
+    "chosen on test scores, as in the paper.\n"
+)
 
 
 def markdown_row(cells: Sequence, widths: Sequence[int] = ()) -> str:
@@ -51,6 +61,23 @@ def system_name(which: tuple) -> str:
     """A system in words: its backbone, and its adapter if it has one."""
     backbone, adapter = which[:2]
     return f"{backbone} + LoRA" if adapter else backbone
+
+
+def chance_text(one: Estimate) -> str:
+    """What chance an interval knows, and what it does not."""
+    known, unknown = (
+        list(dict.fromkeys(kind.split(" of ")[0] for kind in kinds))
+        # Speakers first, then seeds.
+        for kinds in (sorted(one.units, key=_is_seed), one.lacking)
+    )
+    unknown = ["speakers" if u == NO_ROWS else u for u in unknown]
+    parts = [f"over {' and '.join(known)}"] if known else []
+    parts += [f"not over {' or '.join(unknown)}"] if unknown else []
+    return ", ".join(parts)
+
+
+def _is_seed(kind):
+    return "seeds" in kind
 
 
 def layers_cells(removed: int, layers: int) -> list[str]:
@@ -106,7 +133,10 @@ def not_counted(runs, broken) -> list[str]:
 def _scores_table(runs, sets):
     metrics = [one.metric for run in runs for one in run.scores.values()]
     unit = "WER %" if metrics[:1] in ([], ["WER"]) else metrics[0]
-    note = f"{unit} with its 95 % interval; bold: the best at its depth."
+    note = (
+        f"{unit} with its 95 % interval {_chance(runs, sets)}; bold: the best "
+        "at its depth."
+    )
     header = ["Model", "Dropped", "Layers", *sets]
     limits = any(_at_limit(run) for run in runs)
     if limits:
@@ -122,6 +152,25 @@ def _scores_table(runs, sets):
             cells += _score_cells(run, sets, best)
             rows.append([*cells, _at_limit(run) or GAP] if limits else cells)
     return "\n".join([markdown_table(header, rows), note + "\n"])
+
+
+def _chance(runs, sets):
+    """How many speakers the scores' intervals are over, set by set."""
+    told = {}
+    for name in sets:
+        scores = [r.scores[name] for r in runs if name in r.scores]
+        many = {getattr(one, "speakers", None) for one in scores}
+        counts = [f"{one} speakers" for one in sorted(many - {None})]
+        told[name] = counts + ["utterances"] * (None in many)
+    if not told:
+        return "over speakers"
+    over = {name: " or ".join(one) for name, one in told.items()}
+    if len(set(over.values())) == 1:
+        said = next(iter(over.values()))
+    else:
+        said = ", ".join(f"{one} ({name})" for name, one in over.items())
+    unknown = " whose speakers are not known" * ("utterances" in said)
+    return f"over {said}{unknown}"
 
 
 def _places(runs):
@@ -218,7 +267,7 @@ def _at_limit(run):
 
 
 def _depth_lines(study, task):
-    """The most layers that each curve can lose within the threshold."""
+    """What each curve can lose within the threshold, by two rules."""
     lines, threshold = [], None
     curves = dict.fromkeys(
         (system(run), run.healing, run.path_from)
@@ -228,27 +277,36 @@ def _depth_lines(study, task):
     for which, *curve in curves:
         depths = study.depths(which, *curve)
         changes = [
-            study.degradation(which, depth, *curve, name)
+            estimate(study.degradation(which, depth, *curve, name))
             for depth in depths
             for name in study.sets(which)
         ]
-        if all(one is None for one in changes):
+        chance = dict.fromkeys(chance_text(one) for one in changes if one)
+        if not chance:
             continue
         threshold = threshold or study.threshold(which)
-        depth, layers = study.largest(which, *curve), study.layers(which)
         healing, path = curve
         lines.append(
             f"- {_system_name(which)}, healing {healing}, {path or 'given'} "
-            f"path: {depth} of {layers} layers ({100 * depth / layers:.1f} %)"
-            f"; depths run: {', '.join(map(str, depths))}"
+            f"path: {tolerance_text(study, which, *curve)} "
+            f"({' or '.join(chance)}); the paper's point rule: "
+            f"{_share(study, which, study.largest(which, *curve))}; depths "
+            f"run: {', '.join(map(str, depths))}"
         )
     if not lines:
         return ""
-    head = (
-        "Largest depth at which every set is within a relative degradation "
-        f"of {threshold:.2f}:\n"
-    )
-    return "\n".join([head, *lines, ""])
+    return "\n".join([DEPTHS_NOTE.format(threshold), *lines, ""])
+
+
+def tolerance_text(study, which, *curve) -> str:
+    """[deepest depth within, first one over], in layers."""
+    deepest, over = study.tolerance(which, *curve)
+    known = f"[{deepest}, {'none run is over' if over is None else over}]"
+    return f"{known} of {study.layers(which)} layers"
+
+
+def _share(study, which, depth):
+    return f"{depth} ({100 * depth / study.layers(which):.1f} %)"
 
 
 def _paths_table(runs, sets):

@@ -400,7 +400,7 @@ def check_reloaded(run, result, experiment, said):
 
 def check_reports(results):
     runs = load_runs(results)
-    [record] = [r for r in summarise(runs.all) if r["name"] == "holes"]
+    [record] = [r for r in summarise(Study(runs.all)) if r["name"] == "holes"]
     assert record["removed_layers"] == [1, 3] and record["start"] is None
     assert (record["removed"], record["rule"]) == (2, "even")
     assert "+ pruning, both" in table_text(Study(runs.all))
