@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 from speechbrain_ext.runs.result import LoadedRuns, load_runs
-from speechllm.report.healing import HealingStudy, comparisons
 from speechllm.report.maps import read_tables
 from speechllm.report.pack import runs_folder, unpack
 from speechllm.report.study import Study
@@ -88,6 +87,8 @@ class Evidence:
     @cached_property
     def comparisons(self) -> list[dict]:
         """Its methods of healing, each against the paper's."""
+        from speechllm.report.healing import HealingStudy, comparisons
+
         return comparisons(HealingStudy(self.found.all, self.found.folders))
 
     def made(self) -> tuple[dict[str, Path], str]:
@@ -100,7 +101,9 @@ class Evidence:
             with contextlib.redirect_stdout(told):
                 with contextlib.redirect_stderr(told):
                     # 1: a picture has nothing to show, here as there.
-                    status = main([str(self.runs), "--output", str(self.output)])
+                    status = main(
+                        [str(self.runs), "--output", str(self.output)]
+                    )
             if status not in (0, 1):
                 faults.append(f"{module}: {told.getvalue().strip()}")
         files = list((self.results / "multitask").glob("*.json"))

@@ -16,9 +16,11 @@ import json
 import math
 import os
 import re
+import runpy
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -91,7 +93,9 @@ def recheck(
             again = list(rescored(evidence))
             made, fault = evidence.made()
             figures = {name: blocks.made(name, evidence) for name in wanted}
-        except (ValueError, OSError, LookupError) as error:
+        except Exception as error:
+            # Whatever it is, the other studies are still looked at.
+            traceback.print_exc()
             told.differs = [f"{packed.name}: {type(error).__name__}: {error}"]
             return told
         if write:
@@ -170,7 +174,9 @@ def differing(old, new, where: str) -> Iterator[str]:
         for place, pair in enumerate(
             itertools.zip_longest(old, new, fillvalue="nothing")
         ):
-            names = {p["name"] for p in pair if isinstance(p, dict) and "name" in p}
+            names = {
+                p["name"] for p in pair if isinstance(p, dict) and "name" in p
+            }
             name = " or ".join(sorted(map(str, names))) or place
             yield from differing(*pair, f"{where}, {name}")
     elif not _equal(old, new):
@@ -215,8 +221,11 @@ def _read_json(path):
 
 
 def _read_lines(path):
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return {f"line {place}": line for place, line in enumerate(lines, 1)}
+    return _lines(path.read_text(encoding="utf-8"))
+
+
+def _lines(text):
+    return {f"line {at}": line for at, line in enumerate(text.split("\n"), 1)}
 
 
 def _first(lines, what):
@@ -246,13 +255,13 @@ def check_page(path: Path, root: Path, figures: dict, write: bool) -> Outcome:
         text = blocks.filled(text, figures)
         write_text(path, text)
         found, faults = blocks.read(text)
-    told.differs += faults
+    told.differs += _first(faults, "marks")
     for name, committed in found:
         if name not in figures:
             why = blocks.unknown(name) or "its study has no packed runs"
             told.differs.append(f"{name}: not rechecked: {why}")
             continue
-        pair = ({f"line {i}": l for i, l in enumerate(t.split("\n"), 1)} for t in (committed, figures[name]))
+        pair = _lines(committed), _lines(figures[name])
         told.differs += _first(differing(*pair, name), name)
     told.looked_at = f"{len(found)} places with figures"
     return told
@@ -267,8 +276,9 @@ def pages(root: Path) -> list[Path]:
 
 def check_benchmarks(root: Path) -> Outcome:
     """Make the benchmarks' page again from their results."""
-    from benchmarks.readme import write_readme
-
+    write_readme = runpy.run_path(str(root / "benchmarks/readme.py"))[
+        "write_readme"
+    ]
     told = Outcome("benchmarks/README.md", "its page")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "README.md"
