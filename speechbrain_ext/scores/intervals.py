@@ -323,9 +323,7 @@ def relative_degradation(score, baseline, higher_is_better: bool = False):
     change = baseline - score if higher_is_better else score - baseline
     if isinstance(baseline, np.ndarray):
         return change / np.where(baseline > 0, baseline, np.nan)
-    if isinstance(baseline, Real) and not (
-        math.isfinite(baseline) and baseline > 0
-    ):
+    if isinstance(baseline, Real) and not 0 < float(baseline) < math.inf:
         raise ValueError(
             f"a relative degradation needs a baseline above zero, not "
             f"{baseline}: measure the baseline on a larger set"

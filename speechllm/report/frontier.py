@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from statistics import mean
 
 import numpy as np
@@ -70,16 +71,24 @@ def best_of(rows) -> list[dict]:
     return list({one["depth"]: one for one in reversed(rows)}.values())[::-1]
 
 
+def best_of_many(many: int) -> str:
+    """How many a best one was picked from: the more, the luckier."""
+    return f" (best of {many} compared)" if many > 1 else " (the only one)"
+
+
 def frontier_table(study) -> Table:
     """The best strategy at each depth of each system, with its cost."""
     rows = []
     for which in study.systems():
-        for one in best_of(frontier(study, which)):
+        found = frontier(study, which)
+        many = Counter(one["depth"] for one in found)
+        for one in best_of(found):
             rows.append(
                 [
                     f"{system_name(which)}, {which[3]}",
                     f"{one['depth']} of {study.layers(which)}",
-                    f"{one['healing']}, {one['path'] or 'given'} path",
+                    f"{one['healing']}, {one['path'] or 'given'} path"
+                    + best_of_many(many[one["depth"]]),
                     f"{study.metric(which)} {one['score']}",
                     f"{one['trainable']:,.0f}",
                     f"{one['steps']:,.0f}",
@@ -89,7 +98,7 @@ def frontier_table(study) -> Table:
     header = [
         "Model",
         "Layers removed",
-        "Best healing",
+        "Best healing, by this score",
         "Score, mean over the sets",
         "Trainable parameters",
         "Steps",
@@ -168,7 +177,7 @@ def _frontier_panel(axes, study, which, looks):
     best = best_of(rows)
     line_x, line_y = [], []
     if all(w is not None for w in whole):
-        line_x, line_y = [0], [float(mean_of(whole)[0])]
+        line_x, line_y = [0], [mean_of(whole).value]
     line_x += [100 * one["depth"] / layers for one in best]
     line_y += [one["score"].value for one in best]
     axes.plot(line_x, line_y, color="0.6", lw=2.5)

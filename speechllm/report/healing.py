@@ -5,8 +5,8 @@
 The paper's joint healing (both, along the angular path) of the same system,
 depth and steps is the measure: 0.5 says that half of what it loses is lost.
 Both measures, the score (word error rate; BLEU for translation) and
-cross-entropy, are drawn over seeds and utterances alike; all methods share
-what is drawn.
+cross-entropy, are of the same speakers and seeds for both methods, and of the
+mean over the seeds: what hangs on few errors has no mean of ratios.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import RunResult, load_runs
-from speechbrain_ext.scores.intervals import relative_degradation
+from speechbrain_ext.scores.intervals import PLAIN, holm
 from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
 from speechllm.report.frontier import draw_frontier
+from speechllm.report.healing_tables import MEASURES, PAPER, page_of
 from speechllm.report.page import planned_runs
-from speechllm.report.samples import DRAWS, estimate, mean
-from speechllm.report.study import Study, baseline_of, system
-from speechllm.report.summary import summarise
-from speechllm.report.tables import Table
+from speechllm.report.samples import (
+    Drawn,
+    estimate,
+    mean,
+    ratio_estimate,
+)
+from speechllm.report.study import Study, system
+from speechllm.report.summary import summarise, told
 from speechllm.report.write import try_to_draw
 
-PAPER = "both"
-# Measures of `comparisons`, and what the tables call them.
-MEASURES = {"cross_entropy": "cross-entropy", "score": "WER or BLEU"}
 # Runs that only tuned learning rates.
 TRIAL = re.compile(r"-trial\d+-")
-MISSING = "missing"
-NO_MEASURE = "the paper's loses nothing"
 
 
 def method_of(run: RunResult) -> str:
@@ -48,9 +46,9 @@ def method_of(run: RunResult) -> str:
 class HealingStudy(Study):
     """The runs of a healing study by system, depth, steps and method."""
 
-    def __init__(self, runs, folders, draws=DRAWS):
+    def __init__(self, runs, folders):
         runs = [run for run in runs if not TRIAL.search(run.name)]
-        super().__init__(runs, folders, draws)
+        super().__init__(runs, folders)
 
     def steps(self) -> list[int]:
         """How long trained runs healed."""
@@ -85,53 +83,113 @@ class HealingStudy(Study):
         pruned = [r for r in self.runs if r.removed and system(r) == which]
         return sorted(set(map(method_of, pruned)))
 
-    def lost(self, runs: dict, measure: str):
-        """Relative degradation of some runs of a cell, over seeds."""
-        one = self._score if measure == "score" else self._validation_loss
-        return self.samples.over_seeds(
-            {seed: one(run) for seed, run in runs.items()}
-        )
+    def lost(self, runs: dict, measure: str) -> Drawn | None:
+        """Relative degradation of a cell's runs by seed.
 
-    def _score(self, run):
-        changes = [self.run_degradation(run, name) for name in run.scores]
+        Of scores the mean over the sets: each set's, of all seeds together,
+        counts alike.
+        """
+        if measure == "cross_entropy":
+            return self.loss_degradation(list(runs.values()))
+        first = next(iter(runs.values()), None)
+        changes = [
+            self.degradation_of(list(runs.values()), name)
+            for name in (self.common_sets(system(first)) if first else ())
+        ]
         return None if any(one is None for one in changes) else mean(changes)
 
-    def _validation_loss(self, run):
-        base = baseline_of(run, self.done)
-        ours_R = self.samples.validation_loss(run)
-        base_R = self.samples.validation_loss(base) if base else None
-        if ours_R is None or base_R is None or not base_R[0]:
-            return None
-        return relative_degradation(ours_R, base_R)
-
-    def ratio(self, which, removed, method, steps, measure):
-        """What a method loses over what the paper's healing loses."""
+    def pair(self, which, removed, method, steps, measure) -> tuple:
+        """What a method and the paper's healing lose, of the same seeds."""
         ours, paper = (
-            self.by_seed(which, removed, one, steps) for one in (method, PAPER)
+            self.measured(which, removed, one, steps, measure)
+            for one in (method, PAPER)
         )
-        shared = ours.keys() & paper.keys()
-        above_R, below_R = (
-            self.lost({seed: runs[seed] for seed in shared}, measure)
-            for runs in (ours, paper)
-        )
-        if above_R is None or below_R is None or not below_R[0] > 0:
-            return None
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio_R = above_R / below_R
-        return np.where(below_R <= 0, np.inf, ratio_R)
+        shared = sorted(ours.keys() & paper.keys(), key=str)
+        below = self.lost({seed: paper[seed] for seed in shared}, measure)
+        if method == PAPER:
+            return below, below
+        return self.lost({seed: ours[seed] for seed in shared}, measure), below
+
+    def measured(self, which, removed, method, steps, measure) -> dict:
+        """Runs of a cell by seed that have all that a measure asks for."""
+        names, samples = self.common_sets(which), self.samples
+
+        def figures(run):
+            if measure == "cross_entropy":
+                return [samples.validation_loss(run)]
+            return [samples.score(run, name) for name in names]
+
+        return {
+            seed: run
+            for seed, run in self.by_seed(which, removed, method, steps).items()
+            if all(one is not None for one in figures(run))
+        }
+
+    def common_sets(self, which) -> list[str]:
+        """The sets that all pruned runs of a system were scored on."""
+        pruned = [run for run in self.members(which) if run.removed]
+        names = (set(run.scores) for run in pruned if run.scores)
+        common = set.intersection(*names) if pruned else set()
+        return [name for name in self.sets(which) if name in common]
+
+    def scored_on_tuning(self) -> list[str]:
+        """Runs whose loss is of the utterances that rates are tuned on."""
+        return [
+            run.name
+            for run in self.done
+            if run.validation.get("final_loss") is not None
+            and not run.configuration.get("loss_splits")
+        ]
+
+
+def p_value(above: Drawn | None, below: Drawn | None) -> float | None:
+    """Two-sided p-value of two degradations' being the same.
+
+    Of their difference, by Student's t: Fieller's interval of their ratio
+    excludes 1 where it is below 0.05, and it is there where the base is not
+    above zero and there is no ratio. None: no interval, no p-value.
+    """
+    if above is None or below is None:
+        return None
+    one = estimate((above - below).on(PLAIN))
+    if one is None or one.error is None:
+        return None
+    if not one.error:
+        # The same for whoever is left out; a gap that never moves is no proof.
+        return None if one.value else 1.0
+    p = one.p_above(0.0)
+    return 2 * min(p, 1 - p)
 
 
 def comparisons(study: HealingStudy) -> list[dict]:
     """Every method against the paper's joint healing, a record each."""
-    return [
-        _record(study, which, removed, method, steps)
-        for which in study.systems()
-        for removed in sorted(
-            {r.removed for r in study.runs if r.removed and system(r) == which}
-        )
-        for steps in study.steps()
-        for method in study.methods(which)
+    records = []
+    for which in study.systems():
+        pruned = [r for r in study.runs if r.removed and system(r) == which]
+        for removed in sorted({run.removed for run in pruned}):
+            for steps in study.steps():
+                cell = [
+                    _record(study, which, removed, method, steps)
+                    for method in study.methods(which)
+                ]
+                _adjust(cell)
+                records += cell
+    return records
+
+
+def _adjust(cell):
+    """Make p-values larger by Holm: of all methods and measures of a cell."""
+    tests = [
+        (one, measure)
+        for one in cell
+        for measure, p in one["p_value"].items()
+        if p is not None
     ]
+    adjusted = holm([one["p_value"][measure] for one, measure in tests])
+    for one in cell:
+        one["p_holm"] = dict.fromkeys(MEASURES)
+    for (one, measure), p in zip(tests, adjusted):
+        one["p_holm"][measure] = p
 
 
 def _record(study, *place):
@@ -139,121 +197,35 @@ def _record(study, *place):
     runs = study.by_seed(*place)
     paper = study.by_seed(which, removed, PAPER, steps)
     trained = [sum(run.trainable.values()) for run in runs.values()]
+    pairs = {m: study.pair(*place, m) for m in MEASURES}
     return {
         "backbone": which[0],
         "task": which[3],
         "removed": removed,
         "layers": study.layers(which),
         "steps": steps,
+        "sets": study.common_sets(which),
         "method": method,
         "seeds": sorted(runs.keys() & paper.keys()),
         "trainable": sum(trained) / len(trained) if trained else None,
-        "ratio": {m: estimate(study.ratio(*place, m)) for m in MEASURES},
-        "degradation": {m: estimate(study.lost(runs, m)) for m in MEASURES},
+        "ratio": {m: ratio_estimate(*pair) for m, pair in pairs.items()},
+        "p_value": {
+            m: None if method == PAPER else p_value(*pair)
+            for m, pair in pairs.items()
+        },
+        "degradation": {
+            m: estimate(study.lost(study.measured(*place, m), m))
+            for m in MEASURES
+        },
     }
 
 
 def _as_json(record):
     measured = {
-        what: {m: one and one.plain() for m, one in record[what].items()}
+        what: {m: told(one) for m, one in record[what].items()}
         for what in ("ratio", "degradation")
     }
     return record | measured
-
-
-# ----------------------------------------------------------------------------
-# table.md: the best of each cell, then every method.
-
-
-def _ratios(one):
-    """A ratio's cells; runs that are there may still have none to tell."""
-    return [
-        NO_MEASURE
-        if one["seeds"] and one["degradation"][m] and ratio is None
-        else str(ratio or MISSING)
-        for m, ratio in one["ratio"].items()
-    ]
-
-
-def _lost(one):
-    return [str(one["degradation"][m] or MISSING) for m in MEASURES]
-
-
-def _named(what):
-    return [f"{what}, {word}" for word in MEASURES.values()]
-
-
-def ratio_table(records) -> Table:
-    """Ratios of one backbone: a row for each depth, length and method."""
-    rows = [
-        [
-            f"{one['removed']} of {one['layers']}",
-            one["steps"],
-            one["method"],
-            len(one["seeds"]),
-            *_ratios(one),
-            *_lost(one),
-        ]
-        for one in records
-    ]
-    header = ["Layers removed", "Steps", "Method", "Seeds"]
-    return Table([*header, *_named("Ratio"), *_named("Degradation")], rows)
-
-
-def best_table(records) -> Table:
-    """The best method of each cell beside the paper's."""
-    places = {}
-    for one in records:
-        if one["degradation"]["cross_entropy"]:
-            key = "backbone", "task", "removed", "layers", "steps"
-            places.setdefault(tuple(one[k] for k in key), []).append(one)
-    rows = []
-    for (backbone, task, removed, layers, steps), members in places.items():
-        if not any(one["trainable"] for one in members):
-            continue  # no run of that length
-        best = min(
-            members,
-            key=lambda one: one["degradation"]["cross_entropy"].value,
-        )
-        paper = [_lost(one) for one in members if one["method"] == PAPER]
-        rows.append(
-            [
-                f"{backbone}, {task}",
-                f"{removed} of {layers}",
-                steps,
-                *(paper[0] if paper else [MISSING] * len(MEASURES)),
-                best["method"],
-                f"{best['trainable']:,.0f}",
-                *_lost(best),
-                *_ratios(best),
-            ]
-        )
-    header = ["Model", "Layers removed", "Steps"]
-    header += _named("The paper's healing")
-    header += ["Best method", "Trained parameters"]
-    header += [*_named("Its degradation"), *_named("Ratio")]
-    return Table(header, rows)
-
-
-def page_of(records, missing) -> str:
-    """The study in Markdown."""
-    parts = [
-        "# Healing study\n",
-        "Ratio: relative degradation over that of the paper's joint healing "
-        "(both, angular path) at the same depth and steps; below 1 is better. "
-        "Intervals (95 %): over seeds and utterances, paired.\n",
-        "## The best of each depth and length\n",
-        str(best_table(records)),
-    ]
-    systems = {}
-    for one in records:
-        systems.setdefault((one["backbone"], one["task"]), []).append(one)
-    for (backbone, task), own in systems.items():
-        parts += [f"## {backbone}, {task}\n", str(ratio_table(own))]
-    if missing:
-        lines = [f"- {name}: {why}" for name, why in missing.items()]
-        parts += ["## Missing runs\n", "\n".join(lines) + "\n"]
-    return "\n".join(parts)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -285,12 +257,18 @@ def main(argv: list[str] | None = None) -> int:
         )
         for steps in study.steps()
     ]
-    write_text(output / "table.md", page_of(records, missing))
+    write_text(output / "table.md", page_of(study, records, missing))
+    # Trials only tuned rates: their scores have no interval.
+    trials = [
+        one for one in summarise(Study(found.all)) if TRIAL.search(one["name"])
+    ]
     # Last: the workflow takes this file for the whole report.
     summary = {
-        "runs": summarise(found.all),
+        "runs": summarise(study) + trials,
         "comparisons": [_as_json(one) for one in records],
         "missing": missing,
+        "loss_of_tuning": study.scored_on_tuning(),
+        "notes": study.samples.notes,
     }
     write_json(output / "summary.json", summary)
     return 1 if any(faults) else 0

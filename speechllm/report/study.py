@@ -71,10 +71,10 @@ def _badness(run):
 
 def scored_alike(one, other) -> bool:
     """Whether two scores of a set can be told against each other."""
-    forms = {
-        (s.metric, form_of(s.metric, s.language)) for s in (one, other) if s
-    }
-    return other is not None and len(forms) == 1
+    if one is None or other is None:
+        return False
+    forms = {(s.metric, form_of(s.metric, s.language)) for s in (one, other)}
+    return len(forms) == 1
 
 
 def healing_rank(healing: str) -> tuple:

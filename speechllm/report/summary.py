@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from speechbrain_ext.runs.result import RunResult
-from speechllm.report.samples import estimate
+from speechllm.report.samples import Estimate, estimate
 from speechllm.report.study import Study, baseline_of
 
 FIELDS = (
@@ -37,19 +37,21 @@ def _record(study, run):
 def degradations(study: Study, run: RunResult) -> dict:
     """A pruned run's relative degradation by set.
 
-    Its interval is over speakers, paired with the baseline; ``over`` tells
-    how many of what. One run knows nothing of other seeds.
+    Its interval is over speakers, paired with the baseline. One run knows
+    nothing of other seeds.
     """
     if not run.removed or run.status != "done":
         return {}
     changes = {
-        name: estimate(study.degradation_of([run], name)) for name in run.scores
+        name: told(estimate(study.degradation_of([run], name)))
+        for name in run.scores
     }
-    return {
-        name: one.plain() | {"over": one.units}
-        for name, one in changes.items()
-        if one is not None
-    }
+    return {name: one for name, one in changes.items() if one}
+
+
+def told(one: Estimate | None) -> dict | None:
+    """An estimate as JSON has it; ``over``: how many of what were left out."""
+    return one and one.plain() | {"over": one.units}
 
 
 def seconds(run: RunResult) -> float | None:

@@ -133,7 +133,9 @@ def test_the_best_of_a_cell_stands_beside_the_papers(folder):
     ]
     # 100 steps: attention loses 0.25 of both's 0.5; the map loses 1.
     (row,) = [row for row in rows if row[1:3] == ["2 of 6", "100"]]
-    assert row[3].startswith("0.50") and row[5] == "attention"
+    assert row[3].startswith("0.50") and row[5] == (
+        "attention (best of 4 compared)"
+    )
     assert row[6] == "5" and row[7].startswith("0.25")
     assert row[9].startswith("0.50") and row[10].startswith("0.60")
 
@@ -215,6 +217,6 @@ def test_a_paper_that_loses_nothing_is_no_measure(folder):
 
 
 def test_no_run_gives_no_comparison(tmp_path):
-    assert comparisons(HealingStudy([], {}, draws=5)) == []
-    assert HealingStudy([], {}, draws=5).steps() == []
+    assert comparisons(HealingStudy([], {})) == []
+    assert HealingStudy([], {}).steps() == []
     assert main([str(tmp_path)]) == 2

@@ -1,7 +1,6 @@
 """The report's intervals: paired, over speakers and seeds, told by name."""
 
 import numpy as np
-import pytest
 
 from speechbrain_ext.runs.files import write_hypotheses
 from speechbrain_ext.runs.result import RunResult
