@@ -16,7 +16,8 @@ import numpy as np
 from speechbrain_ext.runs.result import RunResult
 from speechllm.report.claims import all_claims
 from speechllm.report.committed import STUDIES, Evidence
-from speechllm.report.samples import Drawn, Estimate, baseline_name, estimate
+from speechllm.report.healing_tables import best_table, side_by_side
+from speechllm.report.samples import Drawn, baseline_name, estimate
 from speechllm.report.study import sets_of, system
 from speechllm.report.summary import seconds
 from speechllm.report.tables import (
@@ -241,55 +242,12 @@ def _tasks(name: str) -> Callable[[Evidence], str]:
 
 def best(evidence: Evidence) -> str:
     """The best method of each depth and length beside the paper's."""
-    from speechllm.report.healing import best_table
-
     return str(best_table(evidence.comparisons))
 
 
 def ratios(evidence: Evidence) -> str:
-    """What methods lose over what the paper's healing loses, side by side.
-
-    Of the length that has the most runs of several seeds.
-    """
-    from speechllm.report.healing import MEASURES, PAPER
-
-    trained = [
-        one
-        for one in evidence.comparisons
-        if one["trainable"] and len(one["seeds"]) > 1
-    ]
-    if not trained:
-        return "No method has runs of several seeds."
-    lengths = [one["steps"] for one in trained]
-    steps = max(sorted(set(lengths)), key=lengths.count)
-    places: dict[tuple, dict] = {}
-    for one in trained:
-        if one["steps"] == steps:
-            place = one["backbone"], one["task"], one["removed"], one["layers"]
-            places.setdefault(place, {})[one["method"]] = one
-    names = dict.fromkeys(m for members in places.values() for m in members)
-    methods = [name for name in names if name != PAPER]
-    rows = [
-        [
-            f"{backbone}, {task}",
-            f"{removed} of {layers}",
-            _both(members.get(PAPER), "degradation", MEASURES),
-            *(_both(members.get(m), "ratio", MEASURES) for m in methods),
-        ]
-        for (backbone, task, removed, layers), members in places.items()
-    ]
-    what = " / ".join(MEASURES.values())
-    header = ["decoder", "layers removed"]
-    header += [f"the paper's healing after {steps} steps loses, {what}"]
-    header += [f"`{name}`: ratios" for name in methods]
-    return markdown_table(header, rows)
-
-
-def _both(record, what, measures) -> str:
-    found: list[Estimate | None] = [
-        record[what][m] if record else None for m in measures
-    ]
-    return " / ".join(str(one) if one else GAP for one in found)
+    """What methods lose over what the paper's loses, a row for each depth."""
+    return str(side_by_side(evidence.comparisons))
 
 
 FIGURES: dict[str, Callable[[Evidence], str]] = {

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from speechbrain_ext.runs.result import LoadedRuns, load_runs
+from speechllm.report.healing import HealingStudy, comparisons
 from speechllm.report.maps import read_tables
 from speechllm.report.pack import runs_folder, unpack
 from speechllm.report.study import Study
@@ -87,8 +88,6 @@ class Evidence:
     @cached_property
     def comparisons(self) -> list[dict]:
         """Its methods of healing, each against the paper's."""
-        from speechllm.report.healing import HealingStudy, comparisons
-
         return comparisons(HealingStudy(self.found.all, self.found.folders))
 
     def made(self) -> tuple[dict[str, Path], str]:
