@@ -25,6 +25,16 @@ def recipe():
     return train
 
 
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory):
+    """A finished study in which the paper is right; nobody writes into it."""
+    from mini_study import a_whole_study
+
+    folder = tmp_path_factory.mktemp("whole")
+    a_whole_study(folder)
+    return folder
+
+
 def write_settings(folder, decoder, encoder, kind="wavlm"):
     """A variant of the LibriSpeech recipe for the tiny models (str)."""
     lines = f"""\

@@ -312,8 +312,7 @@ def relative_degradation(score, baseline, higher_is_better: bool = False):
     Returns
     -------
     float or numpy.ndarray
-        The relative degradation; 0.25 says a quarter worse. Of arrays NaN
-        where the baseline is zero.
+        The relative degradation; 0.25 says a quarter worse.
 
     Raises
     ------

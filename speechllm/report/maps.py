@@ -7,10 +7,18 @@ import json
 import math
 from pathlib import Path
 from string import ascii_lowercase
+from typing import NamedTuple
 
 import numpy as np
 
+from speechllm.report.chance import (
+    Agreement,
+    overlap_by_place,
+    path_agreement,
+)
 from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, figure, hide
+from speechllm.report.samples import Drawn, baseline_name, mean
+from speechllm.report.study import baseline_of, over_systems, system
 
 # Bytes; a table of 100 layers takes half of it. Other JSON, such as the
 # lists of utterances that lie about in a run's folder, can be huge.
@@ -55,10 +63,14 @@ def distances(table: dict) -> np.ndarray:
     return np.array(table["distances"], dtype=np.float64)
 
 
-def agreement(one: dict, other: dict) -> tuple[float, list[bool]]:
-    """Mean difference of two maps, and at which sizes the block is the same."""
-    gap = np.nanmean(np.abs(distances(one) - distances(other)))
-    return gap, [a == b for a, b in zip(one["path"], other["path"])]
+def apart(one: dict, other: dict) -> float:
+    """Mean absolute difference of two maps."""
+    return float(np.nanmean(np.abs(distances(one) - distances(other))))
+
+
+def agreement(one: dict, other: dict) -> Agreement:
+    """How far the paths of two tables of one depth agree."""
+    return path_agreement(one["path"], other["path"], len(one["distances"]))
 
 
 def compare_inputs(tables: list[dict]) -> list[str]:
@@ -72,10 +84,12 @@ def compare_inputs(tables: list[dict]) -> list[str]:
         alike = len(first["distances"]) == len(second["distances"])
         if not same or not alike or inputs != {"text", "speech"}:
             continue
-        gap, agree = agreement(first, second)
+        gap, many = apart(first, second), len(first["path"])
+        agree = agreement(first, second)
         lines.append(
             f"({letter}) against ({beside}): mean difference {gap:.4f}, the "
-            f"same block at {sum(agree)} of {len(first['path'])} sizes"
+            f"same block at {many * agree.same:.0f} of {many} sizes (random "
+            f"blocks: at {many * agree.same_by_chance:.1f})"
         )
     return lines
 
@@ -117,41 +131,105 @@ def table_of(tables, run, kind):
     return None
 
 
-def paired_maps(study, tables, one: str, other: str):
-    """How far the maps of two kinds of input are apart, over seeds."""
-    far, same = {}, {}
+class PairedMaps(NamedTuple):
+    """Two inputs' maps and paths beside each other, over baseline seeds."""
+
+    far: Drawn
+    same: Drawn
+    overlap: Drawn
+    # The same of random blocks.
+    same_by_chance: float
+    overlap_by_chance: Drawn
+    # See `Agreement` and `overlap_by_place`: of each model's baseline that
+    # agrees least.
+    p_value: float
+    p_more: float
+    p_less: float
+
+
+def paired_maps(study, tables, one: str, other: str) -> PairedMaps | None:
+    """How far the maps and paths of two kinds of input are apart."""
+    found: dict = {}
     for run, table in measured(study, tables, one):
         beside = table_of(tables, run, other)
-        if beside is None:
-            continue
-        gap, agree = agreement(table, beside)
-        far.setdefault(run.seed, []).append(gap)
-        same.setdefault(run.seed, []).append(np.mean(agree))
-    return over_seeds(study, far), over_seeds(study, same)
+        if beside is not None:
+            row = run, apart(table, beside), agreement(table, beside)
+            found.setdefault(system(run), []).append(row)
+    if not found:
+        return None
+
+    def over(figure):
+        return mean(
+            over_baselines(study, [(run, figure(*row)) for run, *row in rows])
+            for rows in found.values()
+        )
+
+    least = [
+        min((agree for *_, agree in rows), key=lambda one: one.overlap)
+        for rows in found.values()
+    ]
+    return PairedMaps(
+        over(lambda gap, agree: gap),
+        over(lambda gap, agree: agree.same),
+        over(lambda gap, agree: agree.overlap),
+        over(lambda gap, agree: agree.same_by_chance).value,
+        over(lambda gap, agree: agree.overlap_by_chance),
+        max(agree.p_value for agree in least),
+        *overlap_by_place(least),
+    )
 
 
-def adapted_against_frozen(study, tables):
-    """How much LoRA moves the mean distance of a map, over seeds."""
-    speech = measured(study, tables, "speech")
-    frozen = {
-        (run.backbone, run.encoder, run.task, run.seed): table
-        for run, table in speech
-        if not run.adapter
-    }
+def adapted_against_frozen(study, tables) -> Drawn | None:
+    """How much LoRA moves the distance of the blocks that are pruned.
+
+    Each decoder's own blocks, at the depths that both were pruned to.
+    """
     changes = {}
-    for run, table in speech:
-        beside = frozen.get((run.backbone, run.encoder, run.task, run.seed))
-        if run.adapter and beside is not None:
-            change = np.nanmean(distances(table) - distances(beside))
-            changes.setdefault(run.seed, []).append(change)
-    return over_seeds(study, changes)
+    for pair in study.adapted_pairs():
+        depths = [{r.removed for r in study.members(one)} for one in pair]
+        for depth in sorted(depths[0] & depths[1] - {0}):
+            ours, theirs = (
+                _pruned_distance(study, tables, one, depth) for one in pair
+            )
+            if ours is not None and theirs is not None:
+                changes[pair[0], depth] = ours - theirs
+    return over_systems(changes)
 
 
-def over_seeds(study, by_seed: dict):
-    """What has no utterances to draw: over seeds alone."""
+def _pruned_distance(study, tables, which, depth):
+    """The distance of the block that a depth removes, over baseline seeds."""
+    found = {}
+    for run in study.members(which, depth, path="speech"):
+        base = _measured_base(study, tables, run)
+        if base is not None:
+            whole, table = base
+            starts = {size: start for start, size in table["path"]}
+            layers = run.removed_layers or [starts.get(depth)]
+            if layers[0] is not None and _in_a_row(layers, depth):
+                far = distances(table)[depth - 1, layers[0]]
+                found[whole.name] = whole, far
+    return over_baselines(study, list(found.values()))
+
+
+def _in_a_row(layers, depth):
+    return len(layers) == 1 or layers[-1] - layers[0] == depth - 1
+
+
+def _measured_base(study, tables, run):
+    """The baseline that a run was made from, with its table on speech."""
+    named = [one for one in study.done if one.name == baseline_name(run)]
+    for base in [*named, baseline_of(run, study.done)]:
+        table = base and table_of(tables, base, "speech")
+        if table is not None:
+            return base, table
+    return None
+
+
+def over_baselines(study, figures: list[tuple]) -> Drawn | None:
+    """The mean of figures of baselines, which no speaker changes."""
     samples = study.samples
-    return samples.over_seeds(
-        {k: samples.constant(np.mean(v)) for k, v in by_seed.items()}
+    return samples.over_runs(
+        (run, samples.constant(value)) for run, value in figures
     )
 
 
@@ -168,7 +246,11 @@ def four_maps(study, tables) -> list[tuple]:
     if not frozen:
         return [(f"text, {run.backbone}", table) for run, table in text[:1]]
     # The backbone that has most of the four is the one to show.
-    held = [run.backbone for run, _ in text[:1] + adapted[:1] + frozen[:1]]
+    held = [
+        backbone
+        for kind in (text, adapted, frozen)
+        for backbone in dict.fromkeys(run.backbone for run, _ in kind)
+    ]
     main = max(held, key=held.count)
     family = next((r.family for r, _ in frozen if r.backbone == main), None)
     picks = [

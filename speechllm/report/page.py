@@ -18,6 +18,7 @@ from speechllm.report.paper_tables import (
     table_two,
     threshold_table,
 )
+from speechllm.report.samples import BASELINES, NO_ROWS, SEEDS
 from speechllm.report.study import Study
 from speechllm.report.tables import limit_lines, not_counted
 from speechllm.report.write import as_html, try_to_draw
@@ -27,29 +28,45 @@ TITLE = "Redundancy of decoder layers in speech LLMs"
 OPENING = """
 # {title}
 
-{runs} finished runs, seeds {seeds}. Intervals are of 95 %, over seeds and
-utterances drawn again 1,000 times; all systems share each drawing. Figures
-marked as the paper's are those of arXiv 2603.05121 and were not measured here.
-A dash is a gap: no run, or none finished.
+{runs} finished runs, seeds {seeds}. Intervals are of 95 %: each speaker and
+each seed is left out in turn, of all systems at once (a jackknife, with
+Student's t). Figures marked as the paper's are those of arXiv 2603.05121 and
+were not measured here. A dash is a gap: no run, or none finished.
+
+What intervals are made from, where a figure hangs on it:
+
+{units}
+
+As in the paper, the depths of the tables and the best unpruned run of a seed
+are chosen on the very test scores that are shown: scores at a chosen depth are
+better than new speakers would give.
 """
 FINDINGS = """
 ## The paper's claims
 
 A claim is confirmed where the intervals of all its tested statistics hold what
-it says, refuted where that of one of them excludes it, and else undecided here.
+it says, refuted where that of one of them excludes it, and else undecided here:
+so without an interval, or with one that does not know how speakers or seeds
+differ. That two things are equal is confirmed where the interval of 90 % lies
+within the limits named (two one-sided tests); tests at single places and of
+pairs of models are one-sided, of 5 %.
 
 {claims}
 
 ## Table 1: recognition
 
-WER in per cent, mean over the seeds; pruned as far as every set stays within a
-relative degradation of 0.25, healed jointly.
+WER in per cent, mean over the runs counted last; healed jointly, at the
+deepest of the depths run where every set is within a relative degradation of
+0.25 (the paper's point rule, which knows no chance). The interval rule says
+[deepest within, first over] in layers: every set's upper end of a one-sided
+interval of 95 % is at most 0.25, walking up to the first depth where one is
+not; one set's lower end is above it.
 
 {table_one}
 
 ## Table 2: translation, and ASR's path
 
-BLEU, healed jointly.
+BLEU, healed jointly; runs along each path.
 
 {table_two}
 
@@ -80,7 +97,8 @@ The relative gap in WER between adjacent sizes of a family, unpruned; 0.25
 
 {threshold}
 
-A pruned model against the next smaller whole one:
+A pruned model, at its depth by the point rule, against the next smaller whole
+one:
 
 {next_smaller}
 """
@@ -121,6 +139,7 @@ def write_page(
     seeds = sorted({str(run.seed) for run in found.done})
     fields = {"title": TITLE, "runs": len(found.done)}
     fields["seeds"] = ", ".join(seeds)
+    fields["units"] = _list(_units(study.samples)) or "- nothing"
     fields["missing"] = _missing(found, study, planned)
     if found.done:
         fields |= _findings(study, tables) | _pictures(study, tables, output)
@@ -173,8 +192,27 @@ def _missing(found, study, planned):
     lines += [
         f"{name}: {why}" for name, why in planned.items() if name not in here
     ]
-    lines += _first(study.samples.notes, "without hypotheses")
+    lines += _first(study.samples.notes, "such notes")
     return _list(lines) or "Nothing."
+
+
+def _units(samples):
+    """How many speakers and seeds there are, and what is not known."""
+    for kind, places in samples.layout.items():
+        if kind == NO_ROWS:
+            continue
+        notes = []
+        if kind.startswith("utterances of"):
+            notes.append(
+                "their speakers are not known: each counts as one, and "
+                "intervals may be too narrow"
+            )
+        if kind == SEEDS and BASELINES not in samples.layout:
+            notes.append("a baseline's and its pruned models' together")
+        if len(places) == 1:
+            notes.append("how much another differs is not known")
+        told = f" ({'; '.join(notes)})" if notes else ""
+        yield f"{kind}: {len(places)}{told}"
 
 
 def _list(lines):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from speechbrain_ext.scores.intervals import relative_degradation
+from speechbrain_ext.scores.intervals import (
+    WORSE,
+    holm,
+    relative_degradation,
+)
 from speechllm.report import paper
 from speechllm.report.samples import estimate, mean
 from speechllm.report.study import size_of
@@ -15,10 +19,21 @@ PAPERS = "the paper's"
 CUMULATIVE = "cumulative: a family's steps summed, mean"
 
 
-def said(drawn_R, form: str = "{:.2f}") -> str:
+def said(drawn, form: str = "{:.2f}") -> str:
     """A statistic as a cell; a dash where there is none."""
-    found = estimate(drawn_R)
+    found = estimate(drawn)
     return found.said(form) if found else GAP
+
+
+def depth_said(removed: int, layers: int) -> str:
+    """A number of layers of all, such as "4 of 12 (33 %)"."""
+    return f"{removed} of {layers} ({removed / layers:.0%})".replace("%", " %")
+
+
+def tolerance_said(study, which) -> str:
+    """Layers that can go by the interval rule: what is sure on both sides."""
+    within, over = study.tolerance(which)
+    return f"[{within}, {'none over' if over is None else over}]"
 
 
 def table_one(study, task: str = "ASR") -> Table:
@@ -40,26 +55,31 @@ def table_one(study, task: str = "ASR") -> Table:
                 "+ pruning" if removed else name,
                 *layers_cells(removed, row["layers"]),
                 *(GAP if one is None else f"{one:.2f}" for one in scores),
+                *[GAP] * 3,
             ]
         )
-    return Table(["Source", "Model", "Dropped", "Layers", *sets], rows)
+    header = ["Source", "Model", "Dropped", "Layers", *sets]
+    header += ["Interval rule", "Depths run", "Runs"]
+    return Table(header, rows)
 
 
 def _system_rows(study, which, sets):
     layers = study.layers(which)
     whole = [said(study.baseline_score(which, name)) for name in sets]
-    rows = [["here", system_name(which), *layers_cells(0, layers), *whole]]
+    start = ["here", system_name(which), *layers_cells(0, layers), *whole]
+    rows = [[*start, GAP, GAP, len(study.baselines(which))]]
     depths = study.depths(which)
     if not depths:
-        gaps = [GAP] * (2 + len(sets))
+        gaps = [GAP] * (5 + len(sets))
         return [*rows, ["here", "+ pruning: no run", *gaps]]
     depth = study.largest(which)
     name = "+ pruning, both" + " (over the threshold)" * (not depth)
     depth = depth or depths[0]
-    scores = [
-        said(study.score(which, depth, "both", "speech", one)) for one in sets
-    ]
-    return [*rows, ["here", name, *layers_cells(depth, layers), *scores]]
+    cell = depth, "both", "speech"
+    scores = [said(study.score(which, *cell, one)) for one in sets]
+    row = ["here", name, *layers_cells(depth, layers), *scores]
+    ends = [tolerance_said(study, which), ", ".join(map(str, depths))]
+    return [*rows, [*row, *ends, len(study.members(which, *cell))]]
 
 
 def table_two(study) -> Table:
@@ -77,18 +97,20 @@ def table_two(study) -> Table:
             *layers_cells(row["removed"], row["layers"]),
             f"{row['own']:.2f}",
             f"{row['asr']:.2f}",
+            GAP,
         ]
         for row in paper.table_2()
     ]
     header = ["Source", "Task", "Model", "Dropped", "Layers"]
-    return Table([*header, "AST's path", "ASR's path"], rows)
+    return Table([*header, "AST's path", "ASR's path", "Runs"], rows)
 
 
 def _translation_rows(study, which, name):
     layers = study.layers(which)
     whole = said(study.baseline_score(which, name))
     start = ["here", which[3], system_name(which)]
-    rows = [[*start, *layers_cells(0, layers), whole, whole]]
+    many = len(study.baselines(which))
+    rows = [[*start, *layers_cells(0, layers), whole, whole, many]]
     paths = ("speech", "ASR speech")
     depths = {d for path in paths for d in study.depths(which, "both", path)}
     for depth in sorted(depths):
@@ -96,7 +118,9 @@ def _translation_rows(study, which, name):
             said(study.score(which, depth, "both", path, name))
             for path in paths
         ]
-        rows.append([*start, *layers_cells(depth, layers), *scores])
+        runs = [study.members(which, depth, "both", path) for path in paths]
+        many = ", ".join(str(len(one)) for one in runs)
+        rows.append([*start, *layers_cells(depth, layers), *scores, many])
     return rows
 
 
@@ -129,9 +153,9 @@ def relative_gaps(study) -> list[tuple]:
         for name in study.sets(large):
             scores = [study.baseline_score(w, name) for w in (small, large)]
             if all(one is not None for one in scores):
-                gap_R = relative_degradation(*scores)
+                gap = relative_degradation(*scores).on(WORSE)
                 sizes = large[0], small[0]
-                found.append((study.family(large), *sizes, name, gap_R))
+                found.append((study.family(large), *sizes, name, gap))
     return found
 
 
@@ -149,7 +173,7 @@ def threshold_table(study) -> Table:
     """The gaps of each pair of sizes, and their mean: the threshold."""
     rows = []
     for source, gaps, form in (
-        ("here", relative_gaps(study), lambda gap_R: said(gap_R, "{:+.2f}")),
+        ("here", relative_gaps(study), lambda gap: said(gap, "{:+.2f}")),
         (PAPERS, papers_gaps(), "{:+.2f}".format),
     ):
         steps = {}
@@ -166,27 +190,46 @@ def threshold_table(study) -> Table:
 
 def next_smaller_table(study) -> Table:
     """Whether a pruned model still beats the next smaller whole one."""
-    rows = []
+    rows, gaps = [], []
     for large, small in adjacent_sizes(study):
         depth = study.largest(large)
         what = f"{large[0]} without {depth} of {study.layers(large)}"
         if not depth:
             what = f"{large[0]}: no depth within the threshold"
         for name in study.sets(large):
-            pruned_R = study.score(large, depth, "both", "speech", name)
-            whole_R = study.baseline_score(small, name)
-            cells = [GAP] * 4
-            if depth and pruned_R is not None and whole_R is not None:
-                gap = estimate(pruned_R - whole_R)
-                cells = [said(pruned_R), said(whole_R), gap.said("{:+.2f}")]
-                cells.append(_still_better(gap))
+            pruned = study.score(large, depth, "both", "speech", name)
+            whole = study.baseline_score(small, name)
+            cells, gap = [GAP] * 3, None
+            if depth and pruned is not None and whole is not None:
+                gap = estimate(pruned - whole)
+                cells = [said(pruned), said(whole), gap.said("{:+.2f}")]
             rows.append([what, small[0], name, *cells])
+            gaps.append(gap)
+    compared = [gap for gap in gaps if gap]
     header = ["Pruned model", "Next smaller", "Set", "WER pruned"]
-    header += ["WER of the smaller", "Difference", "Still better"]
+    header += ["WER of the smaller", "Difference"]
+    header.append(f"Still better (Holm over {len(compared)})")
+    answers = iter(_still_better(compared))
+    rows = [
+        [*row, next(answers) if gap else GAP] for row, gap in zip(rows, gaps)
+    ]
     return Table(header, rows)
 
 
-def _still_better(gap):
-    if gap.low is None or gap.low <= 0 <= gap.high:
-        return "undecided"
-    return "yes" if gap.high < 0 else "no"
+def _still_better(gaps):
+    """Whether each gap is surely below zero, of all of them."""
+    least = [_two_sided(gap) for gap in gaps]
+    return [
+        ("yes" if gap.value < 0 else "no") if p <= 0.05 else "undecided"
+        for gap, p in zip(gaps, holm(least))
+    ]
+
+
+def _two_sided(gap):
+    """P of no difference; 1 where seeds or speakers are not known."""
+    if gap.lacking or gap.error is None:
+        return 1.0
+    if not gap.error:
+        return float(gap.value == 0)
+    p_above = gap.p_above(0)
+    return min(1.0, 2 * min(p_above, 1 - p_above))

@@ -279,7 +279,9 @@ class Samples:
         """The seeds that a run hangs on, its own and its baseline's."""
         if not self._apart:
             return [(SEEDS, run.seed)]
-        own = [(SEEDS, run.seed)] if run.removed else []
+        # What is not healed has no seed of its own.
+        healed = run.removed and run.healing != "none"
+        own = [(SEEDS, run.seed)] if healed else []
         return [*own, (BASELINES, self._baseline_seeds[run.name])]
 
     def _count_answers(self, run, name, one):

@@ -6,7 +6,6 @@ without each speaker and each seed.
 
 from __future__ import annotations
 
-import itertools
 import re
 
 import numpy as np
@@ -116,6 +115,14 @@ def peak_memory(run: RunResult) -> int | None:
     return run.inference_peak_bytes
 
 
+def over_systems(by_place: dict[tuple, Drawn]) -> Drawn | None:
+    """The mean over the places of each system, then over the systems."""
+    by_system: dict = {}
+    for (which, *_), one in by_place.items():
+        by_system.setdefault(which, []).append(one)
+    return mean(mean(own) for own in by_system.values())
+
+
 class Study:
     """What the tables, pictures and claims ask of the runs of a study."""
 
@@ -133,6 +140,12 @@ class Study:
         """The systems of the study, of one task or of all."""
         found = dict.fromkeys(system(run) for run in self.runs)
         return [one for one in found if task is None or one[3] == task]
+
+    def adapted_pairs(self, task: str = "ASR") -> list[tuple]:
+        """Systems with an adapted decoder, each with its frozen one."""
+        systems = self.systems(task)
+        pairs = [(one, (one[0], "", *one[2:])) for one in systems if one[1]]
+        return [pair for pair in pairs if pair[1] in systems]
 
     def members(
         self, which, removed=ANY, healing=ANY, path=ANY
@@ -254,26 +267,35 @@ class Study:
         change = relative_degradation(ours, whole, up)
         return change.on(degradation_scale(up))
 
-    def log_ratios(self, systems, above, below) -> dict[tuple, Drawn]:
-        """Logarithms of one curve's scores over another's, place by place.
+    def compared(self, systems, above, below) -> dict[tuple, tuple]:
+        """Scores of two curves, place by place.
 
         A curve is a (healing, path), a place a (system, depth, set). Where
         the two paths name the same layers there is nothing to compare.
         """
         found = {}
         for which in systems:
-            depths = self.depths(which, *above)
-            for depth, name in itertools.product(depths, self.sets(which)):
+            for depth in self.depths(which, *above):
                 if not self._differ(which, depth, above, below):
                     continue
-                scores = [
-                    self.score(which, depth, *curve, name)
-                    for curve in (above, below)
-                ]
-                if all(one is not None and one.value > 0 for one in scores):
-                    ratio = np.log(scores[0] / scores[1])
-                    found[which, depth, name] = ratio
+                for name in self.sets(which):
+                    scores = [
+                        self.score(which, depth, *curve, name)
+                        for curve in (above, below)
+                    ]
+                    if all(one is not None for one in scores):
+                        found[which, depth, name] = tuple(scores)
         return found
+
+    def log_ratios(self, systems, above, below) -> dict[tuple, Drawn]:
+        """Logarithms of one curve's scores over another's, place by place."""
+        return {
+            place: np.log(one / other)
+            for place, (one, other) in self.compared(
+                systems, above, below
+            ).items()
+            if one.value > 0 and other.value > 0
+        }
 
     def _differ(self, which, depth, above, below):
         """Whether two curves are of other layers or other healings."""
@@ -293,11 +315,7 @@ class Study:
         The geometric mean over depths and sets of each system, and over the
         systems that have both.
         """
-        by_system: dict = {}
-        ratios = self.log_ratios(systems, above, below)
-        for (which, _, _), one in ratios.items():
-            by_system.setdefault(which, []).append(one)
-        found = mean(mean(own) for own in by_system.values())
+        found = over_systems(self.log_ratios(systems, above, below))
         return None if found is None else np.exp(found)
 
     # -- how many layers a system can lose: the threshold, over all its sets

@@ -6,10 +6,13 @@ Authors
 
 from types import SimpleNamespace
 
-import numpy as np
+import pytest
+from mini_study import ADAPTED, LARGE, MiniStudy
 
+from speechbrain_ext.runs.result import load_runs
 from speechllm.report import maps
 from speechllm.report.frontier import common_sets
+from speechllm.report.study import Study
 
 
 def test_a_frontier_leaves_out_sets_that_only_some_runs_have():
@@ -25,19 +28,20 @@ def test_a_frontier_leaves_out_sets_that_only_some_runs_have():
     assert common_sets(cells, "system") == ["a"]
 
 
-def test_an_adapted_map_stands_beside_the_frozen_one_of_its_task(monkeypatch):
-    def run(task, adapter):
-        return SimpleNamespace(
-            backbone="m", encoder="e", task=task, seed=1, adapter=adapter
-        )
-
-    found = [
-        (run("ASR", None), 0.5),
-        (run("ASR", "lora"), 0.4),
-        (run("AST en-de", None), 0.1),
-    ]
-    monkeypatch.setattr(maps, "measured", lambda *args: found)
-    monkeypatch.setattr(maps, "distances", lambda table: np.array([[table]]))
-    monkeypatch.setattr(maps, "over_seeds", lambda cells, by_seed: by_seed)
-    (changes,) = maps.adapted_against_frozen(None, None).values()
-    assert np.allclose(changes, [-0.1])
+def test_an_adapted_map_stands_beside_the_frozen_one_of_its_task(tmp_path):
+    study = MiniStudy(tmp_path, seeds=(1, 2))
+    for task, gap in (("ASR", 0.1), ("AST en-de", 0.4)):
+        frozen = (*LARGE[:4], task)
+        study.run(frozen, 5)
+        study.run(frozen, 6, 2, "both")
+        study.table(frozen, "speech", gap)
+    study.run(ADAPTED, 5)
+    study.run(ADAPTED, 6, 2, "both")
+    # At a depth that the frozen one was not pruned to.
+    study.run(ADAPTED, 6, 3, "both")
+    study.table(ADAPTED, "speech", 0.07)
+    found = load_runs(tmp_path)
+    cells = Study(found.all, found.folders)
+    changed = maps.adapted_against_frozen(cells, maps.read_tables(tmp_path))
+    assert changed.value == pytest.approx(-0.03)
+    assert maps.adapted_against_frozen(cells, []) is None

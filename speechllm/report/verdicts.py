@@ -1,0 +1,165 @@
+"""Verdicts on statistics: what an interval decides, and when none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from speechbrain_ext.scores.intervals import holm
+from speechllm.report.samples import (
+    BASELINES,
+    NO_ROWS,
+    SEEDS,
+    Drawn,
+    Estimate,
+    estimate,
+)
+from speechllm.report.tables import GAP
+
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
+# Of one-sided tests, of which equivalence is made.
+LEVEL = 0.05
+WHY_UNKNOWN = {
+    SEEDS: "one seed: how much another differs is not known",
+    BASELINES: "one baseline seed: how much another differs is not known",
+    NO_ROWS: "no hypotheses, so no speakers",
+}
+
+
+@dataclass
+class Part:
+    """One statistic of a claim."""
+
+    says: str
+    found: Estimate | None
+    wanted: str = ""
+    verdict: str | None = None
+    form: str = "{:.2f}"
+    paper: str = GAP
+    # Why nothing is decided.
+    why: str = ""
+    # In place of a number.
+    text: str = ""
+
+    def value(self) -> str:
+        """The value as a cell of a table."""
+        if self.text:
+            return self.text
+        return self.found.said(self.form) if self.found else GAP
+
+    def decided(self) -> str:
+        """The verdict as a cell of a table."""
+        return f"{self.verdict or ''}{f': {self.why}' if self.why else ''}"
+
+
+@dataclass
+class Claim:
+    """One of the paper's claims, and what this study says to it."""
+
+    number: int
+    says: str
+    parts: list = field(default_factory=list)
+    missing: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Refuted by any part, confirmed by all of them, or undecided."""
+        tested = [part.verdict for part in self.parts if part.wanted]
+        if REFUTED in tested:
+            return REFUTED
+        if tested and set(tested) == {CONFIRMED} and not self.missing:
+            return CONFIRMED
+        return UNDECIDED
+
+
+def unknown(found: Estimate | None, baselines: bool = False) -> str:
+    """Why an interval decides nothing; empty where it does.
+
+    A baseline that both compared systems were made from is the same for
+    both: its seed matters where `baselines` says so.
+    """
+    if found is None:
+        return ""
+    reasons = [
+        WHY_UNKNOWN.get(kind, f"{kind}: too few to leave one out")
+        for kind in found.lacking
+        if baselines or kind != BASELINES
+    ]
+    if found.low is None and not reasons:
+        reasons = ["no interval"]
+    return "; ".join(reasons)
+
+
+def above(
+    drawn: Drawn | Estimate | None,
+    limit,
+    says,
+    wanted,
+    baselines: bool = False,
+    **more,
+) -> Part:
+    """A part that holds where a statistic is above a limit."""
+    found = drawn if isinstance(drawn, Estimate) else estimate(drawn)
+    why, verdict = unknown(found, baselines), UNDECIDED
+    if found and not why and found.low is not None and found.high is not None:
+        if found.low > limit:
+            verdict = CONFIRMED
+        elif found.high < limit:
+            verdict = REFUTED
+    return Part(says, found, wanted, verdict, why=why, **more)
+
+
+def below(drawn, limit, says, wanted, **more) -> Part:
+    """A part that holds where a statistic is below a limit."""
+    turned = {CONFIRMED: REFUTED, REFUTED: CONFIRMED}
+    part = above(drawn, limit, says, wanted, **more)
+    part.verdict = turned.get(part.verdict, part.verdict)
+    return part
+
+
+def equivalent(drawn: Drawn | None, low, high, says, wanted, **more) -> Part:
+    """A part that holds where a statistic surely lies between two limits.
+
+    Two one-sided tests: the interval of 90 % lies within (Schuirmann, 1987).
+    """
+    found = estimate(drawn, level=1 - 2 * LEVEL)
+    why, verdict = unknown(found), UNDECIDED
+    if found and not why and found.low is not None and found.high is not None:
+        if low <= found.low and found.high <= high:
+            verdict = CONFIRMED
+        elif found.high < low or found.low > high:
+            verdict = REFUTED
+    says += " (90 % interval)"
+    return Part(says, found, wanted, verdict, why=why, **more)
+
+
+def significant(tests: Iterable[tuple]) -> list[bool]:
+    """Which statistics are above their limits, after Holm over all of them.
+
+    One whose interval lacks a kind of chance never is.
+    """
+    p_values = []
+    for drawn, limit in tests:
+        found = estimate(drawn)
+        known = found is not None and not unknown(found)
+        p_values.append(found.p_above(limit) if found and known else 1.0)
+    return [one <= LEVEL for one in holm(p_values)]
+
+
+def unless(part: Part, places: int, what: str) -> Part:
+    """A part that is not confirmed where places speak against it."""
+    if places and part.verdict == CONFIRMED:
+        part.verdict = UNDECIDED
+        part.why = f"{places} {what}"
+    return part
+
+
+def places_said(many: int, of: int) -> str:
+    """How many places of all are significant."""
+    return f"{many} of {of} places (depth and set) after Holm"
+
+
+def told(drawn, says, **more) -> Part:
+    """A part that is told and not tested."""
+    found = drawn if isinstance(drawn, Estimate) else estimate(drawn)
+    return Part(says, found, **more)
