@@ -73,7 +73,7 @@ def _compare(a, b):
         )
     found = {}
     for name in names:
-        scores = {a: one.scores[name], b: other.scores[name]}
+        scores = [(a, one.scores[name]), (b, other.scores[name])]
         _check_forms(name, scores)
         found[name] = _difference(name, scores)
     return {"b": other.name, "sets": found}
@@ -81,9 +81,9 @@ def _compare(a, b):
 
 def _check_forms(name, scores):
     """Refuse scores whose texts were made ready in different ways."""
-    forms = {k: form_of(one.metric, one.language) for k, one in scores.items()}
-    if len(set(forms.values())) > 1:
-        told = ", ".join(f"{k}: {form}" for k, form in forms.items())
+    forms = [(k, form_of(one.metric, one.language)) for k, one in scores]
+    if len({form for _, form in forms}) > 1:
+        told = ", ".join(f"{k}: {form}" for k, form in forms)
         raise ValueError(
             f"{name} was not scored alike ({told}): evaluate both with the "
             "same language"
@@ -114,7 +114,7 @@ def _check_utterances(name, one, other):
 
 def _difference(name, scores):
     """First minus second, its 95 % interval and its two-sided p-value."""
-    (a, one), (b, other) = scores.items()
+    (a, one), (b, other) = scores
     found = [_rows(folder, name) for folder in (a, b)]
     _check_utterances(name, *(rows.keys() for rows in found))
     ids = sorted(found[0])
