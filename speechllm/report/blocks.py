@@ -36,6 +36,11 @@ MARK = re.compile(r"<!-- (?:figures:[^>]*|end) -->")
 INTERVAL = re.compile(
     r"[-+]?[\d.]+(?: %)? \[[-+]?[\d.]+, (?:[-+]?[\d.]+|no bound)\]"
 )
+# So is, in a section with such marks, what looks like a score or a share, but
+# for the paper's limits and the level of intervals.
+FIGURE = re.compile(r"(?<![\d.])\d+\.\d{2,4}(?![\d.]*\d)|\d[\d.]* %")
+STATED = {"0.25", "0.10", "25 %", "10 %", "95 %"}
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.S)
 SETS = {"ood": "out of domain"}
 PATHS = {"text": "the text's path", "ASR speech": "ASR's path"}
 
@@ -53,8 +58,20 @@ def read(text: str) -> tuple[list[tuple[str, str]], list[str]]:
         faults += [f"{name}: no end before {m}" for m in MARK.findall(inside)]
     return found, faults + [
         f"{value!r}: a study's figure outside of marks"
-        for value in INTERVAL.findall(outside)
+        for value in _outside(text)
     ]
+
+
+def _outside(text) -> list[str]:
+    """What looks like a study's figure and is not between marks."""
+    text = CODE.sub("", text)
+    found = INTERVAL.findall(MARKS.sub("", text))
+    for section in re.split(r"^## ", text, flags=re.M):
+        told = MARKS.sub("", section)
+        if told != section:
+            told = INTERVAL.sub("", told)
+            found += [x for x in FIGURE.findall(told) if x not in STATED]
+    return found
 
 
 def filled(text: str, figures: dict[str, str]) -> str:

@@ -318,18 +318,15 @@ def check_all(root: Path, write: bool = False) -> list[Outcome]:
         study.name: sorted(n for n in asked if blocks.study_of(n) == study.name)
         for study in STUDIES
     }
-    workers = min(len(STUDIES), os.cpu_count() or 1)
-    # Forking a process with torch's threads in it may hang.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        outcomes = list(
-            pool.map(
-                recheck,
-                STUDIES,
-                itertools.repeat(root),
-                [wanted[study.name] for study in STUDIES],
-                itertools.repeat(write),
-            )
-        )
+    work = [(study, root, wanted[study.name], write) for study in STUDIES]
+    many = sum(study.packed(root).is_file() for study in STUDIES)
+    if many > 1:
+        # Forking a process with torch's threads in it may hang.
+        workers = min(many, os.cpu_count() or 1)
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            outcomes = list(pool.map(recheck, *zip(*work)))
+    else:
+        outcomes = [recheck(*one) for one in work]
     figures = {k: v for one in outcomes for k, v in one.blocks.items()}
     outcomes += [check_page(path, root, figures, write) for path in pages(root)]
     if (root / "benchmarks/results").is_dir():

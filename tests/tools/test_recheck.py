@@ -16,11 +16,12 @@ from speechbrain_ext.runs.files import (
 )
 from speechbrain_ext.runs.result import load_run, load_runs
 from speechllm.report import blocks, command, healing, recheck
-from speechllm.report.committed import PACKED, STUDIES
+from speechllm.report.committed import PACKED, STUDIES, Evidence
 from speechllm.report.pack import main, pack, unpack, without_places
 
 (MINI,) = [study for study in STUDIES if study.name == "mini"]
 (HEALING,) = [study for study in STUDIES if study.name == "study-healing"]
+WANTED = ["mini-table", "mini-runs"]
 PAGE = """# A page
 
 <!-- figures: mini-table -->
@@ -247,10 +248,19 @@ def written(packed, tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     shutil.copy(packed, folder_of(root / MINI.folder))
     (root / "README.md").write_text(PAGE)
-    told = recheck.recheck(MINI, root, ["mini-table", "mini-runs"], write=True)
+    told = recheck.recheck(MINI, root, WANTED, write=True)
     page = recheck.check_page(root / "README.md", root, told.blocks, True)
     assert not told.differs and not page.differs
     return root
+
+
+@pytest.fixture(scope="module")
+def evidence(written, tmp_path_factory):
+    """Its runs, and its report, made once."""
+    found = Evidence(MINI, written, tmp_path_factory.mktemp("evidence"))
+    found.files, fault = found.made()
+    assert not fault
+    return found
 
 
 @pytest.fixture
@@ -260,16 +270,22 @@ def root(written, tmp_path):
     return tmp_path / "root"
 
 
-def checked(root, study=MINI):
-    """What differs in a study, and in the page."""
-    wanted = ["mini-table", "mini-runs"] * (study is MINI)
-    told = recheck.recheck(study, root, wanted)
-    page = recheck.check_page(root / "README.md", root, told.blocks, False)
-    return told.differs, page.differs
+def differing_files(root, evidence):
+    """What is told of the committed files."""
+    return recheck.compared(MINI, MINI.files(root), evidence.files)
 
 
-def test_nothing_differs_where_nothing_was_changed(root):
-    assert checked(root) == ([], [])
+def differing_figures(root, evidence):
+    """What is told of the page."""
+    figures = {name: blocks.made(name, evidence) for name in WANTED}
+    page = root / "README.md"
+    return recheck.check_page(page, root, figures, False).differs
+
+
+def test_nothing_differs_where_nothing_was_changed(root, evidence):
+    assert list(recheck.rescored(evidence)) == []
+    assert differing_files(root, evidence) == []
+    assert differing_figures(root, evidence) == []
 
 
 def test_a_page_holds_the_figures_of_the_runs(root, results):
@@ -285,41 +301,48 @@ def test_a_page_holds_the_figures_of_the_runs(root, results):
     assert row.split("|")[3].split()[0] == f"{sum(wers) / 3:.2f}"
 
 
-def changed(root, change):
-    """Pack a study again after a change to its files."""
+def rescored(root, tmp_path, change):
+    """What is told of a study whose files were changed and packed again."""
     file = root / MINI.folder / PACKED
-    unpack(file, root / "runs")
-    change(root / "runs")
-    pack(root / "runs", file)
-    shutil.rmtree(root / "runs")
+    unpack(file, tmp_path / "runs")
+    change(tmp_path / "runs")
+    pack(tmp_path / "runs", file)
+    return list(recheck.rescored(Evidence(MINI, root, tmp_path)))
 
 
-def test_a_changed_answer_is_found(root):
-    def change(runs):
+def of_one_answer(change):
+    """A change to one row of a run."""
+
+    def changed(runs):
         folder = runs / "mini-qwen2--ASR-s2-n4-both-speech"
         rows = read_utterances(folder / "hypotheses-test-other.jsonl")
-        rows[7]["hypothesis"] += " teal"
+        change(rows[7])
         write_hypotheses(folder, "test-other", rows)
 
-    changed(root, change)
-    differs, _ = checked(root)
-    where = "mini-qwen2--ASR-s2-n4-both-speech, test-other"
-    assert any(one.startswith(f"{where}, value: ") for one in differs)
+    return changed
 
 
-def test_a_changed_count_of_one_utterance_is_found(root):
-    def change(runs):
-        folder = runs / "mini-qwen2--ASR-s2-n4-both-speech"
-        rows = read_utterances(folder / "hypotheses-test-other.jsonl")
-        rows[7]["errors"] += 1
-        write_hypotheses(folder, "test-other", rows)
-
-    changed(root, change)
-    (one,), _ = checked(root)
-    assert ", test-other, u7, errors: " in one
+WHERE = "mini-qwen2--ASR-s2-n4-both-speech, test-other"
 
 
-def test_a_changed_loss_or_a_lost_file_is_found(root):
+def test_a_changed_answer_is_found(root, tmp_path):
+    def longer(row):
+        row["hypothesis"] += " teal"
+
+    told = rescored(root, tmp_path, of_one_answer(longer))
+    assert any(one.startswith(f"{WHERE}, value: ") for one in told)
+    assert any(one.startswith(f"{WHERE}, interval, 0: ") for one in told)
+
+
+def test_a_changed_count_of_one_utterance_is_found(root, tmp_path):
+    def fewer(row):
+        row["errors"] += 1
+
+    (one,) = rescored(root, tmp_path, of_one_answer(fewer))
+    assert one.startswith(f"{WHERE}, u7, errors: ")
+
+
+def test_a_changed_loss_or_a_lost_file_is_found(root, tmp_path):
     def change(runs):
         folder = runs / "mini-qwen2--ASR-s1"
         rows = read_utterances(folder / "losses-valid.jsonl")
@@ -327,39 +350,48 @@ def test_a_changed_loss_or_a_lost_file_is_found(root):
         write_losses(folder, rows)
         (folder / "hypotheses-test-clean.jsonl").unlink()
 
-    changed(root, change)
-    differs, _ = checked(root)
-    assert any(one.startswith("mini-qwen2--ASR-s1, loss: ") for one in differs)
-    assert "mini-qwen2--ASR-s1: no hypotheses of test-clean" in differs
+    found = rescored(root, tmp_path, change)
+    assert len(found) == 2
+    assert found[0] == "mini-qwen2--ASR-s1: no hypotheses of test-clean"
+    assert found[1].startswith("mini-qwen2--ASR-s1, loss: ")
 
 
-@pytest.mark.parametrize("name", ["summary.json", "table.md"])
-def test_a_changed_figure_of_a_file_is_found(root, name):
-    file = root / MINI.folder / name
-    run = load_runs_of(file)
-    text = file.read_text()
-    figure = (
-        "12"
-        if name == "table.md"
-        else json.dumps(run["scores"]["test-clean"]["value"])
-    )
-    assert figure in text
-    file.write_text(text.replace(figure, f"{figure}5", 1))
-    (one,), page = checked(root)
-    assert one.startswith(f"{name}, ") and page == []
-    assert f"{figure}5" in one and "is committed" in one
-
-
-def load_runs_of(file):
-    """The first record of a summary."""
-    return json.loads(file.with_name("summary.json").read_text())[0]
-
-
-def test_a_file_too_many_or_too_few_and_no_picture_are_found(root):
+def test_a_changed_figure_of_a_file_is_found(root, evidence):
     folder = root / MINI.folder
-    (folder / "table.md").unlink()
-    differs, _ = checked(root)
-    assert differs == ["table.md: is not committed"]
+    summary = json.loads((folder / "summary.json").read_text())
+    value = summary[0]["scores"]["test-clean"]["value"]
+    summary[0]["scores"]["test-clean"]["value"] = value + 1e-6
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (one,) = differing_files(root, evidence)
+    name = summary[0]["name"]
+    where = f"summary.json, {name}, scores, test-clean, value"
+    assert one == f"{where}: {value + 1e-6} is committed, {value} is right"
+    # The last bits of a sum are another machine's, and no difference.
+    summary[0]["scores"]["test-clean"]["value"] = value + 1e-14
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert differing_files(root, evidence) == []
+
+
+def test_a_changed_line_of_a_file_is_found(root, evidence):
+    file = root / MINI.folder / "table.md"
+    assert " 12 " in file.read_text()
+    file.write_text(file.read_text().replace(" 12 ", " 13 ", 1))
+    (one,) = differing_files(root, evidence)
+    assert one.startswith("table.md, line ") and " 13 " in one
+
+
+def test_a_file_too_few_or_no_picture_is_found(root, evidence, tmp_path):
+    (root / MINI.folder / "table.md").unlink()
+    told = ["table.md: is not committed"]
+    assert differing_files(root, evidence) == told
+    (tmp_path / "curves.png").write_text("no")
+    files = evidence.files | {"curves.png": tmp_path / "curves.png"}
+    del files["heatmap.png"]
+    assert recheck.compared(MINI, MINI.files(root), files) == [
+        "curves.png: is not drawn",
+        "heatmap.png: the report no longer makes it",
+        *told,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -369,42 +401,63 @@ def test_a_file_too_many_or_too_few_and_no_picture_are_found(root):
         ("| both ", "| boht ", "boht"),
         ("figures: mini-runs", "figures: mini-rums", "no such figures"),
         ("figures: mini-runs", "figures: paper-mini-runs", "no packed runs"),
-        (" runs.", " runs, WER 1.50 [1.02, 2.00].", "outside of marks"),
+        (" runs.", " runs, 1.5 [1.02, 2.00].", "'1.5 [1.02, 2.00]': a study"),
+        (" runs.", " runs, WER 1.54.", "'1.54': a study"),
+        (" runs.", " runs, 31 % worse.", "'31 %': a study"),
         ("12<!-- end -->", "12", "the other one is missing"),
         ("# A page", "# A page <!-- end -->", "the other one is missing"),
+        (
+            "<!-- end -->",
+            "<!-- figures: mini-seeds -->3<!-- end -->",
+            "no end before",
+        ),
     ],
 )
-def test_a_changed_page_is_found(root, old, new, told):
+def test_a_changed_page_is_found(root, evidence, old, new, told):
     page = root / "README.md"
     assert old in page.read_text()
     page.write_text(page.read_text().replace(old, new, 1))
-    differs, found = checked(root)
-    assert differs == [] and any(told in one for one in found), found
+    found = differing_figures(root, evidence)
+    assert any(told in one for one in found), found
+
+
+def test_what_is_no_study_s_may_stand_in_a_page(root, evidence):
+    page = root / "README.md"
+    page.write_text(
+        page.read_text().replace(
+            " runs.",
+            " runs at 95 %, a limit of 0.25, arXiv 2603.05121, `x[0, 1]`.\n\n"
+            "```\nrun 0.42 50 %\n```\n\n## No figures\n\nPython 3.12, 31 %.",
+        )
+    )
+    assert differing_figures(root, evidence) == []
 
 
 def test_a_study_without_packed_runs_fails(root):
     (root / MINI.folder / PACKED).unlink()
-    differs, page = checked(root)
-    assert differs == ["no packed runs: not rechecked"]
-    assert len(page) == 2 and all("not rechecked" in one for one in page)
+    told = recheck.recheck(MINI, root, WANTED)
+    assert told.differs == ["no packed runs: not rechecked"]
+    page = recheck.check_page(root / "README.md", root, told.blocks, False)
+    assert len(page.differs) == 2
+    assert all("not rechecked" in one for one in page.differs)
     # A study of which nothing is committed is not missed.
     assert recheck.recheck(HEALING, root, []).differs == []
 
 
-def test_a_packed_file_that_is_broken_fails_alone(root):
+def test_a_packed_file_that_is_broken_is_named(root):
     (root / MINI.folder / PACKED).write_bytes(b"no")
-    (one,), _ = checked(root)
+    (one,) = recheck.recheck(MINI, root, WANTED).differs
     assert "no packed results" in one
 
 
 @pytest.mark.slow
 def test_the_command_says_what_differs(root, capsys):
-    assert recheck.main(["--root", str(root)]) == 0
-    assert "mini: 15 runs, 24 sets scored again" in capsys.readouterr().out
     page = root / "README.md"
     page.write_text(page.read_text().replace("-->12<!--", "-->13<!--"))
     assert recheck.main(["--root", str(root)]) == 1
-    assert "Differ: README.md" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "mini: 15 runs, 24 sets scored again" in told
+    assert "Differ: README.md\n" in told
     assert recheck.main(["--root", str(root), "--write"]) == 0
     assert "-->12<!--" in page.read_text()
 
