@@ -19,6 +19,7 @@ INSTALL = [
     "av>=16,<19",
     "soundfile>=0.12",
     "numpy>=1.26",
+    "scipy>=1.11",
     "tqdm>=4.60",
     "click>=8.1,<9",
     "huggingface_hub>=1,<3",

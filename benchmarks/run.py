@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.readme import write_readme
+from speechllm.study.machine import machine_name
 
 SCRIPTS = (
     "decoding_speechbrain",
@@ -35,21 +36,6 @@ SCRIPTS = (
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "speechbrain", "peft")
-
-
-def machine_name():
-    """Cores and processor in words, without anything that names the host."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{os.cpu_count()}-core {platform.machine()} machine"
-    facts = dict(
-        map(str.strip, line.split(":", 1)) for line in lines if ":" in line
-    )
-    model = facts.get("model name", platform.machine())
-    virtual = "hypervisor" in facts.get("flags", "").split()
-    kind = "virtual machine" if virtual else "machine"
-    return f"{os.cpu_count()}-core {model} {kind}"
 
 
 def file_of(machine):

@@ -122,6 +122,38 @@ class MiniStudy:
             result.scores[name] = score
             write_hypotheses(self.folder / result.name, name, rows)
 
+    def timing(self, system, removed, ratio, **more):
+        """A timing of the first seed, so many times as fast, on 10 pairs."""
+        backbone, adapter, _, layers, task = system
+        base = f"{backbone}-{adapter}-{task}-s{self.seeds[0]}".replace(" ", "_")
+        name = f"{base}-n{removed}-both-speech"
+        times = {"median": ratio, "interval": [0.98 * ratio, 1.02 * ratio]}
+        held = {
+            side: {"llm": size, "system": size + 100, "beyond": size // 10}
+            for side, size in (
+                ("baseline", 1000 * layers),
+                ("pruned", 1000 * (layers - removed)),
+            )
+        }
+        content = {
+            "baseline": base,
+            "pruned": name,
+            "backbone": backbone,
+            "adapter": adapter or None,
+            "encoder": "mini-wavlm",
+            "task": task,
+            "layers": layers,
+            "removed_layers": list(range(removed)),
+            "measured_on": {"others_busy_cores": 0.1, "cores": 2},
+            "pairs": 10,
+            "times": {what: {"ratio": times} for what in ("system", "llm")},
+            "bytes": {**held, "removed_layers": 1000 * removed},
+            **more,
+        }
+        file = self.folder / "timings" / f"{name}.json"
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, content)
+
     def table(self, system, kind, gap=0.0):
         """A redundancy table beside each seed's baseline."""
         backbone, adapter, _, layers, task = system
@@ -191,4 +223,6 @@ def a_whole_study(folder):
     study.table(ADAPTED, "speech", -0.02)
     study.table(LLAMA, "speech", 0.01)
     study.table(LLAMA, "text", 0.012)
+    study.timing(LARGE, 5, 1.6)
+    study.timing(LARGE, 2, 1.15)
     return study

@@ -57,6 +57,7 @@ def quick(results, decoder, encoder, kind="wavlm", **more):
         "warmdown_steps": 2,
         "valid_interval": 2,
         "batch_size": 3,
+        "loss_splits": "[]",
         "max_new_tokens": 6,
         **more,
     }

@@ -114,7 +114,7 @@ RECIPES = [
         check_audio=hparams["check_audio"],
 """: """\
         tr_splits=hparams["train_splits"],
-        dev_splits=hparams["valid_splits"],
+        dev_splits=[*hparams["valid_splits"], *hparams["loss_splits"]],
         te_splits=hparams["test_splits"],
         skip_prep=hparams["skip_prep"],
 """,

@@ -28,6 +28,7 @@ def mini_world_commands(python, work, cached=True):
         "run_name": "run",
         "output_folder": str(work / "mini/run"),
         "eval_precision": plain["precision"],
+        "loss_splits": [],
         "test_splits": ["test-clean"],
         "steps": STEPS,
         "warmup_steps": 50,

@@ -22,7 +22,7 @@ from speechbrain_ext.data.manifests import (
 )
 
 WHERE = "http://www.openslr.org/12"
-VERSION = 3
+VERSION = 4
 COLUMNS = ["wav", "spk_id", "wrd"]
 MEND = f"Mend them (the archives are at {WHERE})"
 
@@ -56,7 +56,7 @@ def prepare_librispeech(
     manifests.refuse(todo)
     if check_audio == "full":
         measure(todo, lambda one: seconds(one, True), threads, "decoding")
-    manifests.write(todo, speaker=lambda one: one.name.split("-")[0])
+    manifests.write(todo)
     return root
 
 
@@ -109,8 +109,9 @@ def scan(root, name, settings):
 
 def found_one(name, found):
     """The utterance of a name, made where it is new (Utterance)."""
-    speaker = "-".join(name.split("-")[:2])
-    return found.setdefault(name, Utterance(name, row={"spk_id": speaker}))
+    # READER-CHAPTER-NUMBER: the reader alone, of whom chapters are not apart.
+    reader = name.split("-")[0]
+    return found.setdefault(name, Utterance(name, row={"spk_id": reader}))
 
 
 def add_audio(path, root, found):

@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from speechbrain_ext.data.audio import audio_info, check_format, read_utterance
 from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.data.sets import speaker_of
 from speechbrain_ext.runs.files import write_json, write_text
 
 logger = get_logger(__name__)
@@ -202,11 +203,7 @@ class Manifests:
             "skip_bad: True"
         )
 
-    def write(
-        self,
-        splits: list[Split],
-        speaker: Callable[[Utterance], str] = lambda u: u.row.get("spk_id"),
-    ) -> None:
+    def write(self, splits: list[Split]) -> None:
         """Write what can be written, then stop for what cannot.
 
         A long check of one split is not lost for another's faults.
@@ -215,8 +212,6 @@ class Manifests:
         ---------
         splits : list of Split
             With durations known.
-        speaker : callable
-            Gives an utterance's speaker, to be counted.
 
         Raises
         ------
@@ -230,7 +225,7 @@ class Manifests:
             self._done[split.name] = split.fingerprint
             write_json(self._notes, self._done)
             hours = sum(u.duration for u in split.good) / 3600
-            speakers = len({speaker(u) for u in split.good})
+            speakers = len({speaker_of(u.row) for u in split.good} - {None})
             left = f", {len(split.bad)} left out" if split.bad else ""
             logger.info(
                 f"{split.name}: {len(split.good)} utterances, {hours:.2f} "

@@ -14,9 +14,9 @@ ROOT = "$data_root"
 
 
 def all_splits(hparams: dict) -> list[str]:
-    """The splits for training, validation and test."""
-    kinds = ("train_splits", "valid_splits", "test_splits")
-    return [split for kind in kinds for split in hparams[kind]]
+    """The splits for training, validation, comparison of losses and test."""
+    kinds = ("train_splits", "valid_splits", "loss_splits", "test_splits")
+    return [split for kind in kinds for split in hparams.get(kind, [])]
 
 
 def read_manifest(file: str, root: str = "") -> dict:
@@ -61,10 +61,16 @@ def read_manifest(file: str, root: str = "") -> dict:
     return rows
 
 
+def speaker_of(row: dict) -> str | None:
+    """Who speaks in a manifest's row, by its `spk_id`; None: not known."""
+    speaker = str(row.get("spk_id") or "").strip()
+    return None if speaker in ("", "unknown") else speaker
+
+
 def all_sets(datasets):
     """Every set by its name (dict of str to DynamicItemDataset)."""
-    sets = {name: datasets[name] for name in ("train", "valid")}
-    return {**sets, **datasets["test"]}
+    names = ["train", "valid", *(["loss"] if datasets.get("loss") else [])]
+    return {**{name: datasets[name] for name in names}, **datasets["test"]}
 
 
 def about_sets(datasets):

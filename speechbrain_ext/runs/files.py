@@ -176,7 +176,7 @@ def write_hypotheses(folder, set_name, rows):
     set_name : str
         The evaluation set, such as "test-clean".
     rows : iterable of dict
-        A row per utterance: id, reference, hypothesis, errors.
+        A row per utterance: id, reference, hypothesis, speaker, errors.
 
     Returns
     -------

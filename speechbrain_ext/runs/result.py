@@ -28,6 +28,8 @@ class SetScore:
     language: str | None = None
     normaliser: str | None = None
     hit_limit: int | None = None
+    # Different ones; None where that of some utterance is not known.
+    speakers: int | None = None
 
     def __str__(self):
         """Metric, value and interval, such as "WER 1.58 [1.10, 2.03]"."""
@@ -36,8 +38,8 @@ class SetScore:
         said = f"{self.metric} {self.value:.2f}"
         if self.interval:
             said += " [{:.2f}, {:.2f}]".format(*self.interval)
-        if self.normaliser and self.language:
-            said += f" ({self.language}, {self.normaliser})"
+        if self.normaliser:
+            said += f" ({self.language or 'no language'}, {self.normaliser})"
         if self.hit_limit is not None:
             said += f", {self.hit_limit} of {self.utterances} at token limit"
         return said

@@ -11,6 +11,7 @@ from speechbrain_ext.scores.intervals import score_interval, wer_from_sums
 from speechbrain_ext.scores.language import (
     load_normaliser,
     normaliser_name,
+    tell_normaliser,
 )
 from speechbrain_ext.scores.words import WordErrors, word_errors
 
@@ -41,7 +42,8 @@ def score_recognition(
         id, reference, hypothesis of each utterance; speaker and hit_limit
         where they are known.
     language : str
-        Code of what is spoken; see `language.normaliser_name`.
+        Code of what is spoken; see `language.normaliser_name`. A warning
+        tells where that is not English's own normaliser, or may be wrong.
 
     Returns
     -------
@@ -53,6 +55,7 @@ def score_recognition(
     """
     name = normaliser_name(language)
     errors = [_errors(r["reference"], r["hypothesis"], name) for r in rows]
+    tell_normaliser(language, [row["reference"] for row in rows])
     total = sum(errors, WordErrors())
     counts = [(one.errors, one.words) for one in errors]
     score = SetScore(
@@ -67,6 +70,7 @@ def score_recognition(
         language=language,
         normaliser=name,
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     rows = [
         {**row, "errors": one.errors, "words": one.words}
@@ -126,6 +130,7 @@ def score_translation(
         signature=first.signature,
         language=language,
         hit_limit=_at_limit(rows),
+        speakers=_speakers(rows),
     )
     score.others[second.metric] = {
         "value": second.value,
@@ -139,6 +144,12 @@ def _at_limit(rows):
     """Answers that ran into their token limit; None: not counted."""
     told = [row.get("hit_limit") for row in rows]
     return None if None in told else sum(told)
+
+
+def _speakers(rows):
+    """How many different speakers there are; None: some are not known."""
+    told = {row.get("speaker") for row in rows}
+    return None if None in told else len(told) or None
 
 
 def _one_line(text):

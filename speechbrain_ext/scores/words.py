@@ -4,7 +4,10 @@ Rates are in per cent, taken over a whole set: all errors over all reference
 words.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from speechbrain_ext.scores.language import ENGLISH, load_normaliser
@@ -43,40 +46,40 @@ class WordErrors:
         )
 
 
-def word_errors(reference, hypothesis, normalise=normalise_english):
-    """Count the word errors of one utterance along a shortest edit path."""
+def word_errors(
+    reference: str,
+    hypothesis: str,
+    normalise: Callable[[str], str] | None = normalise_english,
+) -> WordErrors:
+    """Count the word errors of one utterance along a shortest edit path.
+
+    Where several paths are equally short, they have the same errors in all
+    but may split them in other ways. SpeechBrain's is taken, which is that of
+    Kaldi's compute-wer: from the end of both texts backwards, an insertion
+    before a deletion before a pair of words ("a b" heard as "b c" is a
+    deletion and an insertion, not two substitutions).
+
+    Arguments
+    ---------
+    reference, hypothesis : str
+        What was said, and what was written.
+    normalise : callable or None
+        Applied to both texts first.
+
+    Returns
+    -------
+    WordErrors
+    """
     if normalise is not None:
         reference, hypothesis = normalise(reference), normalise(hypothesis)
     # split() and not split(" "): the latter finds one word in an empty text.
     said, written = reference.split(), hypothesis.split()
     if said == written:
         return WordErrors(words=len(said))
-    insertions, deletions, substitutions = _edits(said, written)
-    return WordErrors(insertions, deletions, substitutions, len(said))
+    # Imported when wanted: it brings torch, which equal texts do not need.
+    from speechbrain.utils.edit_distance import count_ops, op_table
 
-
-def _edits(said, written):
-    """Insertions, deletions and substitutions of a shortest edit path."""
-    # Each cell: cost, insertions, deletions, substitutions up to there. Two
-    # rows suffice, as the counts travel with the cost.
-    above = [(j, j, 0, 0) for j in range(len(written) + 1)]
-    for i, word in enumerate(said, start=1):
-        row = [(i, 0, i, 0)]
-        for j, other in enumerate(written, start=1):
-            left, up, diagonal = row[j - 1], above[j], above[j - 1]
-            miss = int(word != other)
-            change = diagonal[0] + miss
-            if change <= left[0] and change <= up[0]:
-                cost, ins, dels, subs = diagonal
-                row.append((cost + miss, ins, dels, subs + miss))
-            elif up[0] < left[0]:
-                cost, ins, dels, subs = up
-                row.append((cost + 1, ins, dels + 1, subs))
-            else:
-                cost, ins, dels, subs = left
-                row.append((cost + 1, ins + 1, dels, subs))
-        above = row
-    return above[-1][1:]
+    return WordErrors(**count_ops(op_table(said, written)), words=len(said))
 
 
 def wer(pairs, normalise=normalise_english):

@@ -22,7 +22,7 @@ from speechbrain_ext.data.batches import (
     by_duration,
     true_lengths,
 )
-from speechbrain_ext.data.sets import groups_of
+from speechbrain_ext.data.sets import groups_of, speaker_of
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.checkpoints import (
@@ -82,9 +82,9 @@ class EvaluationBrain(sb.Brain):
         Returns
         -------
         list of dict
-            id, reference, hypothesis, duration, and hit_limit: whether the
-            answer ran into its token limit; in the data set's order, on
-            every process.
+            id, reference, hypothesis, duration, hit_limit: whether the
+            answer ran into its token limit, and speaker, None where the
+            manifest does not tell; in the data set's order, on every process.
         """
         self.modules.eval()
         rows = []
@@ -156,9 +156,13 @@ class EvaluationBrain(sb.Brain):
         return total.item()
 
     def _in_order(self, rows, dataset):
-        """Every process's rows, in the data set's order (list)."""
+        """Every process's rows in the data set's order, with their speakers."""
         rows = {r["id"]: r for part in self._gather(rows) for r in part}
-        return [rows[i] for i in dataset.data_ids if i in rows]
+        return [
+            {**rows[i], "speaker": speaker_of(dataset.data[i])}
+            for i in dataset.data_ids
+            if i in rows
+        ]
 
     def _gather(self, value):
         """Every process's value, in order of rank (list)."""

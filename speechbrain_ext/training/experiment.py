@@ -102,7 +102,8 @@ class Experiment:
         From the command line.
     datasets : dict
         "train" and "valid" to a DynamicItemDataset, "test" to a dict of name
-        to DynamicItemDataset.
+        to DynamicItemDataset. "loss", if it is there, is what the final loss
+        is of; nothing is tuned or chosen by it.
     prompt : speechbrain_ext.model.prompt.Prompt
         What stands around the speech.
     """
@@ -180,13 +181,14 @@ class Experiment:
         if not brain.history:
             loss = brain.validate(valid)
             brain.history = [{"step": 0, "valid_loss": loss}]
-        if brain.losses is None:  # the last step was taken by an earlier start
+        final_loss = brain.history[-1].get("valid_loss")
+        compared = self.datasets.get("loss")
+        if compared:
+            final_loss = brain.validate(compared)
+        elif brain.losses is None:  # an earlier start took the last step
             brain.validate(valid)
         result.steps = brain.optimizer_step
-        result.validation.update(
-            history=brain.history,
-            final_loss=brain.history[-1].get("valid_loss"),
-        )
+        result.validation.update(history=brain.history, final_loss=final_loss)
         result.speed["train_seconds"] = brain.train_seconds
         run_on_main(write_losses, args=[self.folder, brain.losses])
         about = identify(self.hparams)
@@ -195,7 +197,7 @@ class Experiment:
     def evaluate(self, brain, result):
         """Decode and score every test set, saving after each."""
         if not self.datasets["test"]:
-            print("test_splits is empty: trained, and nothing was scored.")
+            print("test_splits is empty: nothing is scored.")
         peak = PeakMemory(self.device, result.peak_memory_bytes)
         for name, dataset in self.datasets["test"].items():
             if name in result.scores:

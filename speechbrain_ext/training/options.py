@@ -166,6 +166,7 @@ OPTIONS: dict[str, Test] = {
     "target_language": _scored_as(check_bleu),
     "train_splits": SPLITS,
     "valid_splits": SPLITS,
+    "loss_splits": _must(_names, NAMES),
     # To train and not to evaluate is a wish like others.
     "test_splits": _must(_names, NAMES),
     "train_min_seconds": SECONDS,

@@ -30,7 +30,7 @@ PLACES = (
     "covost_folder",
     "flac_folder",
 )
-EVALUATION = ("test_splits", "language", "test_batch_size")
+EVALUATION = ("loss_splits", "test_splits", "language", "test_batch_size")
 MACHINE = (
     "num_workers",
     "skip_prep",
@@ -109,8 +109,11 @@ def earlier_result(folder: str, result: RunResult) -> RunResult | None:
     if before.train_peak_memory_bytes is None:
         before.peak_memory_bytes = None
     _drop_other_language(before, result.configuration)
-    # A set that was added to test_splits since is still to be scored.
-    if not set(before.scores) >= set(result.configuration["test_splits"]):
+    # A set that was added to test_splits since is still to be scored, and the
+    # final loss is of loss_splits as they are now.
+    losses = [r.configuration.get("loss_splits", []) for r in (before, result)]
+    added = not set(before.scores) >= set(result.configuration["test_splits"])
+    if added or losses[0] != losses[1]:
         before.status = "running"
     return before
 

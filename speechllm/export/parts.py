@@ -47,7 +47,8 @@ LICENCE_FILES = (
 # What a result and its scores tell of an export.
 RESULT = "layers steps trainable data versions".split()
 SCORE = (
-    "metric value interval utterances signature language normaliser hit_limit"
+    "metric value interval utterances speakers signature language normaliser "
+    "hit_limit"
 ).split()
 # Seconds; where no run tells how long its utterances were.
 USUAL_PIECE = 30.0

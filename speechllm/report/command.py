@@ -14,6 +14,7 @@ from speechllm.report.page import planned_runs, write_page
 from speechllm.report.study import Study
 from speechllm.report.summary import summarise
 from speechllm.report.tables import table_text
+from speechllm.report.timings import read_timings
 from speechllm.report.write import try_to_draw
 
 
@@ -34,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     output = Path(options.output or options.results)
     output.mkdir(parents=True, exist_ok=True)
-    study = Study(found.all, found.folders)
+    timings = read_timings(options.results)
+    study = Study(found.all, found.folders, timings=timings)
     table = table_text(study, found.broken)
     write_json(output / "summary.json", summarise(study))
     write_text(output / "table.md", table)

@@ -101,14 +101,19 @@ def _rows(folder, name):
     return {row["id"]: row for row in read_utterances(path)}
 
 
-def _check_utterances(name, one, other):
-    """Refuse runs that were not scored on the same utterances."""
-    only_a, only_b = sorted(one - other), sorted(other - one)
-    if only_a or only_b:
+def _refuse_unlike(name, first, second):
+    """Refuse two runs, folder and utterances, that do not fit together."""
+    (a, one), (b, other) = first, second
+    lacking = [
+        f"{folder} lacks {len(gone)} ({', '.join(sorted(gone)[:3])})"
+        for folder, gone in ((a, other - one), (b, one - other))
+        if gone
+    ]
+    if lacking:
         raise ValueError(
-            f"{name}: the two runs were not scored on the same utterances: "
-            f"{len(only_a)} only in the first {only_a[:3]}, {len(only_b)} "
-            f"only in the second {only_b[:3]}; score both on one set"
+            f"{name}: {len(one ^ other)} utterances are in only one of {a} "
+            f"and {b}, which cannot be compared speaker by speaker then: "
+            f"{'; '.join(lacking)}. Evaluate both again from one manifest"
         )
 
 
@@ -116,7 +121,7 @@ def _difference(name, scores):
     """First minus second, its 95 % interval and its two-sided p-value."""
     (a, one), (b, other) = scores
     found = [_rows(folder, name) for folder in (a, b)]
-    _check_utterances(name, *(rows.keys() for rows in found))
+    _refuse_unlike(name, (a, found[0].keys()), (b, found[1].keys()))
     ids = sorted(found[0])
     tables = [[rows[i] for i in ids] for rows in found]
     statistic = STATISTICS[one.metric]

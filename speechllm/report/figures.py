@@ -11,8 +11,8 @@ import numpy as np
 
 from speechbrain_ext.runs.files import atomic_write
 from speechllm.report.samples import estimate
-from speechllm.report.study import decoding_time, peak_memory
 from speechllm.report.tables import chance_text, system_name
+from speechllm.report.timings import LACKING, Timing
 
 # Okabe and Ito's colours, told apart by people of any colour vision, and
 # darker ones of the same hues.
@@ -302,23 +302,24 @@ def _set_ticks(row):
 
 def draw_costs(study, path: str | Path, width: float = COLUMN_WIDTH) -> None:
     """Draw speed and memory of pruned models, as times the whole model's."""
-    costs = {"Decoding speed": decoding_time, "Peak memory": peak_memory}
-    lines = {what: _cost_lines(study, cost) for what, cost in costs.items()}
-    if not any(lines.values()):
-        raise ValueError("no cost to draw: no pruned run beside a whole one")
+    timed = [one for one in study.timings if not one.busy]
+    if not timed:
+        # Of runs that shared their cores no speed is known.
+        raise ValueError(f"missing: {LACKING}")
+    costs = {"Decoding speed": Timing.ratio, "Memory": Timing.memory_left}
     with figure(path, (width, 4.0), pdf=True) as drawn:
         grid = drawn.subplots(2, 1, sharex=True)
         handles = {}
-        for axes, (what, curves) in zip(grid, lines.items()):
+        for axes, (what, cost) in zip(grid, costs.items()):
             axes.axhline(1, color="0.8", linewidth=0.8)
             looks = zip(itertools.cycle(STYLES), itertools.cycle(MODEL_COLOURS))
-            for (name, points), (style, colour) in zip(curves.items(), looks):
+            lines = _cost_lines(timed, cost).items()
+            for (name, points), (style, colour) in zip(lines, looks):
                 x, y = zip(*[(share, one.value) for share, one in points])
-                _, low, high = zip(*[_ends(one) for _, one in points])
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-                (handles[name],) = axes.plot(
-                    x, y, color=colour, ls=style, marker="o", ms=3, lw=1.1
-                )
+                ends = np.array([_ends(one) for _, one in points]).T
+                bars = [y - ends[1], ends[2] - y]
+                look = {"color": colour, "ls": style, "marker": "o", "ms": 3}
+                handles[name] = axes.errorbar(x, y, bars, lw=1.1, **look)
             axes.set_ylabel(f"{what}\n(whole model = 1)")
         grid[1].set_xlabel("Layers removed (%)")
         drawn.legend(
@@ -330,19 +331,11 @@ def draw_costs(study, path: str | Path, width: float = COLUMN_WIDTH) -> None:
         )
 
 
-def _cost_lines(study, cost):
-    """By model: share of layers and cost as times the whole model's."""
-    found = {}
-    for which in study.systems():
-        points = []
-        for depth in study.depths(which):
-            ratio_R = study.gains(which, depth, cost)
-            if ratio_R is None:
-                continue
-            # Faster is up, and less memory is down.
-            drawn_R = ratio_R if cost is decoding_time else 1 / ratio_R
-            share = 100 * depth / study.layers(which)
-            points.append((share, estimate(drawn_R)))
-        if points:
-            found[f"{system_name(which)}, {which[3]}"] = points
+def _cost_lines(timed, cost):
+    """By system: share of layers and cost as times the whole model's."""
+    found: dict = {}
+    for one in sorted(timed, key=lambda one: one.depth):
+        name = f"{system_name(one.which)}, {one.which[3]}"
+        point = 100 * one.depth / one.layers, cost(one)
+        found.setdefault(name, []).append(point)
     return found

@@ -115,8 +115,8 @@ CAPTIONS = {
     "column for each set, a row for each family. Colour: healing; line: "
     "model; hollow: another path. Bands: 95 % intervals. Dash-dotted: the "
     "threshold. Linear up to 0.5, then logarithmic.",
-    "costs": "Decoding speed and peak memory of pruned models over the whole "
-    "model's, healed jointly; bands over seeds.",
+    "costs": "Decoding speed of pruned models at equal lengths, and memory held "
+    "at it, over the whole model's; bars: 95 % intervals of the pairs timed.",
     "frontier": "Mean score over the sets at each depth; colour: healing, "
     "mark: what chose the layers; many of one depth stand side by side. The "
     "grey line is the best known.",
@@ -188,11 +188,12 @@ def _pictures(study, tables, output):
 
 def _missing(found, study, planned):
     here = {run.name for run in found.all}
+    here |= {f"timing-{one.name}" for one in study.timings}
     lines = not_counted(found.unfinished, found.broken)
     lines += [
         f"{name}: {why}" for name, why in planned.items() if name not in here
     ]
-    lines += _first(study.samples.notes, "such notes")
+    lines += _first(study.samples.notes, "such runs and sets")
     return _list(lines) or "Nothing."
 
 
@@ -231,7 +232,7 @@ def planned_runs(folder: str | Path) -> dict[str, str]:
         file = place / "plan.json"
         if file.is_file():
             runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-            kinds = ("baseline", "healed")
+            kinds = ("baseline", "healed", "timing")
             return {
                 one["name"]: _ended(place, one)
                 for one in runs

@@ -73,7 +73,9 @@ def _system_rows(study, which, sets):
         gaps = [GAP] * (5 + len(sets))
         return [*rows, ["here", "+ pruning: no run", *gaps]]
     depth = study.largest(which)
-    name = "+ pruning, both" + " (over the threshold)" * (not depth)
+    known = any(cell != GAP for cell in whole)
+    why = "over the threshold" if known else "degradation unknown"
+    name = "+ pruning, both" + f" ({why})" * (not depth)
     depth = depth or depths[0]
     cell = depth, "both", "speech"
     scores = [said(study.score(which, *cell, one)) for one in sets]

@@ -262,10 +262,11 @@ class Samples:
                 missing = sorted(set(usual) ^ set(ids))
                 for run in alike[ids]:
                     odd.add((run, name))
-                    self.notes.append(
+                    self.notes.insert(
+                        0,
                         f"{run}: {name} left out, as {len(missing)} "
                         f"utterances are not those of {alike[usual][0]} "
-                        f"({', '.join(missing[:3])}): evaluate it again"
+                        f"({', '.join(missing[:3])}): evaluate it again",
                     )
         return odd
 
@@ -305,32 +306,37 @@ class Samples:
 
     def _count(self, run, name, file, counts_of):
         """Sum what a run's score is made of over the speakers of a set."""
-        file, what = file
-        folder = self.folders.get(run.name)
-        if not folder or not (Path(folder) / file).is_file():
-            self.notes.append(
-                f"{run.name}: no {what}, so no interval over its speakers"
-            )
+        found = self.rows_of(run, name, file, counts_of)
+        if found is None:
             return
-        found = {r["id"]: r for r in read_utterances(Path(folder) / file)}
-        if not found:
-            return
-        ids = tuple(sorted(found))
-        rows = [found[i] for i in ids]
+        ids, speakers, counts_UK = found
         self.ids[run.name, name] = ids
-        speakers = [row.get("speaker") for row in rows]
         known = None not in speakers
-        sums_GK, groups = group_sums(
-            counts_of(rows), speakers if known else list(ids)
-        )
+        groups = speakers if known else list(ids)
+        sums_GK, names = group_sums(counts_UK, groups)
         # Tasks may call different sets by one name.
         kind = f"{'speakers' if known else 'utterances'} of {name}"
         if (run.task, kind) not in self._kinds:
             again = sum(kind == other for _, other in self._kinds)
             self._kinds[run.task, kind] = kind + f" ({run.task})" * again
         kind = self._kinds[run.task, kind]
-        places = [self._unit(kind, group) for group in groups]
+        places = [self._unit(kind, one) for one in names]
         self._sums[run.name, name] = sums_GK, places
+
+    def rows_of(self, run, name, file, counts_of):
+        """Ids, speakers and counts of a run's utterances, if they are there."""
+        file, what = file
+        folder = self.folders.get(run.name)
+        if not folder or not (Path(folder) / file).is_file():
+            self.notes.append(
+                f"{run.name}: no {what}, so no interval over its speakers"
+            )
+            return None
+        found = {r["id"]: r for r in read_utterances(Path(folder) / file)}
+        ids = tuple(sorted(found))
+        rows = [found[i] for i in ids]
+        speakers = [row.get("speaker") for row in rows]
+        return (ids, speakers, counts_of(rows)) if rows else None
 
     def _drawn(self, run, name, value, statistic):
         """A run's figure on a set, with each speaker left out."""

@@ -7,6 +7,7 @@ without each speaker and each seed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from speechllm.report.samples import (
     estimate,
     mean,
 )
+from speechllm.report.timings import Timing
 
 # The paper's order, from least to most healing; others follow by name.
 HEALINGS = ("none", "projector", "decoder", "both")
@@ -105,16 +107,6 @@ def size_of(which: tuple, layers: int) -> float:
     return float(told[-1]) if told else float(layers)
 
 
-def decoding_time(run: RunResult) -> float | None:
-    """Seconds of decoding per second of audio; None where unknown."""
-    return run.speed.get("real_time_factor")
-
-
-def peak_memory(run: RunResult) -> int | None:
-    """Most memory that a run's inference held, in bytes; None: unknown."""
-    return run.inference_peak_bytes
-
-
 def over_systems(by_place: dict[tuple, Drawn]) -> Drawn | None:
     """The mean over the places of each system, then over the systems."""
     by_system: dict = {}
@@ -131,9 +123,11 @@ class Study:
         runs: list[RunResult],
         folders: dict | None = None,
         samples: Samples | None = None,
+        timings: Iterable[Timing] = (),
     ):
         self.runs = sorted(runs, key=order)
         self.done = [run for run in self.runs if run.status == "done"]
+        self.timings = list(timings)
         self.samples = samples or Samples(self.done, folders or {})
 
     def systems(self, task: str | None = None) -> list[tuple]:
@@ -276,13 +270,9 @@ class Study:
         found = {}
         for which in systems:
             for depth in self.depths(which, *above):
-                if not self._differ(which, depth, above, below):
-                    continue
-                for name in self.sets(which):
-                    scores = [
-                        self.score(which, depth, *curve, name)
-                        for curve in (above, below)
-                    ]
+                pairs = self._unlike(which, depth, above, below)
+                for name in self.sets(which) if pairs else ():
+                    scores = [self._mean(runs, name) for runs in zip(*pairs)]
                     if all(one is not None for one in scores):
                         found[which, depth, name] = tuple(scores)
         return found
@@ -297,17 +287,18 @@ class Study:
             if one.value > 0 and other.value > 0
         }
 
-    def _differ(self, which, depth, above, below):
-        """Whether two curves are of other layers or other healings."""
-        if above[0] != below[0]:
-            return True
-        removed = [
-            {tuple(r.removed_layers or []) for r in runs}
-            for runs in (
-                self.members(which, depth, *curve) for curve in (above, below)
-            )
+    def _unlike(self, which, depth, above, below):
+        """Runs of two curves by seed, of other layers or other healings."""
+        ours, theirs = (
+            {r.seed: r for r in self.members(which, depth, *curve)}
+            for curve in (above, below)
+        )
+        return [
+            (ours[seed], theirs[seed])
+            for seed in ours.keys() & theirs.keys()
+            if above[0] != below[0]
+            or ours[seed].removed_layers != theirs[seed].removed_layers
         ]
-        return removed[0] != removed[1]
 
     def score_ratio(self, systems, above, below) -> Drawn | None:
         """How many times the score of one curve is that of another.
@@ -381,16 +372,3 @@ class Study:
             walking = walking and found == WITHIN
             deepest = depth if walking else deepest
         return deepest, None
-
-    def gains(self, which, depth, cost):
-        """How many times less a depth costs, healed jointly, over seeds."""
-        found = []
-        whole = self.members(which, 0)
-        for run in self.members(which, depth, "both", "speech"):
-            same = [one for one in whole if one.seed == run.seed] or whole
-            base = min(same, key=lambda one: one.steps or 0, default=None)
-            costs = [cost(one) if one else None for one in (base, run)]
-            if all(costs):
-                gain = self.samples.constant(costs[0] / costs[1])
-                found.append((run, gain))
-        return self.samples.over_runs(found)

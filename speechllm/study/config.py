@@ -23,6 +23,7 @@ KEYS = {
     "healings": dict,
     "utterances": int,
     "warm": bool,
+    "timings": list,
 }
 SYSTEM_KEYS = (
     "recipe data baseline healed set set_baseline set_healed tables control "
@@ -34,6 +35,9 @@ ENTRY_KEYS = (
 SCORE_KEYS = ("recipe", "data", "sets", "set", "runs")
 CHECK_KEYS = ("recipe", "command", "needs")
 DATA_KEYS = ("folder", "make")
+TIMING_KEYS = (
+    "system depth healing path seed steps set pairs utterances batch"
+).split()
 
 
 class PlanError(ValueError):
@@ -60,6 +64,8 @@ def checked(config: dict, file: str) -> dict:
         where = f"{file}: checks.{name}."
         _check(one, CHECK_KEYS, where, ["command"])
         _check_recipe(one, where)
+    for one in config.get("timings", []):
+        _check(one, TIMING_KEYS, f"{file}: timings.", ["system", "depth"])
     systems = {
         name: _checked_system(system, f"{file}: systems.{name}.")
         for name, system in config["systems"].items()

@@ -55,7 +55,7 @@ def run_all(plan, workers: int = 2) -> None:
 
 
 def _needed(plan, name, left):
-    return left.intersection(plan.runs[name].needs)
+    return left.intersection(plan.awaited(plan.runs[name]))
 
 
 def _make(plan, name, stopped):

@@ -45,7 +45,7 @@ class Plan(Study):
         self.warm = config.get("warm", False)
         self.seeds = config["seeds"]
         self.baseline_seeds = config.get("baseline_seeds") or self.seeds
-        self.along_speech = {}
+        self.along_speech, self.pruned = {}, {}
         for name, one in config.get("data", {}).items():
             self._add_data(name, one)
         systems = self.config["systems"]
@@ -55,6 +55,9 @@ class Plan(Study):
             self._add_healed(name, system)
         for name, one in config.get("checks", {}).items():
             self._add_check(name, one)
+        # Alone and last: each awaits all that stands before it.
+        for one in config.get("timings", []):
+            self._add_timing(one)
 
     def _error(self, told):
         return PlanError(f"{self.file}: {told}")
@@ -223,6 +226,8 @@ class Plan(Study):
             one.trials = trials.get(healing, {})
             run = self._add_pruned(name, seed, one)
             own = name, seed, depth, healing, steps
+            key = (*own, one.path)
+            self.pruned[key] = run
             if one.path == "speech":
                 self.along_speech[own] = run
             elif entry.get("differs"):
@@ -360,6 +365,27 @@ class Plan(Study):
         before = [self.runs[need].made for need in needs]
         made = made_of([one["command"], before])
         self._add(Run(name, "check", command, folder, needs, made, made))
+
+    def _add_timing(self, told):
+        """A pruned run and its baseline, decoded by turns."""
+        usual = {"healing": "both", "path": "speech", "seed": self.seeds[0]}
+        one = {**usual, "steps": None, **told}
+        keys = "system seed depth healing steps path".split()
+        run = self.pruned.get(tuple(one[key] for key in keys))
+        if run is None:
+            which = ", ".join(f"{k} {one[k]}" for k in keys if one[k])
+            raise self._error(f"timings: {which}: the study has no such run")
+        needs = [self._baseline(one["system"], one["seed"]), run.name]
+        folders = [str(self.run_folder(need)) for need in needs]
+        how = ("set", "pairs", "utterances", "batch")
+        options = {key: one[key] for key in how if key in one}
+        name = f"timing-{run.name}"
+        file = {"output": self.timing_file(name)}
+        command = ["-m", "speechllm.study.timing", *folders]
+        command += _as_words({**options, **file})
+        before = [self.runs[need].trained for need in needs]
+        made = made_of(["timing", options, before])
+        self._add(Run(name, "timing", command, run.folder, needs, made, made))
 
 
 def _as_words(options):

@@ -17,7 +17,7 @@ from pathlib import Path
 from speechbrain_ext.runs.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("data", "baseline", "table", "healed", "score", "check")
+KINDS = ("data", "baseline", "table", "healed", "score", "check", "timing")
 # Of these nothing but their exit status says how they ended.
 PLAIN_KINDS = ("data", "check")
 PLAN_FILE = "plan.json"
@@ -105,6 +105,20 @@ class Study:
             return self.results.with_name(f"{self.results.name}-superseded")
         return self.results / "superseded"
 
+    def timing_file(self, name) -> Path:
+        """Where a timing's result is."""
+        return self.results / "timings" / f"{name.removeprefix('timing-')}.json"
+
+    def awaited(self, run) -> list[str]:
+        """Runs that end before this one starts, however they end.
+
+        A timing needs the whole machine: all that is planned before it.
+        """
+        if run.kind != "timing":
+            return run.needs
+        names = list(self.runs)
+        return names[: names.index(run.name)]
+
     def marker(self, run) -> Path:
         """The file that says how a run ended."""
         file = f"{run.name}.{run.made}.json"
@@ -112,7 +126,7 @@ class Study:
 
     def cards_of(self, kind) -> int:
         """How many GPUs a run of a kind takes."""
-        most = {"data": 0, "table": 1, "score": 1, "check": 1}
+        most = {"data": 0, "table": 1, "score": 1, "check": 1, "timing": 1}
         return min(self.cards, most.get(kind, self.cards))
 
     @property
@@ -153,6 +167,8 @@ def is_done(plan, run) -> bool:
     ended = started(plan, run).get("ended") == 0
     if run.kind in PLAIN_KINDS:
         return ended
+    if run.kind == "timing":
+        return ended and bool(_content(plan.timing_file(run.name)))
     if run.kind == "table":
         base, _, kind = run.name.rpartition("-table-")
         folder = plan.run_folder(base)
@@ -194,7 +210,9 @@ def put_aside(plan, run) -> None:
     if started(plan, run):
         return
     folder, note = plan.run_folder(run.name), note_file(plan, run)
-    if run.kind in ("baseline", "healed") and folder.exists():
+    if run.kind == "timing":
+        folder = plan.timing_file(run.name)
+    if run.kind in ("baseline", "healed", "timing") and folder.exists():
         old = plan.superseded / f"{run.name}-{time.time_ns()}"
         old.parent.mkdir(exist_ok=True)
         shutil.move(folder, old)

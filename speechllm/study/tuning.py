@@ -23,7 +23,8 @@ def trials_of(tuning: dict | None) -> list[tuple]:
     if not tuning:
         return []
     for key in KEYS:
-        if not tuning.get(key):
+        # Trials are chosen by their validation loss: they need no test set.
+        if not tuning.get(key) and not (key == "test_splits" and key in tuning):
             raise TuningError(f"{key}: missing, give one")
     for key in tuning:
         if key not in KEYS:
@@ -53,7 +54,9 @@ def with_best_rates(plan: Study, run: Run) -> Run:
         return run
 
     def loss(name):
-        value = result_of(plan, name).get("validation", {}).get("final_loss")
+        history = result_of(plan, name).get("validation", {}).get("history")
+        # Not the final loss, which may be of sets that nothing is chosen by.
+        value = history[-1].get("valid_loss") if history else None
         # What diverged is the worst.
         return value if value is not None and math.isfinite(value) else math.inf
 

@@ -149,6 +149,26 @@ def test_the_loss_is_the_mean_over_the_steps_target_tokens(folder):
         assert valid == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_each_row_knows_its_speaker(folder):
+    """Each row of answers and of losses knows its speaker."""
+    brain = make_brain(folder, test_batch_size=2)
+    data = make_dataset(brain.model.prompt, 5)
+    said = dict(zip(data.data_ids, ["ann", "", "unknown", "bob", None]))
+    for name, who in said.items():
+        if who is not None:
+            data.data[name]["spk_id"] = who
+    brain.validate(data)
+    for rows in (brain.decode(data), brain.losses):
+        assert [row["id"] for row in rows] == data.data_ids
+        assert [row["speaker"] for row in rows] == [
+            "ann",
+            None,
+            None,
+            "bob",
+            None,
+        ]
+
+
 @pytest.mark.parametrize("size", [1, 3, 6])
 def test_each_utterance_has_the_loss_it_has_alone(folder, size):
     """Each utterance has the loss it has alone."""

@@ -249,12 +249,12 @@ def test_a_run_that_was_to_score_nothing_is_done(tmp_path):
 def test_an_older_result_loads(tmp_path):
     """An older result loads."""
     content = dataclasses.asdict(a_run())
-    new = ("language", "normaliser", "hit_limit")
+    new = ("language", "normaliser", "hit_limit", "speakers")
     for key in new:
         del content["scores"]["test-clean"][key]
     (tmp_path / "result.json").write_text(json.dumps(content))
     [score] = results.load_run(tmp_path).scores.values()
-    assert [getattr(score, key) for key in new] == [None] * 3
+    assert [getattr(score, key) for key in new] == [None] * 4
     assert str(score) == "WER 2.50 [2.00, 3.10]"
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from speechbrain_ext import scores as scoring
-from speechbrain_ext.scores import bootstrap, translation
-from speechbrain_ext.scores.bootstrap import wer_from_sums
+from speechbrain_ext.scores import translation
+from speechbrain_ext.scores.intervals import sign_permutation
 from speechbrain_ext.scores.score import score_recognition, score_translation
 from speechbrain_ext.scores.translation import sentence_counts
 from speechbrain_ext.scores.words import WordErrors
@@ -42,25 +42,46 @@ def test_word_errors_by_hand(reference, hypothesis, expected):
     assert found == WordErrors(*expected)
 
 
-def test_word_errors_count_as_speechbrain_does():
-    """Word errors count as speechbrain does."""
-    from speechbrain.utils.edit_distance import count_ops, op_table
+def fewest_edits(said, written):
+    """Errors of a shortest path, straight from the definition."""
+    if not said or not written:
+        return len(said) + len(written)
+    return min(
+        fewest_edits(said[:-1], written) + 1,
+        fewest_edits(said, written[:-1]) + 1,
+        fewest_edits(said[:-1], written[:-1]) + (said[-1] != written[-1]),
+    )
 
+
+def test_word_errors_are_the_fewest_and_add_up():
+    """Word errors are the fewest there can be, whichever path is taken."""
     draw = random.Random(1)
-    for _ in range(300):
-        said = draw.choices("abcd", k=draw.randint(1, 9))
-        written = draw.choices("abcd", k=draw.randint(1, 9))
-        ops = count_ops(op_table(said, written))
-        found = scoring.word_errors(
-            " ".join(said), " ".join(written), normalise=None
-        )
-        assert (
-            found.insertions,
-            found.deletions,
-            found.substitutions,
-        ) == tuple(
-            ops[name] for name in ("insertions", "deletions", "substitutions")
-        )
+    for _ in range(200):
+        said = draw.choices("abc", k=draw.randint(0, 6))
+        written = draw.choices("abc", k=draw.randint(0, 6))
+        pair = " ".join(said), " ".join(written)
+        found = scoring.word_errors(*pair, normalise=None)
+        assert found.errors == fewest_edits(said, written)
+        assert found.words == len(said)
+        longer = len(written) - len(said)
+        assert found.insertions - found.deletions == longer
+        assert found.deletions + found.substitutions <= len(said)
+        back = scoring.word_errors(*pair[::-1], normalise=None)
+        assert back.errors == found.errors
+
+
+def test_of_equal_paths_that_of_kaldi_is_taken():
+    """Of equal paths that of Kaldi is taken, as the docstring says."""
+    for pair, expected in {
+        ("a b", "b c"): (1, 1, 0, 2),
+        ("b c", "a b"): (1, 1, 0, 2),
+        ("a b c", "x y"): (0, 1, 2, 3),
+        ("a", "a a"): (1, 0, 0, 1),
+    }.items():
+        found = scoring.word_errors(*pair, normalise=None)
+        assert found == WordErrors(*expected), pair
+    said = " ".join(scoring.word_errors.__doc__.split())
+    assert "insertion before a deletion before a pair" in said
 
 
 def test_wer_is_over_the_whole_set():
@@ -214,6 +235,35 @@ def test_the_normaliser_is_that_of_the_language(language):
     assert counts.tolist() == [[errors, words]]
 
 
+TOLD = {
+    ("en", "a café", 50): "",
+    ("en", "grüße aus köln", 1): (
+        "1 of 1 references have letters that English does not (ß ö ü)"
+    ),
+    (None, "a b", 1): "no language is given: words go through whisper-english",
+    ("de", "grüße", 1): "language de: Whisper has no normaliser of its own",
+    ("zh", "狗", 1): "words go through whisper-basic-characters",
+}
+
+
+@pytest.mark.parametrize(("language", "text", "many"), TOLD)
+def test_a_set_without_its_own_normaliser_is_told_once(
+    language, text, many, caplog
+):
+    """A set without its own normaliser is told, once."""
+    scoring.language._warn_once.cache_clear()
+    texts = [text, *["plain words"] * (many - 1)]
+    rows = [
+        {"id": str(i), "reference": one, "hypothesis": one}
+        for i, one in enumerate(texts)
+    ]
+    for _ in range(2):
+        score, _ = score_recognition(rows, language)
+    told, expected = caplog.messages, TOLD[language, text, many]
+    assert len(told) == bool(expected) and expected in "".join(told)
+    assert score.normaliser in str(score)
+
+
 def test_answers_at_their_limit_are_counted():
     """Answers at their limit are counted."""
     rows = [
@@ -228,6 +278,59 @@ def test_answers_at_their_limit_are_counted():
         # As an older hypotheses file has them: not known.
         old = [{k: v for k, v in r.items() if k != "hit_limit"} for r in rows]
         assert score(old)[0].hit_limit is None
+
+
+@pytest.mark.parametrize("score", [score_recognition, score_translation])
+def test_speakers_are_counted_where_they_are_known(score):
+    """Speakers are counted where they are known."""
+    rows = [
+        {"id": str(i), "reference": "a b", "hypothesis": "a", "speaker": who}
+        for i, who in enumerate(["ann", "cy", "bob", "ann"])
+    ]
+    found, told = score(rows)
+    assert found.speakers == 3
+    assert [row["speaker"] for row in told] == ["ann", "cy", "bob", "ann"]
+    # Some are not known: the interval is over utterances.
+    rows[1]["speaker"] = None
+    assert score(rows)[0].speakers is None
+    # As an older hypotheses file has them.
+    old = [{k: v for k, v in r.items() if k != "speaker"} for r in rows]
+    assert score(old)[0].speakers is None
+
+
+@pytest.mark.parametrize("name", ["BLEU", "chrF"])
+def test_exchanges_of_sentences_agree_with_sacrebleus_own_test(name):
+    """Exchanges of sentences agree with SacreBLEU's own paired test.
+
+    It exchanges sentences alone, by chance alone: ours does so by speaker,
+    one by one where they are few, and for word errors too.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.significance import PairedTest
+
+    draw = random.Random(5)
+    words = "rot grün blau alt neu gut klein groß Haus Hund Stadt".split()
+    refs = [" ".join(draw.choices(words, k=12)) for _ in range(60)]
+    said = {
+        system: [
+            " ".join(w if draw.random() > rate else "und" for w in ref.split())
+            for ref in refs
+        ]
+        for system, rate in (("a", 0.2), ("b", 0.24))
+    }
+    metric = BLEU() if name == "BLEU" else CHRF()
+    test = PairedTest(
+        list(said.items()), {name: metric}, [refs], "ar", n_samples=4000
+    )
+    theirs = list(test()[1].values())[-1]
+    counts = {k: sentence_counts(name, v, refs) for k, v in said.items()}
+    statistic = scoring.STATISTICS[name]
+    for one, result in zip(counts.values(), theirs):
+        total = one.sum(axis=0, keepdims=True)
+        assert statistic(total)[0] == pytest.approx(result.score)
+    p = sign_permutation(*counts.values(), statistic)
+    assert 0.01 < p < 0.9
+    assert p == pytest.approx(theirs[1].p_value, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
@@ -264,92 +367,3 @@ def test_relative_degradation():
     for baseline in (0.0, math.nan, -1.0):
         with pytest.raises(ValueError, match="baseline above zero"):
             scoring.relative_degradation(1.0, baseline)
-
-
-def _recogniser(generator, utterances, rate):
-    words = generator.integers(5, 30, size=utterances)
-    return np.stack([generator.binomial(words, rate), words], axis=1)
-
-
-def test_bootstrap_covers_the_true_rate_19_times_in_20():
-    """Bootstrap covers the true rate 19 times in 20."""
-    generator = np.random.default_rng(0)
-    inside = 0
-    for trial in range(200):
-        counts = _recogniser(generator, 150, 0.08)
-        low, high = scoring.bootstrap_interval(
-            counts, wer_from_sums, n=400, seed=trial
-        )
-        inside += low <= 8.0 <= high
-    # Binomial: 95 % of 200 within three standard deviations.
-    assert 180 <= inside <= 199
-
-
-def test_bootstrap_equals_its_plain_definition():
-    """Bootstrap equals its plain definition."""
-    counts = _recogniser(np.random.default_rng(1), 40, 0.2)
-    low, high = scoring.bootstrap_interval(counts, wer_from_sums, n=4000)
-    generator = np.random.default_rng(99)
-    values = []
-    for _ in range(4000):
-        drawn = counts[generator.integers(40, size=40)]
-        values.append(100 * drawn[:, 0].sum() / drawn[:, 1].sum())
-    expected = np.percentile(values, [2.5, 97.5])
-    assert np.allclose([low, high], expected, atol=0.4)
-
-
-def test_bootstrap_is_reproducible_and_hangs_on_its_seed(monkeypatch):
-    """Bootstrap is reproducible and hangs on its seed."""
-    counts = _recogniser(np.random.default_rng(2), 60, 0.1)
-    first = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
-    again = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
-    other = scoring.bootstrap_interval(counts, wer_from_sums, seed=4)
-    assert first == again != other
-    # In pieces or at once: the same draws.
-    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 60 * 7)
-    pieces = scoring.bootstrap_interval(counts, wer_from_sums, seed=3)
-    assert pieces == first
-
-
-def test_bootstrap_refuses_no_utterances():
-    """Bootstrap refuses no utterances."""
-    with pytest.raises(ValueError, match="at least one utterance"):
-        scoring.bootstrap_interval([], wer_from_sums)
-
-
-def _degradation(sums_RK):
-    """Of a pruned system from a whole one, side by side."""
-    scores = (wer_from_sums(sums_RK[:, i : i + 2]) for i in (0, 2))
-    return scoring.relative_degradation(*scores)
-
-
-def test_interval_of_a_degradation_and_of_a_ratio_of_two():
-    """Interval of a degradation and of a ratio of two."""
-    generator = np.random.default_rng(6)
-    whole = _recogniser(generator, 400, 0.1)
-    extra = generator.binomial(1, 0.3, size=400)
-    pruned = whole + np.stack([extra, 0 * extra], axis=1)
-    both = np.hstack([pruned, whole])
-    low, high = scoring.bootstrap_interval(both, _degradation)
-    assert low < extra.sum() / whole[:, 0].sum() < high
-
-    def ratio(sums_RK):
-        """Ratio."""
-        return _degradation(sums_RK[:, [0, 1, 4, 5]]) / _degradation(
-            sums_RK[:, 2:]
-        )
-
-    worse = pruned + np.stack([extra, 0 * extra], axis=1)
-    three = np.hstack([worse, pruned, whole])
-    # Twice the extra errors: exactly twice the degradation in every draw.
-    ends = scoring.bootstrap_interval(three, ratio)
-    assert ends == pytest.approx((2.0, 2.0))
-
-
-def test_degradation_from_a_faultless_baseline_is_not_a_number_in_range():
-    """Degradation from a faultless baseline is not a number in range."""
-    pruned, whole = np.array([[1.0, 9.0]] * 5), np.array([[0.0, 9.0]] * 5)
-    for one in (pruned, whole):
-        both = np.hstack([one, whole])
-        ends = scoring.bootstrap_interval(both, _degradation)
-        assert all(math.isnan(end) for end in ends)

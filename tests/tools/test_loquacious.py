@@ -357,6 +357,7 @@ def test_librispeech_run_is_scored_with_one_command(
     assert after.made_by == before.made_by and after.status == "done"
     rows = read_utterances(pruned_run / "hypotheses-loquacious-dev.jsonl")
     assert [row["reference"] for row in rows] == ["one red dog"] * 5
+    assert {row["speaker"] for row in rows} == {"speaker0", "speaker1"}
 
 
 def test_rebuilt_run_says_what_the_trained_one_said(pruned_run, corpus):

@@ -10,6 +10,7 @@ import random
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -17,10 +18,14 @@ import yaml
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from speechllm.export.parts import licence_of
-from speechllm.mini_world.corpus.espeak import check_voice, variants
+from speechllm.mini_world.corpus.espeak import (
+    _resample,
+    check_voice,
+    variants,
+)
 from speechllm.mini_world.corpus.librispeech import build_librispeech
 from speechllm.mini_world.corpus.shapes import LANGUAGES
-from speechllm.mini_world.corpus.speech import Utterance, speak
+from speechllm.mini_world.corpus.speech import Utterance, add_tilt, speak
 from speechllm.mini_world.corpus.text import (
     SPLITS,
     draw_sentences,
@@ -136,6 +141,44 @@ def test_speech_is_bit_identical_in_fresh_processes(tmp_path):
 def test_unknown_voices_are_refused(voice):
     with pytest.raises(ValueError, match="unknown (base|variant)"):
         check_voice(voice)
+
+
+@pytest.mark.parametrize("tract", [0.88, 1.13])
+def test_another_throat_moves_the_formants_and_keeps_the_rate(tract, tmp_path):
+    hertz = np.arange(44100) * 2 * np.pi / 22050
+    peak = np.abs(np.fft.rfft(_resample(np.sin(1000 * hertz), tract))).argmax()
+    samples = len(_resample(np.zeros(44100), tract))
+    assert peak * 16000 / samples == pytest.approx(1000 * tract, rel=0.002)
+    # A whole sentence, in a process of its own: espeak keeps state.
+    text = "Please put the lamp on the table, Anna."
+    shard = [
+        Utterance(str(tmp_path / f"{t}.flac"), text, "en-us+f2", tract=t)
+        for t in (1.0, tract)
+    ]
+    speak([[one] for one in shard], str(tmp_path))
+    plain, moved = (soundfile.read(one.path)[0] for one in shard)
+    assert len(moved) == pytest.approx(len(plain), rel=0.05)
+    ratio = centroid(moved) / centroid(plain)
+    assert min(1, tract) - 0.05 < ratio < max(1, tract) + 0.05
+    assert abs(np.log(ratio)) > 0.3 * abs(np.log(tract))
+
+
+def test_a_channel_has_its_colour():
+    wav = np.random.default_rng(0).standard_normal(16000)
+    for tilt in (-3, 2.5):
+        power = np.abs(np.fft.rfft(add_tilt(wav, tilt))) ** 2
+        power /= np.abs(np.fft.rfft(wav)) ** 2
+        octave = 10 * np.log10(power[4000] / power[2000])
+        assert octave == pytest.approx(tilt) and len(power) == 8001
+        assert power[1000] == pytest.approx(1)
+
+
+def centroid(wav_N):
+    """Hertz around which the speech is, its pitch apart."""
+    power = np.abs(np.fft.rfft(wav_N)) ** 2
+    hertz = np.linspace(0, 8000, len(power))
+    power[hertz < 300] = 0
+    return (power * hertz).sum() / power.sum()
 
 
 def test_a_failing_shard_says_why(tmp_path):

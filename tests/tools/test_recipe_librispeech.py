@@ -132,6 +132,32 @@ def test_answers_at_their_limit_are_told(study):
     assert sum(score.hit_limit for score in result.scores.values()) > 0
 
 
+def test_rows_know_their_reader(study):
+    """Whoever wrote the manifest: SpeechBrain's names reader and chapter."""
+    folder = study.results / "base"
+    files = [
+        f"hypotheses-{name}.jsonl" for name in ("test-clean", "test-other")
+    ]
+    for file in [*files, "losses-valid.jsonl"]:
+        for row in read_utterances(folder / file):
+            assert row["speaker"] == row["id"].split("-")[0], file
+    for score in load_run(folder).scores.values():
+        assert score.speakers == 1
+    experiment = study.open()
+    place = Path(experiment.hparams["manifest_folder"], "dev-clean.csv")
+    text = place.read_text()
+    try:
+        place.write_text(text.replace(".flac,2,", ".flac,2-10,"))
+        assert ".flac,2-10," in place.read_text()
+        data = study.recipe.dataio_prepare(
+            experiment.hparams, experiment.prompt
+        )
+        rows = data["valid"].data.values()
+        assert {row["spk_id"] for row in rows} == {"2"}
+    finally:
+        place.write_text(text)
+
+
 def test_a_run_may_be_trained_first_and_scored_later(study, capsys):
     settings = dict(run_name="unscored", steps=2, warmdown_steps=1)
     trained = study.run(test_splits="[]", **settings)
@@ -514,6 +540,38 @@ def test_peak_memory_is_inferences_alone(study, monkeypatch):
 def load_peaks(folder):
     result = load_run(folder)
     return result.peak_memory_bytes, result.train_peak_memory_bytes
+
+
+# -- losses apart -------------------------------------------------------------
+
+
+def test_losses_are_compared_where_nothing_is_chosen(study, tables):
+    """Layers and the training's own validation are blind to loss_splits."""
+    base = load_run(study.results / "base")
+    changes = {"run_name": "apart", "loss_splits": "[test-other]"}
+    result = study.run(**changes)
+    folder = study.results / "apart"
+    losses = read_utterances(folder / "losses-valid.jsonl")
+    others = study.open(**changes).datasets["loss"].data_ids
+    assert [row["id"] for row in losses] == others and len(others) == 3
+    tokens = sum(row["tokens"] for row in losses)
+    mean = sum(row["loss"] for row in losses) / tokens
+    assert result.validation["final_loss"] == pytest.approx(mean)
+    assert result.validation["history"] == base.validation["history"]
+    assert result.data["loss"]["utterances"] == 3
+    for kind, table in tables.items():
+        study.open(**changes).measure(kind)
+        own = RedundancyTable.load(folder / f"redundancy-{kind}.json")
+        same = {"rtol": 0, "atol": 0, "equal_nan": True}
+        torch.testing.assert_close(own.distances, table.distances, **same)
+        assert own.provenance["data"] == ["dev-clean"]
+    pruned = {**changes, "run_name": "apart-pruned", "baseline": folder}
+    plain = study.prune(run_name="plain-pruned")
+    assert study.prune(**pruned).kept_layers == plain.kept_layers
+    # They are no part of what was trained: others are scored at once.
+    again = study.run(run_name="apart")
+    assert again.validation["final_loss"] == base.validation["final_loss"]
+    assert again.steps == 8 and "loss" not in again.data
 
 
 # -- bad input ---------------------------------------------------------------

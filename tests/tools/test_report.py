@@ -19,6 +19,7 @@ from speechllm.report import summary, tables
 from speechllm.report.comparison import compare_runs
 from speechllm.report.figures import degradation_curves, draw_curves
 from speechllm.report.maps import compare_inputs
+from speechllm.report.paper_tables import table_one
 from speechllm.report.study import Study, baseline_of
 from speechllm.report.tables import limit_lines, markdown_table
 
@@ -167,7 +168,9 @@ def test_a_run_differs_in_nothing_from_itself(tmp_path):
 def test_runs_on_other_utterances_are_not_compared(tmp_path):
     one = _said(tmp_path / "a", [0, 1])
     other = _said(tmp_path / "b", [0])
-    with pytest.raises(ValueError, match=r"only in the first \['1'\]"):
+    told = "dev: 1 utterances are in only one of .*/a and .*/b, which.*"
+    told += r"/b lacks 1 \(1\)\. Evaluate both again from one manifest"
+    with pytest.raises(ValueError, match=told):
         compare_runs(one, other)
     (other / "hypotheses-dev.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match="b/hypotheses-dev.jsonl"):
@@ -296,6 +299,14 @@ def test_a_set_that_a_run_lacks_is_a_dash():
     del runs[5].scores["test-other"]
     table = table_text(runs)
     assert _cells(table, "+ pruning, both (speech path)")[1][4] == "—"
+
+
+def test_runs_without_test_sets_are_told_as_such():
+    done = dict(status="done", error=None)
+    runs = [a_run("base", **done), a_run("b4", None, 4, "both", **done)]
+    rows = table_one(Study(runs)).rows
+    names = [row[1] for row in rows if row[0] == "here"]
+    assert names == ["mini-qwen", "+ pruning, both (degradation unknown)"]
 
 
 def test_largest_depth_is_told_for_each_healing_and_path():

@@ -16,6 +16,7 @@ from mini_study import (
 from speechbrain_ext.runs.result import RunResult, SetScore, load_run, load_runs
 from speechllm import report
 from speechllm.report import paper, paper_tables, samples
+from speechllm.report.claims import all_claims
 from speechllm.report.figures import degradation_curves
 from speechllm.report.frontier import _aside, frontier
 from speechllm.report.maps import four_maps
@@ -24,6 +25,7 @@ from speechllm.report.paper_tables import table_one, table_two
 from speechllm.report.samples import estimate
 from speechllm.report.study import Study
 from speechllm.report.tables import GAP
+from speechllm.report.timings import read_timings
 from speechllm.report.write import as_html
 
 BOTH = ("both", "speech")
@@ -37,7 +39,8 @@ def cells(whole_study):
 
 def cells_of(folder):
     found = load_runs(folder)
-    return Study(found.all, found.folders)
+    timings = read_timings(folder)
+    return Study(found.all, found.folders, timings=timings)
 
 
 def which(system):
@@ -286,3 +289,108 @@ def test_many_points_of_one_depth_stand_side_by_side():
     # The best in front, within a third of the way to the next depth.
     assert aside[3:] == sorted(aside[3:]) and len(set(aside[3:])) == 9
     assert aside[3] == -aside[-1] == pytest.approx(-0.35 * 2)
+
+
+# -- claim 6: timings, and nothing else ---------------------------------------
+
+
+def claim_6(folder):
+    *_, claim = all_claims(cells_of(folder), [])
+    return claim
+
+
+@pytest.fixture
+def pruned(tmp_path):
+    """A study with a whole and a pruned model, nothing timed yet."""
+    study = MiniStudy(tmp_path, seeds=(1,))
+    study.run(LARGE, 4)
+    # What shared its cores says that it is ten times as fast.
+    speed = {"real_time_factor": 0.01}
+    study.run(LARGE, 4.2, 5, "both", speed=speed, peak_memory_bytes=9)
+    return study
+
+
+def test_without_a_timing_no_speed_is_told(pruned, tmp_path):
+    claim = claim_6(tmp_path)
+    assert (claim.verdict, claim.parts) == ("undecided", [])
+    assert "timing on an idle device" in claim.missing
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    report.main([str(tmp_path), "--output", str(out)])
+    assert "Not drawn: missing: a timing on an idle" in (
+        (out / "report.md").read_text()
+    )
+    assert not (out / "costs.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict", "missing"),
+    [
+        (1.6, "confirmed", ""),
+        # 45 % faster is 31 % less time.
+        (1.45, "undecided", "which 35 % is meant"),
+        (1.35, "undecided", ""),
+        (1.2, "refuted", ""),
+    ],
+)
+def test_both_readings_of_35_per_cent_are_told(
+    pruned, tmp_path, ratio, verdict, missing
+):
+    pruned.timing(LARGE, 5, ratio)
+    claim = claim_6(tmp_path)
+    assert claim.verdict == verdict
+    assert claim.missing.startswith(missing) and bool(claim.missing) == bool(
+        missing
+    )
+    speed, time = claim.parts[:2]
+    assert speed.found.value == pytest.approx(100 * (ratio - 1))
+    assert time.found.value == pytest.approx(100 * (1 - 1 / ratio))
+    assert time.found.low == pytest.approx(100 * (1 - 1 / (0.98 * ratio)))
+    memory, weights = claim.parts[4:6]
+    # 12,100 and 1,200 bytes held, and 7,100 and 700.
+    assert memory.found.value == pytest.approx(100 * (1 - 7800 / 13300))
+    assert (memory.verdict, weights.value()) == ("confirmed", "100")
+
+
+def test_a_timing_beside_other_work_decides_nothing(pruned, tmp_path):
+    for busy in (0.5, None):
+        place = {"others_busy_cores": busy, "cores": 2}
+        pruned.timing(LARGE, 5, 1.6, measured_on=place)
+        claim = claim_6(tmp_path)
+        assert claim.verdict == "undecided"
+        assert "idle" in claim.missing
+
+
+def test_a_timing_far_from_40_per_cent_is_not_the_claims(pruned, tmp_path):
+    pruned.timing(LARGE, 2, 1.6)
+    claim = claim_6(tmp_path)
+    assert claim.missing == "a timing without 35 to 45 % of the layers"
+    pruned.timing(LARGE, 5, 1.7)
+    found = [part.says for part in claim_6(tmp_path).parts]
+    assert "without 5 of 12" in found[0] and "without 2 of 12" in found[-1]
+
+
+def test_a_broken_timing_is_told_and_passed_over(pruned, tmp_path, capsys):
+    pruned.timing(LARGE, 5, 1.6)
+    (tmp_path / "timings/a.json").write_text('{"baseline": "x"}')
+    (one,) = read_timings(tmp_path / "runs")
+    assert one.depth == 5
+    assert "a.json: no timing" in capsys.readouterr().err
+
+
+def test_a_planned_timing_that_was_not_made_is_missing(pruned, tmp_path):
+    pruned.timing(LARGE, 5, 1.6)
+    names = ("mini-qwen2--ASR-s1-n5-both-speech", "x")
+    runs = [
+        {"name": f"timing-{name}", "kind": "timing", "made": "m"}
+        for name in names
+    ]
+    (tmp_path / "plan.json").write_text(json.dumps({"runs": runs}))
+    graph = tmp_path / "graph/timing"
+    graph.mkdir(parents=True)
+    noted = {"status": "skipped", "error": "needs y"}
+    (graph / "timing-x.m.json").write_text(json.dumps(noted))
+    report.main([str(tmp_path), "--output", str(tmp_path / "out")])
+    text = (tmp_path / "out/report.md").read_text()
+    assert "- timing-x: skipped, needs y" in text
+    assert "- timing-mini" not in text

@@ -15,6 +15,7 @@ import yaml
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechllm.study import processes
 from speechllm.study import run as study_run
+from speechllm.study.local import run_all
 from speechllm.study.plan import Plan, PlanError, read_plan
 from speechllm.study.state import Run, Study, started
 
@@ -40,7 +41,7 @@ def test_every_planned_command_is_that_of_a_recipe(name, tmp_path):
     plan = read_plan(CONFIGS / f"{name}.yaml", results=str(tmp_path))
     for run in plan.runs.values():
         assert all(need in plan.runs for need in run.needs)
-        if run.kind == "data":
+        if run.kind in ("data", "timing"):
             continue
         assert (Path(run.folder) / run.command[0]).is_file()
         if run.kind != "score":
@@ -103,8 +104,8 @@ def test_the_readme_counts_the_paper_plans_runs(tmp_path):
     assert (
         f"{kinds['baseline']} baselines, {kinds['table']} tables, "
         f"{kinds['healed']} pruned runs ({unhealed} of them unhealed, "
-        f"{controls} the whole models' controls) and {kinds['score']} "
-        f"Loquacious scores, {len(plan.runs)} jobs"
+        f"{controls} the whole models' controls), {kinds['score']} "
+        f"Loquacious scores and {kinds['timing']} timings, {len(plan.runs)} jobs"
     ) in told
 
 
@@ -497,3 +498,187 @@ def test_the_graph_plans_goes_on_and_reports(tmp_path):
     (tmp_path / "out/logs" / f"{failing}.log").unlink()
     snakemake(tmp_path)
     assert (tmp_path / "out/logs" / f"{failing}.log").exists()
+
+
+# -- timings ------------------------------------------------------------------
+
+TIMINGS = [{"system": "tiny", "depth": 2}]
+
+
+def _timed(config):
+    config["timings"] = [
+        *TIMINGS,
+        {"system": "tiny", "depth": 2, "healing": "none", "pairs": 6},
+    ]
+
+
+def test_timings_are_planned_alone_and_last(tmp_path):
+    plan = plan_of(tmp_path, _timed)
+    names = list(plan.runs)
+    pair = ["timing-tiny-s1-n2-both-speech", "timing-tiny-s1-n2-none-speech"]
+    assert names[-2:] == pair
+    first, second = (plan.runs[name] for name in pair)
+    assert first.kind == "timing"
+    assert first.needs == ["tiny-s1", "tiny-s1-n2-both-speech"]
+    # Each after all others, also those that it does not need.
+    assert plan.awaited(first) == names[:-2]
+    assert plan.awaited(second) == names[:-1]
+    whole, pruned = (str(plan.run_folder(need)) for need in first.needs)
+    assert first.command[2:4] == [whole, pruned]
+    assert "--pairs 6" in second.typed() and "--pairs" not in first.typed()
+
+
+def test_a_timing_is_made_anew_when_its_runs_are(tmp_path):
+    before = plan_of(tmp_path, _timed).runs
+
+    def other(config):
+        _timed(config)
+        config["systems"]["tiny"]["set_healed"]["steps"] = 5
+
+    after = plan_of(tmp_path, other).runs
+    name = "timing-tiny-s1-n2-both-speech"
+    assert before[name].made != after[name].made
+
+    def more(config):
+        _timed(config)
+        config["timings"][0]["pairs"] = 11
+
+    after = plan_of(tmp_path, more).runs
+    changed = {n for n in before if before[n].made != after[n].made}
+    assert changed == {name}
+
+
+@pytest.mark.parametrize(
+    ("one", "match"),
+    [
+        ({"system": "tiny"}, "timings.depth: missing"),
+        ({"system": "tiny", "depth": 2, "deep": 1}, "timings.deep: unknown"),
+        ({"system": "tiny", "depth": 3}, "timings: system tiny, seed 1, depth"),
+        ({"system": "x", "depth": 2}, "timings: system x, .* no such run"),
+        # The control is no pruned run.
+        ({"system": "tiny", "depth": 0}, "timings.depth: missing"),
+    ],
+)
+def test_a_wrong_timing_is_told(tmp_path, one, match):
+    def change(config):
+        config["timings"] = [one]
+
+    with pytest.raises(PlanError, match=match):
+        plan_of(tmp_path, change)
+
+
+def a_timing(tmp_path, trained="t"):
+    """A study of a run and of its timing, which notes when it was alone."""
+    file = tmp_path / "out/timings/one.json"
+    code = (
+        "import os, pathlib\n"
+        f"file = pathlib.Path({str(file)!r})\n"
+        "file.parent.mkdir(parents=True, exist_ok=True)\n"
+        "file.write_text('{\"pairs\": 6}')\n"
+        "open('times', 'a').write('t')"
+    )
+    study, run = a_study(tmp_path, DONE)
+    timing = Run(
+        "timing-one", "timing", ["-c", code], str(tmp_path), ["one"], trained
+    )
+    timing.trained = trained
+    study.runs[timing.name] = timing
+    assert study.timing_file(timing.name) == file
+    return study, timing, file
+
+
+def test_a_timing_is_made_once_and_again_when_it_is_gone(tmp_path):
+    study, timing, file = a_timing(tmp_path)
+    for _ in range(2):
+        study.begin()
+        for name in study.runs:
+            study_run.make(study, study.runs[name])
+    assert (tmp_path / "times").read_text() == "xt"
+    assert _marker(study, timing)["status"] == "done"
+    file.unlink()
+    study.begin()
+    assert study_run.status_of(study, timing.name) == "absent"
+    study_run.make(study, timing)
+    assert (tmp_path / "times").read_text() == "xtt" and file.is_file()
+
+
+def test_other_settings_put_a_timing_aside(tmp_path):
+    study, timing, _ = a_timing(tmp_path)
+    study_run.make(study, study.runs["one"])
+    study_run.make(study, timing)
+    study, timing, file = a_timing(tmp_path, "other")
+    timing.command = ["-c", "raise SystemExit('no GPU')"]
+    study_run.make(study, timing)
+    assert _marker(study, timing)["status"] == "failed"
+    # No report takes it for one of the new settings.
+    assert not file.exists()
+    assert list((tmp_path / "out/superseded").glob("timing-one-*"))
+
+
+def test_a_timing_of_a_failed_run_says_so(tmp_path):
+    study, timing, file = a_timing(tmp_path)
+    study.runs["one"].command = ["-c", "raise ValueError('too hot')"]
+    study_run.make(study, study.runs["one"])
+    study_run.make(study, timing)
+    noted = _marker(study, timing)
+    assert (noted["status"], noted["error"]) == ("skipped", "needs one")
+    assert not file.exists()
+
+
+def test_nothing_runs_beside_a_timing(tmp_path):
+    """With workers to spare, and though another run failed."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, time\n"
+        "name = sys.argv[1]\n"
+        "open('order', 'a').write(f'+{name} ')\n"
+        "time.sleep(0.3)\n"
+        "open('order', 'a').write(f'-{name} ')\n"
+        "if name == 'bad': raise SystemExit('no such depth')"
+    )
+
+    def run(name, kind, *needs):
+        command = ["script.py", name]
+        return Run(name, kind, command, str(tmp_path), list(needs), "m", "m")
+
+    runs = [
+        *(run(name, "check") for name in ("a", "b", "bad")),
+        run("timing-1", "timing", "a"),
+        run("timing-2", "timing", "b"),
+    ]
+    plan = Study(tmp_path / "out", {one.name: one for one in runs})
+    for name in ("timing-1", "timing-2"):
+        file = plan.timing_file(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+    plan.begin()
+    run_all(plan, workers=4)
+    order = (tmp_path / "order").read_text().split()
+    assert order[-4:] == ["+timing-1", "-timing-1", "+timing-2", "-timing-2"]
+    assert sorted(order[:6]) == ["+a", "+b", "+bad", "-a", "-b", "-bad"]
+    assert study_run.status_of(plan, "bad") == "failed"
+
+
+def test_the_graph_times_after_all_runs(tmp_path):
+    plan = plan_of(tmp_path, _timed)
+    for run in plan.runs.values():
+        if run.kind != "timing":
+            _finished(plan, run)
+    made = snakemake(tmp_path, "--cores", "2")
+    said = made.stdout + made.stderr
+    assert made.returncode == 0, said
+    ended = [
+        (plan.marker(run).stat().st_mtime_ns, run.kind)
+        for run in plan.runs.values()
+    ]
+    kinds = [kind for _, kind in sorted(ended)]
+    assert kinds[-2:] == ["timing"] * 2 and "timing" not in kinds[:-2]
+    assert plan.reported.stat().st_mtime_ns > max(ended)[0]
+    # Nothing was really trained here, which each of them says.
+    ended = {
+        n: study_run.status_of(plan, n)
+        for n, run in plan.runs.items()
+        if run.kind == "timing"
+    }
+    assert set(ended.values()) == {"failed"} and len(ended) == 2
+    page = (tmp_path / "out/report/report.md").read_text()
+    assert "- timing-tiny-s1-n2-both-speech: failed, " in page

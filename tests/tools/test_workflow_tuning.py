@@ -79,7 +79,10 @@ def test_a_tuned_run_waits_for_its_trials_and_takes_the_best(tmp_path):
         for name, loss in zip(names, losses):
             folder = plan.run_folder(name)
             folder.mkdir(parents=True, exist_ok=True)
-            content = {"validation": {"final_loss": loss}}
+            # The final loss is of sets that nothing is chosen by.
+            history = [{"valid_loss": 9.0}, {"valid_loss": loss}]
+            told = {"final_loss": -(loss or 0), "history": history}
+            content = {"validation": told}
             (folder / "result.json").write_text(json.dumps(content))
         told = with_best_rates(plan, run)
         for key, value in TRIALS[best].items():
@@ -105,6 +108,19 @@ def test_a_decoder_that_is_to_be_made_comes_first():
     assert made in plan.runs["qwen2-block-s1"].needs
     assert made in plan.runs["qwen2-block-s1-n4-both-speech-k100"].needs
     assert made not in plan.runs["qwen2-12-s1"].needs
+
+
+def test_trials_may_do_without_test_sets(tmp_path):
+    tuning = {
+        "depth": 3,
+        "steps": 2,
+        "test_splits": [],
+        "trials": TRIALS,
+        "healing": {"split": "even"},
+    }
+    plan = plan_of(tmp_path, tuning=tuning)
+    trial = plan.runs["tiny-s1-trial1-split"]
+    assert option(trial, "test_splits") == "[]" and trial.sets == []
 
 
 @pytest.mark.parametrize("key", ["trials", "test_splits", "depth"])

@@ -20,7 +20,7 @@ import speechbrain as sb
 import torch
 from tqdm import tqdm
 
-from speechbrain_ext.data.sets import read_manifest
+from speechbrain_ext.data.sets import read_manifest, speaker_of
 from speechbrain_ext.runs.files import write_hypotheses, write_json
 from speechbrain_ext.scores.language import check_bleu, language_of
 from speechbrain_ext.scores.score import score_recognition, score_translation
@@ -81,6 +81,7 @@ def read_rows(name, one, run, limit):
                 "resample": one["resample"],
                 "target": target,
                 "duration": row["duration"],
+                "speaker": speaker_of(row),
             }
         )
     return rows
@@ -110,6 +111,7 @@ def score(rows, settings, languages, folder):
                 "hypothesis": row["hypothesis"],
                 "duration": row["duration"],
                 "hit_limit": row["hit_limit"],
+                "speaker": row["speaker"],
             }
             for row in rows
             if row["task"] == name

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
+
+from speechllm.mini_world.corpus.speech import Utterance
 
 # Utterances that one process speaks.
 SHARD = 120
@@ -59,3 +63,13 @@ def in_shards(utterances: list, size: int = SHARD) -> list[list]:
     """Utterances in lists that one process speaks each."""
     starts = range(0, len(utterances), size)
     return [utterances[i : i + size] for i in starts]
+
+
+def fingerprint(utterances: list[Utterance], rows: list | None = None) -> str:
+    """SHA-256 of what is said and how, and of rows told about it.
+
+    Names of files have no part in it: it is the same on every machine.
+    """
+    plan = [{**asdict(one), "path": None} for one in utterances]
+    text = json.dumps([plan, rows or []], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

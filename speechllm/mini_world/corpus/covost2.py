@@ -1,8 +1,10 @@
 """The mini world in the layout of CoVoST 2, on Common Voice's clips.
 
-``CommonVoice/<source>/clips/*.mp3``, ``validated.tsv`` and the three
+``CommonVoice/<source>/clips/*.mp3``, ``validated.tsv`` and the
 ``covost_v2.<source>_<target>.<split>.tsv``, as ``get_covost_splits.py``
-leaves them. The clips are at 16 kHz, where Common Voice's are at 48.
+leaves them, and one split more: ``loss``, on which losses are compared that
+nothing was tuned or chosen by. The clips are at 16 kHz, where Common Voice's
+are at 48.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ from speechllm.mini_world.corpus.text import draw_sentences
 from speechllm.mini_world.corpus.voices import speakers, utter
 
 # Utterances of each split.
-SIZES = {"train": 2400, "dev": 150, "test": 300}
+SIZES = {"train": 2400, "dev": 160, "test": 320, "loss": 160}
 # Whose voices, sentences and noise a split has.
-SPLIT_NAMES = {"train": "train", "dev": "dev-clean", "test": "test-clean"}
+SPLIT_NAMES = {
+    "train": "train",
+    "dev": "dev-clean",
+    "test": "test-clean",
+    "loss": "loss-clean",
+}
 TRAIN_SPEAKERS = 60
 # Raise when the same settings would give another corpus.
-VERSION = 1
+VERSION = 2
 COLUMNS = ("path", "sentence", "translation", "client_id")
 VALIDATED = ("client_id", "path", "sentence")
 
@@ -47,8 +54,8 @@ def build_covost2(
 
     def write(new, scratch):
         utterances, validated = [], []
-        for split, size in sizes.items():
-            own, rows = _plan(new, split, size, (source, target), seed)
+        plans = plan_covost2(new, sizes, seed, source, target)
+        for split, (own, rows) in plans.items():
             table = f"covost_v2.{pair}.{split}.tsv"
             _write_table(os.path.join(new, table), COLUMNS, rows)
             utterances += own
@@ -60,8 +67,18 @@ def build_covost2(
     return build(os.path.join(folder, "CommonVoice", source), settings, write)
 
 
+def plan_covost2(
+    root: str, sizes: dict, seed: int, source: str, target: str
+) -> dict[str, tuple[list, list]]:
+    """What is spoken in each split, and the rows of its table."""
+    pair = source, target
+    return {
+        split: _plan(root, split, size, pair, seed)
+        for split, size in sizes.items()
+    }
+
+
 def _plan(root, split, size, pair, seed):
-    """What is spoken in a split, and the rows of its table."""
     own = SPLIT_NAMES[split]
     rng = random.Random(f"covost2 {split} {pair} {seed}")
     sentences = draw_sentences(own, size, seed + 1)
@@ -69,11 +86,13 @@ def _plan(root, split, size, pair, seed):
     utterances, rows = [], []
     for sentence in sentences:
         said, translation = (getattr(sentence, code) for code in pair)
-        speaker = rng.choice(people)
+        speaker = people[len(rows) % len(people)]
+        if own == "train":
+            speaker = rng.choice(people)
         clip = f"common_voice_{pair[0]}_{_number(split, len(rows))}.mp3"
         path = os.path.join(root, "clips", clip)
-        utterances.append(utter(said, speaker, own, path, rng))
-        client = hashlib.sha256(speaker.voice.encode()).hexdigest()
+        utterances.append(utter(said, speaker, path, rng))
+        client = hashlib.sha256(speaker.name.encode()).hexdigest()
         rows.append(
             dict(
                 path=clip,

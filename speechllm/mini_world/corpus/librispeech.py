@@ -2,8 +2,9 @@
 
 ``LibriSpeech/<split>/<speaker>/<chapter>/<utterance>.flac`` with the
 transcripts of each chapter beside the audio, as the real corpus has them, and
-one split more: ``ood``, with accents, rates and some sentence shapes that no
-other split has.
+three splits more: ``ood``, with accents, rates and some sentence shapes that
+no other split has, and ``loss-clean`` and ``loss-other``, on which losses are
+compared that nothing was tuned or chosen by.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from speechllm.mini_world.corpus.voices import CONDITIONS, speakers, utter
 # Utterances of each split.
 SIZES = {
     "train-clean-100": 2000,
-    "dev-clean": 150,
-    "dev-other": 150,
-    "test-clean": 400,
-    "test-other": 400,
-    "ood": 200,
+    "dev-clean": 160,
+    "dev-other": 160,
+    "loss-clean": 160,
+    "loss-other": 160,
+    "test-clean": 640,
+    "test-other": 640,
+    "ood": 640,
 }
 # How the mini world calls the splits that LibriSpeech calls otherwise.
 SPLIT_NAMES = {"train-clean-100": "train"}
 TRAIN_SPEAKERS = 40
 # Raise when the same settings would give another corpus.
-VERSION = 4
+VERSION = 5
 
 
 def build_librispeech(
@@ -59,15 +62,27 @@ def plan_splits(root: str, sizes: dict, seed: int) -> tuple[list, list]:
         rng = random.Random(f"corpus {split} {seed}")
         texts = _texts(own, size, seed)
         many = TRAIN_SPEAKERS if own == "train" else None
-        for index, speaker in enumerate(speakers(own, "en", many)):
-            read = texts[index :: many or len(speakers(own))]
+        group = speakers(own, "en", many)
+        for index, speaker in enumerate(group):
+            read = texts[index :: len(group)]
             if not read:
                 continue
             reader += rng.randint(1, 40)
             chapter = _chapter(root, split, reader, rng)
-            utterances += _read(read, speaker, own, chapter, rng)
-            people.append((reader, split, speaker.voice))
+            utterances += _read(read, speaker, chapter, rng)
+            people.append((reader, split, speaker.name))
     return utterances, people
+
+
+def plan_librispeech(
+    root: str, sizes: dict, seed: int
+) -> dict[str, tuple[list, list]]:
+    """What is spoken in each split; nothing more is told about it."""
+    plans: dict[str, tuple[list, list]] = {split: ([], []) for split in sizes}
+    for one in plan_splits(root, sizes, seed)[0]:
+        split = os.path.relpath(one.path, root).split(os.sep)[0]
+        plans[split][0].append(one)
+    return plans
 
 
 def _texts(split, size, seed):
@@ -91,14 +106,14 @@ def _chapter(root, split, reader, rng):
     return folder, f"{reader}-{number}"
 
 
-def _read(texts, speaker, split, chapter, rng):
+def _read(texts, speaker, chapter, rng):
     """One chapter: its utterances; its transcripts are written."""
     folder, name = chapter
     utterances, lines = [], []
     for index, text in enumerate(texts):
         key = f"{name}-{index:04d}"
         path = os.path.join(folder, f"{key}.flac")
-        utterances.append(utter(text, speaker, split, path, rng))
+        utterances.append(utter(text, speaker, path, rng))
         lines.append(f"{key} {spoken_form(text).upper()}\n")
     path = os.path.join(folder, f"{name}.trans.txt")
     with open(path, "w", encoding="utf-8") as file:
@@ -112,5 +127,5 @@ def _write_speakers(root, people):
     with open(path, "w", encoding="utf-8") as file:
         file.write("; made by espeak-ng, no human voice\n")
         file.write(";ID  |SEX| SUBSET           |MINUTES| NAME\n")
-        for reader, split, voice in people:
-            file.write(f"{reader:<5}| - | {split:<17}| - | {voice}\n")
+        for reader, split, name in people:
+            file.write(f"{reader:<5}| - | {split:<17}| - | {name}\n")

@@ -16,11 +16,11 @@ from speechllm.mini_world.corpus.speech import SAMPLE_RATE, speak
 from speechllm.mini_world.corpus.text import spoken_form
 
 # Utterances of each subset, and the split of LibriSpeech's that it is.
-SIZES = {"small": 600, "dev": 200}
+SIZES = {"small": 600, "dev": 640}
 SUBSETS = {"small": "train-clean-100", "dev": "ood"}
 ROW_GROUP = 100
 # Raise when the same settings would give another corpus.
-VERSION = 1
+VERSION = 2
 
 
 def build_loquacious(
@@ -31,9 +31,8 @@ def build_loquacious(
     settings = dict(version=VERSION, sizes=sizes, seed=seed)
 
     def write(new, scratch):
-        for subset, size in sizes.items():
-            clips = os.path.join(scratch, subset)
-            said, _ = plan_splits(clips, {SUBSETS[subset]: size}, seed)
+        plans = plan_loquacious(scratch, sizes, seed)
+        for subset, (said, _) in plans.items():
             title = f"Loquacious (mini, {subset})"
             shards = os.path.join(scratch, f"shards-{subset}")
             speak(in_shards(said), shards, processes, title)
@@ -42,6 +41,18 @@ def build_loquacious(
             _write_parquet(os.path.join(new, subset, name), said)
 
     return build(os.path.join(folder, "LoquaciousSet"), settings, write)
+
+
+def plan_loquacious(
+    root: str, sizes: dict, seed: int
+) -> dict[str, tuple[list, list]]:
+    """What is spoken in each subset; nothing more is told about it."""
+    return {
+        subset: plan_splits(
+            os.path.join(root, subset), {SUBSETS[subset]: size}, seed
+        )
+        for subset, size in sizes.items()
+    }
 
 
 def _write_parquet(path, utterances):
@@ -60,7 +71,7 @@ def _write_parquet(path, utterances):
                 "ID": os.path.splitext(name)[0],
                 "duration": soundfile.info(one.path).frames / SAMPLE_RATE,
                 "wav": audio,
-                "spk_id": one.voice,
+                "spk_id": one.speaker,
                 "sex": None,
                 "text": spoken_form(one.text),
             }

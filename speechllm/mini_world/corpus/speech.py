@@ -28,7 +28,11 @@ SAMPLE_RATE = 16000
 
 @dataclass(frozen=True)
 class Utterance:
-    """One thing to say, and how."""
+    """One thing to say, and how.
+
+    ``tract`` is by how much the formants are higher than the voice's (a
+    shorter vocal tract), ``tilt`` the channel's colour in dB per octave.
+    """
 
     path: str
     text: str
@@ -38,6 +42,9 @@ class Utterance:
     range: int = 50
     snr: float = None
     seed: int = 0
+    tract: float = 1.0
+    tilt: float = 0.0
+    speaker: str = ""
 
 
 def add_noise(wav_N: np.ndarray, snr: float, seed: int) -> np.ndarray:
@@ -52,13 +59,24 @@ def add_noise(wav_N: np.ndarray, snr: float, seed: int) -> np.ndarray:
     return wav_N + noise * np.sqrt(power / np.mean(noise**2))
 
 
+def add_tilt(wav_N: np.ndarray, tilt: float) -> np.ndarray:
+    """Colour speech by some dB per octave, from 100 Hz up."""
+    spectrum = np.fft.rfft(wav_N)
+    hertz = np.linspace(0, SAMPLE_RATE / 2, len(spectrum)).clip(100)
+    gain = 10 ** (tilt * np.log2(hertz / 1000) / 20)
+    return np.fft.irfft(spectrum * gain, len(wav_N))
+
+
 def speak_shard(utterances: list[Utterance]) -> None:
     """Speak utterances in order, in this process, and write their files."""
     for voice in {u.voice for u in utterances}:
         check_voice(voice)
     espeak = Espeak()
     for one in utterances:
-        wav = espeak.say(one.text, one.voice, one.rate, one.pitch, one.range)
+        how = one.voice, one.rate, one.pitch, one.range, one.tract
+        wav = espeak.say(one.text, *how)
+        if one.tilt:
+            wav = add_tilt(wav, one.tilt)
         if one.snr is not None:
             wav = add_noise(wav, one.snr, one.seed)
         wav = wav / max(1.25 * np.abs(wav).max(), 1e-9)

@@ -16,8 +16,10 @@ from speechllm.mini_world.corpus.shapes import SHAPES, UNSEEN_SHAPES, Sentence
 
 SPLITS = {
     "train": range(0, 60),
-    "dev-clean": range(60, 66),
-    "dev-other": range(66, 72),
+    "dev-clean": range(60, 63),
+    "loss-clean": range(63, 66),
+    "dev-other": range(66, 69),
+    "loss-other": range(69, 72),
     "test-clean": range(72, 81),
     "test-other": range(81, 90),
     "ood": range(90, 100),

@@ -72,7 +72,7 @@ def held_out_speech(
     for index, sentence in enumerate(draw_sentences(split, count, seed)):
         path = os.path.join(folder, language, split, f"{index:06d}.flac")
         voice = rng.choice(speakers(split, language))
-        plan.append(utter(getattr(sentence, language), voice, split, path, rng))
+        plan.append(utter(getattr(sentence, language), voice, path, rng))
     return plan
 
 

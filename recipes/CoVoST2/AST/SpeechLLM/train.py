@@ -120,9 +120,11 @@ def dataio_prepare(hparams, prompt):
     keep_lengths(
         train, hparams["train_min_seconds"], hparams["train_max_seconds"]
     )
+    compared = hparams["loss_splits"]
     return {
         "train": train,
         "valid": dataset(hparams["valid_splits"]),
+        "loss": dataset(compared) if compared else None,
         "test": {split: dataset([split]) for split in hparams["test_splits"]},
     }
 

@@ -100,15 +100,20 @@ def dataio_prepare(hparams, prompt):
             rows.update(
                 sb.dataio.dataio.load_data_csv(manifest, {"data_root": root})
             )
+        for row in rows.values():
+            # SpeechBrain's manifests, and older ones, say READER-CHAPTER.
+            row["spk_id"] = row.get("spk_id", "").split("-")[0]
         return sb.dataio.dataset.DynamicItemDataset(
             rows,
             [audio_pipeline, text_pipeline],
             ["id", "sig", "duration", "target", "target_ids"],
         )
 
+    compared = hparams["loss_splits"]
     return {
         "train": dataset(hparams["train_splits"]),
         "valid": dataset(hparams["valid_splits"]),
+        "loss": dataset(compared) if compared else None,
         "test": {split: dataset([split]) for split in hparams["test_splits"]},
     }
 

@@ -117,9 +117,11 @@ def dataio_prepare(hparams, prompt):
             hparams["cache_gigabytes"],
         )
 
+    compared = hparams["loss_splits"]
     return {
         "train": dataset(hparams["train_splits"]),
         "valid": dataset(hparams["valid_splits"]),
+        "loss": dataset(compared) if compared else None,
         "test": {split: dataset([split]) for split in hparams["test_splits"]},
     }
 
