@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check report bench upstream
+.PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check recheck report bench upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechllm.study.local workflow/config/mini.yaml
@@ -42,6 +42,10 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/yamllint -c .yamllint.yaml hparams recipes workflow
 	$(BIN)/codespell benchmarks docs hparams recipes speechbrain_ext speechllm tests tools upstream workflow *.md *.py
+
+# Every figure of README and docs, made again from the committed runs.
+recheck: .venv/ready
+	$(BIN)/python -m speechllm.report.recheck
 
 report: .venv/ready
 	$(BIN)/python -m speechllm.report $(or $(RESULTS),results/mini)

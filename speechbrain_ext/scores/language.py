@@ -143,11 +143,6 @@ def load_normaliser(name):
     return whisper.BasicTextNormalizer(split_letters=name == CHARACTERS)
 
 
-def normaliser_of(language=None):
-    """The normaliser of a language."""
-    return load_normaliser(normaliser_name(language))
-
-
 def tell_normaliser(language, references):
     """Say, once, where words are counted otherwise than one may expect.
 

@@ -11,7 +11,6 @@ from speechbrain_ext.scores.intervals import score_interval, wer_from_sums
 from speechbrain_ext.scores.language import (
     load_normaliser,
     normaliser_name,
-    normaliser_of,
     tell_normaliser,
 )
 from speechbrain_ext.scores.words import WordErrors, word_errors
@@ -54,12 +53,9 @@ def score_recognition(
     rows : list of dict
         The same, each with its word errors.
     """
-    normalise = normaliser_of(language)
+    name = normaliser_name(language)
+    errors = [_errors(r["reference"], r["hypothesis"], name) for r in rows]
     tell_normaliser(language, [row["reference"] for row in rows])
-    errors = [
-        word_errors(row["reference"], row["hypothesis"], normalise)
-        for row in rows
-    ]
     total = sum(errors, WordErrors())
     counts = [(one.errors, one.words) for one in errors]
     score = SetScore(
@@ -72,7 +68,7 @@ def score_recognition(
         words=total.words,
         utterances=len(rows),
         language=language,
-        normaliser=normaliser_name(language),
+        normaliser=name,
         hit_limit=_at_limit(rows),
         speakers=_speakers(rows),
     )
@@ -183,9 +179,14 @@ def speakers_of(rows: list[dict]) -> list:
 @functools.lru_cache(maxsize=200_000)
 def _errors(reference, hypothesis, normaliser):
     """Most runs say the same of most utterances: align each pair once."""
-    normalise = load_normaliser(normaliser)
-    found = word_errors(reference, hypothesis, normalise)
-    return found.errors, found.words
+    texts = (_normalised(text, normaliser) for text in (reference, hypothesis))
+    return word_errors(*texts, normalise=None)
+
+
+@functools.lru_cache(maxsize=200_000)
+def _normalised(text, normaliser):
+    """A text as its words are counted; takes longer than to align two."""
+    return load_normaliser(normaliser)(text)
 
 
 def utterance_counts(
@@ -214,5 +215,6 @@ def utterance_counts(
 
         return sentence_counts(metric, said, wanted, language)
     name = normaliser_name(language)
-    counts = [_errors(*pair, name) for pair in zip(wanted, said)]
+    errors = [_errors(*pair, name) for pair in zip(wanted, said)]
+    counts = [(one.errors, one.words) for one in errors]
     return np.asarray(counts, dtype=np.float64).reshape(-1, 2)

@@ -97,6 +97,41 @@ def best_table(records) -> Table:
     return Table(header, rows)
 
 
+def side_by_side(records) -> Table:
+    """Methods in columns, of the length that has the most of several seeds."""
+    trained = [r for r in records if r["trainable"] and len(r["seeds"]) > 1]
+    lengths = [one["steps"] for one in trained]
+    steps = max(sorted(set(lengths)), key=lengths.count, default=0)
+    places: dict[tuple, dict] = {}
+    for one in trained:
+        if one["steps"] == steps:
+            key = "backbone", "task", "removed", "layers"
+            place = places.setdefault(tuple(one[k] for k in key), {})
+            place[one["method"]] = one
+    names = dict.fromkeys(name for cell in places.values() for name in cell)
+    methods = [name for name in names if name != PAPER]
+    rows = [
+        [
+            f"{backbone}, {task}",
+            f"{removed} of {layers}",
+            " / ".join(_lost(cell[PAPER])) if PAPER in cell else MISSING,
+            *(_beside(cell[m]) if m in cell else GAP for m in methods),
+        ]
+        for (backbone, task, removed, layers), cell in places.items()
+    ]
+    what = " / ".join(MEASURES.values())
+    header = ["Model", "Layers removed"]
+    header += [f"The paper's healing, {steps} steps: degradation, {what}"]
+    header += [f"`{name}`: ratios; p (Holm)" for name in methods]
+    return Table(header, rows)
+
+
+def _beside(one):
+    seeds = f", {len(one['seeds'])} seeds"
+    ratios, tests = (" / ".join(f(one)) for f in (_ratios, _p_values))
+    return f"{ratios}; {tests}{seeds}"
+
+
 RATIO_NOTE = """
 Ratio: relative degradation over that of the paper's joint healing (both,
 angular path) at the same depth, steps and seeds; below 1 is better. WER or

@@ -206,8 +206,11 @@ def mean(drawn: Iterable):
     found = [one for one in drawn if one is not None]
     if not found:
         return None
-    # Of scores a score, of degradations a degradation: on their scale.
-    return (sum(found[1:], start=found[0]) / len(found)).on(found[0].scale)
+    average = sum(found[1:], start=found[0]) / len(found)
+    # Of scores a score, of degradations a degradation: on their scale. The
+    # paper's are plain numbers.
+    known = isinstance(average, Drawn)
+    return average.on(found[0].scale) if known else average
 
 
 class Samples:

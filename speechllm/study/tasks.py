@@ -26,30 +26,26 @@ MISSING = "—"
 
 def report_tasks(results: Path, output: Path | None = None) -> str:
     """Write ``tasks.md`` from what the runs left."""
-    tables = {
-        name: RedundancyTable.load(table_file(str(results / name), "speech"))
-        for name in _measured(results)
-    }
-    runs = {run.name: run for run in load_runs(results).all}
-    parts = [
-        translation_table(runs, tables),
-        tables_agreement(tables),
-        multitask_check(results / "multitask" / "multitask.json"),
-    ]
-    text = "\n".join(parts)
+    text = "\n".join(part(results) for part in PARTS.values())
     write_text((output or results) / "tasks.md", text)
     return text
 
 
-def _measured(results):
-    """Baselines whose table on speech is there."""
+def _tables(results):
+    """Tables on speech of the baselines that have one."""
     names = (ASR, *SYSTEMS)
     files = {name: table_file(str(results / name), "speech") for name in names}
-    return [name for name in names if Path(files[name]).exists()]
+    return {
+        name: RedundancyTable.load(file)
+        for name, file in files.items()
+        if Path(file).exists()
+    }
 
 
-def translation_table(runs, tables) -> str:
+def translation_table(results: Path) -> str:
     """BLEU by depth, along the translation's own path and along ASR's."""
+    runs = {run.name: run for run in load_runs(results).all}
+    tables = _tables(results)
     header = [f"{d}, own path" for d in DIRECTIONS.values()]
     header += [f"{d}, ASR's path" for d in DIRECTIONS.values()]
     pruned = [
@@ -98,8 +94,9 @@ def _score(run):
     return f"{score.value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def tables_agreement(tables) -> str:
+def tables_agreement(results: Path) -> str:
     """How far each system's distances are from ASR's."""
+    tables = _tables(results)
     header = [
         "table on speech",
         "mean difference",
@@ -134,8 +131,9 @@ def _mean_distance(table):
     return float(sum(values) / len(values))
 
 
-def multitask_check(file: Path) -> str:
+def multitask_check(results: Path) -> str:
     """Several tasks on one backbone beside their own systems."""
+    file = results / "multitask" / "multitask.json"
     title = "## All tasks on one pruned backbone\n\n"
     if not file.exists():
         return f"{title}Not run, or failed.\n"
@@ -166,18 +164,21 @@ def multitask_check(file: Path) -> str:
     )
 
 
+PARTS = {
+    "translation": translation_table,
+    "distances": tables_agreement,
+    "multitask": multitask_check,
+}
+
+
 def compare_all(results: Path, output: Path) -> None:
     """Compare each task's table with recognition's, as far as there are any."""
-    measured = _measured(results)
-    for name in measured if ASR in measured else []:
-        if name != ASR:
-            tables = [
-                RedundancyTable.load(table_file(str(results / n), "speech"))
-                for n in (ASR, name)
-            ]
-            print(agreement_text(*tables))
-            target = output / f"tables-mini-{name}.json"
-            write_json(target, agreement_of(*tables))
+    tables = _tables(results)
+    asr = tables.pop(ASR, None)
+    for name, own in tables.items() if asr is not None else ():
+        print(agreement_text(asr, own))
+        target = output / f"tables-mini-{name}.json"
+        write_json(target, agreement_of(asr, own))
 
 
 def main(argv=None) -> int:

@@ -1,0 +1,285 @@
+"""Figures of studies that stand in pages, and the marks that they stand in.
+
+In a page ``<!-- figures: NAME -->`` begins figures of a study, and ``<!-- end
+-->`` ends them; a table between lines of its own, a number within a sentence.
+What stands there is made by `made`, from the study's runs alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from speechbrain_ext.runs.result import RunResult
+from speechllm.report.claims import all_claims
+from speechllm.report.committed import STUDIES, Evidence
+from speechllm.report.healing_tables import best_table, side_by_side
+from speechllm.report.samples import Drawn, baseline_name, estimate
+from speechllm.report.study import sets_of, system
+from speechllm.report.summary import seconds
+from speechllm.report.tables import (
+    GAP,
+    chance_text,
+    markdown_table,
+    system_name,
+    tolerance_text,
+)
+
+MARKS = re.compile(
+    r"(<!-- figures: (?P<name>[\w-]+) -->)(?P<text>.*?)(<!-- end -->)", re.S
+)
+MARK = re.compile(r"<!-- (?:figures:[^>]*|end) -->")
+# A value with its interval is of a study, and stands between marks.
+INTERVAL = re.compile(
+    r"[-+]?[\d.]+(?: %)? \[[-+]?[\d.]+, (?:[-+]?[\d.]+|no bound)\]"
+)
+# So is, in a section with such marks, what looks like a score or a share, but
+# for the paper's limits and the level of intervals.
+FIGURE = re.compile(r"(?<![\d.])\d+\.\d{2,4}(?![\d.]*\d)|\d[\d.]* %")
+STATED = {"0.25", "0.10", "25 %", "10 %", "95 %"}
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.S)
+SETS = {"ood": "out of domain"}
+PATHS = {"text": "the text's path", "ASR speech": "ASR's path"}
+
+
+def read(text: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The names and texts between a page's marks, and faults of the page."""
+    found = [(m["name"], m["text"].strip()) for m in MARKS.finditer(text)]
+    outside = MARKS.sub("", text)
+    faults = [
+        f"{mark!r}: of a pair of marks the other one is missing, or a name "
+        "is not of letters and dashes"
+        for mark in MARK.findall(outside)
+    ]
+    for name, inside in found:
+        faults += [f"{name}: no end before {m}" for m in MARK.findall(inside)]
+    return found, faults + [
+        f"{value!r}: a study's figure outside of marks"
+        for value in _outside(text)
+    ]
+
+
+def _outside(text) -> list[str]:
+    """What looks like a study's figure and is not between marks."""
+    text = CODE.sub("", text)
+    found = INTERVAL.findall(MARKS.sub("", text))
+    for section in re.split(r"^## ", text, flags=re.M):
+        told = MARKS.sub("", section)
+        if told != section:
+            told = INTERVAL.sub("", told)
+            found += [x for x in FIGURE.findall(told) if x not in STATED]
+    return found
+
+
+def filled(text: str, figures: dict[str, str]) -> str:
+    """A page with the figures that are known between its marks."""
+
+    def fill(match):
+        new = figures.get(match["name"])
+        if new is None:
+            return match[0]
+        lines = "\n" in match["text"] or "\n" in new
+        return (
+            f"{match[1]}\n{new}\n{match[4]}"
+            if lines
+            else f"{match[1]}{new}{match[4]}"
+        )
+
+    return MARKS.sub(fill, text)
+
+
+def study_of(name: str) -> str | None:
+    """The study whose figures go by a name; None: no figures do."""
+    found = [
+        study.name
+        for study in STUDIES
+        if name.removeprefix(f"{study.name}-") in FIGURES
+        and name.startswith(f"{study.name}-")
+    ]
+    return max(found, key=len, default=None)
+
+
+def unknown(name: str) -> str:
+    """Why no figures go by a name, or nothing."""
+    if study_of(name):
+        return ""
+    studies = ", ".join(study.name for study in STUDIES)
+    return (
+        f"no such figures: a name is that of a study ({studies}), a dash and "
+        f"one of {', '.join(FIGURES)}"
+    )
+
+
+def made(name: str, evidence: Evidence) -> str:
+    """The figures of a name, made anew."""
+    what = name.removeprefix(f"{evidence.committed.name}-")
+    return FIGURES[what](evidence).strip()
+
+
+# ----------------------------------------------------------------------------
+# Of any study
+
+
+def scores(evidence: Evidence) -> str:
+    """A row for each depth, healing and path; a column for each set."""
+    return _cells(evidence, _score, "{:.2f}")
+
+
+def degradation(evidence: Evidence) -> str:
+    """The same in relative degradation, with what is tolerated below."""
+    study = evidence.study
+    table = _cells(evidence, _degradation, "{:.0f}")
+    lines = [
+        f"- {_curve(study, which, healing, path)}: "
+        f"{tolerance_text(study, which, healing, path)}"
+        for which in study.systems()
+        for healing, path in study.curves(which)
+    ]
+    return "\n".join([table, *lines])
+
+
+def _cells(evidence, figure, form):
+    """A table of recognition's cells, by a figure of each on a set."""
+    study = evidence.study
+    systems = study.systems("ASR") or study.systems()
+    sets = sets_of([r for r in study.done if system(r) in systems])
+    layers = sorted({study.layers(which) for which in systems})
+    header = [
+        *(["system"] if len(systems) > 1 else []),
+        f"layers removed of {' or '.join(map(str, layers))}",
+        "healing",
+        *(SETS.get(name, name) for name in sets),
+    ]
+    rows = []
+    for which in systems:
+        for told, cell in _rows(study, which):
+            found = [estimate(figure(study, cell, name)) for name in sets]
+            if any(found):
+                own = [system_name(which)] if len(systems) > 1 else []
+                said = [one.said(form) if one else GAP for one in found]
+                rows.append([*own, *told, *said])
+    return markdown_table(header, rows)
+
+
+def _rows(study, which) -> Iterator[tuple[list, list[RunResult]]]:
+    """What a row is called, and its runs."""
+    whole = study.members(which, 0)
+    first = [run for run in whole if not baseline_name(run)]
+    further = [run for run in whole if baseline_name(run)]
+    yield ["0", ""], first
+    yield ["0, as many further steps", ""], further
+    curves = study.curves(which)
+    depths = sorted(set(itertools.chain(*curves.values())))
+    for depth, (healing, path) in itertools.product(depths, curves):
+        runs = study.members(which, depth, healing, path)
+        along = "" if path == "speech" else f", {PATHS.get(path, path)}"
+        yield [f"{depth}{along}", healing], runs
+
+
+def _score(study, runs, name) -> Drawn | None:
+    found = [(run, study.samples.score(run, name)) for run in runs]
+    return study.samples.over_runs(found)
+
+
+def _degradation(study, runs, name) -> Drawn | None:
+    pruned = [run for run in runs if run.removed]
+    found = study.degradation_of(pruned, name) if pruned else None
+    # In per cent, the interval on the scale of its own.
+    return None if found is None else _times(found, 100)
+
+
+def _times(drawn, many):
+    scale = drawn.scale
+    return (drawn * many).on(
+        type(scale)(
+            lambda value: scale.there(np.asarray(value) / many),
+            lambda value: scale.back(value) * many,
+        )
+    )
+
+
+def _curve(study, which, healing, path):
+    along = "" if path == "speech" else f", {PATHS.get(path, path)}"
+    return f"{system_name(which)}, {which[3]}, {healing}{along}"
+
+
+def chance(evidence: Evidence) -> str:
+    """What chance the degradations' intervals know."""
+    study = evidence.study
+    found = [
+        estimate(study.degradation(which, depth, *curve, name))
+        for which in study.systems()
+        for curve, depths in study.curves(which).items()
+        for depth in depths
+        for name in study.sets(which)
+    ]
+    return " or ".join(dict.fromkeys(chance_text(one) for one in found if one))
+
+
+def minutes(evidence: Evidence) -> str:
+    """Core-minutes by the clocks of the runs."""
+    found = [seconds(run) for run in evidence.found.all]
+    return f"{sum(one for one in found if one) / 60:.0f}"
+
+
+# ----------------------------------------------------------------------------
+# Of one kind of study
+
+
+def claims(evidence: Evidence) -> str:
+    """The paper's claims with what was tested of each."""
+    rows = []
+    for claim in all_claims(evidence.study, evidence.tables):
+        verdict = claim.verdict
+        if claim.missing:
+            verdict += f" (missing: {claim.missing})"
+        rows.append([f"{claim.number}. {claim.says}", "", "", verdict])
+        rows += [
+            ["", part.says, part.value(), part.verdict or ""]
+            for part in claim.parts
+            if part.wanted
+        ]
+    header = ["the paper's claim", "statistic", "here", "verdict"]
+    return markdown_table(header, rows)
+
+
+def _tasks(name: str) -> Callable[[Evidence], str]:
+    """A part of ``tasks.md``, without its title."""
+
+    def part(evidence):
+        from speechllm.study import tasks
+
+        return tasks.PARTS[name](evidence.runs).partition("\n\n")[2]
+
+    return part
+
+
+def best(evidence: Evidence) -> str:
+    """The best method of each depth and length beside the paper's."""
+    return str(best_table(evidence.comparisons))
+
+
+def ratios(evidence: Evidence) -> str:
+    """What methods lose over what the paper's loses, a row for each depth."""
+    return str(side_by_side(evidence.comparisons))
+
+
+FIGURES: dict[str, Callable[[Evidence], str]] = {
+    "table": scores,
+    "degradation": degradation,
+    "chance": chance,
+    "runs": lambda evidence: str(len(evidence.found.done)),
+    "seeds": lambda evidence: str(
+        len({run.seed for run in evidence.found.done})
+    ),
+    "minutes": minutes,
+    "claims": claims,
+    "translation": _tasks("translation"),
+    "distances": _tasks("distances"),
+    "multitask": _tasks("multitask"),
+    "best": best,
+    "ratios": ratios,
+}
