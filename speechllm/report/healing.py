@@ -151,14 +151,13 @@ def p_value(above: Drawn | None, below: Drawn | None) -> float | None:
     """
     if above is None or below is None:
         return None
-    one = estimate((above - below).on(PLAIN))
-    if one is None or one.error is None:
+    sides = [estimate(gap.on(PLAIN)) for gap in (above - below, below - above)]
+    if any(one is None or one.error is None for one in sides):
         return None
-    if not one.error:
+    if not sides[0].error:
         # The same for whoever is left out; a gap that never moves is no proof.
-        return None if one.value else 1.0
-    p = one.p_above(0.0)
-    return 2 * min(p, 1 - p)
+        return None if sides[0].value else 1.0
+    return 2 * min(one.p_above(0.0) for one in sides)
 
 
 def comparisons(study: HealingStudy) -> list[dict]:
