@@ -221,7 +221,12 @@ def test_a_band_that_knows_no_seeds_says_so(told, monkeypatch):
 
     monkeypatch.setattr(Axes, "fill_between", fill)
     monkeypatch.setattr(
-        Figure, "legend", lambda self, keys, names, **how: labels.extend(names)
+        Figure,
+        "legend",
+        # Long ones are on several lines.
+        lambda self, keys, names, **how: labels.extend(
+            " ".join(name.split()) for name in names
+        ),
     )
     rng = np.random.default_rng(3)
     hard_G = hard_speakers(rng, 400)
