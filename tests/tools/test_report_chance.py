@@ -348,6 +348,26 @@ def test_fieller_excludes_one_where_p_is_small(told):
     assert sides == {True, False}
 
 
+def test_a_run_that_lacks_a_set_is_in_no_mean(told):
+    """The mean over the sets is of the same sets, runs and seeds for all."""
+    errors = {"both": 20, "attention": 15}
+    for seed in (1, 2):
+        told.run(0, {"dev": [10] * 9, "test": [20] * 9}, seed)
+        for healing, dev in errors.items():
+            said = {"dev": [dev] * 9, "test": [30] * 9}
+            if (healing, seed) == ("attention", 2):
+                del said["test"]
+            told.run(2, said, seed, healing)
+    _, records, page = compared(told)
+    found = {m: one["degradation"]["score"] for m, one in records.items()}
+    assert found["both"]["value"] == pytest.approx((1.0 + 0.5) / 2)
+    assert found["attention"]["value"] == pytest.approx((0.5 + 0.5) / 2)
+    assert "seeds" not in found["attention"]["over"]
+    ratio = records["attention"]["ratio"]["score"]
+    assert ratio["value"] == pytest.approx(0.5 / 0.75)
+    assert "Scored on dev, test." in page
+
+
 def test_the_page_says_whose_losses_tuned(healed):
     found, _, page = compared(healed)
     assert "cross-entropy of 4 of 4 runs was scored on the utterances" in page
