@@ -56,7 +56,10 @@ class Part:
 
     def decided(self) -> str:
         """The verdict as a cell of a table."""
-        return f"{self.verdict or ''}{f': {self.why}' if self.why else ''}"
+        why = self.why
+        if self.verdict and not why and "utterances" in self.over():
+            why = "over utterances, as speakers are not known"
+        return f"{self.verdict or ''}{f': {why}' if why else ''}"
 
 
 @dataclass

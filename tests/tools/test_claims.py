@@ -106,6 +106,16 @@ def test_a_baselines_seed_matters_where_baselines_differ():
     assert part.decided().startswith("undecided: one baseline seed")
 
 
+def test_a_verdict_over_utterances_says_so():
+    found = Estimate(2.0, 1.9, 2.1, units={"utterances of a": 9, "seeds": 3})
+    part = above(found, 1, "", "x")
+    assert part.over() == "9 utterances, 3 seeds"
+    assert part.decided() == (
+        "confirmed: over utterances, as speakers are not known"
+    )
+    assert told(found, "").decided() == ""
+
+
 def test_places_are_corrected_together():
     # P is about 0.02 each.
     one = drawn(2.0, 1.5, 2.5, 1.5, 2.5, 2.0)
