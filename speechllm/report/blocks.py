@@ -210,9 +210,9 @@ def chance(evidence: Evidence) -> str:
     """What chance the degradations' intervals know."""
     study = evidence.study
     found = [
-        estimate(study.degradation(which, depth, *curve, name))
+        estimate(study.degradation(which, depth, healing, path, name))
         for which in study.systems()
-        for curve, depths in study.curves(which).items()
+        for (healing, path), depths in study.curves(which).items()
         for depth in depths
         for name in study.sets(which)
     ]
@@ -236,13 +236,14 @@ def claims(evidence: Evidence) -> str:
         verdict = claim.verdict
         if claim.missing:
             verdict += f" (missing: {claim.missing})"
-        rows.append([f"{claim.number}. {claim.says}", "", "", verdict])
+        rows.append([f"{claim.number}. {claim.says}", *[""] * 4, verdict])
         rows += [
-            ["", part.says, part.value(), part.verdict or ""]
-            for part in claim.parts
-            if part.wanted
+            ["", p.says, p.wanted, p.value(), p.paper, p.decided()]
+            for p in claim.parts
+            if p.wanted
         ]
-    header = ["the paper's claim", "statistic", "here", "verdict"]
+    header = ["the paper's claim", "statistic", "claimed", "here", "the paper"]
+    header.append("verdict")
     return markdown_table(header, rows)
 
 
