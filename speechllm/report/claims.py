@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-from fractions import Fraction
-
 import numpy as np
 
 from speechllm.report import paper
-from speechllm.report.chance import concordance, sure_pairs
-from speechllm.report.maps import adapted_against_frozen
-from speechllm.report.paper_tables import depth_said, tolerance_said
-from speechllm.report.path_claims import (
-    SPEECH,
-    across_tasks,
-    text_and_speech,
-)
+from speechllm.report.model_claims import adaptation, bigger_lose_more
+from speechllm.report.path_claims import across_tasks, text_and_speech
 from speechllm.report.samples import Estimate, ratio_estimate
 from speechllm.report.study import over_systems, size_of
-from speechllm.report.tables import Table, system_name
+from speechllm.report.tables import Table
 from speechllm.report.timings import LACKING
 from speechllm.report.verdicts import (
     CONFIRMED,
-    LEVEL,
     REFUTED,
     UNDECIDED,
     Claim,
     Part,
     above,
     below,
+    lacking,
     places_said,
     significant,
-    told,
     unless,
 )
 
@@ -58,101 +48,16 @@ def claims_table(claims) -> Table:
         verdict = claim.verdict
         if claim.missing:
             verdict += f" (missing: {claim.missing})"
-        rows.append([claim.number, claim.says, "", "", "", verdict])
+        rows.append([claim.number, claim.says, *[""] * 4, verdict])
         for part in claim.parts:
             wanted = part.wanted or "told, not tested"
-            row = ["", part.says, wanted, part.value(), part.paper]
-            rows.append([*row, part.decided()])
-    header = "Claim,Statistic,Claimed,Here (95 % interval),Paper,Verdict"
+            row = ["", part.says, wanted, part.value(), part.over()]
+            rows.append([*row, part.paper, part.decided()])
+    header = "Claim,Statistic,Claimed,Here (95 % interval),Over,Paper,Verdict"
     return Table(header.split(","), rows)
 
 
-def _lacking(*named) -> str:
-    """Names of the statistics that could not be had."""
-    return ", ".join(name for name, one in named if one is None)
-
-
 # ----------------------------------------------------------------------------
-
-
-def bigger_lose_more(study) -> Claim:
-    """Claim 2: bigger models lose a larger share of their layers.
-
-    The model is the unit: more speakers or seeds are not more models.
-    """
-    families: dict = {}
-    for which in study.systems("ASR"):
-        if not which[1] and study.depths(which):
-            families.setdefault(study.family(which), []).append(which)
-    found = concordance(
-        [_size_and_share(study, which) for which in members]
-        for members in families.values()
-    )
-    theirs = concordance(
-        [(size_of((model,), 0), share) for model, share in members]
-        for members in paper.prunable_shares().values()
-    )
-    tested = Part(
-        "pairs of a family's sizes in which the larger loses the larger share "
-        "of its layers, by the paper's point rule (exact one-sided p; the "
-        "unit is the model)",
-        None,
-        "concordant",
-        _of_pairs(found),
-        text=str(found or ""),
-        paper=str(theirs),
-    )
-    if found and tested.verdict == UNDECIDED:
-        tested.why = f"of so many models p is {found.p_least:.2g} at best"
-    sure = [
-        sure_pairs([_surely(study, which) for which in members])
-        for members in families.values()
-    ]
-    more, less, still = (sum(one) for one in zip(*sure or [(0, 0, 0)]))
-    parts = [
-        tested,
-        Part(
-            "the same pairs by the interval rule",
-            None,
-            text=f"{more} surely concordant, {less} surely not, {still} open",
-        ),
-        *(
-            _tolerance_part(study, which)
-            for members in families.values()
-            for which in members
-        ),
-    ]
-    missing = "" if found else "two sizes of a family, both pruned"
-    return Claim(2, "Bigger models lose more layers", parts, missing)
-
-
-def _size_and_share(study, which):
-    layers = study.layers(which)
-    return size_of(which, layers), Fraction(study.largest(which), layers)
-
-
-def _surely(study, which):
-    layers, (within, over) = study.layers(which), study.tolerance(which)
-    first_over = None if over is None else Fraction(over, layers)
-    return size_of(which, layers), Fraction(within, layers), first_over
-
-
-def _of_pairs(found) -> str:
-    if found and found.p_more <= LEVEL:
-        return CONFIRMED
-    return REFUTED if found and found.p_less <= LEVEL else UNDECIDED
-
-
-def _tolerance_part(study, which) -> Part:
-    """A system's depth by the point rule and by the interval rule."""
-    layers = study.layers(which)
-    return Part(
-        f"{system_name(which)}: most layers within the threshold by the point "
-        "rule; [deepest within, first over] by the interval rule",
-        None,
-        text=f"{depth_said(study.largest(which), layers)}; "
-        f"{tolerance_said(study, which)}",
-    )
 
 
 def healing_order(study) -> Claim:
@@ -173,9 +78,10 @@ def healing_order(study) -> Claim:
     parts = []
     for step, says in steps.items():
         pooled = over_systems(ratios[step])
-        own = [one == step for one, _ in places]
+        own = [place == step for place, _ in places]
         up, down = (
-            sum(map(int.__mul__, own, which)) for which in (better, worse)
+            sum(here and found for here, found in zip(own, tests))
+            for tests in (better, worse)
         )
         part = above(
             None if pooled is None else np.exp(pooled),
@@ -187,17 +93,17 @@ def healing_order(study) -> Claim:
     # Qwen2.5-7B, test-clean, 8 of 28 layers.
     parts[0].paper = f"{5.93 / 2.36:.2f}"
     parts.append(_projector_alone(study, systems))
-    lacking = _lacking(
+    missing = lacking(
         ("decoder and joint", parts[0].found),
         ("projector and decoder", parts[1].found),
-        ("none, projector and joint", parts[2].found),
+        ("none, projector and joint", parts[2].found or parts[2].why or None),
     )
     return Claim(
         3,
         "Joint healing is better than decoder-only, that better than "
         "projector-only, and that about as bad as none",
         parts,
-        f"runs with {lacking}" if lacking else "",
+        f"runs with {missing}" if missing else "",
     )
 
 
@@ -222,66 +128,9 @@ def _projector_alone(study, systems) -> Part:
     )
     if gap is not None and part.found is None:
         part.why = "joint healing is not better than none here: no gap"
+    elif part.found and part.found.low == -np.inf:
+        part.why = part.why or "that gap may be none"
     return part
-
-
-def adaptation(study, tables) -> Claim:
-    """Claim 4: LoRA lowers the distances and yet the tolerance."""
-    moved = adapted_against_frozen(study, tables)
-    pairs = study.adapted_pairs()
-    changes = dict(_degradations(study, pairs))
-    ratio = over_systems(
-        {p: np.log1p(a) - np.log1p(b) for p, (a, b) in changes.items()}
-    )
-    parts = [
-        below(
-            moved,
-            0,
-            "angular distance of the blocks that are pruned, adapted minus "
-            "frozen, at equal depths",
-            "below 0",
-            baselines=True,
-            form="{:+.4f}",
-        ),
-        above(
-            None if ratio is None else np.exp(ratio),
-            1,
-            "WER pruned over WER whole at equal depths, adapted over frozen",
-            "above 1",
-            baselines=True,
-        ),
-        told(
-            over_systems({p: a - b for p, (a, b) in changes.items()}),
-            "degradation at equal depths, adapted minus frozen",
-            form="{:+.2f}",
-        ),
-        *(
-            _tolerance_part(study, which)
-            for which in dict.fromkeys(itertools.chain(*pairs))
-        ),
-    ]
-    return Claim(
-        4,
-        "Adapting the decoder (LoRA) lowers distances and yet lowers the "
-        "tolerance for pruning",
-        parts,
-        _lacking(
-            ("tables of an adapted and a frozen decoder, both pruned", moved),
-            ("both of them pruned to one depth", ratio),
-        ),
-    )
-
-
-def _degradations(study, pairs):
-    """Degradations of adapted and frozen decoders at the same places."""
-    for pair in pairs:
-        depths = {*study.depths(pair[0])} & {*study.depths(pair[1])}
-        for depth, name in itertools.product(depths, study.sets(pair[0])):
-            changed = [
-                study.degradation(one, depth, *SPEECH, name) for one in pair
-            ]
-            if all(one is not None and one.value > -1 for one in changed):
-                yield (pair[0], depth, name), changed
 
 
 def savings(study) -> Claim:

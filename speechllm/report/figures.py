@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,7 +153,7 @@ def draw_curves(
         entries = dict(sorted(entries.items(), key=lambda e: e[1][0]))
         drawn.legend(
             [handle for _, handle in entries.values()],
-            entries.keys(),
+            [textwrap.fill(label, 36 if wide else 24) for label in entries],
             loc="outside upper center",
             ncols=4 if wide else 2,
             handlelength=3,

@@ -20,7 +20,7 @@ from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import RunResult, load_runs
 from speechbrain_ext.scores.intervals import PLAIN, holm
 from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
-from speechllm.report.frontier import draw_frontier
+from speechllm.report.frontier import common_sets, draw_frontier
 from speechllm.report.healing_tables import MEASURES, PAPER, page_of
 from speechllm.report.page import planned_runs
 from speechllm.report.samples import (
@@ -49,6 +49,7 @@ class HealingStudy(Study):
     def __init__(self, runs, folders):
         runs = [run for run in runs if not TRIAL.search(run.name)]
         super().__init__(runs, folders)
+        self._common_sets: dict[tuple, list[str]] = {}
 
     def steps(self) -> list[int]:
         """How long trained runs healed."""
@@ -126,11 +127,10 @@ class HealingStudy(Study):
         }
 
     def common_sets(self, which) -> list[str]:
-        """The sets that all pruned runs of a system were scored on."""
-        pruned = [run for run in self.members(which) if run.removed]
-        names = (set(run.scores) for run in pruned if run.scores)
-        common = set.intersection(*names) if pruned else set()
-        return [name for name in self.sets(which) if name in common]
+        """The sets that all cells of a system were scored on."""
+        if which not in self._common_sets:
+            self._common_sets[which] = common_sets(self, which)
+        return self._common_sets[which]
 
     def scored_on_tuning(self) -> list[str]:
         """Runs whose loss is of the utterances that rates are tuned on."""
@@ -151,14 +151,13 @@ def p_value(above: Drawn | None, below: Drawn | None) -> float | None:
     """
     if above is None or below is None:
         return None
-    one = estimate((above - below).on(PLAIN))
-    if one is None or one.error is None:
+    sides = [estimate(gap.on(PLAIN)) for gap in (above - below, below - above)]
+    if any(one is None or one.error is None for one in sides):
         return None
-    if not one.error:
+    if not sides[0].error:
         # The same for whoever is left out; a gap that never moves is no proof.
-        return None if one.value else 1.0
-    p = one.p_above(0.0)
-    return 2 * min(p, 1 - p)
+        return None if sides[0].value else 1.0
+    return 2 * min(one.p_above(0.0) for one in sides)
 
 
 def comparisons(study: HealingStudy) -> list[dict]:

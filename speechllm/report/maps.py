@@ -88,8 +88,8 @@ def compare_inputs(tables: list[dict]) -> list[str]:
         agree = agreement(first, second)
         lines.append(
             f"({letter}) against ({beside}): mean difference {gap:.4f}, the "
-            f"same block at {many * agree.same:.0f} of {many} sizes (random "
-            f"blocks: at {many * agree.same_by_chance:.1f})"
+            f"same block at {many * agree.same:.0f} of {many} sizes, random "
+            f"blocks at {many * agree.same_by_chance:.1f}"
         )
     return lines
 

@@ -49,7 +49,8 @@ it says, refuted where that of one of them excludes it, and else undecided here:
 so without an interval, or with one that does not know how speakers or seeds
 differ. That two things are equal is confirmed where the interval of 90 % lies
 within the limits named (two one-sided tests); tests at single places and of
-pairs of models are one-sided, of 5 %.
+pairs of models are one-sided, of 5 %. "Over" says how many speakers (of each
+set) and seeds an interval knows; "utterances": their speakers are not known.
 
 {claims}
 

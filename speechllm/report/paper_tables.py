@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from statistics import fmean
 
 from speechbrain_ext.scores.intervals import (
     WORSE,
@@ -12,7 +13,13 @@ from speechbrain_ext.scores.intervals import (
 from speechllm.report import paper
 from speechllm.report.samples import estimate, mean
 from speechllm.report.study import size_of
-from speechllm.report.tables import GAP, Table, layers_cells, system_name
+from speechllm.report.tables import (
+    GAP,
+    Table,
+    layers_cells,
+    system_name,
+    tolerance_text,
+)
 
 # The first cell of a row that was not measured in the study.
 PAPERS = "the paper's"
@@ -23,17 +30,6 @@ def said(drawn, form: str = "{:.2f}") -> str:
     """A statistic as a cell; a dash where there is none."""
     found = estimate(drawn)
     return found.said(form) if found else GAP
-
-
-def depth_said(removed: int, layers: int) -> str:
-    """A number of layers of all, such as "4 of 12 (33 %)"."""
-    return f"{removed} of {layers} ({removed / layers:.0%})".replace("%", " %")
-
-
-def tolerance_said(study, which) -> str:
-    """Layers that can go by the interval rule: what is sure on both sides."""
-    within, over = study.tolerance(which)
-    return f"[{within}, {'none over' if over is None else over}]"
 
 
 def table_one(study, task: str = "ASR") -> Table:
@@ -80,7 +76,7 @@ def _system_rows(study, which, sets):
     cell = depth, "both", "speech"
     scores = [said(study.score(which, *cell, one)) for one in sets]
     row = ["here", name, *layers_cells(depth, layers), *scores]
-    ends = [tolerance_said(study, which), ", ".join(map(str, depths))]
+    ends = [tolerance_text(study, which), ", ".join(map(str, depths))]
     return [*rows, [*row, *ends, len(study.members(which, *cell))]]
 
 
@@ -174,18 +170,18 @@ def papers_gaps() -> list[tuple]:
 def threshold_table(study) -> Table:
     """The gaps of each pair of sizes, and their mean: the threshold."""
     rows = []
-    for source, gaps, form in (
-        ("here", relative_gaps(study), lambda gap: said(gap, "{:+.2f}")),
-        (PAPERS, papers_gaps(), "{:+.2f}".format),
+    for source, gaps, form, average in (
+        ("here", relative_gaps(study), lambda g: said(g, "{:+.2f}"), mean),
+        (PAPERS, papers_gaps(), "{:+.2f}".format, fmean),
     ):
         steps = {}
         for family, large, small, name, gap in gaps:
             rows.append([source, f"{large} to {small}", name, form(gap)])
             steps.setdefault((family, name), []).append(gap)
-        average = mean(gap for *_, gap in gaps)
         # From the largest to the smallest size of each family.
-        whole = mean(sum(one) for one in steps.values())
-        rows.append([source, "mean", "all", form(average)])
+        whole = average(sum(one) for one in steps.values())
+        each = average(gap for *_, gap in gaps)
+        rows.append([source, "mean", "all", form(each)])
         rows.append([source, CUMULATIVE, "all", form(whole)])
     return Table(["Source", "Sizes", "Set", "Relative WER gap"], rows)
 

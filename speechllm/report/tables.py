@@ -290,7 +290,7 @@ def _depth_lines(study, task):
             f"- {_system_name(which)}, healing {healing}, {path or 'given'} "
             f"path: {tolerance_text(study, which, *curve)} "
             f"({' or '.join(chance)}); the paper's point rule: "
-            f"{_share(study, which, study.largest(which, *curve))}; depths "
+            f"{share_text(study, which, study.largest(which, *curve))}; depths "
             f"run: {', '.join(map(str, depths))}"
         )
     if not lines:
@@ -305,7 +305,8 @@ def tolerance_text(study, which, *curve) -> str:
     return f"{known} of {study.layers(which)} layers"
 
 
-def _share(study, which, depth):
+def share_text(study, which, depth) -> str:
+    """A number of layers, and its share of a system's."""
     return f"{depth} ({100 * depth / study.layers(which):.1f} %)"
 
 

@@ -47,6 +47,13 @@ class Part:
             return self.text
         return self.found.said(self.form) if self.found else GAP
 
+    def over(self) -> str:
+        """How many speakers and seeds the interval is over."""
+        many: dict = {}
+        for kind, count in (self.found.units if self.found else {}).items():
+            many.setdefault(kind.split(" of ")[0], []).append(str(count))
+        return ", ".join(f"{' + '.join(n)} {kind}" for kind, n in many.items())
+
     def decided(self) -> str:
         """The verdict as a cell of a table."""
         return f"{self.verdict or ''}{f': {self.why}' if self.why else ''}"
@@ -163,3 +170,8 @@ def told(drawn, says, **more) -> Part:
     """A part that is told and not tested."""
     found = drawn if isinstance(drawn, Estimate) else estimate(drawn)
     return Part(says, found, **more)
+
+
+def lacking(*named) -> str:
+    """Names of the statistics that could not be had."""
+    return ", ".join(name for name, one in named if one is None)

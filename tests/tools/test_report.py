@@ -417,7 +417,7 @@ def test_text_and_speech_maps_are_compared_over_what_both_have():
     (line,) = compare_inputs(tables)
     assert line == (
         "(a) against (b): mean difference 0.0030, the same block at 4 of 5 "
-        "sizes (random blocks: at 1.4)"
+        "sizes, random blocks at 1.4"
     )
     assert compare_inputs([a_table("text"), a_table("text")]) == []
     other = a_table("speech", model="another")

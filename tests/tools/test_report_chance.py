@@ -10,6 +10,7 @@ from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechbrain_ext.scores.intervals import holm
 from speechbrain_ext.scores.score import score_recognition
+from speechllm import cli
 from speechllm.report import summary, tables
 from speechllm.report.figures import degradation_curves, draw_curves
 from speechllm.report.frontier import frontier_table
@@ -105,6 +106,16 @@ def test_what_is_hard_for_both_makes_no_band(told):
     record = summary.summarise(told.study)[1]["degradation"]["dev"]
     assert record["interval"] == pytest.approx(band)
     assert record["over"] == {"speakers of dev": SPEAKERS}
+
+
+def test_the_command_prints_paired_degradations(told, capsys):
+    told.run(0, {"dev": [10] * 9})
+    told.run(2, {"dev": [11, 12, 13] * 3})
+    assert cli.main(["report", str(told.folder), "--json"]) == 0
+    _, one = json.loads(capsys.readouterr().out)["runs"]
+    found = one["degradation"]["dev"]
+    assert found["value"] == pytest.approx(0.2)
+    assert 0.1 < found["interval"][0] < 0.2 < found["interval"][1] < 0.3
 
 
 def test_degradations_are_ratios_of_sums():
@@ -210,7 +221,12 @@ def test_a_band_that_knows_no_seeds_says_so(told, monkeypatch):
 
     monkeypatch.setattr(Axes, "fill_between", fill)
     monkeypatch.setattr(
-        Figure, "legend", lambda self, keys, names, **how: labels.extend(names)
+        Figure,
+        "legend",
+        # Long ones are on several lines.
+        lambda self, keys, names, **how: labels.extend(
+            " ".join(name.split()) for name in names
+        ),
     )
     rng = np.random.default_rng(3)
     hard_G = hard_speakers(rng, 400)
@@ -295,7 +311,7 @@ def test_a_ratio_to_nothing_has_no_bounds_and_a_p_value(healed):
     assert score["attention"]["interval"] == [None, None]
     assert "[no bound, no bound]" in page
     # Far more is far more, whatever the ratio is.
-    assert records["bridge"]["p_value"]["score"] < 0.001
+    assert 0 < records["bridge"]["p_value"]["score"] < 1e-6
     assert records["attention"]["p_value"]["score"] > 0.05
     assert "< 0.001" in page
 
@@ -330,6 +346,26 @@ def test_fieller_excludes_one_where_p_is_small(told):
         sides.add(low <= 1 <= high)
         assert (low <= 1 <= high) == (p >= 0.05)
     assert sides == {True, False}
+
+
+def test_a_run_that_lacks_a_set_is_in_no_mean(told):
+    """The mean over the sets is of the same sets, runs and seeds for all."""
+    errors = {"both": 20, "attention": 15}
+    for seed in (1, 2):
+        told.run(0, {"dev": [10] * 9, "test": [20] * 9}, seed)
+        for healing, dev in errors.items():
+            said = {"dev": [dev] * 9, "test": [30] * 9}
+            if (healing, seed) == ("attention", 2):
+                del said["test"]
+            told.run(2, said, seed, healing)
+    _, records, page = compared(told)
+    found = {m: one["degradation"]["score"] for m, one in records.items()}
+    assert found["both"]["value"] == pytest.approx((1.0 + 0.5) / 2)
+    assert found["attention"]["value"] == pytest.approx((0.5 + 0.5) / 2)
+    assert "seeds" not in found["attention"]["over"]
+    ratio = records["attention"]["ratio"]["score"]
+    assert ratio["value"] == pytest.approx(0.5 / 0.75)
+    assert "Scored on dev, test." in page
 
 
 def test_the_page_says_whose_losses_tuned(healed):

@@ -72,7 +72,7 @@ def test_tables_show_the_figures_of_the_files(whole_study, cells):
     after = rows[rows.index(row) + 1]
     assert after[2:4] == ["33.3 %", "4 of 12"]
     # By the interval rule, of so many depths and runs.
-    assert after[-3:] == ["[4, 5]", "2, 4, 5", 3]
+    assert after[-3:] == ["[4, 5] of 12 layers", "2, 4, 5", 3]
     german = [
         load_run(f) for f in whole_study.glob("*AST_en-de-s?-n2-both-ASR*")
     ]
