@@ -541,6 +541,15 @@ def test_the_pages_ask_for_figures_that_there_are():
         assert [why for name, _ in found if (why := blocks.unknown(name))] == []
 
 
+def test_what_is_committed_is_small_and_of_no_machine():
+    files = [study.packed(recheck.ROOT) for study in STUDIES]
+    files = [file for file in files if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 5_000_000
+    for file in files:
+        told = json.loads(bz2.decompress(file.read_bytes()))["json"]
+        assert without_places(told) == told
+
+
 def test_the_benchmarks_page_is_made_from_their_results(root):
     shutil.copytree(recheck.ROOT / "benchmarks", root / "benchmarks")
     assert recheck.check_benchmarks(root).differs == []
