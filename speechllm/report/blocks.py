@@ -116,7 +116,15 @@ def unknown(name: str) -> str:
 def made(name: str, evidence: Evidence) -> str:
     """The figures of a name, made anew."""
     what = name.removeprefix(f"{evidence.committed.name}-")
-    return FIGURES[what](evidence).strip()
+    text = FIGURES[what](evidence).strip()
+    # A page's tables are read in a browser: their columns need not line up,
+    # and a figure that changes shall change one line.
+    text = re.sub(r"(?<=\|)( -+ \|)+$", _rule, text, flags=re.M)
+    return re.sub(r" +\|", " |", text)
+
+
+def _rule(match):
+    return "---|" * match[0].count("|")
 
 
 # ----------------------------------------------------------------------------
@@ -159,9 +167,14 @@ def _cells(evidence, figure, form):
             found = [estimate(figure(study, cell, name)) for name in sets]
             if any(found):
                 own = [system_name(which)] if len(systems) > 1 else []
-                said = [one.said(form) if one else GAP for one in found]
+                said = [_said(one, form) if one else GAP for one in found]
                 rows.append([*own, *told, *said])
     return markdown_table(header, rows)
+
+
+def _said(one, form):
+    """An estimate in words, without a zero below zero."""
+    return re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", one.said(form))
 
 
 def _rows(study, which) -> Iterator[tuple[list, list[RunResult]]]:
