@@ -436,6 +436,16 @@ def test_what_is_no_study_s_may_stand_in_a_page(root, evidence):
     assert differing_figures(root, evidence) == []
 
 
+def test_all_of_a_study_s_own_page_is_looked_at(root):
+    page = root / MINI.folder / "README.md"
+    page.write_text("# A page\n\nIt lost 31 % here.\n\n## More\n\nWER 1.54.\n")
+    told = recheck.check_page(page, root, {}, False).differs
+    assert [one.split(": a study")[0] for one in told] == [
+        "line 3: '31 %'",
+        "line 7: '1.54'",
+    ]
+
+
 def test_a_study_without_packed_runs_fails(root):
     (root / MINI.folder / PACKED).unlink()
     told = recheck.recheck(MINI, root, WANTED)
