@@ -40,13 +40,19 @@ INTERVAL = re.compile(
 # for the paper's limits and the level of intervals.
 FIGURE = re.compile(r"(?<![\d.])\d+\.\d{2,4}(?![\d.]*\d)|\d[\d.]* %")
 STATED = {"0.25", "0.10", "25 %", "10 %", "95 %"}
-CODE = re.compile(r"```.*?```|`[^`\n]*`", re.S)
+CODE = re.compile(r"```.*?```|`[^`\n]*`|Python [\d.]+( to [\d.]+)?", re.S)
 SETS = {"ood": "out of domain"}
 PATHS = {"text": "the text's path", "ASR speech": "ASR's path"}
 
 
-def read(text: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """The names and texts between a page's marks, and faults of the page."""
+def read(
+    text: str, of_a_study: bool = False
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """The names and texts between a page's marks, and faults of the page.
+
+    In a study's own page all sections have its figures between marks, else
+    those that have marks.
+    """
     found = [(m["name"], m["text"].strip()) for m in MARKS.finditer(text)]
     outside = MARKS.sub("", text)
     faults = [
@@ -57,21 +63,33 @@ def read(text: str) -> tuple[list[tuple[str, str]], list[str]]:
     for name, inside in found:
         faults += [f"{name}: no end before {m}" for m in MARK.findall(inside)]
     return found, faults + [
-        f"{value!r}: a study's figure outside of marks"
-        for value in _outside(text)
+        f"{value}: a study's figure outside of marks"
+        for value in _outside(text, of_a_study)
     ]
 
 
-def _outside(text) -> list[str]:
+def _outside(text, of_a_study) -> list[str]:
     """What looks like a study's figure and is not between marks."""
-    text = CODE.sub("", text)
-    found = INTERVAL.findall(MARKS.sub("", text))
-    for section in re.split(r"^## ", text, flags=re.M):
-        told = MARKS.sub("", section)
-        if told != section:
-            told = INTERVAL.sub("", told)
-            found += [x for x in FIGURE.findall(told) if x not in STATED]
+    text = _blank(CODE, text)
+    found = []
+    sections = [match.start() for match in re.finditer(r"^## ", text, re.M)]
+    for start, end in itertools.pairwise([0, *sections, len(text)]):
+        section = _blank(MARKS, text[start:end])
+        patterns = [INTERVAL]
+        if of_a_study or section != text[start:end]:
+            patterns.append(FIGURE)
+        for pattern in patterns:
+            for match in pattern.finditer(section):
+                line = text.count("\n", 0, start + match.start()) + 1
+                if match[0] not in STATED:
+                    found.append(f"line {line}: {match[0]!r}")
+            section = _blank(pattern, section)
     return found
+
+
+def _blank(pattern, text):
+    """A text with blanks for what a pattern finds, its lines kept."""
+    return pattern.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
 
 
 def filled(text: str, figures: dict[str, str]) -> str:
@@ -116,7 +134,15 @@ def unknown(name: str) -> str:
 def made(name: str, evidence: Evidence) -> str:
     """The figures of a name, made anew."""
     what = name.removeprefix(f"{evidence.committed.name}-")
-    return FIGURES[what](evidence).strip()
+    text = FIGURES[what](evidence).strip()
+    # A page's tables are read in a browser: their columns need not line up,
+    # and a figure that changes shall change one line.
+    text = re.sub(r"(?<=\|)( -+ \|)+$", _rule, text, flags=re.M)
+    return re.sub(r" +\|", " |", text)
+
+
+def _rule(match):
+    return "---|" * match[0].count("|")
 
 
 # ----------------------------------------------------------------------------
@@ -159,9 +185,14 @@ def _cells(evidence, figure, form):
             found = [estimate(figure(study, cell, name)) for name in sets]
             if any(found):
                 own = [system_name(which)] if len(systems) > 1 else []
-                said = [one.said(form) if one else GAP for one in found]
+                said = [_said(one, form) if one else GAP for one in found]
                 rows.append([*own, *told, *said])
     return markdown_table(header, rows)
+
+
+def _said(one, form):
+    """An estimate in words, without a zero below zero."""
+    return re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", one.said(form))
 
 
 def _rows(study, which) -> Iterator[tuple[list, list[RunResult]]]:
@@ -210,9 +241,9 @@ def chance(evidence: Evidence) -> str:
     """What chance the degradations' intervals know."""
     study = evidence.study
     found = [
-        estimate(study.degradation(which, depth, *curve, name))
+        estimate(study.degradation(which, depth, healing, path, name))
         for which in study.systems()
-        for curve, depths in study.curves(which).items()
+        for (healing, path), depths in study.curves(which).items()
         for depth in depths
         for name in study.sets(which)
     ]
@@ -236,13 +267,14 @@ def claims(evidence: Evidence) -> str:
         verdict = claim.verdict
         if claim.missing:
             verdict += f" (missing: {claim.missing})"
-        rows.append([f"{claim.number}. {claim.says}", "", "", verdict])
+        rows.append([f"{claim.number}. {claim.says}", *[""] * 4, verdict])
         rows += [
-            ["", part.says, part.value(), part.verdict or ""]
-            for part in claim.parts
-            if part.wanted
+            ["", p.says, p.wanted, p.value(), p.paper, p.decided()]
+            for p in claim.parts
+            if p.wanted
         ]
-    header = ["the paper's claim", "statistic", "here", "verdict"]
+    header = ["the paper's claim", "statistic", "claimed", "here", "the paper"]
+    header.append("verdict")
     return markdown_table(header, rows)
 
 

@@ -14,6 +14,7 @@ from speechllm.report.healing import HealingStudy, comparisons
 from speechllm.report.maps import read_tables
 from speechllm.report.pack import runs_folder, unpack
 from speechllm.report.study import Study
+from speechllm.report.timings import read_timings
 from speechllm.study.state import REPORTS
 
 PACKED = "runs.json.bz2"
@@ -78,7 +79,8 @@ class Evidence:
     @cached_property
     def study(self) -> Study:
         """Its runs by their cells."""
-        return Study(self.found.all, self.found.folders)
+        timings = read_timings(self.runs)
+        return Study(self.found.all, self.found.folders, timings=timings)
 
     @cached_property
     def tables(self) -> list[dict]:

@@ -6,21 +6,24 @@ import shutil
 
 import numpy as np
 import pytest
-from mini_study import LARGE, MiniStudy
+from mini_study import LARGE, MiniStudy, a_whole_study, rows_with
 
+from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.runs.files import (
     read_utterances,
     write_hypotheses,
     write_json,
     write_losses,
 )
-from speechbrain_ext.runs.result import load_run, load_runs
+from speechbrain_ext.runs.result import RunResult, load_run, load_runs
+from speechbrain_ext.training.choose_layers import table_file
 from speechllm.report import blocks, command, healing, recheck
 from speechllm.report.committed import PACKED, STUDIES, Evidence
 from speechllm.report.pack import main, pack, unpack, without_places
 
-(MINI,) = [study for study in STUDIES if study.name == "mini"]
-(HEALING,) = [study for study in STUDIES if study.name == "study-healing"]
+BY_NAME = {study.name: study for study in STUDIES}
+MINI, TASKS = BY_NAME["mini"], BY_NAME["mini-full"]
+PAPER, HEALING = BY_NAME["paper-mini"], BY_NAME["study-healing"]
 WANTED = ["mini-table", "mini-runs"]
 PAGE = """# A page
 
@@ -433,6 +436,16 @@ def test_what_is_no_study_s_may_stand_in_a_page(root, evidence):
     assert differing_figures(root, evidence) == []
 
 
+def test_all_of_a_study_s_own_page_is_looked_at(root):
+    page = root / MINI.folder / "README.md"
+    page.write_text("# A page\n\nIt lost 31 % here.\n\n## More\n\nWER 1.54.\n")
+    told = recheck.check_page(page, root, {}, False).differs
+    assert [one.split(": a study")[0] for one in told] == [
+        "line 3: '31 %'",
+        "line 7: '1.54'",
+    ]
+
+
 def test_a_study_without_packed_runs_fails(root):
     (root / MINI.folder / PACKED).unlink()
     told = recheck.recheck(MINI, root, WANTED)
@@ -448,6 +461,76 @@ def test_a_packed_file_that_is_broken_is_named(root):
     (root / MINI.folder / PACKED).write_bytes(b"no")
     (one,) = recheck.recheck(MINI, root, WANTED).differs
     assert "no packed results" in one
+
+
+def updated(study, results, root, names):
+    """Pack a study, write its files and a page; the page, and what differs."""
+    pack(results, folder_of(root / study.folder) / PACKED)
+    marks = "".join(f"<!-- figures: {n} -->\n<!-- end -->\n\n" for n in names)
+    (root / "README.md").write_text(f"# A page\n\n{marks}")
+    told = recheck.recheck(study, root, names, write=True)
+    page = recheck.check_page(root / "README.md", root, told.blocks, True)
+    again = recheck.recheck(study, root, names)
+    beside = recheck.check_page(root / "README.md", root, again.blocks, False)
+    differs = told.differs + page.differs + again.differs + beside.differs
+    return (root / "README.md").read_text(), differs
+
+
+@pytest.mark.slow
+def test_the_whole_paper_is_written_and_compared(tmp_path):
+    a_whole_study(tmp_path / "results" / "runs")
+    what = "claims table degradation chance runs seeds minutes".split()
+    names = [f"paper-mini-{one}" for one in what]
+    page, differs = updated(PAPER, tmp_path / "results", tmp_path, names)
+    assert differs == []
+    assert "| 1. Text and speech give the same redundant blocks " in page
+    assert "| mini-qwen2 + LoRA | 4 " in page
+    assert (tmp_path / PAPER.folder / "figure2.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_healing_study_is_written_and_compared(results, tmp_path):
+    names = ["study-healing-best", "study-healing-ratios"]
+    page, differs = updated(HEALING, results, tmp_path, names)
+    assert differs == []
+    assert "| mini-qwen2, ASR | 4 of 12 " in page
+    assert (tmp_path / HEALING.folder / "frontier-100.png").is_file()
+
+
+@pytest.mark.slow
+def test_tasks_are_written_and_compared(tmp_path):
+    results = tmp_path / "results"
+    distances = np.full((12, 12), np.nan)
+    for size, first in np.ndindex(12, 12):
+        if first + size < 12:
+            distances[size, first] = 0.1 + 0.01 * abs(first - 3)
+    for name, task in (("mini", "ASR"), ("mini_en_de", "AST en-de")):
+        for run, removed in ((name, 0), (f"{name}-prune2", 2)):
+            one = RunResult(run, "mini-qwen2", task=task, layers=12, seed=1)
+            one.removed, one.start = removed, 3 if removed else None
+            one.healing, one.status = "both" if removed else "none", "done"
+            one.path = {"from": "speech"} if removed else None
+            score, rows = rows_with(5 + removed, 1, task != "ASR")
+            one.scores = {"test": score}
+            one.save(results / run)
+            write_hypotheses(results / run, "test", rows)
+        table = RedundancyTable(
+            distances, 0 * distances, 3, {"task": task, "input": "speech"}
+        )
+        table.save(table_file(str(results / name), "speech"))
+    part = {"projector": 2**20, "adapter": 2**19}
+    memory = {"tasks": {"a": part}, "together": 2**23, "separately": 2**24}
+    score = {"metric": "WER", "value": 1.25}
+    content = {"scores": {"a": score}, "checks": {}, "memory": memory}
+    write_json(folder_of(results / "multitask") / "multitask.json", content)
+    what = "translation distances multitask table".split()
+    names = [f"mini-full-{one}" for one in what]
+    page, differs = updated(TASKS, results, tmp_path, names)
+    assert differs == []
+    assert "## " not in page and "| En-De " in page and "8.00 MiB tog" in page
+    files = {file.name for file in (tmp_path / TASKS.folder).iterdir()}
+    assert {"tasks.md", "multitask.json"} <= files
+    assert "tables-mini-mini_en_de.json" in files
 
 
 @pytest.mark.slow
@@ -466,6 +549,15 @@ def test_the_pages_ask_for_figures_that_there_are():
     for page in recheck.pages(recheck.ROOT):
         found, _ = blocks.read(page.read_text(encoding="utf-8"))
         assert [why for name, _ in found if (why := blocks.unknown(name))] == []
+
+
+def test_what_is_committed_is_small_and_of_no_machine():
+    files = [study.packed(recheck.ROOT) for study in STUDIES]
+    files = [file for file in files if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 5_000_000
+    for file in files:
+        told = json.loads(bz2.decompress(file.read_bytes()))["json"]
+        assert without_places(told) == told
 
 
 def test_the_benchmarks_page_is_made_from_their_results(root):
