@@ -36,29 +36,25 @@ class Committed:
     name: str
     folder: str
     report: str
-    # Of several studies in one folder, all files but one's are marked.
-    mark: str = ""
 
     def packed(self, root: Path) -> Path:
         """The file with its runs."""
-        return root / self.folder / f"{self.mark}{PACKED}"
+        return root / self.folder / PACKED
 
     def files(self, root: Path) -> dict[str, Path]:
         """Its committed files, by the names that the report gives them."""
         found = {}
         for pattern in KEPT[self.report].split():
-            for path in (root / self.folder).glob(self.mark + pattern):
-                found[path.name.removeprefix(self.mark)] = path
+            for path in (root / self.folder).glob(pattern):
+                found[path.name] = path
         return found
 
 
 STUDIES = [
     Committed("mini", "docs/mini", "runs"),
-    Committed("mini-long", "docs/mini/long", "runs"),
     Committed("mini-full", "docs/mini-full", "tasks"),
     Committed("paper-mini", "docs/paper-mini", "paper"),
     Committed("study-healing", "docs/study-healing", "healing"),
-    Committed("study-real", "docs/study-healing", "healing", "real-"),
 ]
 
 

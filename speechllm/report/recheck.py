@@ -210,7 +210,7 @@ def compared(study: Committed, files: dict, made: dict) -> list[str]:
             found += _first(differing(*pair, path.name), path.name)
     kept = KEPT[study.report].split()
     return found + [
-        f"{study.mark}{name}: is not committed"
+        f"{name}: is not committed"
         for name in sorted(made)
         if name not in files and any(fnmatch(name, one) for one in kept)
     ]
@@ -239,7 +239,7 @@ def _put(study, root, made):
     """Put a report's files where they are committed."""
     for name, path in made.items():
         if any(fnmatch(name, one) for one in KEPT[study.report].split()):
-            shutil.copyfile(path, root / study.folder / (study.mark + name))
+            shutil.copyfile(path, root / study.folder / name)
 
 
 # ----------------------------------------------------------------------------
