@@ -255,6 +255,7 @@ def sign_permutation(
     many = len(first_GK)
 
     def difference(one, other, axis=-1):
+        """Of two systems' scores, their answers exchanged."""
         # Places in `counts` are exchanged, so that all K counts go together.
         sums = [
             counts[np.asarray(places, dtype=int)].sum(axis=-2)
