@@ -460,7 +460,8 @@ def test_cached_features_give_the_same_run(study):
         run_name="cached", cache_features=study.folder / "features"
     )
     a, b = plain.validation["final_loss"], cached.validation["final_loss"]
-    assert b == pytest.approx(a, rel=1e-2)  # features are kept in 16 bit
+    # In batches of other lengths sums are rounded otherwise, that is all.
+    assert b == pytest.approx(a, rel=1e-4)
 
 
 def test_an_interrupted_run_keeps_what_it_has(study, monkeypatch):
