@@ -29,6 +29,7 @@ SCRIPTS = (
     "pruned_speed",
     "loading",
     "encoder_attention",
+    "windows",
     "evaluation",
     "sweep",
 )
