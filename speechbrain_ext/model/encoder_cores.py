@@ -315,20 +315,23 @@ class WhisperCore(torch.nn.Module):
         samples = min(frames * self.hop + room, self.max_samples)
         mel_BMT = self.log_mel(wav_BN, samples)[..., : 2 * frames]
         own = [self.frames(n) for n in lengths]
-        past_BT = torch.arange(frames) >= torch.tensor(own)[:, None]
         mask_B11T = None
         if min(own) < frames:
-            mask_B11T = torch.zeros(len(own), 1, 1, frames)
-            mask_B11T[past_BT[:, None, None]] = torch.finfo(self.dtype).min
-            mask_B11T = mask_B11T.to(wav_BN.device, self.dtype)
-        return self._encode(mel_BMT, past_BT.to(wav_BN.device), mask_B11T)
+            past_BT = torch.arange(frames) >= torch.tensor(own)[:, None]
+            past_B1T = past_BT[:, None].to(wav_BN.device)
+            # As at the batch's end, where the first convolution is given
+            # zeros, which are no silence. The second looks no further ahead.
+            past_B1M = past_B1T.repeat_interleave(2, -1)
+            mel_BMT = mel_BMT.masked_fill(past_B1M, 0)
+            mask_B11T = torch.zeros_like(past_B1T, dtype=self.dtype)[:, None]
+            least = torch.finfo(self.dtype).min
+            mask_B11T = mask_B11T.masked_fill(past_B1T[:, None], least)
+        return self._encode(mel_BMT.to(self.dtype), mask_B11T)
 
-    def _encode(self, mel_BMT, past_BT, mask_B11T):
+    def _encode(self, mel_BMT, mask_B11T):
         """`WhisperEncoder.forward`, which takes full windows and no mask."""
-        model, past_B1T = self.model, past_BT.repeat_interleave(2, 1)[:, None]
-        # A convolution pads with zeros, which in log-mel are no silence.
-        mel_BMT = mel_BMT.to(self.dtype).masked_fill(past_B1T, 0)
-        x_BET = F.gelu(model.conv1(mel_BMT)).masked_fill(past_B1T, 0)
+        model = self.model
+        x_BET = F.gelu(model.conv1(mel_BMT))
         x_BTE = F.gelu(model.conv2(x_BET)).mT
         x_BTE = x_BTE + model.embed_positions.weight[: x_BTE.shape[1]]
         for layer in model.layers:

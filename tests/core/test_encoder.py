@@ -167,11 +167,13 @@ def test_own_window_is_whisper_cut_to_the_clip(tmp_path, output_norm):
     whole = SpeechEncoder.from_source(tmp_path, output_norm=output_norm)
     assert encoder.identity() != whole.identity()
     extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=1)
-    wav_BN, lengths_B = waves()
+    # The last ends with its last frame.
+    lengths = [*LENGTHS, 3200]
+    wav_BN, lengths_B = waves(lengths)
     x_BTE, frames_B = encoder(wav_BN, lengths_B)
     whole_BTE, whole_B = whole(wav_BN, lengths_B)
     assert torch.equal(frames_B, whole_B) and x_BTE.shape == whole_BTE.shape
-    for row, (length, n) in enumerate(zip(LENGTHS, frames_B.tolist())):
+    for row, (length, n) in enumerate(zip(lengths, frames_B.tolist())):
         wav = wav_BN[row, :length].numpy()
         mel = extractor(wav, sampling_rate=16000, return_tensors="pt")
         mel_1MT = mel.input_features[..., : 2 * n]
@@ -179,7 +181,9 @@ def test_own_window_is_whisper_cut_to_the_clip(tmp_path, output_norm):
             expected = cut_whisper(tmp_path, n)(mel_1MT).last_hidden_state
         if output_norm:
             expected = torch.nn.functional.layer_norm(expected, (n, 32))
-        assert (x_BTE[row, :n] - expected[0]).abs().max() < 1e-4
+        alone_1TE, _ = encoder(wav_BN[row : row + 1, :length], [length])
+        for x_TE in (x_BTE[row, :n], alone_1TE[0]):
+            assert (x_TE - expected[0]).abs().max() < 1e-4
         assert not x_BTE[row, n:].any()
         # Of a clip that fills the window, the two are one.
         differ = (x_BTE[row, :n] - whole_BTE[row, :n]).abs().max() > 1e-2

@@ -634,6 +634,7 @@ def test_row_groups_of_parquet_stay_together(tmp_path, encoder):
         for name, (place, seconds) in rows.items()
     }
     FeatureCache(tmp_path / "cache", encoder, K, moved).wait(give_up=0)
-    swapped = {**moved, "utt-0": moved["utt-1"]}
+    (place, _), (_, seconds) = moved["utt-1"], moved["utt-0"]
+    swapped = {**moved, "utt-0": (place, seconds)}
     with pytest.raises(TimeoutError, match="1 utterances are missing"):
         FeatureCache(tmp_path / "cache", encoder, K, swapped).wait(give_up=0)
