@@ -59,6 +59,8 @@ LEARNED = """\
   distance alone; repeated and kept, it and its copies were most of the
   encoder's memory. Half of what is left of its time on a GPU is writing the
   gated bias (10 of 48 ms), norms and copies.
+- Whisper on the clip alone gives other features than in its 30 s window, the
+  more so the shorter the clip: a projector trained on one is not for the other.
 """
 
 

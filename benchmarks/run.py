@@ -30,6 +30,7 @@ SCRIPTS = (
     "pruned_speed",
     "loading",
     "encoder_attention",
+    "windows",
     "evaluation",
     "sweep",
 )

@@ -119,12 +119,41 @@ def make_models(sizes, encoder):
         yield speech_llm(encoder.width * JOINED, decoder, 5, encoder)
 
 
-def open_cache(folder, encoder, rows):
+def open_cache(folder, encoder, rows, audio=None, joined=JOINED):
     """The features of some utterances, computed or not."""
     items = {
-        name: (row["wav"], float(row["duration"])) for name, row in rows.items()
+        name: (
+            str((audio or folder) / Path(row["wav"]).name),
+            float(row["duration"]),
+        )
+        for name, row in rows.items()
     }
-    return FeatureCache(folder / "cache", encoder, JOINED, items)
+    return FeatureCache(folder / "cache", encoder, joined, items)
+
+
+def found_again(sizes):
+    """All features at another k: of audio that was copied, and anew."""
+    encoder = make_encoder(sizes)
+    folder, rows = _audio(sizes["utterances"], sizes["longest"])
+
+    def all_of(audio=None):
+        cache = open_cache(folder, encoder, rows, audio, JOINED + 2)
+        cache.compute(
+            encoder, lambda name: read(rows[name]["wav"]), progress=False
+        )
+        return [cache[name] for name in rows]
+
+    def copied():
+        with tempfile.TemporaryDirectory() as other:
+            for row in rows.values():
+                shutil.copy(row["wav"], other)
+            return all_of(Path(other))
+
+    def anew():
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        return all_of()
+
+    return copied, anew
 
 
 def three_ways(sizes):
@@ -164,7 +193,7 @@ def three_ways(sizes):
         item = {"func": read, "takes": "wav", "provides": "sig"}
         return sweep(make_set(rows, item))
 
-    kept = {name: build()[name].float().clone() for name in rows}
+    kept = {name: build()[name] for name in rows}
 
     def no_encoder():
         return sweep(features(kept.get))
@@ -188,8 +217,11 @@ def check(sizes):
             x_BTE[0], (0, 0, 0, tokens * JOINED - len(x_BTE[0]))
         )
         torch.testing.assert_close(
-            cache[name].float(), x_TE.view(tokens, -1), rtol=2e-3, atol=2e-3
+            cache[name], x_TE.view(tokens, -1), rtol=1e-4, atol=1e-4
         )
+    copied, anew = found_again(sizes)
+    for one, other in zip(anew(), copied()):
+        assert torch.equal(one, other), "not the same features"
 
 
 def rows(sizes, tier):
@@ -215,6 +247,13 @@ def rows(sizes, tier):
         "memory, no encoder at all",
         *paired(from_cache, no_encoder, sizes["repeats"]),
         "at most 1.05",
+        **told,
+    )
+    yield row_of(
+        "cached features of audio that was copied elsewhere, at another k; "
+        "peer: computed anew",
+        *paired(*found_again(sizes), sizes["repeats"]),
+        "at least 20",
         **told,
     )
 

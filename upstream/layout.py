@@ -33,7 +33,7 @@ SLICES: dict[str, tuple[str, ...]] = {
         "training/measure",
     ),
     "maps": ("healing/bridge", "healing/closed_form", "healing/distillation"),
-    "features": ("data/features", "model/static_decoding"),
+    "features": ("data/features", "data/audio_hash", "model/static_decoding"),
     "covost": ("scores/translation", "data/manifests"),
     "loquacious": ("data/parquet", "training/trained_run", "layers/saved_lm"),
 }

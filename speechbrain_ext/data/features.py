@@ -1,14 +1,14 @@
 """Speech features, computed once and kept: a file for each utterance.
 
-The encoder is frozen, so what it makes of an utterance never changes: it is
-kept after `concatenate_frames`, in 16 bits.
+The encoder is frozen, so what it makes of an utterance never changes: its
+frames are kept one by one, in the encoder's own type, and joined when read.
 
-    FOLDER/<encoder>-k5-<key>/3f/3f…-<state of the audio>.safetensors
+    FOLDER/<encoder>-<key>/3f/3f…-<hash of the file>-<part>.safetensors
 
 The key hashes all that decides features, the audio apart; a name holds the
-utterance, its file, and that file's size and time. So what another encoder or
-other audio made is never looked at, and as a file has its name only once it is
-whole, a run killed anywhere goes on, and processes share the work.
+utterance and what its file holds, wherever that lies. So what another encoder
+or other audio made is never looked at, and as a file has its name only once it
+is whole, a run killed anywhere goes on, and processes share the work.
 
 SpeechBrain's `CachedDynamicItem` keeps one file an utterance too, but under
 its id alone, written in place, and by an item at a time: here utterances of
@@ -25,6 +25,7 @@ torch.Size([152, 5120])
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -44,6 +45,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
+from speechbrain_ext.data.audio_hash import AudioHashes
 from speechbrain_ext.data.batches import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
 from speechbrain_ext.runs.files import atomic_write, write_json
@@ -61,22 +63,20 @@ class CorruptCacheError(RuntimeError):
     """Features that are not those that were written."""
 
 
-def cache_key(encoder: SpeechEncoder, k: int) -> str:
+def cache_key(encoder: SpeechEncoder) -> str:
     """Hash of everything but the audio that decides cached features.
 
     Arguments
     ---------
     encoder : SpeechEncoder
         Its weights, configuration, type and options count; its place does not.
-    k : int
-        Frames a speech token.
 
     Returns
     -------
     str
         32 hexadecimal digits.
     """
-    return _hash(json.dumps({**encoder.identity(), "k": k}, sort_keys=True))
+    return _hash(json.dumps(encoder.identity(), sort_keys=True))
 
 
 class FeatureCache:
@@ -91,7 +91,7 @@ class FeatureCache:
     encoder : SpeechEncoder
         Frozen encoder.
     k : int
-        Frames a speech token.
+        Frames a speech token; any k is joined from the same files.
     items : dict
         For each id its audio, a file or a place in a Parquet file
         (`speechbrain_ext.data.parquet.place_of`), and its seconds.
@@ -110,15 +110,14 @@ class FeatureCache:
         items: dict[str, tuple[str, float]],
     ):
         _refuse_earlier(Path(folder))
-        key = cache_key(encoder, k)
-        self.folder = Path(folder) / f"{encoder.name}-k{k}-{key}"
+        self.folder = Path(folder) / f"{encoder.name}-{cache_key(encoder)}"
         self.k = k
         self._items = items
-        self._names = _names(items)
+        self._names = _names(items, Path(folder))
         self._checked = set()
 
     def __getitem__(self, utterance: str) -> torch.Tensor:
-        """Features of an utterance, ``[S, k * E]`` in 16 bit.
+        """Features of an utterance, ``[S, k * E]`` in the encoder's type.
 
         Raises
         ------
@@ -130,7 +129,7 @@ class FeatureCache:
         path = self._path(utterance)
         try:
             with safe_open(path, "pt") as file:
-                x_SE = file.get_tensor("features")
+                x_TE = file.get_tensor("frames")
                 crc = file.metadata()["crc"]
         except FileNotFoundError:
             raise KeyError(
@@ -140,10 +139,13 @@ class FeatureCache:
         except (SafetensorError, OSError) as error:
             raise _damaged(path, utterance) from error
         if utterance not in self._checked:
-            if crc != _crc(x_SE):
+            if crc != _crc(x_TE):
                 raise _damaged(path, utterance)
             self._checked.add(utterance)
-        return x_SE
+        x_1SE, _ = concatenate_frames(
+            x_TE[None], torch.tensor([len(x_TE)]), self.k
+        )
+        return x_1SE[0]
 
     def compute(
         self,
@@ -172,21 +174,19 @@ class FeatureCache:
         Raises
         ------
         OverflowError
-            Features beyond the range of 16 bits.
+            Features beyond the range of the encoder's type.
         OSError
             No space left: before the start where it can be known.
         """
         _make_folder(self.folder)
         with _locked(self.folder / f"lock-{rank}"):
-            there = self._there()
-            share = self._share(rank, world_size)
+            there, share = self._there(), self._share(rank, world_size)
             todo = [i for i in share if self._names[i] not in there]
             if not todo:
                 return
             self._about(encoder)
             self._remove_leftovers()
             self._check_space(encoder, todo)
-            old = {name.partition("-")[0]: name for name in there}
             batches = self._batches(encoder, todo, batch_seconds)
             bar = tqdm(
                 total=len(todo),
@@ -198,7 +198,6 @@ class FeatureCache:
                 for batch, wavs in _read_ahead(read, batches):
                     features = self._encode(encoder, batch, wavs)
                     list(writers.map(self._write, batch, features))
-                    self._forget(batch, old)
                     bar.update(len(batch))
 
     def wait(self, look: float = LOOK, give_up: float = GIVE_UP) -> None:
@@ -228,8 +227,8 @@ class FeatureCache:
                     f"feature cache {self.folder}: {len(missing)} utterances "
                     "are missing, and no process has written any for "
                     f"{seconds / 60:.0f} minutes: all of them must see this "
-                    "folder, and audio files of the same place, size and "
-                    "time. What is there is kept: start again."
+                    "folder, and the same audio files. What is there is "
+                    "kept: start again."
                 )
             time.sleep(look)
 
@@ -291,7 +290,7 @@ class FeatureCache:
     def _check_space(self, encoder, todo):
         """Refuse a full disk before hours of work (OSError)."""
         frames = sum(encoder.frames(self._samples(encoder, i)) for i in todo)
-        need = frames * encoder.width * 2
+        need = frames * encoder.width * encoder.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         if need > free:
             raise OSError(
@@ -304,72 +303,83 @@ class FeatureCache:
     def _about(self, encoder):
         """Note in the folder what made the features, for whoever wonders."""
         about = {"encoder": encoder.source, "revision": encoder.revision}
-        about.update(identity=encoder.identity(), k=self.k)
+        about["identity"] = encoder.identity()
         write_json(self.folder / "made_by.json", about)
+        pattern = f"{glob.escape(encoder.name)}-k[0-9]*-*"
+        for former in sorted(self.folder.parent.glob(pattern)):
+            logger.warning(
+                "feature cache %s: made by an earlier version, no longer "
+                "read: delete it",
+                former,
+            )
 
     def _encode(self, encoder, batch, wavs):
-        """A batch's features in 16 bit: the encoder's own, or halves."""
+        """Each utterance's frames, on the CPU."""
         wav_BN = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
         x_BTE, frames_B = encoder(wav_BN, [len(wav_N) for wav_N in wavs], batch)
-        x_BSE, tokens_B = concatenate_frames(x_BTE, frames_B, self.k)
-        if x_BSE.dtype == torch.float32:
-            x_BSE = x_BSE.half()
         # One transfer a batch.
-        x_BSE = x_BSE.cpu()
-        return [x_SE[:n] for x_SE, n in zip(x_BSE, tokens_B.tolist())]
+        return [x_TE[:n] for x_TE, n in zip(x_BTE.cpu(), frames_B.tolist())]
 
-    def _write(self, utterance, x_SE):
-        if not x_SE.isfinite().all():
+    def _write(self, utterance, x_TE):
+        if not x_TE.isfinite().all():
+            dtype = str(x_TE.dtype).removeprefix("torch.")
             raise OverflowError(
-                f"{utterance}: its features go beyond the range of 16 bits "
-                "(65504) or are NaN: give --speech_encoder.output_norm True, "
-                "or do without the cache"
+                f"{utterance}: its features go beyond the range of {dtype} "
+                "or are NaN: give --speech_encoder.output_norm True or "
+                "another --speech_encoder.dtype"
             )
-        path, x_SE = self._path(utterance), x_SE.contiguous()
+        path, x_TE = self._path(utterance), x_TE.contiguous()
         _make_folder(path.parent)
-        about = {"id": utterance, "crc": _crc(x_SE)}
+        about = {"id": utterance, "crc": _crc(x_TE)}
         with atomic_write(path, "wb") as stream:
-            stream.write(save({"features": x_SE}, about))
-
-    def _forget(self, batch, old):
-        """Remove what was made of audio that has changed since."""
-        for utterance in batch:
-            name = old.get(self._names[utterance].partition("-")[0])
-            if name is not None:
-                (self.folder / name[:2] / name).unlink(missing_ok=True)
+            stream.write(save({"frames": x_TE}, about))
 
 
 def _hash(text):
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _crc(x_SE):
-    return f"{zlib.crc32(x_SE.view(torch.uint8).numpy()):08x}"
+def _crc(x_TE):
+    return f"{zlib.crc32(x_TE.view(torch.uint8).numpy()):08x}"
 
 
-def _names(items):
-    """Each utterance's file: itself, and the state of its audio (dict)."""
-    names, states, absent = {}, {}, []
+def _names(items, folder):
+    """Each utterance's file: itself, and what its audio is (dict)."""
+    files, absent = {}, []
     for utterance, (place, _) in items.items():
-        place = file = os.path.abspath(place)
-        if row_group(place) and not os.path.exists(place):
-            file = place.rpartition("#")[0]
-        if file not in states:
-            try:
-                stat = os.stat(file)
-            except OSError as error:
-                absent.append(f"{utterance}: {file}: {error.strerror}")
-                continue
-            states[file] = _hash(f"{stat.st_size} {stat.st_mtime_ns}")[:16]
-        own = _hash(f"{utterance} {place}")
-        names[utterance] = f"{own}-{states[file]}.safetensors"
+        file, where = os.path.abspath(place), ""
+        if row_group(file) and not os.path.exists(file):
+            file, _, where = file.rpartition("#")
+        files[utterance] = file, where
+        if not os.path.exists(file):
+            absent.append(f"{utterance}: {file}")
+    _tell_absent(absent)
+    hashes = AudioHashes(folder / "audio.json")
+    gone = {}
+    if hashes.unknown(wanted := dict.fromkeys(f for f, _ in files.values())):
+        _make_folder(folder)
+        # Of processes started together, one reads the audio.
+        with _locked(folder / "lock-audio"):
+            gone = hashes.learn(wanted)
+    names = {}
+    for utterance, (file, where) in files.items():
+        own = _hash(utterance)
+        if file in gone:
+            for path in folder.glob(f"*/{own[:2]}/{own}-{gone[file]}-*"):
+                path.unlink(missing_ok=True)
+        # Several utterances may be parts of one file.
+        part = _hash(f"{where} {items[utterance][1]:.3f}")[:8]
+        names[utterance] = f"{own}-{hashes[file]}-{part}.safetensors"
+    return names
+
+
+def _tell_absent(absent):
     if absent:
         told = "\n  ".join(absent[:10])
         raise ValueError(
             f"{len(absent)} utterances have no audio, the first:\n  {told}\n"
             "check data_folder, or prepare the data again"
         )
-    return names
 
 
 def _refuse_earlier(folder):

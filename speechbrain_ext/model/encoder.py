@@ -109,6 +109,7 @@ class SpeechEncoder(torch.nn.Module):
         max_seconds: float | None = None,
         normalise_input: bool | None = None,
         output_norm: bool = False,
+        window: str = "30s",
     ) -> SpeechEncoder:
         """Load an encoder from the hub or from a folder.
 
@@ -137,6 +138,11 @@ class SpeechEncoder(torch.nn.Module):
             ``preprocessor_config.json`` says.
         output_norm : bool
             Layer norm over an utterance's own features.
+        window : str
+            What Whisper is given of an utterance (or chunk) shorter than its
+            window: ``"30s"``, as it was trained, the utterance and silence;
+            ``"own"``, the utterance alone, many times faster and with other
+            features. The others have no window.
 
         Returns
         -------
@@ -151,10 +157,15 @@ class SpeechEncoder(torch.nn.Module):
         """
         config = load_config(source, revision, kind)
         dtype = dtype_of(dtype)
+        if window != "30s" and config.model_type != "whisper":
+            raise ValueError(
+                f"window: {window}, but {source} is a {config.model_type} "
+                "model, which always takes an utterance alone: leave it out"
+            )
         model = load_model(source, config, dtype, revision)
         extractor = load_extractor(source, config, revision)
         if config.model_type == "whisper":
-            core = WhisperCore(model, extractor)
+            core = WhisperCore(model, extractor, window)
             normalise_input = bool(normalise_input)
         else:
             core = WaveformCore(model, extractor)
@@ -249,7 +260,7 @@ class SpeechEncoder(torch.nn.Module):
         return sum(self.core.frames(n) for n in self._pieces(num_samples))
 
     def work_samples(self, num_samples: int) -> int:
-        """Samples really computed for one utterance: Whisper pads to 30 s."""
+        """Samples really computed for one utterance: padded to the window."""
         return sum(self.core.padded(n) for n in self._pieces(num_samples))
 
     def check_length(self, num_samples: int, name: str) -> None:
@@ -346,6 +357,7 @@ class SpeechEncoder(torch.nn.Module):
             "output_norm": self.output_norm,
             "long_audio": self.long_audio,
             "max_samples": self.max_samples,
+            "own_window": self.core.own,
         }
 
 

@@ -157,6 +157,7 @@ class WaveformCore(torch.nn.Module):
 
     max_samples = None
     preprocessing = None
+    own = True
 
     def __init__(self, model, extractor):
         super().__init__()
@@ -244,17 +245,26 @@ class _MaskedTimeNorm(torch.nn.Module):
         return (values * scale + shift).to(x_BCT.dtype)
 
 
-class WhisperCore(torch.nn.Module):
-    """Whisper's encoder on log-mel features, used as it was trained.
+# How much Whisper's encoder is given of a short clip.
+WINDOWS = ("30s", "own")
 
-    The waveform is padded with silence to the full window (30 s), and the
-    encoder attends to all of it; the frames that cover the utterance are kept.
+
+class WhisperCore(torch.nn.Module):
+    """Whisper's encoder on log-mel features.
+
+    With the window ``"30s"`` as it was trained: the waveform is padded with
+    silence to the full window, and the encoder attends to all of it; the frames
+    that cover the utterance are kept. With ``"own"`` it is given these frames
+    alone, at the first positions.
     """
 
     min_samples = 1
 
-    def __init__(self, model, extractor):
+    def __init__(self, model, extractor, window="30s"):
         super().__init__()
+        if window not in WINDOWS:
+            raise ValueError(f"window: {window!r}: choose 30s or own")
+        self.own = window == "own"
         config = model.config
         self.model = model
         self.width = config.d_model
@@ -275,11 +285,12 @@ class WhisperCore(torch.nn.Module):
 
     def padded(self, samples):
         """Samples as the model is given them."""
-        return self.max_samples
+        return self.frames(samples) * self.hop if self.own else self.max_samples
 
-    def log_mel(self, wav_BN):
+    def log_mel(self, wav_BN, samples=None):
         """[B, mel bins, frames]; the ceiling is each utterance's own."""
-        wav_BN = F.pad(wav_BN, (0, self.max_samples - wav_BN.shape[1]))
+        samples = samples or self.max_samples
+        wav_BN = F.pad(wav_BN, (0, samples - wav_BN.shape[1]))
         spectrum = torch.stft(
             wav_BN,
             self.n_fft,
@@ -294,6 +305,40 @@ class WhisperCore(torch.nn.Module):
 
     def forward(self, wav_BN, lengths):
         """The model's output for each row."""
-        mel = self.log_mel(wav_BN).to(next(self.model.parameters()).dtype)
-        x_BTE = self.model(mel).last_hidden_state
-        return x_BTE[:, : self.frames(max(lengths))]
+        frames = self.frames(max(lengths))
+        if not self.own:
+            mel = self.log_mel(wav_BN).to(self.dtype)
+            return self.model(mel).last_hidden_state[:, :frames]
+        # Silence follows, as it does in the full window: more than what the
+        # last frame sees of it, which would else be a mirror image.
+        room = -(-self.n_fft // self.hop) * self.hop
+        samples = min(frames * self.hop + room, self.max_samples)
+        mel_BMT = self.log_mel(wav_BN, samples)[..., : 2 * frames]
+        own = [self.frames(n) for n in lengths]
+        mask_B11T = None
+        if min(own) < frames:
+            past_BT = torch.arange(frames) >= torch.tensor(own)[:, None]
+            past_B1T = past_BT[:, None].to(wav_BN.device)
+            # As at the batch's end, where the first convolution is given
+            # zeros, which are no silence. The second looks no further ahead.
+            past_B1M = past_B1T.repeat_interleave(2, -1)
+            mel_BMT = mel_BMT.masked_fill(past_B1M, 0)
+            mask_B11T = torch.zeros_like(past_B1T, dtype=self.dtype)[:, None]
+            least = torch.finfo(self.dtype).min
+            mask_B11T = mask_B11T.masked_fill(past_B1T[:, None], least)
+        return self._encode(mel_BMT.to(self.dtype), mask_B11T)
+
+    def _encode(self, mel_BMT, mask_B11T):
+        """`WhisperEncoder.forward`, which takes full windows and no mask."""
+        model = self.model
+        x_BET = F.gelu(model.conv1(mel_BMT))
+        x_BTE = F.gelu(model.conv2(x_BET)).mT
+        x_BTE = x_BTE + model.embed_positions.weight[: x_BTE.shape[1]]
+        for layer in model.layers:
+            x_BTE = layer(x_BTE, mask_B11T)
+        return model.layer_norm(x_BTE)
+
+    @property
+    def dtype(self):
+        """Type of the weights."""
+        return next(self.model.parameters()).dtype

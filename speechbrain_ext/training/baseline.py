@@ -32,6 +32,7 @@ MUST_AGREE = (
     "normalise_input",
     "output_norm",
     "max_seconds",
+    "window",
     "long_audio",
     "downsampling",
     "projector_hidden",
@@ -56,6 +57,7 @@ FORMER_ENCODER = {
     "normalise_input": None,
     "output_norm": False,
     "max_seconds": None,
+    "window": "30s",
 }
 
 
@@ -99,7 +101,7 @@ def describe(hparams: dict) -> dict:
         about[f"{part}_source"] = str(settings["source"])
         for what in ("revision", "dtype"):
             about[f"{part}_{what}"] = settings.get(what)
-    for key in ("output_norm", "max_seconds"):
+    for key in ("output_norm", "max_seconds", "window"):
         about[key] = hparams["speech_encoder"][key]
     for key in ("long_audio", "prompt", "chat_template", "downsampling"):
         about[key] = hparams[key]

@@ -191,6 +191,7 @@ OPTIONS: dict[str, Test] = {
         _must(lambda v: is_number(v) and v > 0, "choose seconds above 0"),
         "the encoder's own limit",
     ),
+    "speech_encoder.window": _one_of("30s", "own"),
     # Speech to LLM
     "downsampling": _whole(1),
     "projector_hidden": _or_null(_whole(1), "the backbone's width"),

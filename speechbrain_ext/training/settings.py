@@ -207,6 +207,10 @@ def _encoder_faults(plain):
         else:
             mend += f"choose one of {', '.join(ENCODERS)}"
         yield Fault("speech_encoder.kind", kind, mend)
+    own = get(plain, "speech_encoder.window") == "own"
+    if own and kind in ENCODERS and kind != "whisper":
+        mend = f"but {kind} always takes an utterance alone: leave it out"
+        yield Fault("speech_encoder.window", "own", mend)
 
 
 def _baseline_faults(plain):

@@ -217,9 +217,9 @@ def write_task(
     if run.bridge_file:
         shutil.copyfile(run.bridge_file, os.path.join(folder, BRIDGE))
     config = run.settings
-    # A cache keeps features in 16 bit: the encoder's own, or halves.
-    cached = config.get("cache_features")
-    halved = cached and model.encoder.dtype == torch.float32
+    # A run from before there were windows kept features in 16 bit.
+    former = config.get("cache_features") and "window" not in run.system
+    halved = former and model.encoder.dtype == torch.float32
     settings = TaskSettings(
         task=run.result.task,
         **{key: config[key] for key in OF_A_RUN},

@@ -97,6 +97,7 @@ ENCODER_OPTIONS = {
     "normalise_input": _kind(bool),
     "output_norm": _kind(bool),
     "max_seconds": _number(0.01, 100_000),
+    "window": lambda v: v in ("30s", "own"),
 }
 ENCODER_KEYS = {"name", "kind", "dtype", "folder", "source", "revision"}
 

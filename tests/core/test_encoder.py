@@ -5,6 +5,7 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -128,6 +129,89 @@ def waves(lengths=LENGTHS):
 
 
 ALL = [f"{kind}-{norm}" for kind in CLASSES for norm in NORMS] + ["whisper"]
+
+
+def test_the_whole_window_is_whispers_own(tmp_path):
+    """What is said of no window is the whole one, transformers' to the bit."""
+    make_whisper(tmp_path)
+    encoder = SpeechEncoder.from_source(tmp_path, window="30s")
+    wav_BN, lengths_B = waves()
+    x_BTE, frames_B = encoder(wav_BN, lengths_B)
+    default_BTE, _ = SpeechEncoder.from_source(tmp_path)(wav_BN, lengths_B)
+    assert torch.equal(x_BTE, default_BTE)
+    reference = WhisperModel.from_pretrained(tmp_path).encoder.eval()
+    with torch.no_grad():
+        expected = reference(encoder.core.log_mel(wav_BN)).last_hidden_state
+    for x_TE, expected_TE, n in zip(x_BTE, expected, frames_B.tolist()):
+        assert torch.equal(x_TE[:n], expected_TE[:n])
+
+
+def cut_whisper(folder, frames):
+    """transformers' encoder, made anew for a window of so many frames."""
+    model = WhisperModel.from_pretrained(folder).encoder.eval()
+    model.config = copy.deepcopy(model.config)
+    model.config.max_source_positions = frames
+    model.embed_positions = torch.nn.Embedding.from_pretrained(
+        model.embed_positions.weight[:frames]
+    )
+    return model
+
+
+@pytest.mark.parametrize("output_norm", [False, True])
+def test_own_window_is_whisper_cut_to_the_clip(tmp_path, output_norm):
+    """Mel and positions of the clip alone, whoever is in the batch."""
+    make_whisper(tmp_path)
+    encoder = SpeechEncoder.from_source(
+        tmp_path, window="own", output_norm=output_norm
+    )
+    whole = SpeechEncoder.from_source(tmp_path, output_norm=output_norm)
+    assert encoder.identity() != whole.identity()
+    extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=1)
+    # The last ends with its last frame.
+    lengths = [*LENGTHS, 3200]
+    wav_BN, lengths_B = waves(lengths)
+    x_BTE, frames_B = encoder(wav_BN, lengths_B)
+    whole_BTE, whole_B = whole(wav_BN, lengths_B)
+    assert torch.equal(frames_B, whole_B) and x_BTE.shape == whole_BTE.shape
+    for row, (length, n) in enumerate(zip(lengths, frames_B.tolist())):
+        wav = wav_BN[row, :length].numpy()
+        mel = extractor(wav, sampling_rate=16000, return_tensors="pt")
+        mel_1MT = mel.input_features[..., : 2 * n]
+        with torch.no_grad():
+            expected = cut_whisper(tmp_path, n)(mel_1MT).last_hidden_state
+        if output_norm:
+            expected = torch.nn.functional.layer_norm(expected, (n, 32))
+        alone_1TE, _ = encoder(wav_BN[row : row + 1, :length], [length])
+        for x_TE in (x_BTE[row, :n], alone_1TE[0]):
+            assert (x_TE - expected[0]).abs().max() < 1e-4
+        assert not x_BTE[row, n:].any()
+        # Of a clip that fills the window, the two are one.
+        differ = (x_BTE[row, :n] - whole_BTE[row, :n]).abs().max() > 1e-2
+        assert differ == (n < 50)
+        assert encoder.work_samples(length) == 320 * n
+        assert whole.work_samples(length) == 16000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_own_windows_work_no_less_alone(tmp_path, dtype):
+    """A batch of four is four batches of one; chunks but the last are whole."""
+    make_whisper(tmp_path)
+    options = dict(long_audio="chunk", dtype=dtype)
+    own = SpeechEncoder.from_source(tmp_path, window="own", **options)
+    whole = SpeechEncoder.from_source(tmp_path, **options)
+    lengths = [9999, 400, 19000, 3201]
+    wav_BN, _ = waves(lengths)
+    x_BTE, frames_B = own(wav_BN, lengths)
+    near = {"float32": 1e-5, "bfloat16": 0.1}[dtype]
+    for row, length in enumerate(lengths):
+        alone, frames_1 = own(wav_BN[row : row + 1, :length], [length])
+        assert frames_1 == frames_B[row]
+        n = frames_1.item()
+        scale = max(1.0, alone.abs().max().item())
+        assert (x_BTE[row, :n] - alone[0]).abs().max() < near * scale
+    whole_BTE, _ = whole(wav_BN[2:3], lengths[2:3])
+    assert (x_BTE[2, :50] - whole_BTE[0, :50]).abs().max() < near * scale
+    assert (x_BTE[2, 50:60] - whole_BTE[0, 50:60]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -382,6 +466,9 @@ def test_refuses_bad_sources(tmp_path, monkeypatch):
     refused(tmp_path / "wavlm", "set kind: wavlm", kind="whisper")
     refused(tmp_path / "wavlm", "dtype: int8.*float32", dtype="int8")
     refused(tmp_path / "wavlm", "max_seconds: 0.01", max_seconds=0.01)
+    refused(tmp_path / "wavlm", "window: own.*wavlm model", window="own")
+    make_whisper(tmp_path / "whisper")
+    refused(tmp_path / "whisper", "window: 'clip': choose", window="clip")
     (tmp_path / "wavlm" / "model.safetensors").unlink()
     refused(tmp_path / "wavlm", "wavlm: its weights cannot be loaded")
 
@@ -457,13 +544,15 @@ def test_concatenation_pads_the_tail():
 @pytest.mark.skipif(
     "SPEECHLLM_REAL" not in os.environ, reason="SPEECHLLM_REAL is not set"
 )
-def test_real_whisper_on_real_recordings():
+# Of another number of frames, sums are rounded in another order.
+@pytest.mark.parametrize("window, near", [("30s", 1e-5), ("own", 3e-5)])
+def test_real_whisper_on_real_recordings(window, near):
     """Real whisper on real recordings."""
     from speechbrain_ext.data.audio import read_utterance
 
     real = Path(os.environ["SPEECHLLM_REAL"])
     encoder = SpeechEncoder.from_source(
-        real / "models" / "whisper-tiny.en-encoder"
+        real / "models" / "whisper-tiny.en-encoder", window=window
     )
     paths = sorted((real / "LibriSpeech" / "test-other").rglob("*.flac"))[:2]
     wavs = [read_utterance(path) for path in paths]
@@ -476,7 +565,7 @@ def test_real_whisper_on_real_recordings():
         n = frames_1.item()
         assert n == frames_B[row] == -(-len(wav_N) // 320)
         scale = alone.abs().max()
-        assert (x_BTE[row, :n] - alone[0]).abs().max() < 1e-5 * scale
+        assert (x_BTE[row, :n] - alone[0]).abs().max() < near * scale
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -153,6 +153,23 @@ def test_the_adapter_is_more_than_rounding(run, tmp_path):
     assert gap > 2 * MERGED[torch.bfloat16]
 
 
+def test_features_of_earlier_caches_are_rounded(
+    tmp_path, decoder_folders, encoder_folders
+):
+    """They were kept as halves; today's are kept as they are."""
+    models = decoder_folders["qwen2"], encoder_folders["wavlm"]
+    run = make_run(tmp_path / "run", *models, cache_features="features")
+    quietly([run], str(tmp_path / "today"))
+    file = Path(run) / "trained" / "system.json"
+    system = json.loads(file.read_text())
+    del system["window"]
+    file.write_text(json.dumps(system))
+    quietly([run], str(tmp_path / "before"))
+    for name, dtype in (("today", None), ("before", "float16")):
+        task = json.loads((tmp_path / name / "tasks/asr/task.json").read_text())
+        assert task["features_dtype"] == dtype
+
+
 def test_only_json_safetensors_and_plain_texts(run, tmp_path):
     quietly([run], str(tmp_path / "e"))
     files = [p for p in (tmp_path / "e").rglob("*") if p.is_file()]

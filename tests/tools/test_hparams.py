@@ -624,6 +624,7 @@ def test_a_pruned_run_needs_its_baseline(tmp_path):
 
 def test_encoder_options_have_their_values():
     encoder = {"output_norm": 1, "normalise_input": "yes", "max_seconds": 0}
+    encoder["window"] = 30
     faults = speechllm_rules(
         {"speech_encoder": {**encoder, "outputnorm": True}}
     )
@@ -633,6 +634,10 @@ def test_encoder_options_have_their_values():
     }
     encoder = dict(output_norm=True, normalise_input=None, max_seconds=20)
     assert speechllm_rules({"speech_encoder": encoder}) == []
+    own = {"window": "own", "kind": "whisper"}
+    assert speechllm_rules({"speech_encoder": own}) == []
+    (fault,) = speechllm_rules({"speech_encoder": {**own, "kind": "wavlm"}})
+    assert str(fault).startswith("speech_encoder.window: own, but wavlm always")
 
 
 def backbone(name, source, **more):
