@@ -23,12 +23,15 @@ from speechllm.cli.common import (
     tell,
 )
 
-text_options = options(
+TEXT = "Text file, a sentence or a paragraph on each line."
+lm_options = options(
     click.argument("model"),
-    file_option(
-        "--text",
-        "Text file, a sentence or a paragraph on each line.",
-        required=True,
+    click.option(
+        "--stream",
+        is_flag=True,
+        default=None,
+        help="Read a layer at a time from the model's files; by default so "
+        "where its weights do not fit into the free memory.",
     ),
     click.option(
         "--batch-size", type=click.IntRange(1), default=8, show_default=True
@@ -47,8 +50,10 @@ text_options = options(
     "speechllm measure Qwen/Qwen2.5-1.5B --text lines.txt",
     "speechllm measure ./llama --text lines.txt --output table.json",
     "speechllm measure ./llama --text lines.txt --picture map.png",
+    "speechllm measure Qwen/Qwen2.5-72B --text lines.txt --stream",
 )
-@text_options
+@lm_options
+@file_option("--text", TEXT, required=True)
 @file_option("--output", "Save the table (JSON).")
 @file_option("--picture", "Draw the heat map into a file (needs matplotlib).")
 @json_option
@@ -86,15 +91,14 @@ def measure(
 @command(
     "speechllm prune Qwen/Qwen2.5-1.5B --layers 4 "
     "--text lines.txt --output smaller",
-    "speechllm prune ./llama --layers 1 --text lines.txt --output s --json",
     "speechllm prune ./llama --layers 4 --rule greedy-layers "
     "--text lines.txt --output spread",
+    "speechllm prune ./llama --drop 20-26 --output smaller",
+    "speechllm prune ./llama --layers 4 --text lines.txt --heal map "
+    "--output healed",
 )
 @click.option(
-    "--layers",
-    required=True,
-    type=click.IntRange(1),
-    help="How many layers to remove.",
+    "--layers", type=click.IntRange(1), help="How many layers to remove."
 )
 @click.option(
     "--rule",
@@ -102,7 +106,15 @@ def measure(
     show_default=True,
     help="How they are chosen; `speechllm rules` compares all that there are.",
 )
-@text_options
+@file_option("--plan", "Choose by a table or plans measured before (JSON).")
+@click.option("--drop", help="Remove these: 20-26, or 3,5,9, from 0.")
+@click.option(
+    "--heal",
+    type=click.Choice(["map"]),
+    help="Fold a closed-form map, fitted on the text, in at each gap.",
+)
+@lm_options
+@file_option("--text", TEXT)
 @click.option(
     "--output",
     required=True,
@@ -116,54 +128,91 @@ def measure(
 @model_options
 def prune(
     model: str,
-    layers: int,
+    layers: int | None,
     rule: str,
-    text: str,
+    plan: str | None,
+    drop: str | None,
+    heal: str | None,
+    text: str | None,
     output: str,
     overwrite: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Remove a causal LM's most redundant layers; save a plain smaller LM.
+    """Remove layers from a causal LM; save a plain smaller LM.
 
-    The layers are chosen by a rule on four fifths of the text; the perplexity
-    before and after is that of the rest. MODEL is a folder or a hub id.
+    The most redundant --layers are chosen by a rule on four fifths of the
+    text; the perplexity before and after is that of the rest. With --plan or
+    --drop the layers are known, and a text only tells the perplexity. The
+    weights are copied from file to file. MODEL is a folder or a hub id.
     """
     quiet()
-    from speechbrain_ext.layers.removal import ranges
-    from speechbrain_ext.layers.rules import find_rule
-    from speechllm.text_lm import prune_with_text
+    from speechllm.text_prune import Choice, prune, read_layers
 
-    find_rule(rule)
+    if (drop is not None) + (plan is not None or layers is not None) != 1:
+        raise click.UsageError(
+            "say which layers go, in one way: --layers, --plan or --drop"
+        )
+    named = None if drop is None else read_layers(drop)
+    choice = Choice(layers, rule, plan, named)
+    for option, wants in (
+        (choice.needs_text, f"rule {rule}"),
+        (heal, "--heal"),
+    ):
+        if option and not text:
+            raise click.UsageError(f"{wants} looks at a text: give --text")
+    if not text and settings["stream"] is None:
+        # No layer is run but to check the copy.
+        settings["stream"] = True
     decoder, rows = _load(model, text, settings)
-    report, table = prune_with_text(
+    report, table = prune(
         decoder,
-        rows,
-        layers,
+        choice,
         output,
+        rows,
         settings["batch_size"],
         overwrite,
         show_progress(as_json),
-        rule,
+        heal is not None,
+        settings["dtype"],
     )
     report["output"] = output
     if as_json:
         path = {"path": _about(table)["path"]} if table else {}
         print_json({**report, **path})
         return
-    why = f"rule {rule}"
     if table:
         _print(table)
-        why = f"angular distance {report['distance']:.4f}"
+        click.echo()
+    _tell_pruned(report)
+
+
+def _tell_pruned(report):
+    """What went, and what it did to the perplexity, for a person."""
+    from speechbrain_ext.layers.removal import ranges
+
+    why = f" (rule {report['rule']})" if "rule" in report else ""
+    if "distance" in report:
+        why = f" (angular distance {report['distance']:.4f})"
     click.echo(
-        f"\nRemoved layers {ranges(report['removed'])} of "
-        f"{report['layers']} ({why})."
+        f"Removed layers {ranges(report['removed'])} of "
+        f"{report['layers']}{why}."
     )
-    click.echo(
-        f"Perplexity on {report['held_out_rows']} rows not measured on: "
-        f"{report['perplexity_before']:.2f} before, "
-        f"{report['perplexity_after']:.2f} after."
-    )
+    if "perplexity_after" in report:
+        told = [
+            f"{report[key]:.2f} {when}"
+            for key, when in (
+                ("perplexity_before", "before"),
+                ("perplexity_after", "after"),
+                ("perplexity_healed", "healed"),
+            )
+            if key in report
+        ]
+        click.echo(
+            f"Perplexity on {report['held_out_rows']} rows not measured on: "
+            f"{', '.join(told)}."
+        )
+    output = report["output"]
     click.echo(
         f"Wrote {output}: AutoModelForCausalLM.from_pretrained({output!r})"
     )
@@ -173,10 +222,17 @@ def _load(model, text, settings):
     """The model and the file's rows; a missing file is told first."""
     from speechllm.text_lm import load_text_model, read_rows
 
-    if not os.path.isfile(text):
+    if text and not os.path.isfile(text):
         raise FileNotFoundError(f"{text}: no such text file")
-    device = pick_device(settings["device"])
-    decoder = load_text_model(model, settings["dtype"], device)
+    decoder = load_text_model(
+        model,
+        settings["dtype"],
+        pick_device(settings["device"]),
+        stream=settings["stream"],
+        tell=tell,
+    )
+    if not text:
+        return decoder, None
     return decoder, read_rows(text, decoder.tokenizer, settings["context"])
 
 
@@ -248,7 +304,8 @@ def _draw(table, picture):
     multiple=True,
     help="A rule to try; may be repeated. Default: all.",
 )
-@text_options
+@lm_options
+@file_option("--text", TEXT, required=True)
 @file_option("--output", "Save the figures (JSON).")
 @json_option
 @model_options

@@ -23,7 +23,6 @@ from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.residual import refuse_overflow, states_loss
 from speechbrain_ext.layers.search import Cost, clock, nothing, text_labels
 from speechbrain_ext.model.prompt import IGNORE
-from speechllm.streamed.parts import MEND
 from speechllm.streamed.walk import Row, StreamedLM, Way
 
 
@@ -119,12 +118,17 @@ class Walks:
     model: StreamedLM
     reach: int = 1
 
+    def measure(self, data):
+        """Angular distances of all blocks."""
+        return first_look(self.model, data.batches)[0]
+
     @torch.no_grad()
     def stream_cosines(self, data):
         """Mean cosines between the streams of layers within reach."""
         layers, seconds = self.model.num_layers, clock()
         total_LL = torch.full((layers, layers), math.nan, dtype=torch.float64)
         rows = self.model.enter(data.batches)
+        # Streams of whole rows: as many as the longest run, and one.
         past: dict[int, list[torch.Tensor]] = {}
 
         def before(index):
@@ -140,20 +144,19 @@ class Walks:
 
         # What follows the last layer is compared with nothing.
         self.model.walk([Way(rows, set(range(layers - 1)))], before)
+        for apart in range(min(self.reach + 1, layers)):
+            told = total_LL.diagonal(apart)
+            refuse_overflow(told, "cosines between layers' streams")
         count = sum(int(row.mask_BQ.sum()) for row in rows)
-        there = total_LL[~total_LL.isnan()]
-        if len(there) < sum(layers - i for i in range(self.reach + 1)):
-            refuse_overflow(total_LL.diagonal(1), "cosines between streams")
         return total_LL / count, Cost(seconds(), layers * data.sequences)
 
     def candidate_losses(self, data, candidates, removed, at_gap, spent):
         """Loss after removing each candidate's layers besides others."""
-        if at_gap is not nothing:
-            raise ValueError(f"maps want the streams of all layers. {MEND}")
+        assert at_gap is nothing
         seconds, layers = clock(), self.model.num_layers
         removed = Removal.of(removed, layers)
         base = Way(self.model.enter(data.batches), set(removed.kept))
-        ways, passes = [base], 0
+        ways = [base]
         found: list[Way | None] = [None] * len(candidates)
         last = max(min(candidate) for candidate in candidates)
 

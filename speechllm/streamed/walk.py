@@ -86,10 +86,23 @@ class StreamedLM(torch.nn.Module):
         """Where a layer runs."""
         return torch.device(self.parts.device)
 
-    def pass_on(self, change: Callable = lambda index, h_BQD: h_BQD) -> None:
-        """Let layers give what `change` makes of what they are given."""
-        for index, layer in enumerate(decoder_layers(self.lm)):
+    @contextlib.contextmanager
+    def passing(
+        self, change: Callable = lambda index, h_BQD: h_BQD
+    ) -> Iterator[None]:
+        """Let layers give what `change` makes of what they are given.
+
+        At all other times a pass through the model fails, as its layers have
+        no weights.
+        """
+        layers = decoder_layers(self.lm)
+        for index, layer in enumerate(layers):
             layer.forward = _instead(index, change, self.more)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
 
     @contextlib.contextmanager
     def layer(self, index: int) -> Iterator[torch.nn.Module]:
@@ -104,7 +117,8 @@ class StreamedLM(torch.nn.Module):
         """Batches on their way: before the first layer."""
         rows = []
         for batch in batches:
-            streams = recorded(self.lm, batch)
+            with self.passing():
+                streams = recorded(self.lm, batch)
             h_BQD = self.room.keep(streams.before[0])
             mask_BQ = streams.mask_BQ.bool()
             rows.append(Row(h_BQD, streams.options, mask_BQ, batch, self))
@@ -227,7 +241,6 @@ def _check_walk(model: StreamedLM) -> None:
             f"{model.source}: the layers of a {model.parts.config.model_type} "
             f"model cannot be run one at a time: {wrong}. {MEND}"
         )
-    model.pass_on()
     head = model.lm.lm_head
     try:
         # A part of it: the whole would be read for nothing.
@@ -239,7 +252,8 @@ def _check_walk(model: StreamedLM) -> None:
             for name, value in head._parameters.items()
         }
         model.lm.lm_head = few
-        check_calls(model.lm, cached=False)
+        with model.passing():
+            check_calls(model.lm, cached=False)
     finally:
         model.lm.lm_head = head
 
@@ -260,12 +274,11 @@ def _difference(model, more) -> str | None:
         options.append(called_with or {})
 
     model.more = more
-    model.pass_on(change)
     ids = torch.arange(min(TRIED, model.parts.config.vocab_size))
     ids = ids[None].to(model.device)
     positions = torch.arange(ids.shape[1], device=model.device)[None]
     try:
-        with on_stream(model.lm, see):
+        with model.passing(change), on_stream(model.lm, see):
             last_states(
                 model.lm,
                 input_ids=ids,
