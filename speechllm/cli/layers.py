@@ -161,9 +161,6 @@ def prune(
     ):
         if option and not text:
             raise click.UsageError(f"{wants} looks at a text: give --text")
-    if not text and settings["stream"] is None:
-        # No layer is run but to check the copy.
-        settings["stream"] = True
     decoder, rows = _load(model, text, settings)
     report, table = prune(
         decoder,
@@ -224,13 +221,21 @@ def _load(model, text, settings):
 
     if text and not os.path.isfile(text):
         raise FileNotFoundError(f"{text}: no such text file")
-    decoder = load_text_model(
+    load = functools.partial(
+        load_text_model,
         model,
         settings["dtype"],
         pick_device(settings["device"]),
-        stream=settings["stream"],
-        tell=tell,
     )
+    if text or settings["stream"]:
+        decoder = load(stream=settings["stream"], tell=tell)
+    else:
+        # No layer is run but to check the copy.
+        try:
+            decoder = load(stream=True)
+        except TypeError as error:
+            tell(f"{error} Holding it in memory.")
+            decoder = load(stream=False)
     if not text:
         return decoder, None
     return decoder, read_rows(text, decoder.tokenizer, settings["context"])
