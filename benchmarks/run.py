@@ -28,6 +28,7 @@ SCRIPTS = (
     "redundancy_table",
     "pruned_speed",
     "loading",
+    "streaming",
     "encoder_attention",
     "evaluation",
     "sweep",

@@ -216,8 +216,12 @@ def look(
     about = _about(decoder)
     if isinstance(decoder, StreamedLM):
         decoder.progress = progress
-        some = (batches_of(rows, batch_size) for rows in (measured, held_out))
-        return first_look(decoder, *some, about)
+        return first_look(
+            decoder,
+            batches_of(measured, batch_size),
+            batches_of(held_out, batch_size),
+            about,
+        )
     table = before = None
     if held_out:
         before = perplexity(decoder.lm, held_out, batch_size, progress)

@@ -144,12 +144,14 @@ def write_pruned(
     TypeError
         If it is no causal LM, or of a family that cannot be pruned.
     """
+    removed = set(removed)
     with quiet_loading():
         lm = load_pruned(source, removed, revision, device_map={"": "meta"})
         if dtype:
             lm = lm.to(dtype)
-    removed = Removal.of(removed, lm.config.num_hidden_layers + len(removed))
-    pieces = list(_pieces(source, removed, dtype, exchanged or {}, revision))
+    whole = lm.config.num_hidden_layers + len(removed)
+    gone = Removal.of(removed, whole)
+    pieces = list(_pieces(source, gone, dtype, exchanged or {}, revision))
     _write_files(pieces, folder, shard)
     describe_causal_lm(lm, tokenizer, folder)
     check_copy(pieces, folder)
