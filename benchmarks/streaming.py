@@ -7,7 +7,7 @@
 Files are random, in bfloat16, and deleted afterwards. A peer that needs the
 weights in memory is left out where they do not fit. mergekit wants packages of
 its own: install it into another environment, and name its command,
-``MERGEKIT=other/bin/mergekit-yaml``. Peaks are those of whole processes.
+``MERGEKIT=other/bin/mergekit-yaml``.
 """
 
 import atexit
@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import peaks, row_of, script, seconds
+from benchmarks.common import paired, peak_of, peaks, row_of, script
 
 import torch  # isort: skip
 from safetensors.torch import save_file
@@ -32,7 +32,7 @@ from speechbrain_ext.layers.distances import measure
 from speechbrain_ext.layers.removal import Block, layer_and_rest
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 from speechbrain_ext.quiet import quiet_loading
-from speechllm.streamed.copy import write_pruned
+from speechllm.streamed.copy import pieces_of, write_files, write_pruned
 from speechllm.streamed.memory import fits
 from speechllm.streamed.score import first_look
 from speechllm.streamed.walk import StreamedLM
@@ -108,7 +108,9 @@ def megabytes(folder):
 def whole_of(folder):
     """The model in memory."""
     with quiet_loading():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype="bfloat16", trust_remote_code=False
+        )
 
 
 def batches(sizes):
@@ -217,10 +219,11 @@ def check(sizes):
 
 
 def peak(side, sizes):
-    """Peak of a process that does nothing else, or of its child, in MB."""
-    WAYS[side](sizes)
-    who = "RUSAGE_CHILDREN" if side == "merged" else "RUSAGE_SELF"
-    return resource.getrusage(getattr(resource, who)).ru_maxrss / 1024
+    """Peak memory of one way; mergekit's with its libraries, in MB."""
+    if side != "merged":
+        return peak_of(lambda: sizes, WAYS[side])
+    merged(sizes)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def rows(sizes, tier):
@@ -261,23 +264,25 @@ def rows(sizes, tier):
             )
             yield row_of(
                 f"{ours}; peer: {peer}",
-                [seconds(lambda ours=ours: WAYS[ours](sizes))],
-                [seconds(lambda peer=peer: WAYS[peer](sizes))],
-                "at least 1" if what == "prune" else "",
+                *paired(
+                    functools.partial(WAYS[ours], sizes),
+                    functools.partial(WAYS[peer], sizes),
+                    3,
+                ),
+                "",
                 **told,
             )
-    _kept(sizes)
-    pairs = [
-        (
-            seconds(lambda: prune_streamed(sizes)),
-            seconds(lambda: copied(sizes)),
-        )
-        for _ in range(3)
-    ]
+    pieces = list(pieces_of(folder, Block(*sizes["drop"])))
+
+    def write():
+        """The files of weights alone."""
+        with _output() as out:
+            write_files(pieces, out)
+
     yield row_of(
-        "prune_streamed, checks and all; peer: cp of the kept layers",
-        *zip(*pairs),
-        "",
+        "writing the kept layers' files; peer: cp of them",
+        *paired(write, functools.partial(copied, sizes), 5),
+        f"at least {1 / 1.5:.2f}",
         **told,
     )
     os.environ.pop(FOLDER)

@@ -33,6 +33,7 @@ from speechbrain_ext.layers.weights import (
     fetch_file,
     open_weights,
     read_head,
+    source_config,
     weight_files,
 )
 from speechbrain_ext.quiet import quiet_loading
@@ -44,7 +45,7 @@ SHARD = 5_000_000_000
 CHUNK = 1 << 20
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 # Bytes of each tensor's ends that are compared; how many tensors are further.
-END, SAMPLE, MOST = 4096, 8, 1 << 24
+END, SAMPLE, MOST = 4096, 8, 1 << 22
 Exchanged = dict[int, dict[str, torch.Tensor]]
 
 
@@ -149,18 +150,24 @@ def write_pruned(
         lm = load_pruned(source, removed, revision, device_map={"": "meta"})
         if dtype:
             lm = lm.to(dtype)
-    whole = lm.config.num_hidden_layers + len(removed)
-    gone = Removal.of(removed, whole)
-    pieces = list(_pieces(source, gone, dtype, exchanged or {}, revision))
-    _write_files(pieces, folder, shard)
+    pieces = list(pieces_of(source, removed, dtype, exchanged, revision))
+    write_files(pieces, folder, shard)
     describe_causal_lm(lm, tokenizer, folder)
     check_copy(pieces, folder)
     return lm
 
 
-def _pieces(source, removed, dtype, exchanged, revision) -> Iterator[Piece]:
+def pieces_of(
+    source: str,
+    removed: Iterable[int],
+    dtype: torch.dtype | None = None,
+    exchanged: Exchanged | None = None,
+    revision: str | None = None,
+) -> Iterator[Piece]:
     """All tensors to be written, in the order of the source's files."""
-    new_index = {old: new for new, old in enumerate(removed.kept)}
+    whole = source_config(source, revision).num_hidden_layers
+    kept, exchanged = Removal.of(removed, whole).kept, exchanged or {}
+    new_index = {old: new for new, old in enumerate(kept)}
     left = {(i, name) for i, named in exchanged.items() for name in named}
     for file in weight_files(source, revision):
         path = fetch_file(source, file, revision)
@@ -189,7 +196,7 @@ def _values(path):
     return sorted(read_head(path).items(), key=lambda item: item[1].offset)
 
 
-def _write_files(pieces: list[Piece], folder: str, shard: int) -> None:
+def write_files(pieces: list[Piece], folder: str, shard: int = SHARD) -> None:
     """Write all tensors, in as many files as it takes."""
     files: list[list[Piece]] = [[]]
     for piece in pieces:

@@ -121,6 +121,7 @@ class Parts:
                 ignore_mismatched_sizes=True,
                 dtype=self.dtype,
                 device_map={"": self.device},
+                trust_remote_code=False,
             )
         try:
             check_report(report, self.source)
