@@ -149,6 +149,8 @@ class StreamedLM(torch.nn.Module):
                 for way in here:
                     for row in way.rows:
                         row.step(index, layer)
+            # Or it would be there while the next one is read.
+            del layer
         before(self.num_layers)
 
 
