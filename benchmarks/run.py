@@ -29,6 +29,7 @@ SCRIPTS = (
     "redundancy_table",
     "pruned_speed",
     "loading",
+    "streaming",
     "encoder_attention",
     "windows",
     "evaluation",

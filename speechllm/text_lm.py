@@ -15,7 +15,11 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.lm_calls import last_states
@@ -27,17 +31,15 @@ from speechbrain_ext.layers.rules import (
     choose_plans,
     find_rule,
 )
-from speechbrain_ext.layers.saved_lm import save_causal_lm
 from speechbrain_ext.layers.search import UTTERANCES, RuleData, text_labels
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.model.decoder import DTYPES, Decoder
 from speechbrain_ext.quiet import quiet_loading
-from speechbrain_ext.runs.files import write_json
-from speechllm.saved import check_saved, check_target, whole_folder
-
-# What a pruned folder says of itself.
-PRUNING = "pruning.json"
+from speechllm.streamed.memory import fits, free_memory
+from speechllm.streamed.parts import Parts
+from speechllm.streamed.score import Walks, first_look, streamed_perplexity
+from speechllm.streamed.walk import StreamedLM
 
 
 def load_text_model(
@@ -45,17 +47,46 @@ def load_text_model(
     dtype: str | None = None,
     device: str = "cpu",
     revision: str | None = None,
-) -> Decoder:
-    """A causal LM with its tokenizer, of any origin."""
+    stream: bool | None = False,
+    tell: Callable[[str], Any] = lambda line: None,
+) -> Decoder | StreamedLM:
+    """A causal LM with its tokenizer, of any origin.
+
+    Held in memory, or with `stream` read a layer at a time; None: so where
+    its weights do not fit, which is told.
+    """
+    dtype = dtype or stored_dtype(source, revision)
+    if stream is None:
+        size = Parts(source, DTYPES[dtype], device, revision).bytes
+        stream = not fits(size, device)
+        if stream:
+            free = free_memory(device)
+            tell(
+                f"{source}: {size / 1e9:.1f} GB of weights, and "
+                f"{free / 1e9:.1f} GB of memory are free: reading a layer at "
+                "a time"
+            )
     with quiet_loading():
-        if dtype is None:
-            stored = getattr(source_config(source, revision), "dtype", None)
-            stored = str(stored).removeprefix("torch.")
-            dtype = stored if stored in DTYPES else "float32"
-        decoder = Decoder.from_source(
-            source, dtype=dtype, device=device, revision=revision
+        if not stream:
+            return Decoder.from_source(
+                source,
+                dtype=dtype,
+                device=device,
+                revision=revision,
+                attention=None,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
         )
-    return decoder
+        return StreamedLM(source, dtype, device, revision, tokenizer)
+
+
+def stored_dtype(source: str, revision: str | None = None) -> str:
+    """The type of a model's weights, as its configuration says."""
+    with quiet_loading():
+        stored = getattr(source_config(source, revision), "dtype", None)
+    stored = str(stored).removeprefix("torch.")
+    return stored if stored in DTYPES else "float32"
 
 
 def read_rows(
@@ -139,6 +170,22 @@ def perplexity(
     return math.exp(min(loss / count, 700.0))
 
 
+def perplexity_without(
+    decoder: Decoder | StreamedLM,
+    rows: list[torch.Tensor],
+    removed: Iterable[int] | None = None,
+    batch_size: int = 8,
+    progress: bool = False,
+) -> float:
+    """Perplexity on rows of text without some layers."""
+    if isinstance(decoder, StreamedLM):
+        decoder.progress = progress
+        batches = batches_of(rows, batch_size)
+        return streamed_perplexity(decoder, batches, removed)
+    lm = drop_layers(decoder.lm, removed) if removed else decoder.lm
+    return perplexity(lm, rows, batch_size, progress)
+
+
 def _about(decoder):
     """Where a measurement comes from (dict)."""
     name = os.path.basename(os.path.normpath(decoder.source))
@@ -146,22 +193,51 @@ def _about(decoder):
 
 
 def measure_rows(
-    decoder: Decoder,
+    decoder: Decoder | StreamedLM,
     rows: list[torch.Tensor],
     batch_size: int = 8,
     progress: bool = False,
 ) -> RedundancyTable:
     """Redundancy table of a causal LM on rows of text."""
-    batches = batches_of(rows, batch_size, "Measuring", progress)
-    return measure(decoder, batches, provenance=_about(decoder))
+    return look(decoder, rows, [], batch_size, progress)[0]
+
+
+def look(
+    decoder: Decoder | StreamedLM,
+    measured: list[torch.Tensor],
+    held_out: list[torch.Tensor],
+    batch_size: int = 8,
+    progress: bool = False,
+) -> tuple[Any, Any]:
+    """The redundancy table of some rows, and the perplexity of others.
+
+    Either is None where there are no rows for it.
+    """
+    about = _about(decoder)
+    if isinstance(decoder, StreamedLM):
+        decoder.progress = progress
+        return first_look(
+            decoder,
+            batches_of(measured, batch_size),
+            batches_of(held_out, batch_size),
+            about,
+        )
+    table = before = None
+    if held_out:
+        before = perplexity(decoder.lm, held_out, batch_size, progress)
+    if measured:
+        batches = batches_of(measured, batch_size, "Measuring", progress)
+        table = measure(decoder, batches, provenance=about)
+    return table, before
 
 
 def rows_data(
-    decoder: Decoder,
+    decoder: Decoder | StreamedLM,
     rows: list[torch.Tensor],
     batch_size: int = 8,
     table: RedundancyTable | None = None,
     progress: bool = False,
+    longest: int = 1,
 ) -> RuleData:
     """Rows of text as the rules of removal plans take them."""
     batches = [
@@ -170,10 +246,13 @@ def rows_data(
     ]
     data = RuleData(batches, _about(decoder), table)
     data.progress = progress
+    if isinstance(decoder, StreamedLM):
+        decoder.progress = progress
+        data.elsewhere = Walks(decoder, longest)
     return data
 
 
-def enough_of(rows: list, rule: str, decoder: Decoder) -> list:
+def enough_of(rows: list, rule: str, decoder: Decoder | StreamedLM) -> list:
     """No more rows than a rule needs, spread over all."""
     wanted = find_rule(rule).positions
     least = wanted(decoder) if wanted else 0
@@ -183,50 +262,8 @@ def enough_of(rows: list, rule: str, decoder: Decoder) -> list:
     return rows[::step]
 
 
-def prune_with_text(
-    decoder: Decoder,
-    rows: list[torch.Tensor],
-    size: int,
-    folder: str,
-    batch_size: int = 8,
-    overwrite: bool = False,
-    progress: bool = False,
-    rule: str = DEFAULT,
-) -> tuple[dict[str, Any], RedundancyTable | None]:
-    """Remove the most redundant layers and save what is left as a plain LM."""
-    check_size(size, decoder.num_layers)
-    check_target(folder, PRUNING, overwrite)
-    measured, held_out = split_rows(rows)
-    before = perplexity(decoder.lm, held_out, batch_size, progress)
-    table = None
-    if rule == DEFAULT:
-        table = measure_rows(decoder, measured, batch_size, progress)
-    else:
-        measured = enough_of(measured, rule, decoder)
-    data = rows_data(decoder, measured, batch_size, table, progress)
-    plan = find_rule(rule)(decoder, data, size)
-    lm = drop_layers(decoder.lm, plan)
-    report = {
-        "model": plan.model,
-        "rule": rule,
-        "layers": decoder.num_layers,
-        "removed": list(plan.layers),
-        "kept_layers": list(plan.kept),
-        "distance" if table else "value": plan.value,
-        "perplexity_before": before,
-        "perplexity_after": perplexity(lm, held_out, batch_size, progress),
-        "measured_rows": len(measured),
-        "held_out_rows": len(held_out),
-    }
-    with whole_folder(folder) as unfinished, quiet_loading():
-        save_causal_lm(lm, decoder.tokenizer, unfinished)
-        write_json(os.path.join(unfinished, PRUNING), report)
-        check_saved(lm, unfinished)
-    return report, table
-
-
 def compare_rules(
-    decoder: Decoder,
+    decoder: Decoder | StreamedLM,
     rows: list[torch.Tensor],
     sizes: Iterable[int] | None = None,
     rules: Iterable[str] | None = None,
@@ -243,8 +280,8 @@ def compare_rules(
         check_size(size, decoder.num_layers)
     measured, held_out = split_rows(rows)
 
-    def judged(lm):
-        return perplexity(lm, held_out, batch_size, progress)
+    def judged(plan=None):
+        return perplexity_without(decoder, held_out, plan, batch_size, progress)
 
     report = {
         "model": _about(decoder)["model"],
@@ -252,21 +289,24 @@ def compare_rules(
         "sizes": sizes,
         "rows": len(enough_of(measured, DEFAULT, decoder)),
         "held_out_rows": len(held_out),
-        "perplexity_before": judged(decoder.lm),
+        "perplexity_before": judged(),
         "plans": [],
         "left_out": {},
     }
     told(report, None)
     for name in rules:
         some = enough_of(measured, name, decoder)
-        data = rows_data(decoder, some, batch_size, progress=progress)
+        longest = max(sizes) if name == "block-influence-run" else 1
+        data = rows_data(
+            decoder, some, batch_size, progress=progress, longest=longest
+        )
         try:
             for plan in choose_plans(name, decoder, data, sizes):
                 found = {
                     "rule": plan.rule,
                     "removed": list(plan.layers),
                     "rows": data.sequences,
-                    "perplexity": judged(drop_layers(decoder.lm, plan)),
+                    "perplexity": judged(plan),
                     "seconds": plan.about["seconds"],
                     "layer_passes": plan.about["layer_passes"],
                 }

@@ -196,10 +196,15 @@ def _choose(sums, place, held_out, strengths, rank):
     for strength, linear_map in candidates.items():
         place.put(linear_map)
         losses[strength] = held_out_loss(place.decoder, held_out)
-    # The first of equals is the identity; a map that is not finite loses.
-    best = min(losses, key=lambda s: (not math.isfinite(losses[s]), losses[s]))
+    best = least_loss(losses)
     place.put(candidates[best])
     return FittedMap(candidates[best], best, int(sums.count), losses)
+
+
+def least_loss(losses: dict) -> float | None:
+    """The ridge of least loss; None, the identity, among equals."""
+    # It is the first; a map that is not finite loses.
+    return min(losses, key=lambda s: (not math.isfinite(losses[s]), losses[s]))
 
 
 def _sums(whole, pruned, index, rows, form, positions):

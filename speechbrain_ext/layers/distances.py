@@ -312,10 +312,7 @@ def measure(
     """
     model = base_model(decoder)
     device = next(model.parameters()).device
-    depth = len(model.layers) + 1
-    total = torch.zeros(depth, depth, dtype=torch.float64, device=device)
-    squares = torch.zeros_like(total)
-    count = torch.zeros((), dtype=torch.float64, device=device)
+    sums = DistanceSums(len(model.layers), device)
     with evaluating(model):
         for place, batch in enumerate(batches):
             distances_BLL = _batch_distances(decoder, batch, position)
@@ -323,24 +320,47 @@ def measure(
                 # A model overflows on its first words; the table, made at the
                 # end, looks at all. Asking each time would wait for the card.
                 refuse_overflow(distances_BLL, "distances of the first batch")
-            total += distances_BLL.sum(dim=0)
-            squares += distances_BLL.square().sum(dim=0)
-            count += len(distances_BLL)
-    if across_ranks and torch.distributed.is_initialized():
-        for sums in (total, squares, count):
-            torch.distributed.all_reduce(sums)
-    count = int(count)
-    if not count:
-        raise ValueError("No sequence to measure: the data are empty.")
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp(min=0)
-    error = (variance / max(count - 1, 1)).sqrt()
-    return RedundancyTable.from_pairs(
-        mean.cpu().numpy(),
-        error.cpu().numpy(),
-        count,
-        dict(provenance or {}, position=position),
-    )
+            sums.add(distances_BLL)
+    if across_ranks:
+        sums.add_up()
+    return sums.table(dict(provenance or {}, position=position))
+
+
+class DistanceSums:
+    """Sums over sequences of the distances between all pairs of depths."""
+
+    def __init__(self, num_layers: int, device: str | torch.device = "cpu"):
+        def zeros(*shape):
+            """Sums in double precision."""
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+        depth = num_layers + 1
+        self.total, self.squares = zeros(depth, depth), zeros(depth, depth)
+        self.count = zeros(())
+
+    def add(self, distances_BLL: torch.Tensor) -> None:
+        """Add what `angular_distances` gives."""
+        self.total += distances_BLL.sum(dim=0)
+        self.squares += distances_BLL.square().sum(dim=0)
+        self.count += len(distances_BLL)
+
+    def add_up(self) -> None:
+        """Add up the sums of all processes, each of which had its share."""
+        if torch.distributed.is_initialized():
+            for sums in (self.total, self.squares, self.count):
+                torch.distributed.all_reduce(sums)
+
+    def table(self, provenance: dict) -> RedundancyTable:
+        """Means and their standard errors."""
+        count = int(self.count)
+        if not count:
+            raise ValueError("No sequence to measure: the data are empty.")
+        mean = self.total / count
+        variance = (self.squares / count - mean.square()).clamp(min=0)
+        error = (variance / max(count - 1, 1)).sqrt()
+        return RedundancyTable.from_pairs(
+            mean.cpu().numpy(), error.cpu().numpy(), count, provenance
+        )
 
 
 def _batch_distances(model, batch, position):

@@ -251,11 +251,14 @@ def _facts(layer):
 
 
 @torch.no_grad()
-def check_calls(lm: torch.nn.Module) -> None:
-    """Refuse a causal LM that does something else when called in parts."""
+def check_calls(lm: torch.nn.Module, cached: bool = True) -> None:
+    """Refuse a causal LM that does something else when called in parts.
+
+    Without `cached` it is not tried token by token.
+    """
     try:
         with evaluating(lm):
-            wrong = _difference(lm)
+            wrong = _difference(lm, cached)
     except (torch.OutOfMemoryError, TypeError):
         raise
     except Exception as error:
@@ -277,7 +280,7 @@ def rounding_of(h_BQD: torch.Tensor) -> tuple[float, bool]:
     return limit or HALF_ROUNDING, limit is not None
 
 
-def _difference(lm) -> str | None:
+def _difference(lm, cached) -> str | None:
     """In what a model called in parts differs from itself."""
     model, head = base_model(lm), getattr(causal_lm(lm), "lm_head", None)
     if getattr(head, "weight", None) is None:
@@ -310,6 +313,8 @@ def _difference(lm) -> str | None:
         return "it does more than a norm between its last layer and its head"
     if differs(logits_of(lm, whole["normed"][0]).float(), logits_QV):
         return "its logits depend on more than its last hidden states"
+    if not cached:
+        return None
     cache = DynamicCache(config=causal_lm(lm).config)
     steps = []
     for start, end in ((0, size - 2), (size - 2, size - 1), (size - 1, size)):

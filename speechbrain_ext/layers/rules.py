@@ -52,7 +52,10 @@ def angular(model, data, size):
     def make():
         """Computed once, and remembered."""
         seconds = clock()
-        table = measure(model, data.watched("Angular distances"))
+        if data.elsewhere:
+            table = data.elsewhere.measure(data)
+        else:
+            table = measure(model, data.watched("Angular distances"))
         return table, Cost(seconds(), table.num_layers * data.sequences)
 
     if data.table is None:
@@ -77,6 +80,8 @@ def stream_cosines(model, data):
 
     Over all positions that are not padding, in float64.
     """
+    if data.elsewhere:
+        return data.elsewhere.stream_cosines(data)
     num_layers, seconds = len(decoder_layers(model)), clock()
     passes = num_layers * data.sequences
     data.budget.check(Cost(layer_passes=passes))
@@ -199,6 +204,12 @@ RIDGE = 0.01
 
 def behind_maps(choose, model, data, size):
     """A search with maps, which plans of other sizes share."""
+
+    if data.elsewhere:
+        raise ValueError(
+            "maps are fitted on the streams of all layers at once: the model "
+            "has to be in memory"
+        )
 
     def make():
         """Computed once, and remembered."""

@@ -34,6 +34,20 @@ def save_causal_lm(lm, tokenizer, folder, shard_size=SHARD):
         Largest file of weights.
     """
     lm.save_pretrained(folder, max_shard_size=shard_size)
+    describe_causal_lm(lm, tokenizer, folder)
+
+
+def describe_causal_lm(lm, tokenizer, folder):
+    """Write what stands beside the weights: all but them of `save_causal_lm`.
+
+    A model without memory (of the meta device) will do.
+    """
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        lm.config.architectures = [type(lm).__name__]
+        lm.config.dtype = str(lm.dtype).removeprefix("torch.")
+        lm.config.save_pretrained(folder)
+        if lm.can_generate():
+            lm.generation_config.save_pretrained(folder)
     path = os.path.join(folder, "config.json")
     content = {k: v for k, v in _read(path).items() if k not in OLD_ROPE}
     old = old_rope(lm.config)

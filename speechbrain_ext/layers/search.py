@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -103,6 +104,9 @@ class RuleData:
         nothing is kept.
     progress : bool
         Show a bar (on stderr) over each pass.
+    elsewhere : object or None
+        Does `measure`, `stream_cosines` and `candidate_losses` in place of
+        the functions of these names, for a model that is not in memory.
     """
 
     batches: list
@@ -112,6 +116,7 @@ class RuleData:
     seed: int = 0
     memory: dict | None = None
     progress: bool = False
+    elsewhere: Any = None
 
     def watched(self, what: str) -> Iterable[dict]:
         """The batches, with a bar if one is wanted."""
@@ -223,6 +228,10 @@ def candidate_losses(
     In nats per target token, with what they took; `spent` is what of the
     budget is gone already.
     """
+    if data.elsewhere:
+        return data.elsewhere.candidate_losses(
+            data, candidates, removed, at_gap, spent
+        )
     removed = Removal.of(removed, len(decoder_layers(model)))
     seconds = clock()
     search = _Search(model, removed, candidates, at_gap)

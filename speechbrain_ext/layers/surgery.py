@@ -27,10 +27,9 @@ from speechbrain_ext.layers.lm_calls import (
 )
 from speechbrain_ext.layers.removal import Removal, layer_and_rest, renumber
 from speechbrain_ext.layers.weights import (
-    fetch_file,
     first_values,
-    open_weights,
     source_config,
+    wanted_weights,
     weight_files,
 )
 
@@ -157,7 +156,7 @@ def load_pruned(
         ignore_mismatched_sizes=True,
         **kwargs,
     )
-    _check_report(report, source)
+    check_report(report, source)
     _check_layers(model, removed.kept, samples, source)
     model.config._name_or_path = model.name_or_path = str(source)
     _load_generation_config(model, source, revision)
@@ -175,24 +174,20 @@ def _kept_state(files, source, revision, removed, dtype=None):
         return tensor if beyond else renumber(tensor, new_index)
 
     state, samples = {}, {}
-    for file, tensors in files.items():
-        if tensors is not None and not any(map(wanted, tensors)):
-            continue
-        path = fetch_file(source, file, revision)
-        for tensor, value in open_weights(path, dtype):
-            name = wanted(tensor)
-            if name is None:
-                continue
-            if name in state:
-                raise ValueError(f"{path}: holds {tensor} a second time")
-            state[name] = value
-            layer, rest = layer_and_rest(tensor)
-            if layer is not None:
-                samples.setdefault(layer, {})[rest] = first_values(value)
+    for path, tensor, value in wanted_weights(
+        files, source, revision, wanted, dtype
+    ):
+        name = wanted(tensor)
+        if name in state:
+            raise ValueError(f"{path}: holds {tensor} a second time")
+        state[name] = value
+        layer, rest = layer_and_rest(tensor)
+        if layer is not None:
+            samples.setdefault(layer, {})[rest] = first_values(value)
     return state, samples
 
 
-def _check_report(report, source):
+def check_report(report, source):
     """Refuse weights that do not fit; a stray one outside layers may be."""
     lacking = sorted(map(str, report["missing_keys"]))
     lacking += sorted(map(str, report["mismatched_keys"]))

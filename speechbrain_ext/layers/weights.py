@@ -39,6 +39,8 @@ TYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
 # Values converted at once.
 PIECE = 1 << 16
@@ -209,6 +211,21 @@ def open_weights(path, dtype=None):
         else (name, weights.get_slice(name))
         for name in weights.keys()
     ]
+
+
+def wanted_weights(files, source, revision, wanted, dtype=None):
+    """What `open_weights` gives of some tensors: (file, name, value).
+
+    `files` as from `weight_files`; no file is opened that holds none for
+    which `wanted` is true.
+    """
+    for file, tensors in files.items():
+        if tensors is not None and not any(map(wanted, tensors)):
+            continue
+        path = fetch_file(source, file, revision)
+        for tensor, value in open_weights(path, dtype):
+            if wanted(tensor):
+                yield path, tensor, value
 
 
 def _differs(stored, wanted):

@@ -103,7 +103,7 @@ class Decoder(torch.nn.Module):
         dtype: str = "float32",
         device: str = "cpu",
         revision: str | None = None,
-        attention: str = "sdpa",
+        attention: str | None = "sdpa",
         gradient_checkpointing: bool = False,
         decode_static: bool = False,
     ) -> Decoder:
@@ -121,8 +121,8 @@ class Decoder(torch.nn.Module):
             Where the weights go.
         revision : str or None
             Branch, tag or commit on the hub.
-        attention : str
-            transformers' attention implementation.
+        attention : str or None
+            transformers' attention implementation; None: the family's own.
         gradient_checkpointing : bool
             Recompute activations in training to save memory.
         decode_static : bool

@@ -9,7 +9,8 @@ import click
 from speechllm.cli.audio import transcribe
 from speechllm.cli.common import guarded
 from speechllm.cli.folders import export, info, push
-from speechllm.cli.layers import measure, prune, rules
+from speechllm.cli.layers import measure, rules
+from speechllm.cli.pruning import prune
 from speechllm.cli.runs import compare, report
 
 

@@ -1,4 +1,4 @@
-"""``speechllm measure`` and ``speechllm prune``: a causal LM and a text file."""
+"""``speechllm measure`` and ``rules``: a causal LM and a text file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from speechllm.cli.common import (
     tell,
 )
 
-text_options = options(
+TEXT = "Text file, a sentence or a paragraph on each line."
+lm_options = options(
     click.argument("model"),
-    file_option(
-        "--text",
-        "Text file, a sentence or a paragraph on each line.",
-        required=True,
+    click.option(
+        "--stream",
+        is_flag=True,
+        default=None,
+        help="Read a layer at a time from the model's files; by default so "
+        "where its weights do not fit into the free memory.",
     ),
     click.option(
         "--batch-size", type=click.IntRange(1), default=8, show_default=True
@@ -47,8 +50,10 @@ text_options = options(
     "speechllm measure Qwen/Qwen2.5-1.5B --text lines.txt",
     "speechllm measure ./llama --text lines.txt --output table.json",
     "speechllm measure ./llama --text lines.txt --picture map.png",
+    "speechllm measure Qwen/Qwen2.5-72B --text lines.txt --stream",
 )
-@text_options
+@lm_options
+@file_option("--text", TEXT, required=True)
 @file_option("--output", "Save the table (JSON).")
 @file_option("--picture", "Draw the heat map into a file (needs matplotlib).")
 @json_option
@@ -69,7 +74,7 @@ def measure(
     quiet()
     from speechllm.text_lm import measure_rows
 
-    decoder, rows = _load(model, text, settings)
+    decoder, rows = load_lm(model, text, settings)
     table = measure_rows(
         decoder, rows, settings["batch_size"], show_progress(as_json)
     )
@@ -78,109 +83,38 @@ def measure(
     if picture:
         _draw(table, picture)
     if as_json:
-        print_json(_about(table))
+        print_json(table_about(table))
     else:
-        _print(table)
+        print_table(table)
 
 
-@command(
-    "speechllm prune Qwen/Qwen2.5-1.5B --layers 4 "
-    "--text lines.txt --output smaller",
-    "speechllm prune ./llama --layers 1 --text lines.txt --output s --json",
-    "speechllm prune ./llama --layers 4 --rule greedy-layers "
-    "--text lines.txt --output spread",
-)
-@click.option(
-    "--layers",
-    required=True,
-    type=click.IntRange(1),
-    help="How many layers to remove.",
-)
-@click.option(
-    "--rule",
-    default="angular",
-    show_default=True,
-    help="How they are chosen; `speechllm rules` compares all that there are.",
-)
-@text_options
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(file_okay=False),
-    help="Folder for the smaller model.",
-)
-@click.option(
-    "--overwrite", is_flag=True, help="Replace an earlier pruned model."
-)
-@json_option
-@model_options
-def prune(
-    model: str,
-    layers: int,
-    rule: str,
-    text: str,
-    output: str,
-    overwrite: bool,
-    as_json: bool,
-    **settings: Any,
-) -> None:
-    """Remove a causal LM's most redundant layers; save a plain smaller LM.
-
-    The layers are chosen by a rule on four fifths of the text; the perplexity
-    before and after is that of the rest. MODEL is a folder or a hub id.
-    """
-    quiet()
-    from speechbrain_ext.layers.removal import ranges
-    from speechbrain_ext.layers.rules import find_rule
-    from speechllm.text_lm import prune_with_text
-
-    find_rule(rule)
-    decoder, rows = _load(model, text, settings)
-    report, table = prune_with_text(
-        decoder,
-        rows,
-        layers,
-        output,
-        settings["batch_size"],
-        overwrite,
-        show_progress(as_json),
-        rule,
-    )
-    report["output"] = output
-    if as_json:
-        path = {"path": _about(table)["path"]} if table else {}
-        print_json({**report, **path})
-        return
-    why = f"rule {rule}"
-    if table:
-        _print(table)
-        why = f"angular distance {report['distance']:.4f}"
-    click.echo(
-        f"\nRemoved layers {ranges(report['removed'])} of "
-        f"{report['layers']} ({why})."
-    )
-    click.echo(
-        f"Perplexity on {report['held_out_rows']} rows not measured on: "
-        f"{report['perplexity_before']:.2f} before, "
-        f"{report['perplexity_after']:.2f} after."
-    )
-    click.echo(
-        f"Wrote {output}: AutoModelForCausalLM.from_pretrained({output!r})"
-    )
-
-
-def _load(model, text, settings):
+def load_lm(model, text, settings):
     """The model and the file's rows; a missing file is told first."""
     from speechllm.text_lm import load_text_model, read_rows
 
-    if not os.path.isfile(text):
+    if text and not os.path.isfile(text):
         raise FileNotFoundError(f"{text}: no such text file")
-    device = pick_device(settings["device"])
-    decoder = load_text_model(model, settings["dtype"], device)
+    load = functools.partial(
+        load_text_model,
+        model,
+        settings["dtype"],
+        pick_device(settings["device"]),
+    )
+    if text or settings["stream"]:
+        decoder = load(stream=settings["stream"], tell=tell)
+    else:
+        # No layer is run but to check the copy.
+        try:
+            decoder = load(stream=True)
+        except TypeError as error:
+            tell(f"{error} Holding it in memory.")
+            decoder = load(stream=False)
+    if not text:
+        return decoder, None
     return decoder, read_rows(text, decoder.tokenizer, settings["context"])
 
 
-def _about(table):
+def table_about(table):
     """What a machine wants to know of a table (dict)."""
     return {
         "provenance": table.provenance,
@@ -198,7 +132,7 @@ def _about(table):
     }
 
 
-def _print(table):
+def print_table(table):
     """Path and heat map, for a person."""
     from speechllm.cli.terminal import heatmap_lines
 
@@ -248,7 +182,8 @@ def _draw(table, picture):
     multiple=True,
     help="A rule to try; may be repeated. Default: all.",
 )
-@text_options
+@lm_options
+@file_option("--text", TEXT, required=True)
 @file_option("--output", "Save the figures (JSON).")
 @json_option
 @model_options
@@ -272,7 +207,7 @@ def rules(
     quiet()
     from speechllm.text_lm import compare_rules
 
-    decoder, rows = _load(model, text, settings)
+    decoder, rows = load_lm(model, text, settings)
     report = compare_rules(
         decoder,
         rows,

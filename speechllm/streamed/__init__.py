@@ -1,0 +1,1 @@
+"""Causal LMs that are larger than memory: a layer at a time, from the files."""

@@ -1,0 +1,263 @@
+"""A smaller causal LM: which layers go, what a map takes back, and the copy."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from speechbrain_ext.healing.presets import PARTS
+from speechbrain_ext.layers.distances import RedundancyTable
+from speechbrain_ext.layers.lm_calls import final_norm, logits_of
+from speechbrain_ext.layers.plans import is_plans, load_plans
+from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.rules import DEFAULT, check_size, find_rule
+from speechbrain_ext.layers.surgery import drop_layers
+from speechbrain_ext.model.decoder import DTYPES, Decoder
+from speechbrain_ext.quiet import quiet_loading
+from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.training.choose_layers import read_path
+from speechllm.saved import check_saved, check_target, whole_folder
+from speechllm.streamed.copy import Exchanged, write_pruned
+from speechllm.streamed.maps import fold_streamed_maps
+from speechllm.streamed.walk import StreamedLM, Way
+from speechllm.text_lm import (
+    batches_of,
+    enough_of,
+    look,
+    perplexity_without,
+    rows_data,
+    split_rows,
+    stored_dtype,
+)
+
+# What a pruned folder says of itself.
+PRUNING = "pruning.json"
+# Tokens of a row that a copy is tried on.
+TRIED = 12
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the layers that go are chosen, one of three ways.
+
+    Arguments
+    ---------
+    size : int or None
+        How many; by the rule, or on a file's path.
+    rule : str
+        See `speechbrain_ext.layers.rules`.
+    plan : str or None
+        A file of plans or a redundancy table.
+    layers : tuple of int or None
+        These.
+    """
+
+    size: int | None = None
+    rule: str = DEFAULT
+    plan: str | None = None
+    layers: tuple[int, ...] | None = None
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether they are chosen by looking at a text."""
+        by_rule = self.layers is None and self.plan is None
+        return by_rule and find_rule(self.rule).needs is not None
+
+
+def read_layers(text: str) -> tuple[int, ...]:
+    """Layers as a person writes them: ``20-26`` or ``3,5,9`` or both."""
+    layers: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not found:
+            raise ValueError(
+                f"--drop: {part!r} of {text!r} is no layer: write 20-26, or "
+                "3,5,9, counted from 0"
+            )
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise ValueError(f"--drop: {part!r} runs backwards")
+        layers += range(first, last + 1)
+    twice = sorted({layer for layer in layers if layers.count(layer) > 1})
+    if twice:
+        raise ValueError(f"--drop: {text!r} names layer {twice[0]} twice")
+    return tuple(sorted(layers))
+
+
+def prune(
+    decoder: Decoder | StreamedLM,
+    choice: Choice,
+    folder: str,
+    rows: list[torch.Tensor] | None = None,
+    batch_size: int = 8,
+    overwrite: bool = False,
+    progress: bool = False,
+    heal: bool = False,
+    dtype: str | None = None,
+) -> tuple[dict[str, Any], RedundancyTable | None]:
+    """Write a causal LM without some layers as a plain one.
+
+    With rows of text the perplexity before and after is told; `heal` folds a
+    closed-form map in at each gap. The weights are copied as they are stored,
+    unless another `dtype` is wanted.
+    """
+    check_target(folder, PRUNING, overwrite)
+    measured, held_out = split_rows(rows) if rows else ([], [])
+    if choice.needs_text and not rows:
+        raise ValueError(f"rule {choice.rule} looks at a text: give --text")
+    if heal and not rows:
+        raise ValueError("a map is fitted on text: give --text")
+    report, table, removed = _choose(
+        decoder, choice, measured, held_out, batch_size, progress
+    )
+    exchanged: Exchanged = {}
+    after = functools.partial(
+        perplexity_without,
+        rows=held_out,
+        removed=removed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    if held_out:
+        report["perplexity_after"] = after(decoder)
+        report["held_out_rows"] = len(held_out)
+    if heal:
+        told, healed = _heal(decoder, removed, measured, batch_size, progress)
+        report["healing"] = told
+        report["perplexity_healed"] = after(healed)
+        exchanged = healed.exchanged
+    wanted = DTYPES[dtype] if dtype else None
+    if dtype == stored_dtype(decoder.source):
+        wanted = None
+    with whole_folder(folder) as unfinished:
+        write_pruned(
+            decoder.source,
+            removed,
+            unfinished,
+            decoder.tokenizer,
+            wanted,
+            exchanged,
+        )
+        write_json(os.path.join(unfinished, PRUNING), report)
+        check_runs(decoder, removed, unfinished, exchanged)
+    return report, table
+
+
+def _choose(decoder, choice, measured, held_out, batch_size, progress):
+    """What is known before, the table if one was made, and what goes."""
+    layers, table = decoder.num_layers, None
+    report: dict[str, Any] = {
+        "model": os.path.basename(os.path.normpath(decoder.source)),
+        "layers": layers,
+    }
+    size, by_table = choice.size, choice.needs_text and choice.rule == DEFAULT
+    if choice.layers is not None:
+        removed: Removal = Removal.of(choice.layers, layers)
+    elif choice.plan is not None:
+        size = size or _only_size(choice.plan)
+        block, about = read_path(choice.plan, size, layers, report["model"])
+        removed = Removal.of(block, layers)
+        report |= {"plan": about["file"], "rule": about["rule"]}
+    else:
+        check_size(size, layers)
+        if measured and not by_table:
+            measured = enough_of(measured, choice.rule, decoder)
+    looked_at = measured if by_table else []
+    if looked_at or held_out:
+        table, before = look(decoder, looked_at, held_out, batch_size, progress)
+        if held_out:
+            report["perplexity_before"] = before
+    if choice.layers is None and choice.plan is None:
+        longest = size if choice.rule == "block-influence-run" else 1
+        data = rows_data(
+            decoder, measured, batch_size, table, progress, longest
+        )
+        plan = find_rule(choice.rule)(decoder, data, size)
+        removed = plan
+        report["rule"] = choice.rule
+        report["distance" if table else "value"] = plan.value
+        report["measured_rows"] = len(measured)
+    report["removed"] = list(removed)
+    report["kept_layers"] = list(removed.kept)
+    return report, table, removed
+
+
+def _only_size(path):
+    """The size of a file's only plan."""
+    sizes = [len(plan) for plan in load_plans(path)] if is_plans(path) else []
+    if len(sizes) != 1:
+        raise ValueError(
+            f"{path}: has more than one plan: say how many layers to remove "
+            "(--layers)"
+        )
+    return sizes[0]
+
+
+def _heal(decoder, removed, rows, batch_size, progress):
+    """What the maps were, and the streamed model that has them folded in."""
+    healed = decoder
+    if not isinstance(decoder, StreamedLM):
+        name = str(decoder.dtype).removeprefix("torch.")
+        healed = StreamedLM(decoder.source, name, decoder.device)
+    healed.progress = progress
+    # Fitted and chosen on rows that the perplexity is not told of.
+    fitting, judging = split_rows(rows)
+    maps = fold_streamed_maps(
+        healed,
+        Removal.of(removed, healed.num_layers),
+        batches_of(fitting, batch_size),
+        batches_of(judging, batch_size),
+        PARTS["map"]["ridge"],
+    )
+    told = {str(place): one.told() for place, one in maps.items()}
+    return {"map": told, "rows": len(fitting)}, healed
+
+
+def check_runs(
+    decoder: Decoder | StreamedLM,
+    removed: Removal,
+    folder: str,
+    exchanged: Exchanged | None = None,
+) -> None:
+    """Refuse a written folder that does not say what the kept layers say."""
+    dtype, whole = stored_dtype(folder), decoder.num_layers
+    kept = Removal.of(removed, whole).kept
+    try:
+        one = _said(decoder.source, dtype, kept, exchanged or {})
+        other = _said(folder, dtype, range(len(kept)), {})
+    except TypeError:
+        if not isinstance(decoder, Decoder):
+            raise
+        # Of a family that has to be in memory as a whole.
+        lm = drop_layers(decoder.lm, removed).to(DTYPES[dtype])
+        check_saved(lm, folder)
+        return
+    if not all(map(torch.equal, one, other)):
+        raise ValueError(
+            f"{folder}: what was written differs from the layers that were "
+            "kept: nothing was kept"
+        )
+
+
+@torch.no_grad()
+def _said(source, dtype, layers, exchanged):
+    """What some layers say of a few tokens: states, and a few logits."""
+    with quiet_loading():
+        model = StreamedLM(source, dtype)
+    model.exchanged, model.parts.copied = exchanged, True
+    ids = torch.arange(TRIED) % model.parts.config.vocab_size
+    rows = model.enter([{"input_ids": ids[None]}])
+    model.walk([Way(rows, set(layers))])
+    h_QD = final_norm(model.lm)(rows[0].here()[0])
+
+    def head(lm_head, h_QD):
+        """The first rows of the head: its bytes are compared elsewhere."""
+        weight = lm_head.weight[:TRIED].clone()
+        return torch.nn.functional.linear(h_QD, weight)
+
+    return h_QD, logits_of(model.lm, h_QD, head)
