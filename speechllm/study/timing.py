@@ -278,7 +278,7 @@ def time_pair(
         raise TimingError(f"{pruned}: test_splits is empty: give --set NAME")
     encoder = runs[1].load_encoder(device)
     sides = [Side(run, encoder, batch, device) for run in runs]
-    wanted = {**settings, "test_splits": [name]}
+    wanted = {**settings, "test_splits": [name], "loss_splits": []}
     dataset = datasets_of(wanted, sides[1].model.prompt)["test"][name]
     chosen = spread(dataset, utterances)
     batches = [one.to(device) for one in sides[0].brain.shard(chosen)]

@@ -463,7 +463,7 @@ def test_the_recipes_wer_to_the_utterance(
         assert any(texts.values())
     both = [tmp_path / "mini", run]
     code, out, _ = speechllm(capsys, "compare", *both, "--json")
-    found = json.loads(out)["sets"]["test-clean"]
+    found = json.loads(out)["runs"][0]["sets"]["test-clean"]
     assert code == 0 and found["low"] <= found["difference"] <= found["high"]
     assert found["difference"] == pytest.approx(found["a"] - found["b"])
     tables = [str(tmp_path / "mini/redundancy-speech.json")] * 2

@@ -112,7 +112,8 @@ def test_what_was_said_is_read_scored_and_written_the_same(name, tmp_path):
     rows = read_utterances(said)
     score, _ = score_recognition(rows)
     before = read(folder / "result.json")["scores"]["test-clean"]
-    assert lost(json.loads(json.dumps(vars(score))), before) == []
+    found = json.loads(json.dumps(vars(score)))
+    assert lost(found, without_intervals(before)) == []
     again = write_hypotheses(tmp_path, "test-clean", rows)
     assert again.read_bytes() == said.read_bytes()
     losses = folder / "losses-valid.jsonl"
@@ -257,7 +258,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(world):
     assert result.status == "done"
     before = read(f"runs/{name}/result.json")["scores"]
     found = read(f"stopped/{name}/result.json")["scores"]
-    assert lost(found, before) == []
+    assert lost(found, without_intervals(before)) == []
 
 
 @pytest.mark.parametrize("name", golden.EXPORTS)

@@ -109,10 +109,15 @@ def test_the_readme_counts_the_paper_plans_runs(tmp_path):
     ) in told
 
 
-def test_the_mini_plan_has_three_seeds_and_what_each_claim_needs(tmp_path):
+def test_the_mini_plan_has_the_seeds_and_runs_that_each_claim_needs(tmp_path):
     plan = read_plan(CONFIGS / "paper-mini.yaml", results=str(tmp_path))
-    assert plan.seeds == [1, 2, 3]
+    assert plan.baseline_seeds == [1, 2, 3]
     for seed in plan.seeds:
+        assert f"qwen2-12-s{seed}-n5-both-speech" in plan.runs
+    # Healing seeds without a baseline of their own take one in turn.
+    needs = plan.runs["qwen2-12-s5-n4-both-speech"].needs
+    assert "qwen2-12-s2" in needs and "qwen2-12-s5" not in plan.runs
+    for seed in plan.baseline_seeds:
         for name in (
             "qwen2-12-s{}-n2-both-text",
             "qwen2-8-s{}-n2-both-speech",
@@ -120,7 +125,7 @@ def test_the_mini_plan_has_three_seeds_and_what_each_claim_needs(tmp_path):
             "qwen2-12-s{}-n4-none-speech",
             "qwen2-12-lora-s{}-n2-both-speech",
             "en-de-s{}-n4-both-qwen2-12",
-            "qwen2-12-s{}-n5-both-speech",
+            "qwen2-12-s{}-control",
         ):
             assert name.format(seed) in plan.runs
 

@@ -106,7 +106,7 @@ def test_a_decoder_that_is_to_be_made_comes_first():
     plan = read_plan(ROOT / "workflow/config/healing.yaml")
     made = "data-mini-qwen2-block"
     assert made in plan.runs["qwen2-block-s1"].needs
-    assert made in plan.runs["qwen2-block-s1-n4-both-speech-k100"].needs
+    assert made in plan.runs["qwen2-block-s1-n4-both-speech-k200"].needs
     assert made not in plan.runs["qwen2-12-s1"].needs
 
 
