@@ -346,7 +346,7 @@ def test_the_path_may_come_from_text_or_a_file(study, tables):
     )
     assert (result.start, result.path["from"]) == (best.start, "text")
     # A file with a path of its own, so that only it can have been used.
-    speech = tables["speech"]
+    speech = copy.deepcopy(tables["speech"])
     far = max(range(4), key=lambda start: abs(start - speech.best(1).start))
     speech.distances[0, far] = 0.0
     file = study.folder / "mine.json"
