@@ -164,7 +164,8 @@ def degradation(evidence: Evidence) -> str:
         for which in study.systems()
         for healing, path in study.curves(which)
     ]
-    return "\n".join([table, *lines])
+    head = "\nWithin the limit on every set, [deepest within, first over]:\n"
+    return "\n".join([table, head, *lines])
 
 
 def _cells(evidence, figure, form):
