@@ -100,6 +100,34 @@ class TrainableState:
         load_trained(self.trainable, torch.load(path, map_location="cpu"), path)
 
 
+def load_best(checkpointer, trainable, key):
+    """Take the trained weights of the checkpoint with the least of a value.
+
+    The optimiser and the step stay where they are: a run that is started
+    again still goes on from its newest checkpoint.
+
+    Arguments
+    ---------
+    checkpointer : AtomicCheckpointer
+        With the recoverable "trained".
+    trainable : speechbrain_ext.healing.apply.TrainableSet
+        Changed in place.
+    key : str
+        Of a checkpoint's notes; those without it are passed over.
+
+    Returns
+    -------
+    int or None
+        The checkpoint's step; None where there is none.
+    """
+    best = checkpointer.find_checkpoint(min_key=key)
+    if best is None:
+        return None
+    path = best.paramfiles["trained"]
+    load_trained(trainable, torch.load(path, map_location="cpu"), path)
+    return best.meta["step"]
+
+
 def load_trained(trainable, state, path):
     """Copy saved values into the trained parameters."""
     ours = dict(trainable.named())

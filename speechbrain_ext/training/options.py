@@ -251,6 +251,7 @@ OPTIONS: dict[str, Test] = {
     "gradient_checkpointing": SWITCH,
     "valid_interval": _whole(1),
     "checkpoint_interval": _whole(1),
+    "keep": _one_of("last", "best"),
     # Decoding
     "test_batch_size": _whole(1),
     "max_new_tokens": _whole(1),
