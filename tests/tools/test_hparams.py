@@ -680,8 +680,16 @@ BACKBONES = {  # depth, width, and Table 1's layers dropped and percentages
     "llama3.2-1b": (16, 2048, {1: 6.3}),
     "llama3.2-3b": (28, 3072, {11: 39.3}),
     "llama3.1-8b": (32, 4096, {14: 43.8}),
+    "smollm2-135m": (30, 576, {}),
+    "smollm2-360m": (32, 960, {}),
+    "qwen2.5-0.5b": (24, 896, {}),
 }
-ENCODERS = {"wavlm-large": (24, 1024), "whisper-large-v3": (32, 1280)}
+ENCODERS = {  # depth, width, mel bands of a Whisper
+    "wavlm-large": (24, 1024, None),
+    "whisper-large-v3": (32, 1280, 128),
+    "wavlm-base-plus": (12, 768, None),
+    "whisper-base": (6, 512, 80),
+}
 
 
 @pytest.mark.parametrize("stem", BACKBONES)
@@ -713,7 +721,7 @@ def test_backbone_fragments_and_their_configs(stem, tmp_path):
 def test_encoder_fragments_and_their_configs(stem):
     from transformers import AutoConfig
 
-    depth, width = ENCODERS[stem]
+    depth, width, bands = ENCODERS[stem]
     file = TOP / "hparams" / "encoders" / f"{stem}.yaml"
     fragment = load_hyperpyyaml(io.StringIO(file.read_text()))
     fragment["source"] = str(PUBLISHED / stem)
@@ -721,7 +729,8 @@ def test_encoder_fragments_and_their_configs(stem):
     config = AutoConfig.from_pretrained(fragment["source"])
     assert config.num_hidden_layers == depth
     assert config.hidden_size == width
-    assert getattr(config, "num_mel_bins", 128) == 128
+    assert getattr(config, "num_mel_bins", None) == bands
+    assert f"{depth} layers, {width} wide" in file.read_text()
 
 
 def test_parameters_of_the_published_configs():
@@ -729,8 +738,8 @@ def test_parameters_of_the_published_configs():
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    billions = [1.54, 3.09, 7.62, 1.24, 3.21, 8.03]
-    for stem, expected in zip(BACKBONES, billions):
+    billions = [1.54, 3.09, 7.62, 1.24, 3.21, 8.03, 0.13, 0.36, 0.49]
+    for stem, expected in zip(BACKBONES, billions, strict=True):
         config = AutoConfig.from_pretrained(PUBLISHED / stem)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
