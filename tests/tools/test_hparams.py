@@ -496,13 +496,21 @@ def test_the_rules_pass_what_is_good_and_what_is_missing():
         ("valid_interval", [0]),
         ("checkpoint_interval", [0]),
         ("keep", ["newest", None, 1]),
+        ("format", ["wav", 3]),
+        ("train_data", ["", 3]),
+        ("split.valid", [0, -1, "ten"]),
+        ("split.seed", [-1, None]),
+        ("split.dev", [10]),
         ("max_new_tokens", [0]),
         ("cache_features", [3, __file__]),
     ],
 )
 def test_each_rule_refuses(key, values):
     for value in values:
-        faults = speechllm_rules({**GOOD, key: value})
+        part, _, word = key.partition(".")
+        faults = speechllm_rules(
+            {**GOOD, part: {word: value} if word else value}
+        )
         assert faults, f"{key}: {value!r} passed"
         assert all(key in str(fault) for fault in faults)
 
