@@ -27,9 +27,11 @@ from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
+    is_best,
     load_best,
     random_state,
     resume_random_state,
+    save_newest,
 )
 
 
@@ -182,8 +184,6 @@ def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
     return min(up, down)
 
 
-# What a checkpoint is told by where it is the best so far.
-VALID_LOSS = "valid_loss"
 # Where training stands, beside the weights and the optimiser.
 STATE = (
     "optimizer_step",
@@ -212,8 +212,7 @@ class SpeechLLMBrain(EvaluationBrain):
     hparams : dict
         Keys used: those of `EvaluationBrain`, seed, batch_size, steps,
         warmup_steps, warmdown_steps, lr_projector, lr_adapter, lr_bridge,
-        adam_betas, max_grad_norm, valid_interval, checkpoint_interval; keep,
-        "last" where it is not there.
+        adam_betas, max_grad_norm, valid_interval, checkpoint_interval, keep.
     run_opts, checkpointer
         As `EvaluationBrain` takes them.
     """
@@ -384,23 +383,9 @@ class SpeechLLMBrain(EvaluationBrain):
         for parameter in self.model.parameters():
             parameter.grad = None
 
-    @property
-    def keeps_best(self) -> bool:
-        """Whether the weights of the least validation loss are the result."""
-        return getattr(self.hparams, "keep", "last") == "best"
-
     def use_best(self) -> int:
-        """Go back to the weights of the least validation loss.
-
-        Returns
-        -------
-        int
-            The step that they are of; the last one's stay where there is no
-            checkpoint with a loss.
-        """
-        step = None
-        if self.checkpointer is not None:
-            step = load_best(self.checkpointer, self.trainable, VALID_LOSS)
+        """Take the best weights that were saved; gives their step."""
+        step = load_best(self.checkpointer, self.trainable)
         if step in (None, self.optimizer_step):
             return self.optimizer_step
         self.losses = None  # those of the last step's weights
@@ -435,7 +420,7 @@ class SpeechLLMBrain(EvaluationBrain):
 
     def _after_step(self, steps, valid_set):
         """Validate and save where it is time to."""
-        step, best = self.optimizer_step, None
+        step = self.optimizer_step
         last = step == steps
         if last or step % self.hparams.valid_interval == 0:
             loss, count = self.loss_since
@@ -446,39 +431,22 @@ class SpeechLLMBrain(EvaluationBrain):
             self.loss_since = [0.0, 0]
             if valid_set is not None:
                 entry["valid_loss"] = self.validate(valid_set)
-                best = self._if_best(entry["valid_loss"])
             self.history.append(entry)
             # On every process: only the main one writes, all wait for it.
             if hasattr(self.hparams, "train_logger"):
                 self.hparams.train_logger.log_stats({}, entry)
             self.modules.train()
-        due = last or step % self.hparams.checkpoint_interval == 0
-        if due or best is not None:
+        best = getattr(self.hparams, "keep", "last") == "best"
+        best = best and is_best(self.history, step)
+        if last or best or step % self.hparams.checkpoint_interval == 0:
             self.save_checkpoint(best)
 
-    def _if_best(self, loss):
-        """A validation loss that is to be kept: one below all before."""
-        before = (entry.get("valid_loss", math.inf) for entry in self.history)
-        least = min(filter(math.isfinite, before), default=math.inf)
-        return loss if self.keeps_best and loss < least else None
-
-    def save_checkpoint(self, best=None):
-        """Save what is trained, the optimiser and where we are.
-
-        The newest is kept, and the one of the least loss that was told.
-        """
+    def save_checkpoint(self, best=False):
+        """Save what is trained, the optimiser and where we are."""
         if self.checkpointer is None:
             return
         self.random_states = self._gather(random_state())
-        meta = {"step": self.optimizer_step}
-        self.checkpointer.save_and_keep_only(
-            meta if best is None else {**meta, VALID_LOSS: best},
-            end_of_epoch=False,
-            num_to_keep=1,
-            # SpeechBrain adds to its own default list.
-            importance_keys=[],
-            min_keys=[VALID_LOSS],
-        )
+        save_newest(self.checkpointer, self.history if best else [])
 
     @sb.utils.checkpoints.mark_as_saver
     def _save(self, path):

@@ -182,9 +182,8 @@ class Experiment:
             loss = brain.validate(valid)
             brain.history = [{"step": 0, "valid_loss": loss}]
         final_loss = brain.history[-1].get("valid_loss")
-        if brain.keeps_best and brain.trainable.named():
+        if self.hparams.get("keep") == "best" and brain.trainable.named():
             result.validation["kept_step"] = brain.use_best()
-            print(f"Kept: the weights of step {result.validation['kept_step']}")
         compared = self.datasets.get("loss")
         if compared:
             final_loss = brain.validate(compared)
