@@ -36,6 +36,7 @@ SLICES: dict[str, tuple[str, ...]] = {
     "features": ("data/features", "data/audio_hash", "model/static_decoding"),
     "covost": ("scores/translation", "data/manifests"),
     "loquacious": ("data/parquet", "training/trained_run", "layers/saved_lm"),
+    "own": ("data/own_forms",),
 }
 ORDER = list(SLICES)
 
@@ -149,6 +150,16 @@ RECIPES = [
         # SpeechBrain's unpacks the whole set through another package.
         prepare="recipes/Loquacious/loquacious_prepare.py",
         their_prepare="loquacious_prepare.py",
+    ),
+    Recipe(
+        dataset="OwnData",
+        slice="own",
+        ours="recipes/OwnData/ASR/SpeechLLM",
+        theirs="recipes/OwnData/ASR/SpeechLLM",
+        csv="OwnData",
+        task="ASR-SpeechLLM",
+        prepare="recipes/OwnData/own_prepare.py",
+        their_prepare="own_prepare.py",
     ),
 ]
 

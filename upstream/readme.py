@@ -37,6 +37,17 @@ ABOUT = {
         "of any ASR recipe of this kind on this set.",
         ["dev", "test"],
     ),
+    "OwnData": (
+        "Speech LLMs with redundant decoder layers removed, on your own "
+        "recordings",
+        "/path/to/your/data",
+        "Data: a Kaldi data folder, NeMo's JSON lines, an audiofolder of "
+        "Hugging Face, or a CSV; training, validation and test data are given "
+        "or drawn by speaker. Metric: WER in per cent after Whisper's "
+        "normaliser for the language; SacreBLEU where translations are "
+        "learned.",
+        ["test"],
+    ),
 }
 HEADER = ["Release", "hyperparams file", "Removed layers"]
 FOOTER = ["HuggingFace link", "Model link", "GPUs"]

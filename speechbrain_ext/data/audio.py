@@ -24,6 +24,7 @@ torch.Size([400])
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -50,6 +51,8 @@ MOST_CHANNELS = 64
 # gigabytes (44,101 to 16,000 Hz: 2.8); they are taken as the next 50 Hz.
 LARGEST_FILTER = 4_000_000
 NEAR = 50
+# A part of a file, as manifests write it: FILE#START-STOP, in its own samples.
+PART = re.compile(r"(.+)#(\d+)-(\d+)", re.DOTALL)
 
 
 def audio_info(
@@ -150,6 +153,33 @@ def read_utterance(path: Source, *args, **options) -> torch.Tensor:
         Samples, nominally in [-1, 1].
     """
     return torch.cat(list(audio_blocks(path, *args, **options)))
+
+
+def part_place(file: str, start: int, stop: int) -> str:
+    """A part of a file, as `read_place` takes it: samples at its own rate."""
+    return f"{file}#{start}-{stop}"
+
+
+def read_place(place: str, **options) -> torch.Tensor:
+    """Read an audio file, or the part of one that `part_place` names.
+
+    Arguments
+    ---------
+    place : str
+        A file, or FILE#START-STOP.
+    **options
+        As `audio_blocks` takes them.
+
+    Returns
+    -------
+    wav_N : torch.Tensor
+        Samples, nominally in [-1, 1].
+    """
+    part = PART.fullmatch(place)
+    if not part or os.path.exists(place):
+        return read_utterance(place, **options)
+    start, stop = int(part[2]), int(part[3])
+    return read_utterance(part[1], start=start, stop=stop, **options)
 
 
 def check_format(

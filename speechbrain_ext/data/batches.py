@@ -1,7 +1,10 @@
 """Which utterances make up which step, and what a batch holds."""
 
+import re
+
 import torch
 
+ROW = re.compile(r"(.+#\d+):\d+", re.DOTALL)
 # Groups of a Parquet file that training draws from at a time: enough to mix
 # utterances well, few enough to stay in memory.
 MIXED_GROUPS = 16
@@ -12,7 +15,8 @@ def row_group(place: str) -> str:
 
     A row of a Parquet file is FILE#GROUP:ROW (`data.parquet`).
     """
-    return place.rpartition(":")[0] if "#" in place else ""
+    row = ROW.fullmatch(place)
+    return row[1] if row else ""
 
 
 class StepBatchSampler(torch.utils.data.Sampler):

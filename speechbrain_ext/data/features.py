@@ -45,6 +45,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
+from speechbrain_ext.data.audio import PART
 from speechbrain_ext.data.audio_hash import AudioHashes
 from speechbrain_ext.data.batches import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
@@ -93,8 +94,9 @@ class FeatureCache:
     k : int
         Frames a speech token; any k is joined from the same files.
     items : dict
-        For each id its audio, a file or a place in a Parquet file
-        (`speechbrain_ext.data.parquet.place_of`), and its seconds.
+        For each id its audio, and its seconds. Audio is a file, a part of one
+        (`speechbrain_ext.data.audio.part_place`), or a place in a Parquet
+        file (`speechbrain_ext.data.parquet.place_of`).
 
     Raises
     ------
@@ -348,7 +350,8 @@ def _names(items, folder):
     files, absent = {}, []
     for utterance, (place, _) in items.items():
         file, where = os.path.abspath(place), ""
-        if row_group(file) and not os.path.exists(file):
+        is_part = row_group(file) or PART.fullmatch(file)
+        if is_part and not os.path.exists(file):
             file, _, where = file.rpartition("#")
         files[utterance] = file, where
         if not os.path.exists(file):

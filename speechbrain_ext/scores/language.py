@@ -56,7 +56,7 @@ def language_of(settings):
         "en" where they do not tell.
     """
     # Runs older than the key were scored as English.
-    return settings.get("target_language", settings.get("language", "en"))
+    return settings.get("target_language") or settings.get("language", "en")
 
 
 def bleu_tokenizer(language=None):

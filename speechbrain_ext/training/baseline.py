@@ -49,6 +49,7 @@ FORMER = {
     "healing_parts": None,
     "decode_static": False,
     "long_audio": "error",
+    "keep": "last",
     # All clips were trained on; none is longer than a day.
     "train_min_seconds": 0,
     "train_max_seconds": 100_000,

@@ -27,8 +27,11 @@ from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
+    is_best,
+    load_best,
     random_state,
     resume_random_state,
+    save_newest,
 )
 
 
@@ -209,7 +212,7 @@ class SpeechLLMBrain(EvaluationBrain):
     hparams : dict
         Keys used: those of `EvaluationBrain`, seed, batch_size, steps,
         warmup_steps, warmdown_steps, lr_projector, lr_adapter, lr_bridge,
-        adam_betas, max_grad_norm, valid_interval, checkpoint_interval.
+        adam_betas, max_grad_norm, valid_interval, checkpoint_interval, keep.
     run_opts, checkpointer
         As `EvaluationBrain` takes them.
     """
@@ -380,6 +383,14 @@ class SpeechLLMBrain(EvaluationBrain):
         for parameter in self.model.parameters():
             parameter.grad = None
 
+    def use_best(self) -> int:
+        """Take the best weights that were saved; gives their step."""
+        step = load_best(self.checkpointer, self.trainable)
+        if step in (None, self.optimizer_step):
+            return self.optimizer_step
+        self.losses = None  # those of the last step's weights
+        return step
+
     def steps_to_take(self):
         """Steps of this training, `--debug` and step limits regarded."""
         steps = self.hparams.steps if self.trainable.named() else 0
@@ -425,15 +436,17 @@ class SpeechLLMBrain(EvaluationBrain):
             if hasattr(self.hparams, "train_logger"):
                 self.hparams.train_logger.log_stats({}, entry)
             self.modules.train()
-        if last or step % self.hparams.checkpoint_interval == 0:
-            self.save_checkpoint()
+        best = getattr(self.hparams, "keep", "last") == "best"
+        best = best and is_best(self.history, step)
+        if last or best or step % self.hparams.checkpoint_interval == 0:
+            self.save_checkpoint(best)
 
-    def save_checkpoint(self):
+    def save_checkpoint(self, best=False):
         """Save what is trained, the optimiser and where we are."""
         if self.checkpointer is None:
             return
         self.random_states = self._gather(random_state())
-        self.checkpointer.save_and_keep_only(end_of_epoch=False, num_to_keep=1)
+        save_newest(self.checkpointer, self.history if best else [])
 
     @sb.utils.checkpoints.mark_as_saver
     def _save(self, path):

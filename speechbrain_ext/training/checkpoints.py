@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment, holding only what is trained."""
 
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -19,6 +20,8 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 # A folder with this prefix is not taken for a checkpoint.
 UNFINISHED = "unfinished"
+# What the best checkpoint so far is known by.
+VALID_LOSS = "valid_loss"
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -98,6 +101,63 @@ class TrainableState:
         """Read them back; refuse those of another model."""
         del end_of_epoch
         load_trained(self.trainable, torch.load(path, map_location="cpu"), path)
+
+
+def is_best(history, step):
+    """Whether a step's validation loss is below all those before it."""
+    *before, now = history or [{}]
+    losses = [entry.get(VALID_LOSS, math.inf) for entry in before]
+    least = min(filter(math.isfinite, losses), default=math.inf)
+    return now.get("step") == step and now.get(VALID_LOSS, math.inf) < least
+
+
+def save_newest(checkpointer, history=()):
+    """Save a checkpoint and keep it and the best one, no others.
+
+    Arguments
+    ---------
+    checkpointer : AtomicCheckpointer
+        Where to.
+    history : list of dict
+        Where this is the best one: step and valid_loss, its own last.
+    """
+    meta = {k: history[-1][k] for k in ("step", VALID_LOSS)} if history else {}
+    checkpointer.save_and_keep_only(
+        meta,
+        end_of_epoch=False,
+        num_to_keep=1,
+        # SpeechBrain adds to its own default list.
+        importance_keys=[],
+        min_keys=[VALID_LOSS],
+    )
+
+
+def load_best(checkpointer, trainable):
+    """Take the trained weights of the checkpoint with the least loss.
+
+    The optimiser and the step stay where they are: a run that is started
+    again still goes on from its newest checkpoint.
+
+    Arguments
+    ---------
+    checkpointer : AtomicCheckpointer or None
+        With the recoverable "trained".
+    trainable : speechbrain_ext.healing.apply.TrainableSet
+        Changed in place.
+
+    Returns
+    -------
+    int or None
+        The checkpoint's step; None where none has a loss.
+    """
+    if checkpointer is None:
+        return None
+    best = checkpointer.find_checkpoint(min_key=VALID_LOSS)
+    if best is None:
+        return None
+    path = best.paramfiles["trained"]
+    load_trained(trainable, torch.load(path, map_location="cpu"), path)
+    return best.meta["step"]
 
 
 def load_trained(trainable, state, path):

@@ -172,7 +172,7 @@ class Experiment:
         return brain
 
     def train(self, brain, result):
-        """Train to the last step; write the losses and what was trained."""
+        """Train to the last step; write losses and weights of the kept one."""
         valid = self.datasets["valid"]
         peak = PeakMemory(self.device, result.train_peak_memory_bytes)
         brain.fit(self.datasets["train"], valid)
@@ -182,11 +182,13 @@ class Experiment:
             loss = brain.validate(valid)
             brain.history = [{"step": 0, "valid_loss": loss}]
         final_loss = brain.history[-1].get("valid_loss")
+        if self.hparams.get("keep") == "best" and brain.trainable.named():
+            result.validation["kept_step"] = brain.use_best()
         compared = self.datasets.get("loss")
         if compared:
             final_loss = brain.validate(compared)
-        elif brain.losses is None:  # an earlier start took the last step
-            brain.validate(valid)
+        elif brain.losses is None:  # of other weights, or another start's
+            final_loss = brain.validate(valid)
         result.steps = brain.optimizer_step
         result.validation.update(history=brain.history, final_loss=final_loss)
         result.speed["train_seconds"] = brain.train_seconds

@@ -142,6 +142,7 @@ SECONDS = _must(
 )
 NAMES = "write a list that names each split once, such as [dev-clean]"
 SPLITS = _must(lambda value: _names(value) and value, NAMES)
+PLACE = _or_null(TEXT, "found in data_folder")
 DTYPE = _one_of("float32", "bfloat16", "float16")
 WHERE = _must(
     lambda v: v in ("receivers", "after", "all") or are_layers(v),
@@ -161,9 +162,14 @@ OPTIONS: dict[str, Test] = {
     "results_folder": TEXT,
     "data_folder": TEXT,
     # Data
+    **{f"{name}_data": PLACE for name in ("train", "valid", "test")},
+    "format": _one_of("kaldi", "nemo", "audiofolder", "csv", None),
+    "split.valid": _or_null(POSITIVE, "none"),
+    "split.test": _or_null(POSITIVE, "none"),
+    "split.seed": _whole(0),
     "language": _scored_as(normaliser_name),
     "source_language": _scored_as(base_language),
-    "target_language": _scored_as(check_bleu),
+    "target_language": _or_null(_scored_as(check_bleu), "no translation"),
     "train_splits": SPLITS,
     "valid_splits": SPLITS,
     "loss_splits": _must(_names, NAMES),
@@ -251,12 +257,13 @@ OPTIONS: dict[str, Test] = {
     "gradient_checkpointing": SWITCH,
     "valid_interval": _whole(1),
     "checkpoint_interval": _whole(1),
+    "keep": _one_of("last", "best"),
     # Decoding
     "test_batch_size": _whole(1),
     "max_new_tokens": _whole(1),
 }
 # Of these the table knows every key.
-CLOSED = ("speech_encoder", OWN, *(f"{OWN}.{part}" for part in PARTS))
+CLOSED = ("speech_encoder", "split", OWN, *(f"{OWN}.{part}" for part in PARTS))
 
 
 def value_faults(plain: dict) -> Iterator[Fault]:

@@ -6,14 +6,21 @@ Authors
 """
 
 import io
+import os
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from speechbrain_ext.data.audio import audio_info, read_utterance
+from speechbrain_ext.data.audio import (
+    audio_info,
+    part_place,
+    read_place,
+    read_utterance,
+)
 from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.data.batches import row_group
 
 RATE = 16000
 
@@ -60,6 +67,19 @@ def test_reads_a_part(tmp_path, kind):
     for start, stop in ((0, 9000), (5000, 5000), (-1, 10)):
         with pytest.raises(AudioError, match="a.*8000: correct start"):
             read_utterance(path, start=start, stop=stop)
+
+
+def test_reads_the_part_that_a_place_names(tmp_path):
+    """A file of such a name is that file, of whatever kind its ending."""
+    file = str(tmp_path / "a:b#1.flac")
+    write(file, tone(9000))
+    place = part_place(file, 2000, 5000)
+    assert torch.equal(read_place(place), read_utterance(file)[2000:5000])
+    assert row_group(place) == row_group(file) == ""
+    assert row_group(f"{file}#3:4") == f"{file}#3"
+    assert len(read_place(file)) == 9000
+    os.rename(file, place)
+    assert len(read_place(place)) == 9000
 
 
 def test_reads_from_memory(tmp_path):

@@ -312,6 +312,71 @@ def test_a_finished_training_is_not_trained_again(folder, tmp_path):
     assert again.train_seconds == first.train_seconds
 
 
+def told_losses(brain, *losses):
+    """Validation losses as given, in place of the real ones."""
+    real, told = brain.validate, iter(losses)
+
+    def validate(dataset):
+        """Validate."""
+        real(dataset)
+        return next(told)
+
+    brain.validate = validate
+    return brain
+
+
+@pytest.mark.parametrize("stop", [None, 2, 4, 6])
+def test_the_best_checkpoint_is_kept_and_used(folder, tmp_path, stop):
+    """A loss that rises at the end leaves the step before; a stop too."""
+    options = dict(keep="best", valid_interval=2)
+    place, losses = tmp_path / "best", [3.0, 2.0, 2.0, 4.0]
+
+    def brain():
+        """A brain that goes on in the same folder."""
+        return make_brain(folder, BLOCK, "both", place, **options)
+
+    short = make_brain(folder, BLOCK, "both", tmp_path / "short", **options)
+    short.optimizer_step_limit = 4
+    expected = train(told_losses(short, 3.0, 2.0))
+    first = told_losses(brain(), *losses)
+    if stop:
+        first.optimizer_step_limit = stop
+        train(first)
+        first = told_losses(brain(), *losses[stop // 2 :])
+    train(first)
+    assert [entry["step"] for entry in first.history] == [2, 4, 6, 8]
+    assert len(checkpoints(place)) == 2
+    last = weights_of(first)
+    assert first.use_best() == 4 and first.losses is None
+    same(weights_of(first), expected)
+    with pytest.raises(AssertionError):
+        same(last, expected)
+    # And a later start, whose newest checkpoint is the last step's.
+    again = brain()
+    same(train(again), last)
+    assert again.use_best() == 4
+    same(weights_of(again), expected)
+
+
+@pytest.mark.parametrize("losses", [[3.0, 2.0], [float("nan"), 2.0]])
+def test_the_last_step_may_be_the_best(folder, tmp_path, losses):
+    """Its own losses are those of the weights that stay."""
+    options = dict(keep="best", valid_interval=4)
+    brain = make_brain(folder, BLOCK, "both", tmp_path, **options)
+    weights = train(told_losses(brain, *losses))
+    assert len(checkpoints(tmp_path)) == 1
+    assert brain.use_best() == 8 and brain.losses
+    same(weights_of(brain), weights)
+
+
+def test_the_last_step_is_kept_where_nothing_is_said(folder, tmp_path):
+    """One checkpoint, whatever the losses."""
+    brain = make_brain(folder, BLOCK, "both", tmp_path, valid_interval=2)
+    train(told_losses(brain, 1.0, 2.0, 3.0, 4.0))
+    assert len(checkpoints(tmp_path)) == 1
+    assert brain.use_best() == 8
+
+
 def checkpoints(folder):
     """Checkpoints."""
     return sorted(p.name for p in folder.iterdir() if p.is_dir())

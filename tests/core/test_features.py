@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from speechbrain_ext.data import audio_hash, features
-from speechbrain_ext.data.audio import read_utterance
+from speechbrain_ext.data.audio import part_place, read_place, read_utterance
 from speechbrain_ext.data.features import (
     CorruptCacheError,
     FeatureCache,
@@ -593,6 +593,37 @@ def test_a_disk_without_locks_serves(
     monkeypatch.setattr(features.fcntl, "flock", refused)
     assert_right(build(tmp_path, encoder, items), encoder, items)
     assert "cannot be locked (Function not implemented)" in caplog.text
+
+
+def test_parts_of_one_file_have_their_own(tmp_path, encoder):
+    """Of the same length too, and again where a part has moved."""
+    file = str(tmp_path / "long.flac")
+    noise = 0.1 * torch.randn(12000, generator=torch.manual_seed(4))
+    soundfile.write(file, noise.numpy(), 16000)
+    rows = {
+        "a": (part_place(file, 0, 4000), 0.25),
+        "b": (part_place(file, 4000, 8000), 0.25),
+    }
+
+    def cached(rows):
+        """The features, computed where they are missing."""
+        cache = FeatureCache(tmp_path / "cache", encoder, K, rows)
+        cache.compute(encoder, lambda i: read_place(rows[i][0]))
+        return [cache[name] for name in rows]
+
+    first = cached(rows)
+    assert not torch.equal(*first)
+    alone = tmp_path / "b.flac"
+    soundfile.write(alone, noise[4000:8000].numpy(), 16000)
+    expected = direct(encoder, alone)
+    torch.testing.assert_close(first[1], expected, atol=1e-5, rtol=1e-4)
+    rows["b"] = (part_place(file, 6000, 10000), 0.25)
+    moved = cached(rows)
+    assert torch.equal(moved[0], first[0])
+    assert not torch.equal(moved[1], first[1])
+    gone = {"c": (part_place(f"{file}x", 0, 4000), 0.25)}
+    with pytest.raises(ValueError, match="long.flacx"):
+        cached(gone)
 
 
 def test_row_groups_of_parquet_stay_together(tmp_path, encoder):

@@ -50,7 +50,12 @@ SIZES = dict(hidden_size=24, intermediate_size=32, initializer_range=0.3)
 
 # Keys that these files are older than, with what was done without them; a list
 # of splits may be any, as it changes nothing that was done before.
-YOUNGER = {"window": "30s", "loss_splits": ...}
+YOUNGER = {
+    "window": "30s",
+    "loss_splits": ...,
+    "keep": "last",
+    "length_pool": ...,
+}
 
 
 def merged_yamls():

@@ -284,4 +284,6 @@ def test_an_old_run_is_exported_the_same(name, world):
     not make.MERGED.exists(), reason="golden/merged.json was not made yet"
 )
 def test_every_yaml_means_what_it_did():
-    assert make.merged_yamls() == read(make.MERGED)
+    before, found = read(make.MERGED), make.merged_yamls()
+    # Recipes that are younger are not among them.
+    assert {name: found.get(name) for name in before} == before

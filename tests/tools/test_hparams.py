@@ -452,6 +452,7 @@ GOOD = {
     "train_max_seconds": 10.0,
     "valid_interval": 1,
     "checkpoint_interval": 1,
+    "keep": "best",
     "gradient_checkpointing": False,
     "max_new_tokens": 10,
     "cache_features": None,
@@ -494,13 +495,22 @@ def test_the_rules_pass_what_is_good_and_what_is_missing():
         ("max_grad_norm", [0, -1]),
         ("valid_interval", [0]),
         ("checkpoint_interval", [0]),
+        ("keep", ["newest", None, 1]),
+        ("format", ["wav", 3]),
+        ("train_data", ["", 3]),
+        ("split.valid", [0, -1, "ten"]),
+        ("split.seed", [-1, None]),
+        ("split.dev", [10]),
         ("max_new_tokens", [0]),
         ("cache_features", [3, __file__]),
     ],
 )
 def test_each_rule_refuses(key, values):
     for value in values:
-        faults = speechllm_rules({**GOOD, key: value})
+        part, _, word = key.partition(".")
+        faults = speechllm_rules(
+            {**GOOD, part: {word: value} if word else value}
+        )
         assert faults, f"{key}: {value!r} passed"
         assert all(key in str(fault) for fault in faults)
 
@@ -678,8 +688,16 @@ BACKBONES = {  # depth, width, and Table 1's layers dropped and percentages
     "llama3.2-1b": (16, 2048, {1: 6.3}),
     "llama3.2-3b": (28, 3072, {11: 39.3}),
     "llama3.1-8b": (32, 4096, {14: 43.8}),
+    "smollm2-135m": (30, 576, {}),
+    "smollm2-360m": (32, 960, {}),
+    "qwen2.5-0.5b": (24, 896, {}),
 }
-ENCODERS = {"wavlm-large": (24, 1024), "whisper-large-v3": (32, 1280)}
+ENCODERS = {  # depth, width, mel bands of a Whisper
+    "wavlm-large": (24, 1024, None),
+    "whisper-large-v3": (32, 1280, 128),
+    "wavlm-base-plus": (12, 768, None),
+    "whisper-base": (6, 512, 80),
+}
 
 
 @pytest.mark.parametrize("stem", BACKBONES)
@@ -711,7 +729,7 @@ def test_backbone_fragments_and_their_configs(stem, tmp_path):
 def test_encoder_fragments_and_their_configs(stem):
     from transformers import AutoConfig
 
-    depth, width = ENCODERS[stem]
+    depth, width, bands = ENCODERS[stem]
     file = TOP / "hparams" / "encoders" / f"{stem}.yaml"
     fragment = load_hyperpyyaml(io.StringIO(file.read_text()))
     fragment["source"] = str(PUBLISHED / stem)
@@ -719,7 +737,8 @@ def test_encoder_fragments_and_their_configs(stem):
     config = AutoConfig.from_pretrained(fragment["source"])
     assert config.num_hidden_layers == depth
     assert config.hidden_size == width
-    assert getattr(config, "num_mel_bins", 128) == 128
+    assert getattr(config, "num_mel_bins", None) == bands
+    assert f"{depth} layers, {width} wide" in file.read_text()
 
 
 def test_parameters_of_the_published_configs():
@@ -727,8 +746,8 @@ def test_parameters_of_the_published_configs():
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    billions = [1.54, 3.09, 7.62, 1.24, 3.21, 8.03]
-    for stem, expected in zip(BACKBONES, billions):
+    billions = [1.54, 3.09, 7.62, 1.24, 3.21, 8.03, 0.13, 0.36, 0.49]
+    for stem, expected in zip(BACKBONES, billions, strict=True):
         config = AutoConfig.from_pretrained(PUBLISHED / stem)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

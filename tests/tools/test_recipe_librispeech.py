@@ -174,6 +174,46 @@ def test_a_run_may_be_trained_first_and_scored_later(study, capsys):
     assert again.speed["train_seconds"] == trained.speed["train_seconds"]
 
 
+def test_the_best_step_is_what_later_work_gets(study, monkeypatch):
+    """A validation loss that rises: its step's weights are not the last."""
+    settings = dict(
+        test_splits="[test-clean]", keep="best", valid_interval=2, steps=4
+    )
+    settings |= dict(warmup_steps=0, warmdown_steps=0)
+    short = study.run(run_name="until-two", **{**settings, "steps": 2})
+    real, rise = SpeechLLMBrain.validate, iter([0.0, 9.0, 0.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            SpeechLLMBrain,
+            "validate",
+            lambda *words: real(*words) + next(rise),
+        )
+        result = study.run(run_name="best", **settings)
+    losses = [e["valid_loss"] for e in result.validation["history"]]
+    assert losses[1] > losses[0] + 5
+    assert (result.steps, result.validation["kept_step"]) == (4, 2)
+    assert result.validation["final_loss"] == losses[0]
+    kept, expected = (
+        load_file(study.results / name / "trained/projector.safetensors")
+        for name in ("best", "until-two")
+    )
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    hypotheses = "hypotheses-test-clean.jsonl"
+    assert read_utterances(study.results / "best" / hypotheses) == (
+        read_utterances(study.results / "until-two" / hypotheses)
+    )
+    assert short.validation["kept_step"] == 2
+    assert "kept_step" not in load_run(study.results / "base").validation
+    pruned = study.prune(
+        baseline=study.results / "best",
+        run_name="from-best",
+        healing="none",
+        steps=0,
+        **{k: v for k, v in settings.items() if k != "steps"},
+    )
+    assert "kept_step" not in pruned.validation
+
+
 def test_the_script_that_ran_is_kept_with_the_run(study):
     folder = study.results / "base"
     assert (folder / "train.py").read_text() == (

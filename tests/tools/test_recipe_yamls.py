@@ -119,6 +119,13 @@ def settings(path):
 @pytest.mark.parametrize("path", FULL)
 def test_full_size_follows_the_references(path):
     plain = settings(path)
+    assert plain["prompt"].endswith("{bos}{target}")
+    if "OwnData" in path.parts:
+        # For a CPU, which is slower in 16 bit; no reference has this size.
+        assert plain["speech_encoder"]["dtype"] == "float32"
+        assert plain["keep"] == ("last" if path.stem == "train" else "best")
+        return
+    assert plain["keep"] == "last"
     # 16 bit, derived from the paper's 15.72 GiB.
     assert plain["speech_encoder"]["dtype"] == "bfloat16"
     # SpeechBrain has it for WavLM and its kin, not for Whisper.
@@ -126,7 +133,6 @@ def test_full_size_follows_the_references(path):
     assert plain["speech_encoder"]["output_norm"] is is_wavlm
     for key in ("lr_projector", "lr_adapter", "lr_bridge"):
         assert plain[key] == 0.0005
-    assert plain["prompt"].endswith("{bos}{target}")
     if "CoVoST2" in path.parts:
         assert plain["train_min_seconds"] == 1.0
         assert plain["train_max_seconds"] == 10.0

@@ -90,10 +90,24 @@ def loquacious(folder):
         parquet.write_table(table, f"{folder}/{split}/{split}-0.parquet")
 
 
+def own_data(folder):
+    """The samples as anyone's own: a table beside its recordings."""
+    os.makedirs(f"{folder}/clips")
+    rows = [["path", "text", "translation", "speaker", "split"]]
+    for split in ("train", "valid", "test"):
+        for index, (sound, words) in enumerate(spoken()):
+            name = f"clips/{split}-{index}.wav"
+            soundfile.write(f"{folder}/{name}", sound, 16000)
+            rows.append([name, words, words, f"someone-{split}", split])
+    with open(f"{folder}/data.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+
+
 DATA = {
     "LibriSpeech": librispeech,
     "CoVoST": covost,
     "Loquacious": loquacious,
+    "OwnData": own_data,
 }
 
 

@@ -25,7 +25,8 @@ A run (`Experiment.train_and_evaluate`), and the settings that it goes by:
   hparams.lr_projector, hparams.lr_adapter and hparams.lr_bridge, between
   hparams.warmup_steps and hparams.warmdown_steps. hparams.valid_interval tells
   hparams.train_logger; hparams.checkpoint_interval has hparams.checkpointer
-  save, and a run that was stopped goes on from there.
+  save, and a run that was stopped goes on from there. hparams.keep: what is
+  used is the last step, or the best.
 - Scores: greedy answers to hparams.test_batch_size utterances at a time, up to
   hparams.max_new_tokens and hparams.max_tokens_per_second, then
   hparams.score. ``result.json`` tells all of it, as hparams.task.
