@@ -22,7 +22,7 @@ from speechbrain_ext.data.batches import (
     by_duration,
     true_lengths,
 )
-from speechbrain_ext.data.sets import groups_of, speaker_of
+from speechbrain_ext.data.sets import groups_of, positions_of, speaker_of
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.checkpoints import (
@@ -181,6 +181,8 @@ def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
     return min(up, down)
 
 
+# Of the paper's encoders, in Hz.
+FRAME_RATE = 50
 # Where training stands, beside the weights and the optimiser.
 STATE = (
     "optimizer_step",
@@ -207,9 +209,10 @@ class SpeechLLMBrain(EvaluationBrain):
     trainable : speechbrain_ext.healing.apply.TrainableSet
         What of it is trained.
     hparams : dict
-        Keys used: those of `EvaluationBrain`, seed, batch_size, steps,
-        warmup_steps, warmdown_steps, lr_projector, lr_adapter, lr_bridge,
-        adam_betas, max_grad_norm, valid_interval, checkpoint_interval.
+        Keys used: those of `EvaluationBrain`, seed, batch_size, length_pool,
+        steps, warmup_steps, warmdown_steps, lr_projector, lr_adapter,
+        lr_bridge, adam_betas, max_grad_norm, valid_interval,
+        checkpoint_interval.
     run_opts, checkpointer
         As `EvaluationBrain` takes them.
     """
@@ -392,6 +395,8 @@ class SpeechLLMBrain(EvaluationBrain):
     def _steps(self, train_set, steps):
         """The batches of each step that is still to be taken."""
         accumulation = self.grad_accumulation_factor
+        # Cached features come without an encoder's class to ask.
+        rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
         sampler = StepBatchSampler(
             len(train_set),
             self.hparams.batch_size,
@@ -402,6 +407,8 @@ class SpeechLLMBrain(EvaluationBrain):
             world_size=self.world_size,
             seed=self.hparams.seed,
             groups=groups_of(train_set),
+            pool=self.hparams.length_pool,
+            length_of=positions_of(train_set, rate / self.model.downsampling),
         )
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):

@@ -18,7 +18,7 @@ from speech_llm_fixtures import (
 )
 from speechbrain.dataio.batch import PaddedBatch
 
-from speechbrain_ext.data.batches import targets_of
+from speechbrain_ext.data.batches import targets_of, true_lengths
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.training.brain import step_factor
 
@@ -202,6 +202,39 @@ def test_accumulated_batches_are_one_large_batch(folder):
         grad_accumulation_factor=3,
     )
     same(train(parts), whole, exact=False)
+
+
+def test_batches_are_pooled_by_the_decoders_positions(
+    folder, tmp_path, monkeypatch
+):
+    """Less padding, from the same utterances, and in order after a stop."""
+    # Three of these frames are a speech token of the fixtures' features.
+    monkeypatch.setattr("speechbrain_ext.training.brain.FRAME_RATE", 12)
+
+    def batches_of(kept=None, **changes):
+        """The batches that a training sees."""
+        options = dict(batch_size=2, valid_interval=8, **changes)
+        brain = make_brain(folder, BLOCK, "both", kept, **options)
+        fit_step, seen = brain.fit_step, []
+        brain.fit_step = lambda b: seen.extend(b) or fit_step(b)
+        train(brain, valid=False, size=40)
+        return seen
+
+    def padding(batches):
+        """Positions of the decoder that are computed for nothing."""
+        sizes = [
+            true_lengths(b.features) + true_lengths(b.target_ids)
+            for b in batches
+        ]
+        return sum(int(len(s) * s.max() - s.sum()) for s in sizes)
+
+    drawn, pooled = batches_of(length_pool=1), batches_of(length_pool=4)
+    names = [sorted(i for b in one for i in b.id) for one in (drawn, pooled)]
+    assert names[0] == names[1]
+    assert padding(pooled) < 0.5 * padding(drawn)
+    batches_of(tmp_path, length_pool=4, steps=5)
+    rest = batches_of(tmp_path, length_pool=4)
+    assert [b.id for b in rest] == [b.id for b in pooled[5:]]
 
 
 def test_all_gradients_are_clipped_together(folder, monkeypatch):

@@ -45,13 +45,13 @@ from speechllm.settings import merge
 HERE = Path(__file__).parent
 MERGED = HERE / "merged.json"
 # Keys that came after that file was written.
-YOUNGER = ("loss_splits",)
+YOUNGER = ("loss_splits", "length_pool")
 ROOT = HERE.parents[1]
 SIZES = dict(hidden_size=24, intermediate_size=32, initializer_range=0.3)
 
 
 # Keys that these files are older than, with what was done without them.
-YOUNGER = {"window": "30s"}
+FORMERLY = {"window": "30s"}
 
 
 def merged_yamls():
@@ -92,7 +92,7 @@ def _plain(node):
 def _values(node):
     if isinstance(node, dict):
         found = {str(key): _plain(value) for key, value in node.items()}
-        return dict(i for i in found.items() if i not in YOUNGER.items())
+        return dict(i for i in found.items() if i not in FORMERLY.items())
     if isinstance(node, (list, tuple)):
         return [_plain(value) for value in node]
     for kind in (bool, int, float, str):
