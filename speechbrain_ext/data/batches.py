@@ -1,6 +1,7 @@
 """Which utterances make up which step, and what a batch holds."""
 
 import torch
+from speechbrain.dataio.batch import PaddedData
 
 # Groups of a Parquet file that training draws from at a time: enough to mix
 # utterances well, few enough to stay in memory.
@@ -156,10 +157,33 @@ def by_duration(durations, batch_size, rank=0, world_size=1):
     return batches[rank::world_size]
 
 
+def to_device(batch, device):
+    """Move a batch; its lengths are kept on the host too, in `on_host`.
+
+    Python reads them, and would wait for all that the device has to do. From
+    pinned memory the move itself waits for nothing.
+    """
+    padded = {
+        key: value.lengths
+        for key, value in vars(batch).items()
+        if isinstance(value, PaddedData)
+    }
+    batch = batch.to(device, non_blocking=True)
+    for key, lengths in padded.items():
+        moved = batch[key].lengths
+        if moved is not lengths:
+            moved.on_host = lengths
+    return batch
+
+
 def true_lengths(padded):
-    """Lengths in items of a SpeechBrain `PaddedData` (int64, shape ``[B]``)."""
+    """Lengths in items of a SpeechBrain `PaddedData` (int64, shape ``[B]``).
+
+    On the host after `to_device`.
+    """
     longest = padded.data.shape[1]
-    return (padded.lengths.double() * longest).round().long()
+    lengths = getattr(padded.lengths, "on_host", padded.lengths)
+    return (lengths.double() * longest).round().long()
 
 
 def targets_of(batch):

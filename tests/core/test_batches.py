@@ -12,6 +12,7 @@ from speechbrain_ext.data.batches import (
     StepBatchSampler,
     by_duration,
     targets_of,
+    to_device,
     true_lengths,
 )
 
@@ -157,3 +158,13 @@ def test_targets_come_back_without_padding():
     rows = [torch.arange(5), torch.arange(2), torch.tensor([9])]
     batch = PaddedBatch([{"id": "a", "target_ids": row} for row in rows])
     assert all(map(torch.equal, targets_of(batch), rows))
+
+
+def test_lengths_stay_on_the_host():
+    """They are read without a look at the device."""
+    rows = [torch.ones(5), torch.ones(2)]
+    batch = PaddedBatch([{"id": "a", "x": row} for row in rows])
+    moved = to_device(batch, "meta")
+    assert moved.x.data.is_meta and moved.x.lengths.is_meta
+    assert true_lengths(moved.x).tolist() == [5, 2]
+    assert moved.id == ["a", "a"]
