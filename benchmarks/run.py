@@ -26,6 +26,8 @@ SCRIPTS = (
     "decoding_generate",
     "training_projector",
     "training_healing",
+    "training_attention",
+    "padding",
     "redundancy_table",
     "pruned_speed",
     "loading",
