@@ -28,6 +28,7 @@ SCRIPTS = (
     "training_healing",
     "training_attention",
     "padding",
+    "host",
     "redundancy_table",
     "pruned_speed",
     "loading",
