@@ -3,11 +3,15 @@
 import re
 
 import torch
+from speechbrain.dataio.batch import PaddedData
 
 ROW = re.compile(r"(.+#\d+):\d+", re.DOTALL)
 # Groups of a Parquet file that training draws from at a time: enough to mix
 # utterances well, few enough to stay in memory.
 MIXED_GROUPS = 16
+# Pools of lengths that an epoch has at least: with fewer, the same utterances
+# would meet in a batch again and again.
+LEAST_POOLS = 4
 
 
 def row_group(place: str) -> str:
@@ -27,6 +31,11 @@ class StepBatchSampler(torch.utils.data.Sampler):
     without any state, and P processes with accumulation over M batches see in
     step s what one process with P * M sees. `groups` tells which utterances
     are read together: see `by_group`.
+
+    With `length_of`, an utterance's index to its length, the utterances of
+    `pool` steps are sorted by length and dealt out again, so that those of
+    one step, on whichever process, are about as long as each other. Which
+    step of the pool takes which is drawn anew.
     """
 
     def __init__(
@@ -40,6 +49,8 @@ class StepBatchSampler(torch.utils.data.Sampler):
         world_size=1,
         seed=0,
         groups=None,
+        pool=1,
+        length_of=None,
     ):
         if size < 1:
             raise ValueError("No utterance to train on: the data are empty.")
@@ -52,30 +63,54 @@ class StepBatchSampler(torch.utils.data.Sampler):
         self.world_size = world_size
         self.seed = seed
         self.groups = groups
+        self.in_step = batch_size * world_size * accumulation
+        most = size // (self.in_step * LEAST_POOLS)
+        self.pool = 1 if length_of is None else max(min(pool, most), 1)
+        self.length_of = length_of
         self._epoch = None
         self._order = None
+        self._pooled = None, None
 
     def __len__(self):
         return max(self.steps - self.start, 0) * self.accumulation
 
     def __iter__(self):
-        in_step = self.batch_size * self.world_size * self.accumulation
         for step in range(self.start, self.steps):
+            utterances = self._step(step)
             for micro in range(self.accumulation):
-                turn = micro * self.world_size + self.rank
-                first = step * in_step + turn * self.batch_size
-                yield [
-                    self._utterance(first + place)
-                    for place in range(self.batch_size)
-                ]
+                first = (micro * self.world_size + self.rank) * self.batch_size
+                yield utterances[first : first + self.batch_size]
+
+    def _step(self, step):
+        """The utterances of a step, on all processes (list of int)."""
+        number, place = divmod(step, self.pool)
+        if self._pooled[0] != number:
+            self._pooled = number, self._dealt(number)
+        return self._pooled[1][place]
+
+    def _dealt(self, number):
+        """The utterances of each step of a pool (list of lists)."""
+        size = self.pool * self.in_step
+        row = [self._utterance(number * size + i) for i in range(size)]
+        if self.pool == 1:
+            return [row]
+        row.sort(key=self.length_of)
+        order = torch.randperm(self.pool, generator=self._generator(~number))
+        return [
+            row[first : first + self.in_step]
+            for first in (order * self.in_step).tolist()
+        ]
+
+    def _generator(self, number):
+        """Random numbers of an epoch, or, negative, of a pool."""
+        seed = (self.seed * 1_000_003 + number) % 2**63
+        return torch.Generator().manual_seed(seed)
 
     def _utterance(self, place):
         """The utterance at a place of the endless row of permutations."""
         epoch, place = divmod(place, self.size)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(
-                (self.seed * 1_000_003 + epoch) % 2**63
-            )
+            generator = self._generator(epoch)
             if self.groups is None:
                 self._order = torch.randperm(self.size, generator=generator)
             else:
@@ -126,10 +161,33 @@ def by_duration(durations, batch_size, rank=0, world_size=1):
     return batches[rank::world_size]
 
 
+def to_device(batch, device):
+    """Move a batch; its lengths are kept on the host too, in `on_host`.
+
+    Python reads them, and would wait for all that the device has to do. From
+    pinned memory the move itself waits for nothing.
+    """
+    padded = {
+        key: value.lengths
+        for key, value in vars(batch).items()
+        if isinstance(value, PaddedData)
+    }
+    batch = batch.to(device, non_blocking=True)
+    for key, lengths in padded.items():
+        moved = batch[key].lengths
+        if moved is not lengths:
+            moved.on_host = lengths
+    return batch
+
+
 def true_lengths(padded):
-    """Lengths in items of a SpeechBrain `PaddedData` (int64, shape ``[B]``)."""
+    """Lengths in items of a SpeechBrain `PaddedData` (int64, shape ``[B]``).
+
+    On the host after `to_device`.
+    """
     longest = padded.data.shape[1]
-    return (padded.lengths.double() * longest).round().long()
+    lengths = getattr(padded.lengths, "on_host", padded.lengths)
+    return (lengths.double() * longest).round().long()
 
 
 def targets_of(batch):

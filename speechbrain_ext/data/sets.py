@@ -207,6 +207,36 @@ def groups_of(dataset):
     return groups if any(groups) else None
 
 
+def positions_of(dataset, per_second):
+    """How many positions of the LLM an utterance takes, about.
+
+    The prompt's, the same for all, are left out.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        With the key target_ids.
+    per_second : float
+        Speech tokens a second.
+
+    Returns
+    -------
+    callable
+        An utterance's index in the set to its length (float). No audio is
+        read for it.
+    """
+
+    def positions(index):
+        """Those of its speech and of its target."""
+        name = dataset.data_ids[index]
+        row = {**dataset.data[name], "id": name}
+        ids = dataset.pipeline.compute_specific(["target_ids"], row)
+        seconds = float(row["duration"])
+        return seconds * per_second + len(ids["target_ids"])
+
+    return positions
+
+
 def use_cached_features(datasets, folder, encoder, downsampling):
     """Let sets give features instead of waveforms, each computed once.
 

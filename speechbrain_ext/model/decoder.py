@@ -28,7 +28,7 @@ from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.model.decoding import greedy, greedy_steps
-from speechbrain_ext.model.prompt import IGNORE, Sequence
+from speechbrain_ext.model.prompt import Sequence
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -220,10 +220,8 @@ class Decoder(torch.nn.Module):
         Row after row, in order, and nowhere else: with a vocabulary of
         150,000 the head costs more than several layers.
         """
-        h_BQD = self.hidden(sequence)
-        labels_BQ: Any = sequence.labels_BQ
-        wanted_BQ = labels_BQ != IGNORE
-        return logits_of(self.lm, h_BQD[wanted_BQ]), labels_BQ[wanted_BQ]
+        h_ND, labels_N = sequence.targets_of(self.hidden(sequence))
+        return logits_of(self.lm, h_ND), labels_N
 
     def greedy(
         self,

@@ -253,7 +253,8 @@ class SpeechEncoder(torch.nn.Module):
         counts = [[self.core.frames(size) for size in row] for row in pieces]
         x_BTE = _join_pieces(x_PTE, counts, self.output_norm)
         frames = [sum(row) for row in counts]
-        return x_BTE, torch.tensor(frames, device=x_BTE.device)
+        # Left on the host: whoever reads them need not wait for the frames.
+        return x_BTE, torch.tensor(frames)
 
     def frames(self, num_samples: int) -> int:
         """Exact number of frames for an utterance of so many samples."""
@@ -424,10 +425,10 @@ def concatenate_frames(
         raise ValueError(f"k: {k}: choose 1 or more frames a token")
     batch, total, width = x_BTE.shape
     tokens = -(-total // k)
-    frames_B = frames_B.to(x_BTE.device)
+    moved_B = frames_B.to(x_BTE.device, non_blocking=True)
     x_BTE = F.pad(x_BTE, (0, 0, 0, tokens * k - total))
     time_T = torch.arange(tokens * k, device=x_BTE.device)
-    past_BT = time_T >= frames_B[:, None]
+    past_BT = time_T >= moved_B[:, None]
     x_BTE = x_BTE.masked_fill(past_BT[..., None], 0)
     return x_BTE.view(batch, tokens, k * width), (frames_B + k - 1) // k
 

@@ -197,7 +197,8 @@ class WaveformCore(torch.nn.Module):
         # As few parts as fit, of even size.
         parts = -(-len(lengths) // rows)
         rows = -(-len(lengths) // parts)
-        lengths_B = torch.tensor(lengths, device=wav_BN.device)
+        lengths_B = torch.tensor(lengths)
+        lengths_B = lengths_B.to(wav_BN.device, non_blocking=True)
         padded = min(lengths) < wav_BN.shape[1]
         return torch.cat(
             [
@@ -318,7 +319,7 @@ class WhisperCore(torch.nn.Module):
         mask_B11T = None
         if min(own) < frames:
             past_BT = torch.arange(frames) >= torch.tensor(own)[:, None]
-            past_B1T = past_BT[:, None].to(wav_BN.device)
+            past_B1T = past_BT[:, None].to(wav_BN.device, non_blocking=True)
             # As at the batch's end, where the first convolution is given
             # zeros, which are no silence. The second looks no further ahead.
             past_B1M = past_B1T.repeat_interleave(2, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -212,6 +213,8 @@ class Sequence:
         The id each position has to predict, `IGNORE` where it predicts none.
     padding : str
         Where padding may stand: "none", "right", or "any" (not known).
+    places_N : torch.Tensor or None
+        Where there are labels, in the rows one after another; None: not known.
     """
 
     embeds_BQD: torch.Tensor
@@ -220,6 +223,7 @@ class Sequence:
     prompt_lengths_B: torch.Tensor
     labels_BQ: torch.Tensor | None = None
     padding: str = "any"
+    places_N: torch.Tensor | None = None
 
     def as_inputs(self) -> dict[str, torch.Tensor]:
         """The rows as keyword arguments of a Hugging Face model."""
@@ -228,6 +232,16 @@ class Sequence:
             "attention_mask": self.mask_BQ,
             "position_ids": self.positions_BQ,
         }
+
+    def targets_of(self, h_BQD: torch.Tensor) -> tuple:
+        """States of any width and labels of the target tokens, in order."""
+        labels_BQ: Any = self.labels_BQ
+        if self.places_N is None:
+            wanted_BQ = labels_BQ != IGNORE
+            return h_BQD[wanted_BQ], labels_BQ[wanted_BQ]
+        # How many there are is known: a mask would have to be waited for.
+        h_ND = h_BQD.flatten(0, 1).index_select(0, self.places_N)
+        return h_ND, labels_BQ.flatten()[self.places_N]
 
     def causal_inputs(self) -> dict[str, torch.Tensor]:
         """`as_inputs`, without mask and positions where none are needed.
@@ -283,42 +297,51 @@ def assemble(
     if not isinstance(prompts, (list, tuple)):
         prompts = [prompts] * len(speech)
     device = speech[0].device
-    rows, labels, prompt_lengths = [], [], []
+
+    def moved(values):
+        """On the device, without waiting for it."""
+        return torch.as_tensor(values).to(device, non_blocking=True)
+
+    rows, labels, prompt_lengths, wanted = [], [], [], []
     embedded = {}
     for index, (prompt, spoken) in enumerate(zip(prompts, speech)):
         if id(prompt) not in embedded:
             embedded[id(prompt)] = (
-                embed(prompt.before.to(device)),
-                embed(prompt.after.to(device)),
+                embed(moved(prompt.before)),
+                embed(moved(prompt.after)),
             )
         before, after = embedded[id(prompt)]
         row = [before, spoken.to(before.dtype), after]
         length = len(before) + len(spoken) + len(after)
         prompt_lengths.append(length)
         if targets is not None:
-            target = targets[index].to(device)
+            target = moved(targets[index])
             row.append(embed(target[:-1]))
             # Text alone, without a first token, has nothing before it that
             # could predict its beginning.
             nothing = target.new_full((max(length - 1, 0),), IGNORE)
             said = target if length else target[1:]
             labels.append(torch.cat([nothing, said]))
+            wanted.append(len(nothing) + torch.arange(len(said)))
         rows.append(torch.cat(row))
     sizes = [len(row) for row in rows]
-    lengths = torch.tensor(sizes, device=device)
+    width = max(sizes)
     padding = "any" if side == "left" else "right"
-    mask_BQ = _mask(lengths, side)
+    mask_BQ = _mask(moved(sizes), width, side)
+    for index, size in enumerate(sizes if wanted else ()):
+        wanted[index] += index * width + (width - size) * (side == "left")
     return Sequence(
         embeds_BQD=pad_sequence(rows, batch_first=True, padding_side=side),
         mask_BQ=mask_BQ,
         positions_BQ=positions_from_mask(mask_BQ),
-        prompt_lengths_B=torch.tensor(prompt_lengths, device=device),
+        prompt_lengths_B=moved(prompt_lengths),
         labels_BQ=pad_sequence(
             labels, batch_first=True, padding_value=IGNORE, padding_side=side
         )
         if targets is not None
         else None,
-        padding="none" if min(sizes) == max(sizes) else padding,
+        padding="none" if min(sizes) == width else padding,
+        places_N=moved(torch.cat(wanted)) if wanted else None,
     )
 
 
@@ -327,9 +350,8 @@ def positions_from_mask(mask_BQ: torch.Tensor) -> torch.Tensor:
     return (mask_BQ.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _mask(lengths_B, side):
+def _mask(lengths_B, width, side):
     """1 at the real positions of rows of the given lengths."""
-    width = int(lengths_B.max())
     places = torch.arange(width, device=lengths_B.device)
     if side == "left":
         places = width - 1 - places

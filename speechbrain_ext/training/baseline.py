@@ -48,6 +48,7 @@ REVISIONS = ("backbone_revision", "encoder_revision")
 FORMER = {
     "healing_parts": None,
     "decode_static": False,
+    "length_pool": 1,
     "long_audio": "error",
     "keep": "last",
     # All clips were trained on; none is longer than a day.

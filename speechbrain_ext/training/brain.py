@@ -15,14 +15,16 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_ext.data.batches import (
     StepBatchSampler,
     by_duration,
+    to_device,
     true_lengths,
 )
-from speechbrain_ext.data.sets import groups_of, speaker_of
+from speechbrain_ext.data.sets import groups_of, positions_of, speaker_of
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.checkpoints import (
@@ -33,6 +35,8 @@ from speechbrain_ext.training.checkpoints import (
     resume_random_state,
     save_newest,
 )
+
+logger = get_logger(__name__)
 
 
 class EvaluationBrain(sb.Brain):
@@ -97,7 +101,7 @@ class EvaluationBrain(sb.Brain):
             disable=self._quiet(progressbar),
             dynamic_ncols=True,
         ):
-            batch = batch.to(self.device)
+            batch = to_device(batch, self.device)
             with self.evaluation_ctx:
                 x_BSF, tokens_B = self.speech_of(batch)
                 answers = self.model.answer(x_BSF, tokens_B, self.limits(batch))
@@ -142,6 +146,7 @@ class EvaluationBrain(sb.Brain):
             batch_sampler=batch_sampler,
             collate_fn=PaddedBatch,
             num_workers=self.hparams.num_workers,
+            pin_memory=torch.device(self.device).type == "cuda",
             generator=torch.Generator(),
         )
 
@@ -149,14 +154,6 @@ class EvaluationBrain(sb.Brain):
         """Whether no progress bar is shown here."""
         wanted = not self.noprogressbar if progressbar is None else progressbar
         return not (wanted and if_main_process())
-
-    def _sum_over_ranks(self, value):
-        """Sum of a number over all processes (float)."""
-        if self.world_size == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(total)
-        return total.item()
 
     def _in_order(self, rows, dataset):
         """Every process's rows in the data set's order, with their speakers."""
@@ -176,6 +173,25 @@ class EvaluationBrain(sb.Brain):
         return values
 
 
+def mean_over_ranks(tensors, weight):
+    """Each tensor's mean over all processes, in its place, by one all-reduce.
+
+    Arguments
+    ---------
+    tensors : list of torch.Tensor
+        Of any shapes, on one device.
+    weight : float
+        How much this process's count.
+    """
+    ones = torch.ones_like(tensors[-1]).reshape(-1)[:1]
+    flat = torch.cat([*(one.reshape(-1) for one in tensors), ones])
+    torch.distributed.all_reduce(flat.mul_(weight))
+    flat.div_(flat[-1].clone())
+    parts = flat[:-1].split([one.numel() for one in tensors])
+    for one, part in zip(tensors, parts):
+        one.copy_(part.view_as(one))
+
+
 def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
     """Learning rate of a step, as a fraction of the peak."""
     up = (step + 1) / warmup if step < warmup else 1.0
@@ -184,6 +200,8 @@ def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
     return min(up, down)
 
 
+# Of the paper's encoders, in Hz.
+FRAME_RATE = 50
 # Where training stands, beside the weights and the optimiser.
 STATE = (
     "optimizer_step",
@@ -210,9 +228,10 @@ class SpeechLLMBrain(EvaluationBrain):
     trainable : speechbrain_ext.healing.apply.TrainableSet
         What of it is trained.
     hparams : dict
-        Keys used: those of `EvaluationBrain`, seed, batch_size, steps,
-        warmup_steps, warmdown_steps, lr_projector, lr_adapter, lr_bridge,
-        adam_betas, max_grad_norm, valid_interval, checkpoint_interval, keep.
+        Keys used: those of `EvaluationBrain`, seed, batch_size, length_pool,
+        steps, warmup_steps, warmdown_steps, lr_projector, lr_adapter,
+        lr_bridge, adam_betas, max_grad_norm, valid_interval,
+        checkpoint_interval, keep.
     run_opts, checkpointer
         As `EvaluationBrain` takes them.
     """
@@ -228,6 +247,9 @@ class SpeechLLMBrain(EvaluationBrain):
         self.train_seconds = 0.0
         self.loss_since = [0.0, 0]
         self.random_states = None
+        self._unread = None  # a step and its loss, still on the device
+        # Adam then leaves out a step by itself, and nobody has to look first.
+        self.fused = torch.device(self.device).type == "cuda"
 
     def _wrap_distributed(self):
         """No wrapper: a step's few gradients are summed once, by hand."""
@@ -246,8 +268,13 @@ class SpeechLLMBrain(EvaluationBrain):
         if not groups:  # an unhealed model: torch wants something to train
             return
         self.optimizer = torch.optim.Adam(
-            groups, lr=0.0, betas=tuple(self.hparams.adam_betas)
+            groups,
+            lr=0.0,
+            betas=tuple(self.hparams.adam_betas),
+            fused=self.fused or None,
         )
+        # A checkpoint may come from another kind of device.
+        self.optimizer.register_load_state_dict_pre_hook(self._keep_fused)
         self.optimizers_dict = {"optimizer": self.optimizer}
         if self.checkpointer is not None:
             # First the weights, whose loading tells what does not fit.
@@ -256,6 +283,15 @@ class SpeechLLMBrain(EvaluationBrain):
             )
             self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
+    def _keep_fused(self, optimizer, state):
+        """A checkpoint's optimiser, run as this process runs its own."""
+        del optimizer
+        groups = [
+            {**group, "fused": self.fused or None}
+            for group in state["param_groups"]
+        ]
+        return {**state, "param_groups": groups}
+
     def teacher_logits(self, inputs, stage):
         """A teacher's logits in training where there is one, or None."""
         if self.distillation is None or stage != sb.Stage.TRAIN:
@@ -263,26 +299,27 @@ class SpeechLLMBrain(EvaluationBrain):
         return self.distillation.logits(*inputs)
 
     def fit_step(self, batches):
-        """One optimiser step over one or more accumulated batches."""
+        """One optimiser step over one or more accumulated batches.
+
+        Gives its loss, which may not be computed yet: to read it is to wait.
+        """
         tokens = sum(int(true_lengths(b.target_ids).sum()) for b in batches)
-        tokens = self._sum_over_ranks(float(tokens))
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         for batch in batches:
-            batch = batch.to(self.device)
+            batch = to_device(batch, self.device)
             with self.training_ctx:
                 predictions = self.compute_forward(batch, sb.Stage.TRAIN)
                 loss = self.compute_objectives(
                     predictions, batch, sb.Stage.TRAIN
                 )
                 loss = loss / tokens
-            self.check_loss_isfinite(loss)
             self.scaler.scale(loss).backward()
-            total += loss.item()
-        self.optimizers_step()
-        return self._sum_over_ranks(total)
+            total += loss.detach()
+        self.optimizers_step(total, tokens)
+        return total
 
-    def optimizers_step(self):
-        """Sum gradients over processes, clip all of them, step, clear."""
+    def optimizers_step(self, loss, tokens):
+        """Join gradients and loss of all processes, clip, step, clear."""
         factor = step_factor(
             self.optimizer_step,
             self.hparams.steps,
@@ -295,19 +332,46 @@ class SpeechLLMBrain(EvaluationBrain):
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            if self.world_size > 1:
-                torch.distributed.all_reduce(parameter.grad)
+        if self.world_size > 1:
+            gradients = [parameter.grad for parameter in parameters]
+            mean_over_ranks([loss, *gradients], tokens)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             parameters, self.hparams.max_grad_norm
         )
-        # One step with NaN would spoil the weights for ever. (A scaler that
-        # is at work looks for itself.)
-        if self.scaler.is_enabled() or norm.isfinite():
-            self.scaler.step(self.optimizer)
+        self._step_unless(norm.isfinite().logical_not())
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
+
+    def _step_unless(self, bad):
+        """Adam's step, unless gradients are no numbers.
+
+        One step with NaN would spoil the weights for ever.
+        """
+        if self.scaler.is_enabled():  # looks for itself
+            self.scaler.step(self.optimizer)
+        elif self.fused:
+            self.optimizer.grad_scale = None
+            self.optimizer.found_inf = bad.float()
+            self.optimizer.step()
+        elif not bad:
+            self.optimizer.step()
+
+    def _read_loss(self, bar):
+        """Note the loss of the step before: by now it should be there."""
+        if self._unread is None:
+            return
+        (step, loss), self._unread = self._unread, None
+        number = loss.item()
+        bar.set_postfix(loss=f"{number:.3f}")
+        if math.isfinite(number):
+            self.nonfinite_count = 0
+            self.loss_since[0] += number
+            self.loss_since[1] += 1
+            return
+        logger.warning("Step %d: the loss is %s.", step, number)
+        self.check_loss_isfinite(loss)
 
     def fit(self, train_set, valid_set=None, progressbar=None):
         """Train up to `steps` optimiser steps, from the last checkpoint on.
@@ -322,7 +386,7 @@ class SpeechLLMBrain(EvaluationBrain):
         progressbar : bool or None
             Show one; None: as the run options say.
         """
-        self.nonfinite_count = 0
+        self.nonfinite_count, self._unread = 0, None
         self.on_fit_start()
         steps = self.steps_to_take()
         if self.test_only or self.optimizer_step >= steps:
@@ -341,13 +405,12 @@ class SpeechLLMBrain(EvaluationBrain):
         for batches in self._steps(train_set, steps):
             began = time.monotonic()
             loss = self.fit_step(batches)
+            self._read_loss(bar)
+            self._unread = self.optimizer_step, loss
+            if self._is_halt(steps):
+                self._read_loss(bar)
             self.train_seconds += time.monotonic() - began
-            if math.isfinite(loss):
-                self.nonfinite_count = 0
-                self.loss_since[0] += loss
-                self.loss_since[1] += 1
             bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}")
             self._after_step(steps, valid_set)
         bar.close()
 
@@ -363,16 +426,19 @@ class SpeechLLMBrain(EvaluationBrain):
         self.modules.eval()
         rows = []
         for batch in self.shard(dataset):
-            batch = batch.to(self.device)
+            batch = to_device(batch, self.device)
             with self.evaluation_ctx:
                 logits_NV, labels_N, *_ = self.compute_forward(
                     batch, sb.Stage.VALID
                 )
             losses_N = target_loss(logits_NV, labels_N, "none")
             tokens = true_lengths(batch.target_ids).tolist()
+            losses_B = torch.stack(
+                [own.double().sum() for own in losses_N.split(tokens)]
+            )
             rows += [
-                {"id": i, "loss": own.double().sum().item(), "tokens": n}
-                for i, own, n in zip(batch.id, losses_N.split(tokens), tokens)
+                {"id": i, "loss": loss, "tokens": n}
+                for i, loss, n in zip(batch.id, losses_B.tolist(), tokens)
             ]
         return self._in_order(rows, dataset)
 
@@ -403,6 +469,8 @@ class SpeechLLMBrain(EvaluationBrain):
     def _steps(self, train_set, steps):
         """The batches of each step that is still to be taken."""
         accumulation = self.grad_accumulation_factor
+        # Cached features come without an encoder's class to ask.
+        rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
         sampler = StepBatchSampler(
             len(train_set),
             self.hparams.batch_size,
@@ -413,10 +481,18 @@ class SpeechLLMBrain(EvaluationBrain):
             world_size=self.world_size,
             seed=self.hparams.seed,
             groups=groups_of(train_set),
+            pool=self.hparams.length_pool,
+            length_of=positions_of(train_set, rate / self.model.downsampling),
         )
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):
             yield [next(batches) for _ in range(accumulation)]
+
+    def _is_halt(self, steps):
+        """Whether the losses so far are wanted before the next step."""
+        often = self.hparams.valid_interval, self.hparams.checkpoint_interval
+        step = self.optimizer_step
+        return step == steps or not all(step % every for every in often)
 
     def _after_step(self, steps, valid_set):
         """Validate and save where it is time to."""

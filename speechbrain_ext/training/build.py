@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 from transformers import AutoTokenizer
 
-from speechbrain_ext.data.batches import targets_of
+from speechbrain_ext.data.batches import targets_of, to_device
 from speechbrain_ext.healing.apply import (
     TrainableSet,
     check_places,
@@ -359,7 +359,7 @@ def _sequences(brain, dataset):
 
     rows = []
     for batch in brain.shard(dataset):
-        batch = batch.to(brain.device)
+        batch = to_device(batch, brain.device)
         x_BSF, tokens_B = brain.speech_of(batch)
         targets = targets_of(batch)
         sequence = brain.model.sequence(x_BSF, tokens_B, targets)

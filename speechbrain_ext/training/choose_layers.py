@@ -8,7 +8,7 @@ import time
 import torch
 from speechbrain.utils.distributed import ddp_broadcast, run_on_main
 
-from speechbrain_ext.data.batches import targets_of
+from speechbrain_ext.data.batches import targets_of, to_device
 from speechbrain_ext.data.sets import texts
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.removal import Removal, ranges
@@ -154,7 +154,7 @@ def measure_table(experiment, kind):
 def speech_batches(brain, dataset):
     """Assembled speech, prompt and target of a set, for `measure`."""
     for batch in brain.shard(dataset):
-        batch = batch.to(brain.device)
+        batch = to_device(batch, brain.device)
         with brain.evaluation_ctx:
             x_BSF, tokens_B = brain.speech_of(batch)
             sequence = brain.model.sequence(x_BSF, tokens_B, targets_of(batch))

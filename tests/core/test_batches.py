@@ -12,6 +12,7 @@ from speechbrain_ext.data.batches import (
     StepBatchSampler,
     by_duration,
     targets_of,
+    to_device,
     true_lengths,
 )
 
@@ -58,6 +59,72 @@ def test_processes_and_accumulation_share_a_step_alike(world, accumulation):
     assert together == alone
 
 
+LENGTHS = torch.rand(203, generator=torch.Generator().manual_seed(4)).tolist()
+POOLED = dict(size=203, steps=60, pool=6, length_of=LENGTHS.__getitem__, seed=8)
+
+
+def width_of(batch):
+    """Longest length less shortest."""
+    lengths = [LENGTHS[i] for i in batch]
+    return max(lengths) - min(lengths)
+
+
+def test_a_pool_holds_what_was_drawn_and_batches_alike():
+    """A pool holds what was drawn, and its batches are alike in length."""
+    pooled = steps_of(**POOLED)
+    drawn = steps_of(size=203, steps=60, seed=8)
+    for first in range(0, 60, 6):
+        ours, theirs = (o[first : first + 6] for o in (pooled, drawn))
+        assert sorted(sum(ours, [])) == sorted(sum(theirs, []))
+        ranked = sorted(ours, key=lambda b: sum(LENGTHS[i] for i in b))
+        ends = [
+            (min(LENGTHS[i] for i in b), max(LENGTHS[i] for i in b))
+            for b in ranked
+        ]
+        # No batch reaches into the lengths of the next.
+        assert all(a[1] <= b[0] for a, b in zip(ends, ends[1:]))
+    # So each is seen as often as any other, but for the epoch under way.
+    counts = torch.bincount(torch.tensor(sum(pooled, [])), minlength=203)
+    assert set(counts.tolist()) <= {1, 2}
+
+
+def test_the_steps_of_a_pool_come_in_a_random_order():
+    """Not the short ones first, and not the same in each pool."""
+    means = [sum(LENGTHS[i] for i in b) / 4 for b in steps_of(**POOLED)]
+    ranks = {
+        tuple(torch.tensor(means[first : first + 6]).argsort().tolist())
+        for first in range(0, 60, 6)
+    }
+    assert len(ranks) > 7
+    # Any place in a pool has lengths of all kinds.
+    for place in range(6):
+        some = means[place::6]
+        assert 0.25 < sum(some) / len(some) < 0.75
+
+
+@pytest.mark.parametrize("start", [1, 5, 6, 7, 31])
+def test_pools_stay_when_a_run_goes_on_or_is_shared_out(start):
+    """They follow from seed and step, however the step is shared out."""
+    whole = steps_of(**POOLED, accumulation=2)
+    assert steps_of(**POOLED, accumulation=2, start=start) == whole[2 * start :]
+    shares = [steps_of(**POOLED, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [b for step in zip(*shares) for b in step] == whole
+    # Processes take batches of about one length, and wait for nobody.
+    widths = [width_of(a + b) for a, b in zip(*shares)]
+    assert sum(widths) / len(widths) < 0.3
+    assert steps_of(**{**POOLED, "seed": 9}, accumulation=2) != whole
+
+
+@pytest.mark.parametrize("size", [10, 39])
+def test_a_small_set_is_not_sorted_whole(size):
+    """Or the same utterances would meet again and again."""
+    options = dict(size=size, steps=9, pool=64, length_of=lambda i: i)
+    drawn = steps_of(size=size, steps=9)
+    sampler = StepBatchSampler(batch_size=4, **options)
+    assert sampler.pool == max(size // 16, 1)
+    assert (steps_of(**options) == drawn) is (size == 10)
+
+
 def test_nothing_to_train_on_is_refused():
     """Nothing to train on is refused."""
     with pytest.raises(ValueError, match="data are empty"):
@@ -91,3 +158,13 @@ def test_targets_come_back_without_padding():
     rows = [torch.arange(5), torch.arange(2), torch.tensor([9])]
     batch = PaddedBatch([{"id": "a", "target_ids": row} for row in rows])
     assert all(map(torch.equal, targets_of(batch), rows))
+
+
+def test_lengths_stay_on_the_host():
+    """They are read without a look at the device."""
+    rows = [torch.ones(5), torch.ones(2)]
+    batch = PaddedBatch([{"id": "a", "x": row} for row in rows])
+    moved = to_device(batch, "meta")
+    assert moved.x.data.is_meta and moved.x.lengths.is_meta
+    assert true_lengths(moved.x).tolist() == [5, 2]
+    assert moved.id == ["a", "a"]

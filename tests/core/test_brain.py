@@ -18,7 +18,7 @@ from speech_llm_fixtures import (
 )
 from speechbrain.dataio.batch import PaddedBatch
 
-from speechbrain_ext.data.batches import targets_of
+from speechbrain_ext.data.batches import targets_of, true_lengths
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.training.brain import step_factor
 
@@ -67,9 +67,9 @@ def test_each_part_has_its_own_rate_and_follows_the_schedule(folder):
     seen = []
     step = brain.optimizers_step
 
-    def spy():
+    def spy(*args):
         """Spy."""
-        step()
+        step(*args)
         groups = brain.optimizer.param_groups
         seen.append([group["lr"] for group in groups])
         sizes = [len(group["params"]) for group in groups]
@@ -204,6 +204,39 @@ def test_accumulated_batches_are_one_large_batch(folder):
     same(train(parts), whole, exact=False)
 
 
+def test_batches_are_pooled_by_the_decoders_positions(
+    folder, tmp_path, monkeypatch
+):
+    """Less padding, from the same utterances, and in order after a stop."""
+    # Three of these frames are a speech token of the fixtures' features.
+    monkeypatch.setattr("speechbrain_ext.training.brain.FRAME_RATE", 12)
+
+    def batches_of(kept=None, **changes):
+        """The batches that a training sees."""
+        options = dict(batch_size=2, valid_interval=8, **changes)
+        brain = make_brain(folder, BLOCK, "both", kept, **options)
+        fit_step, seen = brain.fit_step, []
+        brain.fit_step = lambda b: seen.extend(b) or fit_step(b)
+        train(brain, valid=False, size=40)
+        return seen
+
+    def padding(batches):
+        """Positions of the decoder that are computed for nothing."""
+        sizes = [
+            true_lengths(b.features) + true_lengths(b.target_ids)
+            for b in batches
+        ]
+        return sum(int(len(s) * s.max() - s.sum()) for s in sizes)
+
+    drawn, pooled = batches_of(length_pool=1), batches_of(length_pool=4)
+    names = [sorted(i for b in one for i in b.id) for one in (drawn, pooled)]
+    assert names[0] == names[1]
+    assert padding(pooled) < 0.5 * padding(drawn)
+    batches_of(tmp_path, length_pool=4, steps=5)
+    rest = batches_of(tmp_path, length_pool=4)
+    assert [b.id for b in rest] == [b.id for b in pooled[5:]]
+
+
 def test_all_gradients_are_clipped_together(folder, monkeypatch):
     """All gradients are clipped together."""
     brain = make_brain(folder, BLOCK, "both", max_grad_norm=1e-3)
@@ -220,6 +253,141 @@ def test_all_gradients_are_clipped_together(folder, monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
     train(brain)
     assert norms == pytest.approx([1e-3] * 8, rel=1e-3)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_is_no_number_is_told_and_leaves_no_trace(
+    folder, caplog, fused
+):
+    """Looked at on the host, or left out by Adam itself, as on a GPU."""
+    brain = make_brain(folder, BLOCK, "both", valid_interval=8, dropout=0.0)
+    brain.fused = fused
+    step, objectives, traces = (
+        brain.optimizers_step,
+        brain.compute_objectives,
+        [],
+    )
+
+    def trace():
+        """All that a step changes."""
+        moments = brain.optimizer.state_dict()["state"].values()
+        state = [v.clone() for one in moments for v in one.values()]
+        return [*weights_of(brain).values(), *state]
+
+    def spy(*args):
+        """Keep what was there before and after."""
+        before = trace()
+        step(*args)
+        traces.append((before, trace()))
+
+    def poisoned(predictions, batch, stage):
+        """No number in the fourth step."""
+        loss = objectives(predictions, batch, stage)
+        return loss * float("nan") if len(traces) == 3 else loss
+
+    brain.optimizers_step, brain.compute_objectives = spy, poisoned
+    with caplog.at_level("WARNING"):
+        train(brain, valid=False)
+    assert "Step 4: the loss is nan." in caplog.text
+    for number, (before, after) in enumerate(traces):
+        alike = len(before) == len(after) and all(
+            map(torch.equal, before, after)
+        )
+        assert alike is (number == 3)
+    assert brain.optimizer.param_groups[0]["fused"] is (fused or None)
+    assert brain.history[0]["train_loss"] > 0
+
+
+def test_a_checkpoint_goes_from_one_kind_of_device_to_another(folder, tmp_path):
+    """Adam's step is fused where this process has it so."""
+    for fused, steps in ((False, 4), (True, 6), (False, 8)):
+        brain = make_brain(folder, BLOCK, "both", tmp_path, steps=steps)
+        brain.fused = fused
+        weights = train(brain)
+        assert brain.optimizer_step == steps
+        groups = brain.optimizer.param_groups
+        assert {group["fused"] for group in groups} == {fused or None}
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_one_all_reduce_for_all_gradients_and_the_loss(folder, monkeypatch):
+    """And two processes' step is that of one with both batches."""
+    data = make_dataset(make_brain(folder).model.prompt, 6)
+    rows = [data[i] for i in range(6)]
+    # Processes have as many utterances, but not as many tokens.
+    shares = PaddedBatch(rows[:3]), PaddedBatch(rows[3:])
+    assert len({int(true_lengths(b.target_ids).sum()) for b in shares}) == 2
+    sent = []
+
+    def step_of(batches, all_reduce=None):
+        """A step's loss, its gradients as they are clipped, and the weights."""
+        brain = make_brain(folder, BLOCK, "both", dropout=0.0)
+        brain.init_optimizers()
+        if all_reduce:
+            brain.world_size = 2
+            monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+        for _, parameter in brain.trainable.named():
+            if not parameter.any():  # LoRA's B: A has no gradient else
+                parameter.data += 0.1
+        kept = []
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def spy(parameters, most):
+            """Keep the gradients."""
+            kept.extend(p.grad.clone() for p in parameters)
+            return clip(parameters, most)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+            loss = brain.fit_step(batches)
+        return [loss, *kept, *weights_of(brain).values()]
+
+    other = lambda flat: sent.append(flat.clone())  # noqa: E731
+    step_of([shares[1]], other)
+    ours = lambda flat: (sent.append(None), flat.add_(sent[0]))  # noqa: E731
+    found = step_of([shares[0]], ours)
+    assert len(sent) == 2  # one each
+    whole = step_of(list(shares))
+    assert len(whole) > 20
+    # Adam's first step makes what is small in a gradient large.
+    for two, one in zip(found, whole, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["both", "bridge"])
+def test_a_step_waits_for_nothing(folder, monkeypatch, strategy):
+    """Nothing is read back from the device: on "meta" there is no value."""
+    brain = make_brain(folder, BLOCK, strategy)
+    data = make_dataset(brain.model.prompt, 6)
+    parts = [PaddedBatch([data[i] for i in some]) for some in ([0, 1, 2], [3])]
+    names = {id(p): name for name, p in brain.model.named_parameters()}
+    brain.model.to("meta")  # makes new parameters
+    brain.device, moved = "meta", dict(brain.model.named_parameters())
+    for part, pairs in brain.trainable.parts.items():
+        pairs = [(name, moved[names[id(p)]]) for name, p in pairs]
+        brain.trainable.parts[part] = pairs
+    brain.init_optimizers()
+    # Its own look at the positions, of which none are given.
+    monkeypatch.setattr(
+        "transformers.masking_utils.find_packed_sequence_indices",
+        lambda positions: None,
+    )
+    found = []
+    brain._step_unless = found.append  # Adam has no such device
+    loss = brain.fit_step(parts)
+    assert loss.is_meta and found[0].is_meta and found[0].dtype == torch.bool
+    assert brain.optimizer_step == 1
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.item()
+
+
+def test_batches_for_a_gpu_are_pinned(folder):
+    """What is to be moved without waiting lies in pinned memory."""
+    brain = make_brain(folder)
+    data = make_dataset(brain.model.prompt, 6)
+    assert not brain._loader(data, [[0, 1]]).pin_memory
+    brain.device = "cuda:0"
+    assert brain._loader(data, [[0, 1]]).pin_memory
 
 
 def test_a_loss_that_is_no_number_does_not_spoil_the_weights(folder, tmp_path):

@@ -268,6 +268,19 @@ def spied_attention(monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_targets_are_found_without_looking_for_them(source, side):
+    """As a look through all labels finds them."""
+    model = make_model(source)
+    targets = [model.prompt.encode_target(t) for t in ("one", "cat dog", "red")]
+    seq = model.sequence(*make_features([7, 2, 4]), targets, side)
+    h_BQD = torch.randn_like(seq.embeds_BQD)
+    found = seq.targets_of(h_BQD)
+    expected = replace(seq, places_N=None).targets_of(h_BQD)
+    assert all(map(torch.equal, found, expected))
+    assert torch.equal(found[1], torch.cat(targets))
+
+
 @pytest.mark.parametrize("sizes", [[7, 2, 4], [3, 3, 3]])
 def test_padding_on_the_right_needs_no_mask(source, monkeypatch, sizes):
     """Padding on the right needs no mask."""

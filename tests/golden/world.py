@@ -82,7 +82,7 @@ def words(name, results="runs", **changes):
     fixed = ["tiny.yaml", "--results_folder", results, "--run_name", name]
     fixed += ["--data_folder", "LibriSpeech", "--device", "cpu"]
     fixed += ["--steps", "24", "--valid_interval", "12"]
-    fixed += ["--lr_projector", "0.03"]
+    fixed += ["--lr_projector", "0.03", "--length_pool", "1"]
     options = {**RUNS.get(name, {}), **changes}.items()
     options = [str(x) for k, v in options for x in (f"--{k}", v)]
     return [*fixed, "--noprogressbar", *options]

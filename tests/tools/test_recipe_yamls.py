@@ -133,6 +133,7 @@ def test_full_size_follows_the_references(path):
     assert plain["speech_encoder"]["output_norm"] is is_wavlm
     for key in ("lr_projector", "lr_adapter", "lr_bridge"):
         assert plain[key] == 0.0005
+    assert plain["length_pool"] == 64
     if "CoVoST2" in path.parts:
         assert plain["train_min_seconds"] == 1.0
         assert plain["train_max_seconds"] == 10.0
@@ -145,6 +146,7 @@ def test_the_mini_world_says_itself_where_it_departs(path):
     assert plain["speech_encoder"]["dtype"] == "float32"
     assert plain["speech_encoder"]["output_norm"] is False
     assert "{bos}" not in plain["prompt"]
+    assert plain["length_pool"] == 1
     prune = "prune" in path.stem
     rates = [plain[f"lr_{part}"] for part in ("projector", "adapter", "bridge")]
     if "Loquacious" in path.parts:
