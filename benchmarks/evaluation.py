@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.models import random_decoder, speech_llm
 from speechbrain_ext.scores.words import wer
-from speechbrain_ext.training.brain import EvaluationBrain
+from speechbrain_ext.training.evaluation import EvaluationBrain
 
 SIZES = {
     "full": dict(

@@ -4,9 +4,10 @@ Lines, docstrings, the two paths that a reader follows, and the one place that
 each idea has. The aim is 28,000 lines outside tests, and was not reached: audio
 of any kind, checkpoints as they come and fingerprints brought 4,000 lines while
 the house was rebuilt; intervals over speakers, verdicts that can fail, timings
-and `make recheck` 3,600 more, models larger than memory 2,000. `MOST_LINES` is
-what there is: whoever shrinks the house lowers it, and a later feature may raise
-it in its own commit, with the reason. Directions, paths and ratios stay.
+and `make recheck` 3,600 more, models larger than memory 2,000, own data 900,
+steps without waits 700. `MOST_LINES` is what there is: whoever shrinks the house
+lowers it, and a later feature may raise it in its own commit, with the reason.
+Directions, paths and ratios stay.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 AIM = 28_000
-MOST_LINES = 38_400
+MOST_LINES = 40_100
 MOST_DOCSTRINGS = {"core": 0.6, "tools": 0.25}
 RECIPE = "recipes/LibriSpeech/ASR/SpeechLLM/train.py"
 CORE = "speechbrain_ext"

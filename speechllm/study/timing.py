@@ -36,7 +36,7 @@ from speechbrain_ext.training.baseline import (
     refuse_another,
     with_former,
 )
-from speechbrain_ext.training.brain import EvaluationBrain
+from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.measure import spread
 from speechbrain_ext.training.run_record import now
 from speechbrain_ext.training.trained_run import TrainedRun

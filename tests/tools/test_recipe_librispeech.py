@@ -23,7 +23,8 @@ from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training import experiment as recipe_parts
-from speechbrain_ext.training.brain import EvaluationBrain, SpeechLLMBrain
+from speechbrain_ext.training.brain import SpeechLLMBrain
+from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.run_record import PeakMemory
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.write import export_runs
