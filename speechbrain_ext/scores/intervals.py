@@ -247,10 +247,13 @@ def sign_permutation(
     Returns
     -------
     float
-        At least 1 / 2**G, or 1 / 16,385.
+        At least 1 / 2**G, or 1 / 16,385; 1 for a single speaker, from whom
+        nothing follows.
     """
     from scipy import stats
 
+    if len(first_GK) < 2:
+        return 1.0
     counts = np.concatenate([first_GK, second_GK])
     many = len(first_GK)
 

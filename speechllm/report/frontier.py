@@ -151,7 +151,7 @@ def _path_name(one):
 def _keys(colours, marks):
     """The legend's lines: the best, the healings, then the paths."""
     plain = {"linestyle": "", "markersize": 4}
-    keys = [line_key(label="best known", color="0.6", lw=2.5)]
+    keys = [line_key(label="best compared", color="0.6", lw=2.5)]
     keys += [
         line_key(label=one, marker="s", color=colour, **plain)
         for one, colour in colours.items()
@@ -193,7 +193,9 @@ def _frontier_panel(axes, study, which, looks):
             markersize=4,
             markeredgewidth=1,
         )
-    if study.metric(which) == "WER":
+    low, high = axes.get_ylim()
+    # Within a decade a logarithmic axis has hardly a number.
+    if study.metric(which) == "WER" and low > 0 and high / low > 5:
         axes.set_yscale("log")
         _plain_numbers(axes)
     axes.set_title(f"{system_name(which)}, {which[3]}")

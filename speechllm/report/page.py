@@ -120,7 +120,7 @@ CAPTIONS = {
     "at it, over the whole model's; bars: 95 % intervals of the pairs timed.",
     "frontier": "Mean score over the sets at each depth; colour: healing, "
     "mark: what chose the layers; many of one depth stand side by side. The "
-    "grey line is the best known.",
+    "grey line is the best of those compared.",
 }
 # Notes of one kind can be many: so many are told in full.
 TOLD = 20

@@ -6,7 +6,13 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from speechllm.report.samples import NO_ROWS, Estimate, estimate
+from speechllm.report.samples import (
+    BASELINES,
+    NO_ROWS,
+    SEEDS,
+    Estimate,
+    estimate,
+)
 from speechllm.report.study import healing_rank, sets_of, system
 
 GAP = "—"
@@ -67,17 +73,19 @@ def chance_text(one: Estimate) -> str:
     """What chance an interval knows, and what it does not."""
     known, unknown = (
         list(dict.fromkeys(kind.split(" of ")[0] for kind in kinds))
-        # Speakers first, then seeds.
-        for kinds in (sorted(one.units, key=_is_seed), one.lacking)
+        # Speakers first, then seeds, then those of baselines.
+        for kinds in (sorted(one.units, key=_seed_rank), one.lacking)
     )
     unknown = ["speakers" if u == NO_ROWS else u for u in unknown]
+    *most, last = known or [""]
+    known = [", ".join(most), last] if most else known
     parts = [f"over {' and '.join(known)}"] if known else []
     parts += [f"not over {' or '.join(unknown)}"] if unknown else []
     return ", ".join(parts)
 
 
-def _is_seed(kind):
-    return "seeds" in kind
+def _seed_rank(kind):
+    return (kind == SEEDS) + 2 * (kind == BASELINES)
 
 
 def layers_cells(removed: int, layers: int) -> list[str]:

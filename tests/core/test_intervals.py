@@ -136,6 +136,7 @@ def test_p_values_are_those_of_all_exchanges():
         found = sign_permutation(first, second, wer_from_sums)
         assert found == pytest.approx(_by_hand(first, second))
     assert sign_permutation(first, first, wer_from_sums) == 1
+    assert sign_permutation(first[:1], second[:1], wer_from_sums) == 1
 
 
 def test_many_speakers_are_exchanged_by_chance(monkeypatch):

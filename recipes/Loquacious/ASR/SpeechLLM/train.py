@@ -21,7 +21,8 @@ A run (`Experiment.train_and_evaluate`), and the settings that it goes by:
   pruned decoder what hparams.healing, or one's own hparams.healing_parts,
   opens.
 - Steps, not epochs: hparams.steps of hparams.batch_size, as hparams.length_pool
-  puts them together, read by hparams.num_workers. Adam (hparams.adam_betas) has the peak rates
+  puts them together, read by hparams.num_workers. Adam (hparams.adam_betas) has
+  the peak rates
   hparams.lr_projector, hparams.lr_adapter and hparams.lr_bridge, between
   hparams.warmup_steps and hparams.warmdown_steps. hparams.valid_interval tells
   hparams.train_logger; hparams.checkpoint_interval has hparams.checkpointer
