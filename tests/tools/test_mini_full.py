@@ -310,7 +310,9 @@ def test_ctrl_c_ends_what_runs_and_starts_nothing_more(tmp_path):
         "time.sleep(60)"
     )
     code = (
-        "import sys\n"
+        # A shell's background job has Ctrl-C ignored, and so has its child.
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from speechllm.study.local import run_all\n"
         "from speechllm.study.state import Run, Study\n"
         "runs = {n: Run(n, 'check', ['script.py', n], sys.argv[1])"
