@@ -110,7 +110,7 @@ def place(here: str, target: str, known: set[str]) -> str | None:
     return None if (ROOT / there).exists() else target
 
 
-def on_site(text: str, here: str, uri: str, known: set[str]) -> str:
+def relinked(text: str, here: str, uri: str, known: set[str]) -> str:
     """A page's text with links as the site has them."""
 
     def relink(match):
@@ -138,7 +138,7 @@ def on_config(config):
     """Pages that the navigation does not name come last."""
     named = set(re.findall(r"[\w./-]+\.md", str(config.nav)))
     docs = Path(config.docs_dir)
-    here = {str(path.relative_to(docs)) for path in docs.glob("*.md")}
+    here = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
     if more := sorted(here - named):
         config.nav.append({"More": more})
     return config
@@ -163,4 +163,4 @@ def on_page_markdown(markdown, page, config, files):
     uri = page.file.src_uri
     known = set(pages())
     here = uri if uri in known else f"docs/{uri}"
-    return on_site(text, here, uri, known)
+    return relinked(text, here, uri, known)
