@@ -133,7 +133,11 @@ def by_section(keys: dict[str, Key]) -> dict[str, list[Key]]:
     found: dict[str, list[Key]] = {}
     for key in keys.values():
         alone = FIRST not in key.recipes
-        title = f"Only in {', '.join(key.recipes)}" if alone else key.section or "First"
+        title = (
+            f"Only in {', '.join(key.recipes)}"
+            if alone
+            else key.section or "First"
+        )
         found.setdefault(title, []).append(key)
     return found
 
