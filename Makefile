@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check recheck report bench upstream
+.PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check recheck report bench docs upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechllm.study.local workflow/config/mini.yaml
@@ -50,6 +50,10 @@ recheck: .venv/ready
 report: .venv/ready
 	$(BIN)/python -m speechllm.report $(or $(RESULTS),results/mini)
 
+# The pages as a site in site/; a link that leads nowhere is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.run
 
@@ -59,6 +63,10 @@ upstream: .venv/ready
 
 .venv/workflow: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[workflow]'
+	touch $@
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	touch $@
 
 .venv/ready: setup.py

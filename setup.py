@@ -41,6 +41,8 @@ EXTRAS = {
         "snakemake>=9,<10",
         "snakemake-executor-plugin-slurm>=2,<3",
     ],
+    # The pages as a site: `make docs`.
+    "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"],
     # What tests and checks need on top of the above.
     "dev": [
         "pytest>=8",

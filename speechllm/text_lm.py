@@ -16,7 +16,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -31,6 +30,7 @@ from speechbrain_ext.layers.rules import (
     choose_plans,
     find_rule,
 )
+from speechbrain_ext.layers.saved_lm import load_tokenizer
 from speechbrain_ext.layers.search import UTTERANCES, RuleData, text_labels
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.layers.weights import source_config
@@ -75,9 +75,7 @@ def load_text_model(
                 revision=revision,
                 attention=None,
             )
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
+        tokenizer = load_tokenizer(source, revision)
         return StreamedLM(source, dtype, device, revision, tokenizer)
 
 

@@ -35,7 +35,7 @@ SLICES: dict[str, tuple[str, ...]] = {
     "maps": ("healing/bridge", "healing/closed_form", "healing/distillation"),
     "features": ("data/features", "data/audio_hash", "model/static_decoding"),
     "covost": ("scores/translation", "data/manifests"),
-    "loquacious": ("data/parquet", "training/trained_run", "layers/saved_lm"),
+    "loquacious": ("data/parquet", "training/trained_run"),
     "own": ("data/own_forms",),
 }
 ORDER = list(SLICES)

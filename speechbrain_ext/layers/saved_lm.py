@@ -12,11 +12,101 @@ import json
 import logging
 import os
 
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
 from speechbrain_ext.layers.families import OLD_ROPE, old_rope
 
 logger = logging.getLogger(__name__)
 
 SHARD = "5GB"
+
+
+def load_tokenizer(
+    source: str, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """A model's tokenizer; refused where it has none.
+
+    transformers 5 gives a folder without a tokenizer an empty one of the
+    model's kind, without a word: any text becomes no tokens at all.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder of the model.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no tokens but special ones, or cannot be made.
+    """
+    why = ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+        if len(tokenizer) > len(set(tokenizer.all_special_tokens)):
+            return tokenizer
+    except ValueError as error:
+        why = f" ({error})"
+    raise ValueError(
+        f"{source}: has no tokenizer: copy tokenizer.json and "
+        "tokenizer_config.json there from the model that it was made of, or "
+        "save it again with speechbrain_ext.layers.save_pruned, which writes "
+        f"both{why}"
+    )
+
+
+def save_pruned(
+    lm: PreTrainedModel,
+    folder: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Write a pruned causal LM with its tokenizer, for transformers 5 and 4.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        What `load_pruned` or `drop_layers` gave.
+    folder : str
+        Where to.
+    tokenizer : transformers.PreTrainedTokenizerBase or None
+        Its tokenizer; None: that of the model's source.
+
+    Raises
+    ------
+    ValueError
+        If no tokenizer is given, and the source has none or is not known.
+        Nothing is written then.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> from speechbrain_ext.layers import Block, load_pruned
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> lm = load_pruned(tiny_decoder(), Block(1, 2))
+    >>> folder = tempfile.mkdtemp()
+    >>> save_pruned(lm, folder)
+    >>> os.path.isfile(os.path.join(folder, "tokenizer.json"))
+    True
+    """
+    if tokenizer is None:
+        if not lm.name_or_path:
+            raise ValueError(
+                "save_pruned: the model does not say where it came from: "
+                "give its tokenizer"
+            )
+        tokenizer = load_tokenizer(lm.name_or_path)
+    save_causal_lm(lm, tokenizer, folder)
 
 
 def save_causal_lm(lm, tokenizer, folder, shard_size=SHARD):

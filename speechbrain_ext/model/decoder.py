@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,6 +24,7 @@ from speechbrain_ext.layers.lm_calls import (
     logits_of,
 )
 from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.saved_lm import load_tokenizer
 from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.layers.weights import source_config
 from speechbrain_ext.model.decoding import greedy, greedy_steps
@@ -165,9 +165,7 @@ class Decoder(torch.nn.Module):
             # Only reentrant checkpoints need an input with a gradient; here
             # it would be computed through every layer, for nothing.
             lm.disable_input_require_grads()
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
+        tokenizer = load_tokenizer(source, revision)
         return cls(lm, tokenizer, source, removed.kept, decode_static)
 
     @property

@@ -16,7 +16,6 @@ import time
 import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
-from transformers import AutoTokenizer
 
 from speechbrain_ext.data.batches import targets_of, to_device
 from speechbrain_ext.healing.apply import (
@@ -33,6 +32,7 @@ from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.saved_lm import load_tokenizer
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
@@ -58,11 +58,7 @@ FROZEN = "frozen"
 def load_prompt(hparams: dict) -> Prompt:
     """The prompt of the settings, in the backbone's own tokens."""
     backbone = hparams["backbone"]
-    tokenizer = AutoTokenizer.from_pretrained(
-        backbone["source"],
-        revision=backbone.get("revision"),
-        trust_remote_code=False,
-    )
+    tokenizer = load_tokenizer(backbone["source"], backbone.get("revision"))
     return Prompt.from_template(
         tokenizer, hparams["prompt"], hparams["chat_template"]
     )

@@ -9,6 +9,7 @@ import click
 from speechllm.cli.audio import transcribe
 from speechllm.cli.common import guarded
 from speechllm.cli.folders import export, info, push
+from speechllm.cli.keys import keys
 from speechllm.cli.layers import measure, rules
 from speechllm.cli.pruning import prune
 from speechllm.cli.runs import compare, report
@@ -36,6 +37,7 @@ for command in (
     info,
     compare,
     report,
+    keys,
 ):
     cli.add_command(command)
 

@@ -42,6 +42,12 @@ FIGURE = re.compile(r"(?<![\d.])\d+\.\d{2,4}(?![\d.]*\d)|\d[\d.]* %")
 STATED = {"0.25", "0.10", "25 %", "10 %", "95 %"}
 CODE = re.compile(r"```.*?```|`[^`\n]*`|Python [\d.]+( to [\d.]+)?", re.S)
 SETS = {"ood": "out of domain"}
+SHORT = {
+    "none": "not healed",
+    "projector": "projector healed",
+    "decoder": "decoder healed",
+    "both": "both healed",
+}
 PATHS = {"text": "the text's path", "ASR speech": "ASR's path"}
 
 
@@ -191,6 +197,24 @@ def _cells(evidence, figure, form):
     return markdown_table(header, rows)
 
 
+def short(evidence: Evidence) -> str:
+    """The first system's scores on its first set, a row for each depth."""
+    study = evidence.study
+    which = study.systems()[0]
+    name = study.sets(which)[0]
+    header = [f"layers removed of {study.layers(which)}", *SHORT.values()]
+    rows: dict[str, dict[str, str]] = {}
+    for (depth, healing), runs in _rows(study, which):
+        score = estimate(_score(study, runs, name))
+        if score and (healing or "none") in SHORT:
+            row = rows.setdefault(depth.partition(",")[0], {})
+            row.setdefault(healing or "none", _said(score, "{:.2f}"))
+    return markdown_table(
+        header,
+        [[d, *(row.get(h, "") for h in SHORT)] for d, row in rows.items()],
+    )
+
+
 def _said(one, form):
     """An estimate in words, without a zero below zero."""
     return re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", one.said(form))
@@ -302,6 +326,7 @@ def ratios(evidence: Evidence) -> str:
 
 FIGURES: dict[str, Callable[[Evidence], str]] = {
     "table": scores,
+    "short": short,
     "degradation": degradation,
     "chance": chance,
     "runs": lambda evidence: str(len(evidence.found.done)),

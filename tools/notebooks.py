@@ -1,0 +1,69 @@
+"""Run the tutorials: ``python tools/notebooks.py`` writes what they print.
+
+A cell is run as it stands, all cells of a notebook in one namespace, and all
+notebooks in one folder, in their order: the third goes on from the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+TUTORIALS = Path(__file__).resolve().parents[1] / "docs/tutorials"
+
+
+def notebooks() -> list[Path]:
+    """The tutorials in their order."""
+    return sorted(TUTORIALS.glob("*.ipynb"))
+
+
+def run(path: Path) -> list[str]:
+    """Run a notebook's code in this folder; what each of its cells printed."""
+    space: dict = {"__name__": "__main__"}
+    found = []
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            code = compile("".join(cell["source"]), f"{path}:{number}", "exec")
+            with contextlib.redirect_stdout(io.StringIO()) as told:
+                exec(code, space)
+            found.append(told.getvalue())
+    return found
+
+
+def printed(path: Path) -> list[str]:
+    """What each cell of a notebook printed when it was written."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    return [
+        "".join(text for one in cell["outputs"] for text in one["text"])
+        for cell in cells
+        if cell["cell_type"] == "code"
+    ]
+
+
+def write(path: Path, told: list[str]) -> None:
+    """Put into a notebook what its cells printed."""
+    content = json.loads(path.read_text("utf-8"))
+    code = [c for c in content["cells"] if c["cell_type"] == "code"]
+    for number, (cell, text) in enumerate(zip(code, told, strict=True), 1):
+        lines = text.splitlines(keepends=True)
+        stream = {"name": "stdout", "output_type": "stream", "text": lines}
+        cell |= {"outputs": [stream] * bool(text), "execution_count": number}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    path.write_text(f"{text}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for notebook in notebooks():
+            write(notebook, run(notebook))
+            print(notebook.name, file=sys.stderr)
+        os.chdir(before)
