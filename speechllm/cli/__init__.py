@@ -6,15 +6,18 @@ import sys
 
 import click
 
+from speechbrain_ext import __version__
 from speechllm.cli.audio import transcribe
 from speechllm.cli.common import guarded
 from speechllm.cli.folders import export, info, push
 from speechllm.cli.layers import measure, rules
 from speechllm.cli.pruning import prune
+from speechllm.cli.recipes import recipes
 from speechllm.cli.runs import compare, report
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Speech LLMs with fewer layers: use them, measure, prune, share.
 
@@ -36,6 +39,7 @@ for command in (
     info,
     compare,
     report,
+    recipes,
 ):
     cli.add_command(command)
 
