@@ -1,11 +1,14 @@
 # Every target does its own set-up: a virtual environment in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# `make mini TORCH=cpu`, in a clone without .venv: torch without CUDA, which is
+# two thirds of what is installed. A release's +cpu goes before the plain one.
+PIP = $(BIN)/python -m pip install --quiet $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini mini-full mini-models paper-mini study-healing test test-slurm check recheck report bench docs upstream
+.PHONY: mini mini-full mini-models paper-mini study-healing test quick test-slurm check recheck report bench docs upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechllm.study.local workflow/config/mini.yaml
@@ -36,6 +39,12 @@ test-slurm: .venv/workflow
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
+# A few small tests on another Python: `make quick PYTHON=python3.13`.
+quick: BIN := .venv-quick/bin
+quick: .venv-quick/ready
+	$(BIN)/speechllm --version
+	$(BIN)/python -m pytest -m 'not slow' tests/core/test_prompt.py tests/core/test_scoring.py tests/tools/test_hparams.py tests/tools/test_packaged.py
+
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,15 +71,20 @@ upstream: .venv/ready
 	$(BIN)/python -m upstream $(SPEECHBRAIN) $(ARGS)
 
 .venv/workflow: .venv/ready
-	$(BIN)/python -m pip install --quiet -e '.[workflow]'
+	$(PIP) -e '.[workflow]'
 	touch $@
 
 .venv/docs: .venv/ready
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(PIP) -e '.[docs]'
 	touch $@
 
-.venv/ready: setup.py
+.venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[report,mini,parquet,dev]'
+	$(PIP) -e '.[report,mini,parquet,dev]'
+	touch $@
+
+.venv-quick/ready: pyproject.toml setup.py
+	$(PYTHON) -m venv .venv-quick
+	$(PIP) --no-compile -e . pytest
 	touch $@

@@ -1,77 +1,37 @@
-"""Install the ``speechbrain_ext`` package that the recipes stand on."""
+"""What pyproject.toml cannot say: a text without pictures, folders elsewhere."""
+
+import re
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# torchaudio is compiled against one torch release: the two move together.
-INSTALL = [
-    "torch>=2.11,<2.12",
-    "torchaudio>=2.11,<2.12",
-    "speechbrain>=1.1,<2",
-    # Tried: 5.12.0 and 5.24.0, the latest; with 5.0.0 fixed buffers fail
-    # (decode_static). 5.40 drops names that 5.24 still takes.
-    "transformers>=5.12,<5.40",
-    "peft>=0.18,<1",
-    "hyperpyyaml>=1.2.2,<2",
-    "sacrebleu>=2.4,<3",
-    "sentencepiece>=0.2",
-    "safetensors>=0.4",
-    # Reads audio; soundfile writes it. Tested: 16.1 and 18.1.
-    "av>=16,<19",
-    "soundfile>=0.12",
-    "numpy>=1.26",
-    "scipy>=1.15",
-    "tqdm>=4.60",
-    "click>=8.1,<9",
-    "huggingface_hub>=1,<3",
-    "pyyaml>=6",
-]
+# Nothing on an index page leads into the repository: a picture's place is
+# left to its words, a link's to its text.
+IN_REPOSITORY = re.compile(r"!?\[([^]]*)\]\((?!https?:|mailto:|#)[^)]*\)")
+README = Path(__file__).with_name("README.md").read_text("utf-8")
 
-EXTRAS = {
-    # The page and the pictures of a study.
-    "report": ["markdown>=3.5,<4", "matplotlib>=3.8"],
-    # The small spoken world of `make mini`.
-    "mini": ["espeakng-loader>=0.2.4,<0.3", "num2words>=0.5.13,<0.6"],
-    # BLEU into Japanese and Korean, whose words a tokenizer has to find.
-    "ja": ["sacrebleu[ja]>=2.4,<3"],
-    "ko": ["sacrebleu[ko]>=2.4,<3"],
-    # Loquacious, which is read straight from its Parquet files.
-    "parquet": ["pyarrow>=15"],
-    # The whole study as a graph, on one machine or on a cluster.
-    "workflow": [
-        "snakemake>=9,<10",
-        "snakemake-executor-plugin-slurm>=2,<3",
-    ],
-    # The pages as a site: `make docs`.
-    "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"],
-    # What tests and checks need on top of the above.
-    "dev": [
-        "pytest>=8",
-        "pytest-timeout>=2.3",
-        "pytest-xdist>=3.6",
-        "ruff==0.12.4",
-        "mypy>=2.4,<3",
-        "yamllint==1.35.1",
-        "codespell>=2.3",
-        "sacrebleu[ja,ko]>=2.4,<3",
-    ],
-}
+# Recipes and hparams stand at the top of a clone, and in the package of a wheel.
+BESIDE = {"speechllm.recipes": "recipes", "speechllm.hparams": "hparams"}
+TEXTS = ["**/*.py", "**/*.yaml", "**/*.md", "**/*.txt"]
 
 setup(
-    name="speechbrain_ext",
-    version="0.1.0",
-    description="Measure and prune redundant decoder layers of speech LLMs",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=IN_REPOSITORY.sub(r"\1", README),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["speechbrain_ext*", "speechllm*"]),
+    packages=[
+        *find_packages(include=["speechbrain_ext*", "speechllm*"]),
+        *BESIDE,
+    ],
+    package_dir=BESIDE,
     package_data={
         "speechbrain_ext": ["py.typed"],
         "speechbrain_ext.scores": ["*.json", "*.LICENSE"],
         "speechllm": ["py.typed"],
         "speechllm.mini_world": ["models/**/*"],
+        **dict.fromkeys(BESIDE, TEXTS),
     },
-    install_requires=INSTALL,
-    extras_require=EXTRAS,
-    entry_points={"console_scripts": ["speechllm = speechllm.cli:main"]},
+    # What runs in a clone left there, and a decoder that is not shipped.
+    exclude_package_data={
+        "speechllm.mini_world": ["*-block/*"],
+        **dict.fromkeys(BESIDE, ["*/results/*"]),
+    },
 )

@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from speechbrain_ext import __version__
+
 if TYPE_CHECKING:
     from speechllm.exported.model import ExportedSpeechLLM
 
-__all__ = ["load"]
+__all__ = ["__version__", "load"]
 
 
 def load(source: str | os.PathLike, **options: Any) -> ExportedSpeechLLM:

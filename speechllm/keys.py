@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechllm.packaged import folder_of
 from speechllm.report.tables import markdown_table
 
-PACKAGE = Path(__file__).resolve().parent
 FIRST = "LibriSpeech/ASR"
 # The last section; its objects stand apart from each other.
 LAST = "Objects"
@@ -43,12 +43,6 @@ class Key:
     status: str
     section: str
     recipes: tuple[str, ...]
-
-
-def folder_of(what: str) -> Path:
-    """``recipes`` or ``hparams``, in the package or beside it."""
-    inside = PACKAGE / what
-    return inside if inside.is_dir() else PACKAGE.parent / what
 
 
 def read_keys(file: Path, recipe: str, above: str = "") -> Iterator[Key]:

@@ -4,7 +4,7 @@ A recipe has one full YAML; all others name it and say what differs::
 
     # command, hardware, time, score to expect
     base: train.yaml
-    backbone: !include:models/backbones/qwen2.5-7b.yaml
+    backbone: !include:package:backbones/qwen2.5-7b.yaml
     prune_layers: 8
 
 Included fragments hold plain data, objects are built in the base alone, and a
@@ -29,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_ext.training.faults import ConfigError, Fault, as_yaml, label
+from speechllm.packaged import PREFIX, included_path, packaged_path
 from speechllm.settings_checks import check, plain_values, value_at
 from speechllm.settings_tree import (
     INCLUDE,
@@ -165,6 +166,13 @@ class _Overlay:
     def open_all(self) -> None:
         """Write in every fragment that is still included."""
         self.faults += map(self.located, _open_all(self.document))
+        for path, node in list(self.document.walk()):
+            if path[-1] == "source" and text_of(node).startswith(PREFIX):
+                try:
+                    self.document.put(path, packaged_path(text_of(node)))
+                except ValueError as error:
+                    fault = Fault(label(path), text_of(node), str(error))
+                    self.faults.append(self.located(fault))
 
     def located(self, fault: Fault) -> Fault:
         """The fault with the file that its value came from."""
@@ -247,9 +255,13 @@ class _Overlay:
             files = [os.path.join(folder, name) for folder in self.folders]
             for file in filter(os.path.isfile, files):
                 return INCLUDE + os.path.abspath(file)
+            file = included_path(name, self.folders[0])
+            if os.path.isfile(file):
+                return INCLUDE + file
             places = " or ".join(self.folders)
             raise ValueError(
-                f"no such file in {places}: give the path of a YAML file"
+                f"no such file in {places}: give the path of a YAML file, or "
+                "package:backbones/NAME.yaml for one that comes along"
             )
         if value.startswith(("!ref ", "!copy ", "!new:", "!name:")):
             return str(value)

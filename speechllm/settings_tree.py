@@ -30,6 +30,7 @@ from ruamel.yaml.tag import Tag
 from ruamel.yaml.tokens import AliasToken, AnchorToken, CommentToken
 
 from speechbrain_ext.training.faults import label
+from speechllm.packaged import included_path
 
 INCLUDE = "!include:"
 INDENT = 4
@@ -102,8 +103,7 @@ class Document:
         self.root = _tree(textwrap.indent(text, " " * margin))
         for path, node in self.walk():
             if is_include(node):
-                whole = os.path.join(self.folder, include_file(node))
-                point(node, os.path.abspath(whole))
+                point(node, included_path(include_file(node), self.folder))
         _part_comments(self.root)
 
     @classmethod

@@ -134,7 +134,7 @@ RECIPES = [
         task="ST-SpeechLLM",
         # SpeechBrain's lowers the case, strips the punctuation and leaves out
         # short sentences, of the test set too: BLEU would not compare.
-        prepare="recipes/CoVoST2/covost2_prepare.py",
+        prepare="recipes/CoVoST2/AST/SpeechLLM/covost2_prepare.py",
         their_prepare="covost2_prepare.py",
     ),
     Recipe(
@@ -148,7 +148,7 @@ RECIPES = [
         csv="LibriSpeech",
         task="ASR-SpeechLLM",
         # SpeechBrain's unpacks the whole set through another package.
-        prepare="recipes/Loquacious/loquacious_prepare.py",
+        prepare="recipes/Loquacious/ASR/SpeechLLM/loquacious_prepare.py",
         their_prepare="loquacious_prepare.py",
     ),
     Recipe(
@@ -158,7 +158,7 @@ RECIPES = [
         theirs="recipes/OwnData/ASR/SpeechLLM",
         csv="OwnData",
         task="ASR-SpeechLLM",
-        prepare="recipes/OwnData/own_prepare.py",
+        prepare="recipes/OwnData/ASR/SpeechLLM/own_prepare.py",
         their_prepare="own_prepare.py",
     ),
 ]

@@ -42,6 +42,8 @@ def folder_files(folder: str) -> dict[str, str]:
 def library() -> dict[str, str]:
     """The whole library, but for `STAYS`."""
     files = folder_files(OURS)
+    # This project's own version.
+    files["__init__.py"] = files["__init__.py"].partition("\n__version__")[0]
     return signed({p: text for p, text in files.items() if p not in STAYS})
 
 
@@ -55,7 +57,7 @@ def recipe_scripts(recipe: Recipe) -> dict[str, str]:
     scripts = {
         path.name: path.read_text("utf-8")
         for path in sorted((ROOT / recipe.ours).glob("*.py"))
-        if not path.is_symlink()
+        if path.name != recipe.their_prepare
     }
     train = scripts["train.py"]
     for ours, theirs in {**SETTINGS, **recipe.exchanged}.items():

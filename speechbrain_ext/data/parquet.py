@@ -51,7 +51,7 @@ def open_parquet(path: str) -> pyarrow.parquet.ParquetFile:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            "Parquet files need pyarrow: pip install 'speechbrain_ext[parquet]'"
+            "Parquet files need pyarrow: pip install pyarrow"
         ) from error
     try:
         return pq.ParquetFile(path, pre_buffer=False)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import sys
 import uuid
 from collections.abc import Iterator
 from importlib import metadata
@@ -248,8 +249,6 @@ PACKAGES = (
     "transformers",
     "peft",
     "speechbrain",
-    # This one, whatever it is part of.
-    __name__.split(".")[0],
     "sacrebleu",
     "numpy",
 )
@@ -274,7 +273,12 @@ def configuration_hash(configuration):
 
 def versions():
     """Versions of Python and of the packages that a score depends on."""
-    found = {"python": platform.python_version()}
+    # This package, whatever it is part of.
+    own = __name__.split(".")[0]
+    found = {
+        "python": platform.python_version(),
+        own: sys.modules[own].__version__,
+    }
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -28,6 +28,7 @@ from speechbrain_ext.training.checkpoints import (
     is_best,
     load_best,
     random_state,
+    read_state,
     resume_random_state,
     save_newest,
 )
@@ -394,6 +395,6 @@ class SpeechLLMBrain(EvaluationBrain):
     @sb.utils.checkpoints.mark_as_loader
     def _recover(self, path, end_of_epoch):
         del end_of_epoch
-        state = torch.load(path, weights_only=False)
+        state = read_state(path)
         for key in STATE:
             setattr(self, key, state[key])

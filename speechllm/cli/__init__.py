@@ -6,16 +6,19 @@ import sys
 
 import click
 
+from speechbrain_ext import __version__
 from speechllm.cli.audio import transcribe
 from speechllm.cli.common import guarded
 from speechllm.cli.folders import export, info, push
 from speechllm.cli.keys import keys
 from speechllm.cli.layers import measure, rules
 from speechllm.cli.pruning import prune
+from speechllm.cli.recipes import recipes
 from speechllm.cli.runs import compare, report
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Speech LLMs with fewer layers: use them, measure, prune, share.
 
@@ -38,6 +41,7 @@ for command in (
     compare,
     report,
     keys,
+    recipes,
 ):
     cli.add_command(command)
 

@@ -22,10 +22,12 @@ from speechllm.cli.common import (
     show_progress,
     tell,
 )
+from speechllm.packaged import packaged_path
 
 TEXT = "Text file, a sentence or a paragraph on each line."
 lm_options = options(
-    click.argument("model"),
+    # package:models/mini-qwen2 is a model too.
+    click.argument("model", callback=lambda *told: packaged_path(told[-1])),
     click.option(
         "--stream",
         is_flag=True,

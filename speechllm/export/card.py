@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from speechbrain_ext import __version__
 from speechbrain_ext.layers.removal import ranges
 from speechllm.exported.format import BASELINE_ADAPTER, TaskSettings
 from speechllm.report.tables import markdown_table
@@ -18,12 +19,19 @@ KINDS = {
 # The hub's own ids of licences; another licence is "other" with a name.
 UNKNOWN = "unknown"
 
+# It is on no index yet; `pip wheel --no-deps .` makes the wheel in a clone.
+INSTALL = f"pip install speechllm-{__version__}-py3-none-any.whl"
+
 HEAD = """# {title}
 
-A speech LLM exported with speechbrain_ext: a frozen speech encoder, a trained
+A speech LLM exported with speechllm {version}: a frozen speech encoder, a trained
 projector and a causal LM{pruned}. `backbone/` is a plain Hugging Face causal
 LM, `tasks/<name>/` a projector and (where there are some) PEFT adapters, all of
 which are to be active at once.
+
+```
+{install}  # this version's wheel, or a later one's
+```
 
 ```python
 import speechllm
@@ -70,7 +78,9 @@ def model_card(
     seconds = max(task.piece_seconds for task in tasks.values())
     parts = [
         f"---\n{_head(tasks, licence)}\n---\n",
-        HEAD.format(title=title, pruned=pruned),
+        HEAD.format(
+            title=title, pruned=pruned, version=__version__, install=INSTALL
+        ),
         _lineage(
             first, merged, any(one.baseline_adapter for one in tasks.values())
         ),

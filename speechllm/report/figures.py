@@ -58,7 +58,7 @@ def figure(path, size, pdf=False, font=7.0):
     except ImportError as error:
         raise ImportError(
             "pictures need matplotlib, which is not installed: "
-            "pip install 'speechbrain_ext[report]'"
+            "pip install markdown matplotlib"
         ) from error
     style = {
         "font.size": font,

@@ -46,7 +46,7 @@ def as_html(text: str, folder: str | Path, title: str) -> str:
     except ImportError as error:
         raise ImportError(
             "the page needs the package markdown, which is not installed: "
-            "pip install 'speechbrain_ext[report]'"
+            "pip install markdown matplotlib"
         ) from error
     parser = Markdown(extensions=["tables"])
     parser.preprocessors.deregister("html_block")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechllm.study.state import REPORTS, ROOT
+from speechllm.packaged import folder_of
+from speechllm.study.state import REPORTS
 
 # Top-level keys and what each holds.
 KEYS = {
@@ -89,15 +90,15 @@ def _checked_system(system, where):
 
 def recipe_folder(name: str) -> str:
     """A recipe's folder."""
-    return str(ROOT / "recipes" / name)
+    return str(folder_of("recipes") / name)
 
 
 def _check_recipe(given, where):
     folder = recipe_folder(given.get("recipe") or "")
     if not given.get("recipe") or not Path(folder).is_dir():
         raise PlanError(
-            f"{where}recipe: {folder} is not there: name a recipe's folder, "
-            "and run from a clone of the project"
+            f"{where}recipe: {folder} is not there: name a recipe's folder "
+            "(speechllm recipes ls)"
         )
 
 

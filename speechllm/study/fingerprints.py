@@ -13,6 +13,7 @@ import yaml
 
 from speechbrain_ext.runs.files import configuration_hash
 from speechbrain_ext.training.run_record import NOT_TRAINING
+from speechllm.packaged import included_path
 from speechllm.settings import merge
 
 EVALUATED = "test_splits"
@@ -39,10 +40,12 @@ def made_of(
 
 def _content(file, value):
     """What a YAML says that an option names; other values as they are."""
-    named = file.parent.parent / str(value)
-    if str(value).endswith(".yaml") and named.is_file():
-        return yaml.safe_load(named.read_text(encoding="utf-8"))
-    return value
+    if not str(value).endswith(".yaml"):
+        return value
+    named = Path(included_path(value, file.parent.parent))
+    if not named.is_file():
+        return value
+    return yaml.safe_load(named.read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -76,6 +76,7 @@ def _fingerprint(file):
     values = _plain(YAML().load(resolved))
     plain = json.dumps(values, sort_keys=True)
     plain = plain.replace(str(ROOT), "")
+    plain = plain.replace("package:models/", "/mini_world/models/")
     plain = re.sub(r"[./\w]*/mini_world/", "mini_world/", plain)
     return hashlib.sha256(plain.encode()).hexdigest()
 

@@ -23,10 +23,9 @@ from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.settings import load_hparams
 
 ROOT = Path(__file__).parents[2]
-TOP = RECIPES / "CoVoST2"
-RECIPE = TOP / "AST/SpeechLLM"
+RECIPE = RECIPES / "CoVoST2/AST/SpeechLLM"
 PUBLISHED = ROOT / "tests/published_configs"
-sys.path.insert(0, str(TOP))
+sys.path.insert(0, str(RECIPE))
 from covost2_prepare import PreparationError, prepare_covost2  # noqa: E402
 
 SECONDS = {}  # of the clips that were written, before they were encoded

@@ -19,6 +19,7 @@ from exported import make_lora_baseline, make_run, speech_like
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import speechbrain_ext
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export import hub, write
@@ -282,6 +283,8 @@ def test_the_card_and_the_licence(tmp_path, encoder_folders):
     assert (tmp_path / "e/backbone/LICENSE.txt").read_text() == "You may."
     card = (tmp_path / "e/README.md").read_text()
     _, head, body = card.split("---\n", 2)
+    wheel = f"speechllm-{speechbrain_ext.__version__}-py3-none-any.whl"
+    assert f"\npip install {wheel}  # " in body
     head = yaml.safe_load(head)
     assert head["license"] == "llama3.2"
     metric = head["model-index"][0]["results"][0]["metrics"][0]

@@ -15,7 +15,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_ext.data.manifests import Manifests, Split, Utterance
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "LibriSpeech"
+RECIPE = Path(__file__).parents[2] / "recipes/LibriSpeech/ASR/SpeechLLM"
 SPEC = importlib.util.spec_from_file_location(
     "librispeech_prepare", RECIPE / "librispeech_prepare.py"
 )

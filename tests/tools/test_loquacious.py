@@ -37,11 +37,10 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 ROOT = Path(__file__).parents[2]
-TOP = RECIPES / "Loquacious"
-RECIPE = TOP / "ASR/SpeechLLM"
+RECIPE = RECIPES / "Loquacious/ASR/SpeechLLM"
 LIBRISPEECH = RECIPES / "LibriSpeech/ASR/SpeechLLM"
 PUBLISHED = ROOT / "tests/published_configs"
-sys.path.insert(0, str(TOP))
+sys.path.insert(0, str(RECIPE))
 import loquacious_prepare  # noqa: E402
 from loquacious_prepare import prepare_loquacious  # noqa: E402
 

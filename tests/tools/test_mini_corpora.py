@@ -22,7 +22,10 @@ from speechllm.mini_world.corpus.loquacious import build_loquacious
 from speechllm.mini_world.corpus.text import spoken_form
 from speechllm.mini_world.corpus.voices import speakers
 
-sys.path += [str(RECIPES / name) for name in ("CoVoST2", "Loquacious")]
+sys.path += [
+    str(RECIPES / name / "SpeechLLM")
+    for name in ("CoVoST2/AST", "Loquacious/ASR")
+]
 from covost2_prepare import prepare_covost2  # noqa: E402
 from loquacious_prepare import prepare_loquacious  # noqa: E402
 

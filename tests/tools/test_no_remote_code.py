@@ -18,6 +18,7 @@ from speechbrain_ext.model.encoder_load import (
     load_model,
 )
 from speechbrain_ext.training.build import load_prompt
+from speechbrain_ext.training.checkpoints import random_state, read_state
 from speechbrain_ext.training.measure import _depth_only
 from speechbrain_ext.training.settings import load_config as config_of
 from speechllm.saved import check_saved
@@ -185,3 +186,18 @@ def test_an_encoder_that_brings_code(trap, encoder_folders):
     attempt(load_config, folder, None, "wavlm")
     attempt(load_model, folder, config, torch.float32, None)
     attempt(load_extractor, folder, config, None)
+
+
+def test_no_pickle_may_name_code(tmp_path):
+    """A checkpoint is one too: those of a run that somebody else sends."""
+    texts = [
+        p.read_text() for name in PLACES for p in TOP.glob(f"{name}/**/*.py")
+    ]
+    assert not any("weights_only=False" in text for text in texts)
+    state = {"random_states": [random_state()], "history": [{"step": 1}]}
+    torch.save(state, tmp_path / "brain.ckpt")
+    found = read_state(tmp_path / "brain.ckpt")
+    assert str(found) == str(state)
+    torch.save({"history": print}, tmp_path / "brain.ckpt")
+    with pytest.raises(ValueError, match="brain.ckpt: holds other things"):
+        read_state(tmp_path / "brain.ckpt")

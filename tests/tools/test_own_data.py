@@ -19,10 +19,9 @@ from speechbrain_ext.runs.files import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.faults import ConfigError
 
-TOP = RECIPES / "OwnData"
-RECIPE = TOP / "ASR/SpeechLLM"
+RECIPE = RECIPES / "OwnData/ASR/SpeechLLM"
 REAL = os.environ.get("SPEECHLLM_REAL")
-sys.path.insert(0, str(TOP))
+sys.path.insert(0, str(RECIPE))
 import own_prepare  # noqa: E402
 
 SPLIT = {"valid": 1, "test": 1, "seed": 1}

@@ -155,7 +155,7 @@ def test_comments_and_places_change_nothing_settings_do(tmp_path):
 def test_a_changed_backbone_file_is_seen(tmp_path, monkeypatch):
     def swap(config):
         config["systems"]["tiny"]["set"] = {
-            "backbone": "hparams/models/backbones/mini-llama.yaml"
+            "backbone": "package:backbones/mini-llama.yaml"
         }
 
     before = plan_of(tmp_path).runs["tiny-s1"]
