@@ -406,12 +406,10 @@ def test_training_starts_from_another_run(
     assert cut.status == "done"
     with pytest.raises(ValueError, match="downsampling: 4, but"):
         train(RECIPE, "small.yaml", [*options, *again, "--downsampling=4"])
-    told = "start_from.*: but baseline .* is given too"
+    told = "start_from.*, but baseline .* is given too"
     both = ["--baseline", str(place), f"--start_from={place}"]
     with pytest.raises(ConfigError, match=told):
-        train(
-            RECIPE, "small_prune.yaml", [*options, *both, "--prune_layers=2"]
-        )
+        train(RECIPE, "small_prune.yaml", [*options, *both, "--prune_layers=2"])
     lora = ["--run_name=lora", "--adapt_attention=True"]
     train(RECIPE, "small.yaml", [*options, *lora])
     place = tmp_path / "results/lora"
