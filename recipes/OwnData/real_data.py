@@ -46,8 +46,8 @@ ARCHIVES = {
     f"{SLR}/31/train-clean-5.tar.gz": "LibriSpeech/train-clean-5",
 }
 PIECE = 1 << 20
-# Of the corpus's test speakers by sorted name: 40 are scored.
-SCORED, LOSS_SPEAKERS, LOSS_UTTERANCES = 40, 10, 10
+# Losses are of the first utterances of some test speakers after those scored.
+LOSS_SPEAKERS, LOSS_UTTERANCES = 10, 10
 # Words that a training text of a synthetic utterance has at most, as
 # LibriSpeech's long sentences are cut.
 MOST_WORDS = 10
@@ -224,13 +224,15 @@ def librispeech(folder, kind):
     return rows
 
 
-def loss_rows(folder):
+def loss_rows(folder, scored):
     """Rows of some test speakers of whom nothing is scored."""
     test, _ = read_data(str(folder / "test"), str(folder), "kaldi", "test")
     by_speaker = {}
     for one in test:
         by_speaker.setdefault(one.row["spk_id"], []).append(one)
-    names = sorted(by_speaker)[SCORED : SCORED + LOSS_SPEAKERS]
+    names = sorted(by_speaker)[scored : scored + LOSS_SPEAKERS]
+    if not names:
+        sys.exit(f"{folder}/test: only {len(by_speaker)} speakers: score fewer")
     return [
         (
             one.name,
@@ -297,6 +299,9 @@ def main(argv=None):
     parser.add_argument("results", type=Path)
     parser.add_argument("--valid", type=float, default=10, help="speakers")
     parser.add_argument("--seed", type=int, default=1, help="of that draw")
+    parser.add_argument(
+        "--scored", type=int, default=40, help="test speakers"
+    )
     parser.add_argument("--synthetic", type=int, default=5000)
     parser.add_argument("--voices", type=int, default=40)
     parser.add_argument("--processes", type=int, default=2)
@@ -307,7 +312,7 @@ def main(argv=None):
     folder = link_all(results)
     write_kaldi(folder / "libri", librispeech(folder, "train-clean"))
     write_kaldi(folder / "test-other", librispeech(folder, "test-other"))
-    write_kaldi(folder / "loss", loss_rows(folder))
+    write_kaldi(folder / "loss", loss_rows(folder, options.scored))
     split = {"valid": options.valid, "seed": options.seed}
     texts = texts_to_say(folder, split)
     print(f"{len(texts)} texts are said {options.synthetic} times in all")
