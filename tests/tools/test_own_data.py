@@ -185,6 +185,19 @@ def test_from_each_form_to_a_pruned_model(
     assert list(pruned.scores) == ["test"]
 
 
+def test_mini_tries_ones_data_on_the_models_that_are_shipped(tmp_path):
+    data = simple(tmp_path / "data")
+    options = [f"--data_folder={data}", "--split.valid=1", "--split.test=1"]
+    options += [f"--results_folder={tmp_path / 'results'}", "--device=cpu"]
+    short = ["--steps=2", "--warmup_steps=0", "--warmdown_steps=2"]
+    short += ["--max_new_tokens=4"]
+    whole = train(RECIPE, "mini.yaml", [*options, *short])
+    assert (whole.status, whole.layers, whole.steps) == ("done", 12, 2)
+    assert whole.backbone == "mini-qwen2" and list(whole.scores) == ["test"]
+    pruned = train(RECIPE, "mini_prune.yaml", [*options, *short])
+    assert (pruned.status, pruned.removed) == ("done", 2)
+
+
 # -- real voices ---------------------------------------------------------------
 
 
