@@ -299,9 +299,7 @@ def main(argv=None):
     parser.add_argument("results", type=Path)
     parser.add_argument("--valid", type=float, default=10, help="speakers")
     parser.add_argument("--seed", type=int, default=1, help="of that draw")
-    parser.add_argument(
-        "--scored", type=int, default=40, help="test speakers"
-    )
+    parser.add_argument("--scored", type=int, default=40, help="test speakers")
     parser.add_argument("--synthetic", type=int, default=5000)
     parser.add_argument("--voices", type=int, default=40)
     parser.add_argument("--processes", type=int, default=2)
