@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini mini-full mini-models paper-mini study-healing test quick test-slurm check recheck report bench docs upstream
+.PHONY: mini mini-full mini-models paper-mini study-healing real test quick test-slurm check recheck report bench docs upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechllm.study.local workflow/config/mini.yaml
@@ -31,6 +31,15 @@ paper-mini: .venv/workflow
 # on two cores, goes on where it stopped.
 study-healing: .venv/workflow
 	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/healing.yaml $(DRY) $(ARGS)
+
+# Real models and voices: Whisper-base, SmolLM2-135M, speechocean762. Some
+# three hours of two cores, goes on where it stopped. What is there already:
+# `make real REAL_MODELS=DIR REAL_DATA=DIR`, see workflow/real_data.py.
+real: export REAL_MODELS := $(REAL_MODELS)
+real: export REAL_DATA := $(REAL_DATA)
+real: export HF_HUB_OFFLINE := $(if $(REAL_MODELS),1,0)
+real: .venv/workflow
+	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/real.yaml $(DRY) $(ARGS)
 
 # A real Slurm on this machine; needs root and Debian's packages.
 test-slurm: .venv/workflow

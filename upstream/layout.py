@@ -36,7 +36,7 @@ SLICES: dict[str, tuple[str, ...]] = {
     "features": ("data/features", "data/audio_hash", "model/static_decoding"),
     "covost": ("scores/translation", "data/manifests"),
     "loquacious": ("data/parquet", "training/trained_run"),
-    "own": ("data/own_forms",),
+    "own": ("data/own_forms", "data/augment"),
 }
 ORDER = list(SLICES)
 

@@ -33,6 +33,8 @@ class Projector(torch.nn.Module):
         D, the decoder's width.
     hidden_width : int or None
         Width of the hidden layer; None: the decoder's.
+    dropout : float
+        Share of the hidden layer that training leaves out.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class Projector(torch.nn.Module):
         input_width: int,
         output_width: int,
         hidden_width: int | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
         hidden_width = hidden_width or output_width
+        self.dropout = torch.nn.Dropout(dropout)
         self.layers = torch.nn.Sequential(
             torch.nn.Linear(input_width, hidden_width),
             torch.nn.GELU(),
@@ -51,7 +55,8 @@ class Projector(torch.nn.Module):
 
     def forward(self, x_BSF: torch.Tensor) -> torch.Tensor:
         """Features of shape ``[B, S, F]`` to embeddings ``[B, S, D]``."""
-        return self.layers(x_BSF)
+        first, activation, last = self.layers
+        return last(self.dropout(activation(first(x_BSF))))
 
 
 class SpeechMarkers(torch.nn.Module):

@@ -51,6 +51,11 @@ FORMER = {
     "length_pool": 1,
     "long_audio": "error",
     "keep": "last",
+    "start_from": None,
+    "projector_dropout": 0.0,
+    "weight_decay": 0.0,
+    "speed_perturb": [],
+    "noise_snr": [],
     # All clips were trained on; none is longer than a day.
     "train_min_seconds": 0,
     "train_max_seconds": 100_000,
@@ -76,7 +81,10 @@ def with_former(settings: dict) -> dict:
     dict
     """
     encoder = {**FORMER_ENCODER, **settings["speech_encoder"]}
-    return {**FORMER, **settings, "speech_encoder": encoder}
+    former = {**FORMER, **settings, "speech_encoder": encoder}
+    if "split" in settings:
+        former["split"] = {"test_speakers": None, **settings["split"]}
+    return former
 
 
 # ----------------------------------------------------------------------------
@@ -180,12 +188,21 @@ def known_of(run_folder: str) -> dict:
 
 
 def check_baseline(hparams: dict) -> None:
-    """Refuse a baseline that is not whole, finished and of this system."""
-    folder = hparams["baseline"]
+    """Refuse a baseline that is not whole, finished and of this system.
+
+    So it is with a run that training starts from, which must not be adapted.
+    """
+    folder = hparams["baseline"] or hparams.get("start_from")
     if not folder:
         return
     refuse_unfinished(folder)
-    unknown = refuse_another(known_of(folder), identify(hparams), folder)
+    known = known_of(folder)
+    if known["adapter"] and not hparams["baseline"]:
+        raise ValueError(
+            f"start_from: {folder} has an adapted decoder, and only the "
+            "projector is taken over: give a run without adapt_attention"
+        )
+    unknown = refuse_another(known, identify(hparams), folder)
     if unknown and if_main_process():
         print(
             f"Note: the baseline in {folder} was trained before "

@@ -95,7 +95,7 @@ class SpeechLLMBrain(EvaluationBrain):
         Keys used: those of `EvaluationBrain`, seed, batch_size, length_pool,
         steps, warmup_steps, warmdown_steps, lr_projector, lr_adapter,
         lr_bridge, adam_betas, max_grad_norm, valid_interval,
-        checkpoint_interval, keep.
+        checkpoint_interval; keep and weight_decay where they are.
     run_opts, checkpointer
         As `EvaluationBrain` takes them.
     """
@@ -119,7 +119,10 @@ class SpeechLLMBrain(EvaluationBrain):
         """No wrapper: a step's few gradients are summed once, by hand."""
 
     def init_optimizers(self):
-        """One Adam with a group, and a learning rate, for each part."""
+        """One Adam with a group, and a learning rate, for each part.
+
+        With weight decay it is AdamW.
+        """
         rates = {
             "projector": self.hparams.lr_projector,
             "adapter": self.hparams.lr_adapter,
@@ -131,10 +134,12 @@ class SpeechLLMBrain(EvaluationBrain):
         ]
         if not groups:  # an unhealed model: torch wants something to train
             return
-        self.optimizer = torch.optim.Adam(
+        decay = getattr(self.hparams, "weight_decay", 0.0)
+        self.optimizer = (torch.optim.AdamW if decay else torch.optim.Adam)(
             groups,
             lr=0.0,
             betas=tuple(self.hparams.adam_betas),
+            weight_decay=decay,
             fused=self.fused or None,
         )
         # A checkpoint may come from another kind of device.

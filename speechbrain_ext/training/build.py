@@ -71,6 +71,7 @@ def build_speech_llm(
     k: int,
     projector_hidden: int | None = None,
     markers: bool = False,
+    dropout: float = 0.0,
 ) -> SpeechLLM:
     """Join frozen parts by a new projector.
 
@@ -88,13 +89,17 @@ def build_speech_llm(
         Width of the projector's hidden layer; None: the decoder's.
     markers : bool
         Put trained embeddings around the speech.
+    dropout : float
+        Of the projector's hidden layer.
 
     Returns
     -------
     SpeechLLM
         What is trained in it is drawn at random.
     """
-    projector = Projector(encoder.width * k, decoder.width, projector_hidden)
+    projector = Projector(
+        encoder.width * k, decoder.width, projector_hidden, dropout
+    )
     around = SpeechMarkers(decoder.width) if markers else None
     return SpeechLLM(encoder, projector, decoder, prompt, k, around)
 
@@ -126,9 +131,11 @@ def build_from_settings(hparams, encoder, prompt, removed=None, device="cpu"):
         hparams["downsampling"],
         hparams["projector_hidden"],
         hparams["speech_markers"],
+        hparams.get("projector_dropout", 0.0),
     )
-    if hparams["baseline"]:
-        load_baseline(model, hparams["baseline"], describe(hparams))
+    given = hparams["baseline"] or hparams.get("start_from")
+    if given:
+        load_baseline(model, given, describe(hparams))
     return model.to(device)
 
 

@@ -88,6 +88,10 @@ def _is_positive(value):
     return is_number(value) and 0 < value < float("inf")
 
 
+def _is_speed(value):
+    return is_number(value) and 0.5 <= value <= 2 and value != 1
+
+
 def are_layers(value: Any) -> bool:
     """Whether a value lists layers, each once."""
     whole = isinstance(value, list) and all(map(is_whole, value))
@@ -140,6 +144,10 @@ SECONDS = _must(
     lambda value: _is_positive(value) or (is_number(value) and value == 0),
     "choose seconds, 0 or more",
 )
+SHARE = _must(
+    lambda value: is_number(value) and 0 <= value < 1,
+    "choose a number from 0 up to, but not, 1",
+)
 NAMES = "write a list that names each split once, such as [dev-clean]"
 SPLITS = _must(lambda value: _names(value) and value, NAMES)
 PLACE = _or_null(TEXT, "found in data_folder")
@@ -167,6 +175,7 @@ OPTIONS: dict[str, Test] = {
     "split.valid": _or_null(POSITIVE, "none"),
     "split.test": _or_null(POSITIVE, "none"),
     "split.seed": _whole(0),
+    "split.test_speakers": _or_null(_whole(1), "all"),
     "language": _scored_as(normaliser_name),
     "source_language": _scored_as(base_language),
     "target_language": _or_null(_scored_as(check_bleu), "no translation"),
@@ -179,6 +188,14 @@ OPTIONS: dict[str, Test] = {
     "train_max_seconds": SECONDS,
     "long_audio": _one_of("error", "chunk"),
     "cache_features": _folder,
+    "speed_perturb": _must(
+        lambda v: isinstance(v, list) and all(map(_is_speed, v)) and _differ(v),
+        "list speeds other than 1, from 0.5 to 2, once each, or write []",
+    ),
+    "noise_snr": _must(
+        lambda v: isinstance(v, list) and all(map(is_number, v)) and _differ(v),
+        "list ratios in dB, once each, or write []",
+    ),
     # Frozen models
     "backbone.name": TEXT,
     "backbone.source": TEXT,
@@ -201,6 +218,7 @@ OPTIONS: dict[str, Test] = {
     # Speech to LLM
     "downsampling": _whole(1),
     "projector_hidden": _or_null(_whole(1), "the backbone's width"),
+    "projector_dropout": SHARE,
     "speech_markers": SWITCH,
     "prompt": _prompt,
     "chat_template": SWITCH,
@@ -209,14 +227,12 @@ OPTIONS: dict[str, Test] = {
     "path_from": _path_from,
     "position": _one_of("target", "prompt"),
     "baseline": _folder,
+    "start_from": _folder,
     # Healing; what stands where nothing is said is in healing.presets.
     "adapt_attention": SWITCH,
     "lora_rank": _whole(1),
     "lora_alpha": POSITIVE,
-    "lora_dropout": _must(
-        lambda value: is_number(value) and 0 <= value < 1,
-        "choose a number from 0 up to, but not, 1",
-    ),
+    "lora_dropout": SHARE,
     OWN: _must(
         lambda value: value is None or (isinstance(value, dict) and value),
         "write null, or parts with keys below them",
@@ -254,6 +270,7 @@ OPTIONS: dict[str, Test] = {
     "lr_projector": POSITIVE,
     "lr_adapter": POSITIVE,
     "lr_bridge": POSITIVE,
+    "weight_decay": SHARE,
     "max_grad_norm": POSITIVE,
     "gradient_checkpointing": SWITCH,
     "valid_interval": _whole(1),

@@ -27,6 +27,7 @@ PLACES = (
     "train_log",
     "cache_features",
     "baseline",
+    "start_from",
     "covost_folder",
     "flac_folder",
 )

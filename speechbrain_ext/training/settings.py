@@ -216,6 +216,10 @@ def _encoder_faults(plain):
 def _baseline_faults(plain):
     """Faults of a pruned run without the whole model to cut from."""
     cut, baseline = get(plain, "prune_layers"), get(plain, "baseline")
+    start = get(plain, "start_from")
+    if isinstance(start, str) and isinstance(baseline, str):
+        mend = f"but baseline {baseline} is given too: leave one of them out"
+        yield Fault("start_from", start, mend)
     if not is_whole(cut) or cut < 1 or baseline is MISSING:
         return
     if isinstance(baseline, str) and os.path.isdir(baseline):

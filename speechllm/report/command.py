@@ -11,7 +11,7 @@ from speechbrain_ext.runs.result import load_runs
 from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, draw_curves
 from speechllm.report.maps import draw_heatmaps, read_tables
 from speechllm.report.page import planned_runs, write_page
-from speechllm.report.study import Study
+from speechllm.report.study import Study, standing
 from speechllm.report.summary import summarise
 from speechllm.report.tables import table_text
 from speechllm.report.timings import read_timings
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(options.output or options.results)
     output.mkdir(parents=True, exist_ok=True)
     timings = read_timings(options.results)
-    study = Study(found.all, found.folders, timings=timings)
+    study = Study(standing(found.all), found.folders, timings=timings)
     table = table_text(study, found.broken)
     write_json(output / "summary.json", summarise(study))
     write_text(output / "table.md", table)

@@ -13,7 +13,7 @@ from speechbrain_ext.runs.result import LoadedRuns, load_runs
 from speechllm.report.healing import HealingStudy, comparisons
 from speechllm.report.maps import read_tables
 from speechllm.report.pack import runs_folder, unpack
-from speechllm.report.study import Study
+from speechllm.report.study import Study, standing
 from speechllm.report.timings import read_timings
 from speechllm.study.state import REPORTS
 
@@ -26,6 +26,9 @@ KEPT = {
     "paper": "summary.json report.md figure1.png figure2.png costs.png "
     "frontier.png",
     "healing": "summary.json table.md frontier-*.png",
+    # Both at once; of two files of one name the one in `healing`.
+    "real": "report.md table.md figure1.png figure2.png costs.png "
+    "frontier.png frontier-*.png whisper.json",
 }
 
 
@@ -55,6 +58,7 @@ STUDIES = [
     Committed("mini-full", "docs/mini-full", "tasks"),
     Committed("paper-mini", "docs/paper-mini", "paper"),
     Committed("study-healing", "docs/study-healing", "healing"),
+    Committed("real", "docs/real", "real"),
 ]
 
 
@@ -76,7 +80,8 @@ class Evidence:
     def study(self) -> Study:
         """Its runs by their cells."""
         timings = read_timings(self.runs)
-        return Study(self.found.all, self.found.folders, timings=timings)
+        runs = standing(self.found.all)
+        return Study(runs, self.found.folders, timings=timings)
 
     @cached_property
     def tables(self) -> list[dict]:
@@ -90,19 +95,21 @@ class Evidence:
 
     def made(self) -> tuple[dict[str, Path], str]:
         """The files of its report by name, and what went wrong."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        faults = []
-        for module in REPORTS[self.committed.report][0]:
-            told = io.StringIO()
+        faults, folders = [], []
+        for module, place in REPORTS[self.committed.report][0].items():
+            told, output = io.StringIO(), self.output / place
+            output.mkdir(parents=True, exist_ok=True)
+            folders.append(output)
             main = importlib.import_module(module).main
             with contextlib.redirect_stdout(told):
                 with contextlib.redirect_stderr(told):
                     # 1: a picture has nothing to show, here as there.
-                    status = main(
-                        [str(self.runs), "--output", str(self.output)]
-                    )
+                    status = main([str(self.runs), "--output", str(output)])
             if status not in (0, 1):
                 faults.append(f"{module}: {told.getvalue().strip()}")
         files = list((self.results / "multitask").glob("*.json"))
-        files += self.output.iterdir()
+        files += self.results.glob("whisper.json")
+        # What stands in a folder of its own is the more special.
+        for folder in sorted(set(folders)):
+            files += folder.iterdir()
         return {path.name: path for path in files}, "; ".join(faults)

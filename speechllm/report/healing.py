@@ -12,7 +12,6 @@ mean over the seeds: what hangs on few errors has no mean of ratios.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -29,12 +28,9 @@ from speechllm.report.samples import (
     mean,
     ratio_estimate,
 )
-from speechllm.report.study import Study, system
+from speechllm.report.study import TRIAL, Study, standing, system
 from speechllm.report.summary import summarise, told
 from speechllm.report.write import try_to_draw
-
-# Runs that only tuned learning rates.
-TRIAL = re.compile(r"-trial\d+-")
 
 
 def method_of(run: RunResult) -> str:
@@ -47,8 +43,7 @@ class HealingStudy(Study):
     """The runs of a healing study by system, depth, steps and method."""
 
     def __init__(self, runs, folders):
-        runs = [run for run in runs if not TRIAL.search(run.name)]
-        super().__init__(runs, folders)
+        super().__init__(standing(runs), folders)
         self._common_sets: dict[tuple, list[str]] = {}
 
     def steps(self) -> list[int]:

@@ -33,7 +33,7 @@ PLAN = "plan.json"
 # In a run's folder, and beside the runs.
 OF_A_RUN = (RESULT_FILE, "redundancy-*.json", "plan-*.json")
 OF_UTTERANCES = ("hypotheses-*.jsonl", LOSSES_FILE)
-OF_A_STUDY = ("timings/*.json", "multitask/multitask.json")
+OF_A_STUDY = ("timings/*.json", "multitask/multitask.json", "whisper.json")
 # A whole text that is a place, or such a place within a text.
 PLACE = re.compile(r"(?:~?/|[A-Za-z]:[\\/])[^\n]*")
 PLACES = re.compile(

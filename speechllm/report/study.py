@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -34,6 +35,19 @@ THRESHOLDS = {"WER": 0.25, "BLEU": 0.10, "chrF": 0.10}
 # How a depth stands to the threshold.
 WITHIN, OVER, OPEN = "within", "over", "open"
 ANY = object()
+# Runs that only tuned learning rates.
+TRIAL = re.compile(r"-trial\d+-")
+
+
+def standing(runs: list[RunResult]) -> list[RunResult]:
+    """Runs that stand for their system: no trial, nor another's beginning."""
+    starts = (run.configuration.get("start_from") for run in runs)
+    begun = {Path(start).name for start in starts if start}
+    return [
+        run
+        for run in runs
+        if not TRIAL.search(run.name) and run.name not in begun
+    ]
 
 
 def system(run: RunResult) -> tuple:

@@ -28,7 +28,7 @@ KEYS = {
 }
 SYSTEM_KEYS = (
     "recipe data baseline healed set set_baseline set_healed tables control "
-    "study score needs plans tuning"
+    "study score needs plans tuning start"
 ).split()
 ENTRY_KEYS = (
     "depths healing path steps seeds run_name differs at_least"

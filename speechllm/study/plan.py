@@ -77,6 +77,7 @@ class Plan(Study):
             return
         folder = self.results / one.get("folder", ".")
         above = {"parent": folder.parent, "above": folder.parent.parent}
+        above["results"] = self.results
         command = [w.format(folder=folder, **above) for w in one["make"]]
         made = made_of(one["make"])
         name = f"data-{name}"
@@ -138,10 +139,19 @@ class Plan(Study):
         )
 
     def _options(self, system, which):
-        return {
+        """Options of a system's runs; {results} heads a place below it."""
+        options = {
             **self.config.get("set", {}),
             **system.get("set", {}),
             **system.get(f"set_{which}", {}),
+        }
+        head = "{results}/"
+        return {
+            # A path: where it lies is not part of what a run is.
+            k: self.results / v.removeprefix(head)
+            if isinstance(v, str) and v.startswith(head)
+            else v
+            for k, v in options.items()
         }
 
     def _run_name(self, system, seed):
@@ -164,7 +174,11 @@ class Plan(Study):
             base = self._run_name(name, seed)
             options = self._options(system, "baseline")
             options |= {"seed": seed, "run_name": base}
-            self._recipe_run(base, "baseline", system, options, [])
+            needs = []
+            if "start" in system:
+                needs = [self._start(name, system, seed)]
+                options["start_from"] = self.run_folder(needs[0])
+            self._recipe_run(base, "baseline", system, options, needs)
             self._add_score(base, system)
             for kind in system.get("tables", []):
                 told = ["--input", kind]
@@ -173,6 +187,17 @@ class Plan(Study):
                 words = self._search_words(system, rule)
                 if words:
                     self._add_table(base, system, options, rule, words, words)
+
+    def _start(self, name, system, seed):
+        """The run of another system that a baseline starts from."""
+        run = self._run_name(system["start"], seed)
+        if run not in self.runs:
+            known = ", ".join(self.config["systems"])
+            raise self._error(
+                f"systems.{name}.start: {system['start']}: give a system that "
+                f"stands before it, of {known}"
+            )
+        return run
 
     def _add_table(self, base, system, options, kind, words, counted):
         """A table of a baseline, or a search of plans on it."""

@@ -23,12 +23,15 @@ PLAIN_KINDS = ("data", "check")
 PLAN_FILE = "plan.json"
 # In a run's folder: which settings it was started with.
 STARTED = "workflow.json"
-# What makes a study's report, and the file below its results that says so.
+# What makes a study's report, each with its folder beside the first, and the
+# file below its results that says so.
+_REPORT, _HEALING = "speechllm.report", "speechllm.report.healing"
 REPORTS = {
-    "paper": (["speechllm.report"], "report/report.html"),
-    "healing": (["speechllm.report.healing"], "summary.json"),
-    "runs": (["speechllm.report"], "table.md"),
-    "tasks": (["speechllm.report", "speechllm.study.tasks"], "tasks.md"),
+    "paper": ({_REPORT: "."}, "report/report.html"),
+    "healing": ({_HEALING: "."}, "summary.json"),
+    "real": ({_HEALING: "healing", _REPORT: "."}, "report/report.html"),
+    "runs": ({_REPORT: "."}, "table.md"),
+    "tasks": ({_REPORT: ".", "speechllm.study.tasks": "."}, "tasks.md"),
 }
 
 
@@ -136,8 +139,11 @@ class Study:
 
     def report_commands(self) -> list[list[str]]:
         """What is typed after ``python`` for the report, line by line."""
-        folders = [str(self.runs_folder), "--output", str(self.reported.parent)]
-        return [["-m", one, *folders] for one in REPORTS[self.report][0]]
+        runs, top = str(self.runs_folder), self.reported.parent
+        return [
+            ["-m", one, runs, "--output", str(top / place)]
+            for one, place in REPORTS[self.report][0].items()
+        ]
 
 
 def status_of(plan, name) -> str:

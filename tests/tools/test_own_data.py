@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from recipe_scripts import RECIPES, quick, run_command, train
+from recipe_scripts import RECIPES, load_script, quick, run_command, train
 
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.manifests import PreparationError
@@ -184,6 +184,19 @@ def test_from_each_form_to_a_pruned_model(
     assert list(pruned.scores) == ["test"]
 
 
+def test_mini_tries_ones_data_on_the_models_that_are_shipped(tmp_path):
+    data = simple(tmp_path / "data")
+    options = [f"--data_folder={data}", "--split.valid=1", "--split.test=1"]
+    options += [f"--results_folder={tmp_path / 'results'}", "--device=cpu"]
+    short = ["--steps=2", "--warmup_steps=0", "--warmdown_steps=2"]
+    short += ["--max_new_tokens=4"]
+    whole = train(RECIPE, "mini.yaml", [*options, *short])
+    assert (whole.status, whole.layers, whole.steps) == ("done", 12, 2)
+    assert whole.backbone == "mini-qwen2" and list(whole.scores) == ["test"]
+    pruned = train(RECIPE, "mini_prune.yaml", [*options, *short])
+    assert (pruned.status, pruned.removed) == ("done", 2)
+
+
 # -- real voices ---------------------------------------------------------------
 
 
@@ -307,6 +320,28 @@ def test_what_is_given_is_not_drawn(tmp_path, caplog):
     assert [len(rows) for rows in sets.values()] == [10, 2]
 
 
+def test_the_first_speakers_of_a_test_set_may_do(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    simple(data / "train")
+    rows = [(f"t{i}", f"w{(5 - i) // 2}", "HELLO") for i in range(6)]
+    simple(data / "test", rows)
+    split = {**SPLIT, "test_speakers": 2}
+    sets = prepare(data, tmp_path / "out", split=split)
+    assert {r["spk_id"] for r in sets["test"].values()} == {"w0", "w1"}
+    assert len(sets["test"]) == 4 and len(sets["train"]) == 8
+    # The others of a drawn test set are not trained on either.
+    drawn = {"valid": 1, "test": 3, "seed": 1}
+    every = prepare(data / "train", tmp_path / "all", split=drawn)
+    few = prepare(
+        data / "train", tmp_path / "few", split={**drawn, "test_speakers": 1}
+    )
+    assert set(few["train"]) == set(every["train"]) and len(few["test"]) == 2
+    assert set(few["test"]) < set(every["test"])
+    more = prepare(data, tmp_path / "more", split={**split, "test_speakers": 9})
+    assert len(more["test"]) == 6
+
+
 def test_the_manifests_stay_until_something_changes(tmp_path):
     data, out = simple(tmp_path / "data"), tmp_path / "out"
 
@@ -320,6 +355,79 @@ def test_the_manifests_stay_until_something_changes(tmp_path):
     table = data / "own.csv"
     table.write_text(table.read_text().replace("E", "A"))
     assert written() != first
+
+
+def test_copies_are_rows_of_their_own_with_features_of_their_own(
+    tmp_path, decoder_folders, encoder_folders
+):
+    data = simple(tmp_path / "data")
+    options = [f"--data_folder={data}", "--split.valid=1", "--split.test=1"]
+    options += options_for(tmp_path, decoder_folders, encoder_folders)
+    options += ["--speed_perturb=[0.8, 1.25]", "--noise_snr=[10]"]
+    options += ["--projector_dropout=0.1", "--weight_decay=0.01"]
+    module = load_script(RECIPE, "train")
+    file = str(RECIPE / "hparams/small.yaml")
+    experiment = module.prepare_experiment([file, *options])
+    train = experiment.datasets["train"]
+    names = list(train.data_ids)
+    assert len(names) == 24 and len(set(names)) == 24
+    assert len(experiment.datasets["valid"]) == 2
+    base = names[0]
+    copies = [base, f"{base}@0.8x", f"{base}@1.25x", f"{base}@10dB"]
+    wavs = [train[names.index(name)]["sig"] for name in copies]
+    assert [len(wav) for wav in wavs] == [4800, 6000, 3840, 4800]
+    seconds = [train.data[name]["duration"] for name in copies]
+    assert seconds == pytest.approx([0.3, 0.375, 0.24, 0.3])
+    assert (wavs[3] - train[names.index(copies[3])]["sig"]).abs().max() == 0
+    # SpeechBrain's noise replaces a share of the speech.
+    speech = wavs[0] @ wavs[3] / (wavs[0] @ wavs[0])
+    noise = wavs[3] - speech * wavs[0]
+    ratio = 20 * (speech * wavs[0].norm() / noise.norm()).log10()
+    assert float(ratio) == pytest.approx(10, abs=1)
+    result = experiment.run()
+    assert result.status == "done"
+    assert result.data["train"]["utterances"] == 24
+    features = experiment.datasets["train"]
+    kept = {name: features[names.index(name)]["features"] for name in copies}
+    frames = [len(kept[name]) for name in copies]
+    assert frames[2] < frames[0] == frames[3] < frames[1]
+    assert not kept[copies[0]].equal(kept[copies[3]])
+
+
+def test_training_starts_from_another_run(
+    tmp_path, decoder_folders, encoder_folders
+):
+    data = simple(tmp_path / "data")
+    options = [f"--data_folder={data}", "--split.valid=1", "--split.test=1"]
+    options += options_for(tmp_path, decoder_folders, encoder_folders)
+    first = train(RECIPE, "small.yaml", options)
+    place = tmp_path / "results/small"
+    again = ["--run_name=again", f"--start_from={place}", "--steps=0"]
+    again += ["--warmdown_steps=0", "--seed=5"]
+    second = train(RECIPE, "small.yaml", [*options, *again])
+    # Untrained, it is the run that it started from.
+    assert second.validation["final_loss"] == pytest.approx(
+        first.validation["final_loss"]
+    )
+    assert second.removed == 0 and not second.configuration["baseline"]
+    # A baseline of its own right: layers are cut from it, not from the first.
+    pruned = ["--baseline", str(tmp_path / "results/again"), "--run_name=cut"]
+    cut = train(
+        RECIPE, "small_prune.yaml", [*options, *pruned, "--prune_layers=2"]
+    )
+    assert cut.status == "done"
+    with pytest.raises(ValueError, match="downsampling: 4, but"):
+        train(RECIPE, "small.yaml", [*options, *again, "--downsampling=4"])
+    told = "start_from.*, but baseline .* is given too"
+    both = ["--baseline", str(place), f"--start_from={place}"]
+    with pytest.raises(ConfigError, match=told):
+        train(RECIPE, "small_prune.yaml", [*options, *both, "--prune_layers=2"])
+    lora = ["--run_name=lora", "--adapt_attention=True"]
+    train(RECIPE, "small.yaml", [*options, *lora])
+    place = tmp_path / "results/lora"
+    adapted = ["--run_name=next", f"--start_from={place}"]
+    with pytest.raises(ValueError, match="start_from: .* adapted decoder"):
+        train(RECIPE, "small.yaml", [*options, *adapted])
 
 
 def test_a_translation_is_the_target(

@@ -180,12 +180,22 @@ def share_out(sets, split, splits):
         drawn = set().union(*chosen.values())
         train = [one for one in train if unit(one) not in drawn]
     sets["train"] = train
+    few = split.get("test_speakers")
+    if few and "test" in splits:
+        sets["test"] = first_speakers(sets["test"], few)
     for name in splits:
         if not sets[name]:
             raise PreparationError(
                 f"{name}: no utterance: give --{name}_data, a column split "
                 f"with it, or how many speakers it takes, --split.{name} 10"
             )
+
+
+def first_speakers(utterances, few):
+    """Those of the first few speakers, or recordings, by sorted name."""
+    units = sorted({unit(one) for one in utterances})
+    logger.info(f"test: {min(few, len(units))} of {len(units)} speakers")
+    return [one for one in utterances if unit(one) in units[:few]]
 
 
 def unit(one):

@@ -16,7 +16,10 @@ A run (`Experiment.train_and_evaluate`), and the settings that it goes by:
 - Model: hparams.load_encoder and hparams.load_decoder, both frozen; between
   them hparams.downsampling, hparams.projector_hidden, hparams.speech_markers,
   and the words of hparams.prompt and hparams.chat_template.
-  hparams.cache_features keeps the encoder's word on the disk.
+  hparams.cache_features keeps the encoder's word on the disk, that on copies
+  by hparams.speed_perturb and hparams.noise_snr too. Training starts at random,
+  or from hparams.start_from; hparams.projector_dropout and
+  hparams.weight_decay keep it from learning by heart.
 - Trained: the projector, and hparams.lora with hparams.adapt_attention; on a
   pruned decoder what hparams.healing, or one's own hparams.healing_parts,
   opens.
@@ -40,6 +43,7 @@ import speechbrain as sb
 
 from own_prepare import check_task, find_root, prepare_own
 from speechbrain_ext.data.audio import read_place
+from speechbrain_ext.data.augment import perturbed, with_copies
 from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import all_splits, keep_lengths, read_manifest
 from speechbrain_ext.layers.residual import target_loss
@@ -93,14 +97,15 @@ def dataio_prepare(hparams, prompt):
     """Data sets from the manifests: what a batch holds, and where it is from."""
     translated = hparams["target_language"] is not None
 
-    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.takes("id", "wav", "copy")
     @sb.utils.data_pipeline.provides("sig")
-    def audio_pipeline(wav):
-        return read_place(
+    def audio_pipeline(name, wav, copy):
+        sig = read_place(
             wav,
             resample=hparams["resample"],
             mix_channels=hparams["mix_channels"],
         )
+        return perturbed(sig, name, copy)
 
     @sb.utils.data_pipeline.takes("translation" if translated else "wrd")
     @sb.utils.data_pipeline.provides("target", "target_ids")
@@ -111,18 +116,20 @@ def dataio_prepare(hparams, prompt):
 
     root = find_root(hparams["data_folder"])
 
-    def dataset(splits):
+    def dataset(splits, speeds=(), snrs=()):
         rows = {}
         for split in splits:
             file = os.path.join(hparams["manifest_folder"], f"{split}.csv")
             rows.update(read_manifest(file, root))
         return sb.dataio.dataset.DynamicItemDataset(
-            rows,
+            with_copies(rows, speeds, snrs),
             [audio_pipeline, text_pipeline],
             ["id", "sig", "duration", "target", "target_ids"],
         )
 
-    train = dataset(hparams["train_splits"])
+    train = dataset(
+        hparams["train_splits"], hparams["speed_perturb"], hparams["noise_snr"]
+    )
     keep_lengths(
         train, hparams["train_min_seconds"], hparams["train_max_seconds"]
     )
