@@ -41,6 +41,10 @@ EXTRAS = {
         "snakemake>=9,<10",
         "snakemake-executor-plugin-slurm>=2,<3",
     ],
+    # The backbone as one file for llama.cpp.
+    "gguf": ["gguf>=0.17,<1"],
+    # The page to try a model on.
+    "demo": ["gradio>=6,<7"],
     # What tests and checks need on top of the above.
     "dev": [
         "pytest>=8",
