@@ -8,6 +8,7 @@ import click
 
 from speechllm.cli.audio import transcribe
 from speechllm.cli.common import guarded
+from speechllm.cli.demo import demo
 from speechllm.cli.folders import export, info, push
 from speechllm.cli.layers import measure, rules
 from speechllm.cli.pruning import prune
@@ -36,6 +37,7 @@ for command in (
     info,
     compare,
     report,
+    demo,
 ):
     cli.add_command(command)
 
