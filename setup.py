@@ -43,6 +43,8 @@ EXTRAS = {
     ],
     # The backbone as one file for llama.cpp.
     "gguf": ["gguf>=0.17,<1"],
+    # Weights in 8 bits.
+    "int8": ["torchao>=0.13"],
     # The page to try a model on.
     "demo": ["gradio>=6,<7"],
     # What tests and checks need on top of the above.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from speechllm.cli.common import command, file_option, model_options, quiet
+from speechllm.cli.common import command, export_options, file_option, quiet
 
 
 @command(
@@ -38,7 +38,7 @@ from speechllm.cli.common import command, file_option, model_options, quiet
     "--package",
     help="How a Space installs this package: a wheel file, or a requirement.",
 )
-@model_options
+@export_options
 def demo(
     models: tuple[str, ...],
     host: str,
