@@ -339,7 +339,10 @@ def memory_of(tasks: MultiTask) -> dict[str, Any]:
 
 
 def _bytes(tensor):
-    """Bytes of a tensor."""
+    """Bytes of a tensor; of one in 8 bits, those that it is made of."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return sum(_bytes(getattr(tensor, name)) for name in names)
     return tensor.numel() * tensor.element_size()
 
 

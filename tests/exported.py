@@ -62,12 +62,21 @@ def settings_of(decoder, encoder, **changes):
 
 
 def make_run(
-    folder, decoder, encoder, task="ASR", strategy="both", seed=0, **changes
+    folder,
+    decoder,
+    encoder,
+    task="ASR",
+    strategy="both",
+    seed=0,
+    block=Block(1, 2),
+    **changes,
 ):
-    """A finished run of random parts; gives its folder (str)."""
+    """A finished run of random parts; gives its folder (str).
+
+    Of a whole decoder with `block` None.
+    """
     folder = str(folder)
     settings = settings_of(decoder, encoder, **changes)
-    block = Block(1, 2)
     lm = Decoder.from_source(decoder, block, settings["backbone"]["dtype"])
     if settings["baseline"]:
         adapter = f"{settings['baseline']}/trained/{ADAPTER}"
@@ -82,7 +91,9 @@ def make_run(
         3,
         SpeechMarkers(lm.width) if settings["speech_markers"] else None,
     )
+    strategy = strategy if block else "projector"
     trainable = heal(model, block, strategy, verbose=False)
+    removed = list(block.removed) if block else []
     with torch.no_grad():
         for name, parameter in trainable.named():
             # A fresh adapter is zero and would hide that it is missing.
@@ -95,9 +106,9 @@ def make_run(
         encoder="tiny-encoder",
         task=task,
         layers=5,
-        removed=2,
-        start=1,
-        kept_layers=[0, 3, 4],
+        removed=len(removed),
+        start=removed[0] if removed else None,
+        kept_layers=[i for i in range(5) if i not in removed],
         adapter="lora" if settings["baseline"] else None,
         healing=strategy if isinstance(strategy, str) else "mine",
         path={"from": "speech", "distance": 0.1, "count": 5, "input": "speech"},

@@ -9,6 +9,7 @@ import click
 from speechbrain_ext import __version__
 from speechllm.cli.audio import transcribe
 from speechllm.cli.common import guarded
+from speechllm.cli.demo import demo
 from speechllm.cli.folders import export, info, push
 from speechllm.cli.keys import keys
 from speechllm.cli.layers import measure, rules
@@ -40,6 +41,7 @@ for command in (
     info,
     compare,
     report,
+    demo,
     keys,
     recipes,
 ):

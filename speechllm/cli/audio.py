@@ -11,7 +11,7 @@ from speechllm.cli.common import (
     FAILED,
     PARTLY,
     command,
-    model_options,
+    export_options,
     print_json,
     quiet,
     show_progress,
@@ -58,7 +58,7 @@ MODEL = "SPEECHLLM_MODEL"
 @click.option(
     "--stream", is_flag=True, help="Print the text as it is decoded (txt)."
 )
-@model_options
+@export_options
 def transcribe(
     files: tuple[str, ...],
     model: str | None,

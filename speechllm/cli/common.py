@@ -70,16 +70,24 @@ def file_option(name: str, about: str, **more: Any) -> Decorator:
     return click.option(name, type=kind, help=about, **more)
 
 
-model_options = options(
-    click.option(
-        "--device", help="Such as cpu or cuda; by default a GPU if there is."
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(("float32", "bfloat16", "float16")),
-        help="Type of the weights; by default as they are stored.",
-    ),
-)
+def options_of_a_model(*more_types: str) -> Decorator:
+    """Where a model is put, and of which type its weights are."""
+    types = ("float32", "bfloat16", "float16", *more_types)
+    return options(
+        click.option(
+            "--device",
+            help="Such as cpu or cuda; by default a GPU if there is.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(types),
+            help="Type of the weights; by default as they are stored.",
+        ),
+    )
+
+
+model_options = options_of_a_model()
+export_options = options_of_a_model("int8")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, for machines."
 )

@@ -20,6 +20,7 @@ from speechllm.cli.common import (
     "speechllm export results/mini_prune my-model",
     "speechllm export results/qwen7b_prune my-model --merge",
     "speechllm export results/asr results/en_de my-model",
+    "speechllm export my-model backbone.gguf --gguf q8_0",
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.argument("folder", metavar="DIR")
@@ -32,6 +33,14 @@ from speechllm.cli.common import (
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @click.option("--shard-size", default="5GB", show_default=True)
 @click.option("--device", help="Where to compare; by default a GPU.")
+@click.option(
+    "--gguf",
+    type=click.Choice(("f16", "q8_0")),
+    is_flag=False,
+    flag_value="f16",
+    help="Write the backbone for llama.cpp as well, as DIR-f16.gguf; or, of "
+    "an export or a causal LM, it alone: MODEL FILE.gguf --gguf.",
+)
 @json_option
 def export(
     runs: tuple[str, ...],
@@ -41,6 +50,7 @@ def export(
     overwrite: bool,
     shard_size: str,
     device: str | None,
+    gguf: str | None,
     as_json: bool,
 ) -> None:
     """Write finished RUNs as plain folders to load anywhere.
@@ -49,6 +59,17 @@ def export(
     written is read back and compared before it gets its name.
     """
     quiet()
+    if gguf:
+        from speechllm.export.gguf_file import check_gguf, write_gguf
+
+        runs_given = os.path.isfile(os.path.join(runs[0], "result.json"))
+        if not runs_given and len(runs) > 1:
+            raise click.UsageError("--gguf takes one model: MODEL FILE.gguf")
+        file = f"{folder.rstrip('/')}-{gguf}.gguf" if runs_given else folder
+        check_gguf(file, gguf, overwrite)
+        if not runs_given:
+            _tell_gguf(write_gguf(runs[0], file, gguf, overwrite), as_json)
+            return
     from speechllm.export.write import export_runs
 
     report = export_runs(
@@ -61,9 +82,13 @@ def export(
         device=pick_device(device),
         tell=tell,
     )
+    if gguf:
+        report["gguf"] = write_gguf(folder, file, gguf, overwrite)
     if as_json:
         print_json(report)
         return
+    if gguf:
+        _tell_gguf(report["gguf"])
     click.echo(
         f"{folder}: {', '.join(report['tasks'])}; {report['layers']} layers "
         f"({len(report['removed'])} removed), {_mib(report['bytes'])}"
@@ -79,6 +104,19 @@ def export(
                 "(a tie within rounding)"
             )
         )
+
+
+def _tell_gguf(report, as_json=False):
+    """What a GGUF file holds, and what it does not."""
+    if as_json:
+        print_json(report)
+        return
+    click.echo(
+        f"{report['file']}: {report['layers']} layers, {report['kind']}, "
+        f"{_mib(report['bytes'])}"
+    )
+    if report["left_out"]:
+        tell(f"not in it: {', '.join(report['left_out'])}")
 
 
 @command(

@@ -53,12 +53,12 @@ def _cell(value, chosen, colour, width):
     if not colour:
         shade = SHADES[min(int(value * len(SHADES)), len(SHADES) - 1)]
         return PATH + shade * (width - 1) if chosen else shade * width
-    red, green, blue = _colour(value)
+    red, green, blue = colour_of(value)
     ink = 15 if value < 0.5 else 0
     return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;5;{ink}m{text}\x1b[0m"
 
 
-def _colour(value):
+def colour_of(value):
     """Between the two nearest of the colours."""
     place = value * (len(COLOURS) - 1)
     index = min(int(place), len(COLOURS) - 2)

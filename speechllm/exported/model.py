@@ -13,6 +13,7 @@ from speechbrain.inference.interfaces import Pretrained
 from speechllm.exported.audio import as_sounds
 from speechllm.exported.format import ExportError, TaskSettings
 from speechllm.exported.load import find_export, load_tasks
+from speechllm.exported.quantised import INT8, quantise
 from speechllm.exported.transcribe import (
     Batching,
     answer_wavs,
@@ -59,7 +60,8 @@ class ExportedSpeechLLM:
             A folder that `speechllm export` wrote, or a hub id.
         dtype : str or torch.dtype or None
             "float32", "bfloat16" or "float16" for the backbone's weights and
-            for computing; None: as in the run. The encoder keeps its type.
+            for computing; "int8": as in the run, its layers' matrices in 8
+            bits (torchao); None: as in the run. The encoder keeps its type.
         device : str or None
             Where to; None: a GPU if there is one.
         revision : str or None
@@ -78,8 +80,13 @@ class ExportedSpeechLLM:
             file and what to do.
         """
         dtype = str(dtype).removeprefix("torch.") if dtype else None
+        if dtype == INT8:
+            whole = cls.from_pretrained(source, None, device, revision, verify)
+            return quantise(whole)
         if dtype not in (None, *PRECISION):
-            raise ExportError(f"dtype: {dtype}: choose {', '.join(PRECISION)}")
+            raise ExportError(
+                f"dtype: {dtype}: choose {', '.join([*PRECISION, INT8])}"
+            )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         export = find_export(source, revision, verify)
         tasks = load_tasks(export, device, dtype)
