@@ -34,6 +34,8 @@ EXTRAS = {
     # BLEU into Japanese and Korean, whose words a tokenizer has to find.
     "ja": ["sacrebleu[ja]>=2.4,<3"],
     "ko": ["sacrebleu[ko]>=2.4,<3"],
+    # `transcribe --vad`; its wheel holds the model.
+    "vad": ["silero-vad>=6,<7"],
     # Loquacious, which is read straight from its Parquet files.
     "parquet": ["pyarrow>=15"],
     # The whole study as a graph, on one machine or on a cluster.
@@ -51,6 +53,8 @@ EXTRAS = {
         "yamllint==1.35.1",
         "codespell>=2.3",
         "sacrebleu[ja,ko]>=2.4,<3",
+        "silero-vad>=6,<7",
+        "tensorboard>=2.17",
     ],
 }
 

@@ -27,8 +27,8 @@ def check_device_name(device: str) -> str:
 def pick_device(device: object = None) -> str:
     """The device asked for, if it is there; None: the best there is.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     device : str, torch.device or None
         ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``. None: a CUDA GPU, an
         Apple GPU (MPS), another accelerator, or the CPU, in this order.

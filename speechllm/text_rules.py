@@ -54,8 +54,8 @@ def compare_rules(
 ) -> dict[str, Any]:
     """Perplexity without layers, by how many are removed and by which rule.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     decoder : Decoder or StreamedLM
     rows : list of torch.Tensor
         Token ids; some of every fifth row are judged by, none else.
