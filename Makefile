@@ -24,13 +24,16 @@ mini-models: .venv/ready
 # All six claims in miniature; goes on where it stopped. `make -n paper-mini`
 # shows the plan, ARGS go to snakemake.
 DRY := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),-n)
+# Of `make -n` in a clone where nothing is installed yet, which installs nothing.
+SAY = The plan is made by snakemake, which is not installed here yet: make .venv/workflow, then make -n $@ again.
+NOT_YET = $(if $(DRY),test -e .venv/workflow || { echo "$(SAY)"; exit 0; };)
 paper-mini: .venv/workflow
-	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/paper-mini.yaml $(DRY) $(ARGS)
+	+@$(NOT_YET) $(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/paper-mini.yaml $(DRY) $(ARGS)
 
 # Ways to heal and to choose layers, compared on the mini decoders; 90 minutes
 # on two cores, goes on where it stopped.
 study-healing: .venv/workflow
-	+$(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/healing.yaml $(DRY) $(ARGS)
+	+@$(NOT_YET) $(BIN)/python -m snakemake -s workflow/Snakefile --profile workflow/profiles/local --config study=workflow/config/healing.yaml $(DRY) $(ARGS)
 
 # Real models and voices: Whisper-base, SmolLM2-135M, speechocean762. Some
 # three hours of two cores, goes on where it stopped. What is there already:

@@ -29,7 +29,9 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_ext.training.faults import ConfigError, Fault, as_yaml, label
+from speechllm.device import pick_device
 from speechllm.packaged import PREFIX, included_path, packaged_path
+from speechllm.recipe_help import recipe_help
 from speechllm.settings_checks import check, plain_values, value_at
 from speechllm.settings_tree import (
     INCLUDE,
@@ -101,7 +103,12 @@ def parse_arguments(
 ) -> tuple[str, RunOptions, dict[str, Any]]:
     """A recipe's command line, without what SpeechBrain's own parser loses."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(argv):
+        print(recipe_help(argv))
+        raise SystemExit(0)
     path, run_opts, _ = RunOptions.from_command_line_args(argv)
+    if run_opts.device:
+        pick_device(run_opts.device)
     overrides: dict[str, Any] = dict(own_options(argv))
     keys = _base_chain(path)[0].keys()
     for name in sorted(run_opts.overridden_args & set(keys)):

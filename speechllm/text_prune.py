@@ -13,7 +13,6 @@ import torch
 from speechbrain_ext.healing.presets import PARTS
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.lm_calls import final_norm, logits_of
-from speechbrain_ext.layers.plans import is_plans, load_plans
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.rules import DEFAULT, check_size, find_rule
 from speechbrain_ext.layers.surgery import drop_layers
@@ -34,6 +33,7 @@ from speechllm.text_lm import (
     split_rows,
     stored_dtype,
 )
+from speechllm.text_rules import best_plan, is_comparison, only_size
 
 # What a pruned folder says of itself.
 PRUNING = "pruning.json"
@@ -49,16 +49,17 @@ class Choice:
     ---------
     size : int or None
         How many; by the rule, or on a file's path.
-    rule : str
-        See `speechbrain_ext.layers.rules`.
+    rule : str or None
+        See `speechbrain_ext.layers.rules`; None: the paper's.
     plan : str or None
-        A file of plans or a redundancy table.
+        A file of plans, a redundancy table, or what `rules` found; of the
+        last, the rule's plan if one is given, or the best.
     layers : tuple of int or None
         These.
     """
 
     size: int | None = None
-    rule: str = DEFAULT
+    rule: str | None = None
     plan: str | None = None
     layers: tuple[int, ...] | None = None
 
@@ -66,7 +67,7 @@ class Choice:
     def needs_text(self) -> bool:
         """Whether they are chosen by looking at a text."""
         by_rule = self.layers is None and self.plan is None
-        return by_rule and find_rule(self.rule).needs is not None
+        return by_rule and find_rule(self.rule or DEFAULT).needs is not None
 
 
 def read_layers(text: str) -> tuple[int, ...]:
@@ -76,16 +77,17 @@ def read_layers(text: str) -> tuple[int, ...]:
         found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if not found:
             raise ValueError(
-                f"--drop: {part!r} of {text!r} is no layer: write 20-26, or "
-                "3,5,9, counted from 0"
+                f"--plan: {part!r} of {text!r} is no layer, and there is no "
+                "such file: give a file, or layers counted from 0 as 3-6 or "
+                "3,5,9"
             )
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
-            raise ValueError(f"--drop: {part!r} runs backwards")
+            raise ValueError(f"--plan: {part!r} runs backwards")
         layers += range(first, last + 1)
     twice = sorted({layer for layer in layers if layers.count(layer) > 1})
     if twice:
-        raise ValueError(f"--drop: {text!r} names layer {twice[0]} twice")
+        raise ValueError(f"--plan: {text!r} names layer {twice[0]} twice")
     return tuple(sorted(layers))
 
 
@@ -109,7 +111,9 @@ def prune(
     check_target(folder, PRUNING, overwrite)
     measured, held_out = split_rows(rows) if rows else ([], [])
     if choice.needs_text and not rows:
-        raise ValueError(f"rule {choice.rule} looks at a text: give --text")
+        raise ValueError(
+            f"rule {choice.rule or DEFAULT} looks at a text: give --text"
+        )
     if heal and not rows:
         raise ValueError("a map is fitted on text: give --text")
     report, table, removed = _choose(
@@ -155,47 +159,41 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
         "model": os.path.basename(os.path.normpath(decoder.source)),
         "layers": layers,
     }
-    size, by_table = choice.size, choice.needs_text and choice.rule == DEFAULT
+    size, rule = choice.size, choice.rule or DEFAULT
+    by_table = choice.needs_text and rule == DEFAULT
     if choice.layers is not None:
         removed: Removal = Removal.of(choice.layers, layers)
     elif choice.plan is not None:
-        size = size or _only_size(choice.plan)
-        block, about = read_path(choice.plan, size, layers, report["model"])
+        size = size or only_size(choice.plan)
+        where = choice.plan, size, layers, report["model"]
+        if is_comparison(choice.plan):
+            block, about = best_plan(*where, choice.rule)
+        else:
+            block, about = read_path(*where)
         removed = Removal.of(block, layers)
         report |= {"plan": about["file"], "rule": about["rule"]}
     else:
         check_size(size, layers)
         if measured and not by_table:
-            measured = enough_of(measured, choice.rule, decoder)
+            measured = enough_of(measured, rule, decoder)
     looked_at = measured if by_table else []
     if looked_at or held_out:
         table, before = look(decoder, looked_at, held_out, batch_size, progress)
         if held_out:
             report["perplexity_before"] = before
     if choice.layers is None and choice.plan is None:
-        longest = size if choice.rule == "block-influence-run" else 1
+        longest = size if rule == "block-influence-run" else 1
         data = rows_data(
             decoder, measured, batch_size, table, progress, longest
         )
-        plan = find_rule(choice.rule)(decoder, data, size)
+        plan = find_rule(rule)(decoder, data, size)
         removed = plan
-        report["rule"] = choice.rule
+        report["rule"] = rule
         report["distance" if table else "value"] = plan.value
         report["measured_rows"] = len(measured)
     report["removed"] = list(removed)
     report["kept_layers"] = list(removed.kept)
     return report, table, removed
-
-
-def _only_size(path):
-    """The size of a file's only plan."""
-    sizes = [len(plan) for plan in load_plans(path)] if is_plans(path) else []
-    if len(sizes) != 1:
-        raise ValueError(
-            f"{path}: has more than one plan: say how many layers to remove "
-            "(--layers)"
-        )
-    return sizes[0]
 
 
 def _heal(decoder, removed, rows, batch_size, progress):

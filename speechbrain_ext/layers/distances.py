@@ -17,12 +17,14 @@ stored.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_ext.layers.lm_calls import (
     base_model,
@@ -31,13 +33,17 @@ from speechbrain_ext.layers.lm_calls import (
     model_inputs,
 )
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.residual import on_stream, refuse_overflow
+from speechbrain_ext.layers.residual import (
+    in_double,
+    on_stream,
+    refuse_overflow,
+)
 from speechbrain_ext.runs.files import write_json
 
 FORMAT = "speechbrain_ext.redundancy/1"
 
 
-@dataclass
+@dataclass(repr=False)
 class RedundancyTable:
     """Angular distances d(l, n) of all blocks of a decoder.
 
@@ -71,6 +77,13 @@ class RedundancyTable:
     errors: np.ndarray
     count: int
     provenance: dict = field(default_factory=dict)
+
+    def __repr__(self):
+        model = self.provenance.get("model", "a model")
+        return (
+            f"<RedundancyTable of {model}: {self.num_layers} layers, "
+            f"{self.count} sequences>"
+        )
 
     def __post_init__(self):
         for size in range(1, self.num_layers + 1):
@@ -235,7 +248,7 @@ def angular_distances(states_LBD: torch.Tensor) -> torch.Tensor:
     """Angular distance between the states of all pairs of depths."""
     # arccos in half precision cannot tell small distances apart: the smallest
     # above zero is 0.028 in bfloat16, and 1e-4 in float32.
-    h_BLD = torch.stack(list(states_LBD), dim=1).double()
+    h_BLD = in_double(torch.stack(list(states_LBD), dim=1))
     h_BLD = torch.nn.functional.normalize(h_BLD, dim=-1)
     cosine_BLL = torch.bmm(h_BLD, h_BLD.transpose(1, 2))
     return torch.arccos(cosine_BLL.clamp(-1.0, 1.0)) / torch.pi
@@ -270,7 +283,8 @@ def last_positions(mask_BQ, position="target", prompt_lengths=None):
 @torch.no_grad()
 def measure(
     decoder: torch.nn.Module,
-    batches: Iterable[dict],
+    batches: Iterable[dict] | Iterable[str],
+    tokenizer: Callable | None = None,
     position: str = "target",
     provenance: dict | None = None,
     across_ranks: bool = False,
@@ -281,10 +295,12 @@ def measure(
     ---------
     decoder : torch.nn.Module
         Ours, or any Hugging Face causal LM of the Llama kind.
-    batches : iterable of dict
-        `input_ids` or `inputs_embeds`, `attention_mask` (padding on either
+    batches : iterable of dict, or of str
+        Texts, for which the tokenizer is needed; or batches of `input_ids` or `inputs_embeds`, `attention_mask` (padding on either
         side; taken as all ones if absent) and, for ``position="prompt"``,
         `prompt_lengths`.
+    tokenizer : callable or None
+        Of texts: the model's own.
     position : str
         "target": the last token of each row; "prompt": the prompt's last.
     provenance : dict or None
@@ -301,6 +317,8 @@ def measure(
     ------
     ValueError
         If there are no sequences, or the states overflow.
+    TypeError
+        If there are texts and no tokenizer.
 
     Example
     -------
@@ -310,6 +328,8 @@ def measure(
     >>> table.best(2).size, table.count
     (2, 1)
     """
+    tokenizer = tokenizer or getattr(decoder, "tokenizer", None)
+    batches = _tokenized(batches, tokenizer)
     model = base_model(decoder)
     device = next(model.parameters()).device
     sums = DistanceSums(len(model.layers), device)
@@ -326,6 +346,43 @@ def measure(
     return sums.table(dict(provenance or {}, position=position))
 
 
+# Texts that are measured together.
+TOGETHER = 8
+
+
+def _tokenized(batches, tokenizer):
+    """Batches as they are, texts as batches of token ids."""
+    if isinstance(tokenizer, str):
+        raise TypeError(
+            f"tokenizer: {tokenizer!r} is a text: give the model's tokenizer, "
+            "and the position by its name, position=..."
+        )
+    if isinstance(batches, str):
+        raise TypeError("batches: a single text: give a list of texts")
+    batches = iter(batches)
+    first = list(itertools.islice(batches, 1))
+    if not first or not isinstance(first[0], str):
+        return itertools.chain(first, batches)
+    if tokenizer is None:
+        raise TypeError(
+            "batches: texts need the model's tokenizer: "
+            "measure(model, texts, AutoTokenizer.from_pretrained(source))"
+        )
+    return _text_batches(itertools.chain(first, batches), tokenizer)
+
+
+def _text_batches(texts, tokenizer):
+    """Padded batches of token ids; a text without a token is left out."""
+    rows = (torch.tensor(tokenizer(text)["input_ids"]) for text in texts)
+    rows = (row for row in rows if len(row))
+    while part := list(itertools.islice(rows, TOGETHER)):
+        masks = [torch.ones_like(row) for row in part]
+        yield {
+            "input_ids": pad_sequence(part, batch_first=True),
+            "attention_mask": pad_sequence(masks, batch_first=True),
+        }
+
+
 class DistanceSums:
     """Sums over sequences of the distances between all pairs of depths."""
 
@@ -334,6 +391,8 @@ class DistanceSums:
             """Sums in double precision."""
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
+        # Apple's GPUs have no float64.
+        device = "cpu" if torch.device(device).type == "mps" else device
         depth = num_layers + 1
         self.total, self.squares = zeros(depth, depth), zeros(depth, depth)
         self.count = zeros(())

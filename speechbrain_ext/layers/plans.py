@@ -155,5 +155,5 @@ def plan_of_size(path: str, size: int, num_layers: int, name: str) -> Plan:
     raise ValueError(
         f"prune_layers: {size}, but {path} has no plan of that size (there "
         f"are: {sizes}). Choose one of these, or add it with measure.py"
-        f"{rule} --sizes {size}."
+        f"{rule} --layers {size}."
     )

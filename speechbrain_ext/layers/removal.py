@@ -7,6 +7,7 @@ everything else asks.
 
 from __future__ import annotations
 
+import numbers
 import operator
 import re
 from collections.abc import Iterable, Iterator
@@ -134,7 +135,15 @@ class Removal:
         ------
         ValueError
             As the class says, or if it is of a decoder of another depth.
+        TypeError
+            If it is a number: so many are not these.
         """
+        if isinstance(removed, (numbers.Integral, str)):
+            raise TypeError(
+                f"removed: {removed!r} does not say which layers: give a list, "
+                "such as [3, 4], or Block(start, size); the n most redundant "
+                "are measure(model, texts, tokenizer).best(n)"
+            )
         if not isinstance(removed, Removal):
             return Removal(() if removed is None else removed, num_layers)
         if removed.num_layers != num_layers:

@@ -202,10 +202,15 @@ def states_loss(
 
     Logits are held for a few positions at a time.
     """
-    total = torch.zeros((), dtype=torch.float64, device=h_ND.device)
+    total = in_double(h_ND.new_zeros(()))
     for h, labels in zip(h_ND.split(POSITIONS), labels_N.split(POSITIONS)):
-        total += target_loss(logits_of(lm, h), labels).double()
+        total += in_double(target_loss(logits_of(lm, h), labels))
     return total
+
+
+def in_double(values: torch.Tensor) -> torch.Tensor:
+    """In float64; from an Apple GPU, which has none, on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def refuse_overflow(values: Iterable[float], what: str) -> None:

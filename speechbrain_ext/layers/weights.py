@@ -139,6 +139,14 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
+    except OSError as error:
+        # The hub's client names neither the model nor, offline, the mend.
+        why = str(error).strip().split("\n")[0]
+        raise OSError(
+            f"source: {source}: no such folder here, and not to be had from "
+            f"the hub ({why}): is the name right? Offline, fetch it once "
+            f"before: hf download {source}"
+        ) from error
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise

@@ -141,15 +141,15 @@ def identify(hparams: dict) -> dict:
     }
 
 
-def read_system(run_folder: str, key: str = "baseline") -> dict:
+def read_system(run_folder: str, key: str | None = "baseline") -> dict:
     """What a finished run's ``system.json`` says.
 
     Arguments
     ---------
     run_folder : str
         A run's output folder.
-    key : str
-        The setting that named it.
+    key : str or None
+        The setting that named it, if one did.
 
     Returns
     -------
@@ -163,11 +163,11 @@ def read_system(run_folder: str, key: str = "baseline") -> dict:
     path = os.path.join(run_folder, TRAINED, SYSTEM_FILE)
     if not os.path.isfile(path):
         name = os.path.basename(os.path.normpath(run_folder))
+        where, how = (f"{key}: ", f" with --{key}") if key else ("", "")
         raise FileNotFoundError(
-            f"{key}: {run_folder} holds no trained system ({path} is not "
+            f"{where}{run_folder} holds no trained system ({path} is not "
             f"there). Train it first: python train.py hparams/{name}.yaml "
-            "(with the same results_folder), or give another folder with "
-            f"--{key}."
+            f"(with the same results_folder), or give another folder{how}."
         )
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)

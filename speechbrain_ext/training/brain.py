@@ -22,7 +22,7 @@ from speechbrain_ext.data.batches import (
     true_lengths,
 )
 from speechbrain_ext.data.sets import groups_of, positions_of
-from speechbrain_ext.layers.residual import target_loss
+from speechbrain_ext.layers.residual import in_double, target_loss
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
     is_best,
@@ -303,7 +303,7 @@ class SpeechLLMBrain(EvaluationBrain):
             losses_N = target_loss(logits_NV, labels_N, "none")
             tokens = true_lengths(batch.target_ids).tolist()
             losses_B = torch.stack(
-                [own.double().sum() for own in losses_N.split(tokens)]
+                [in_double(own).sum() for own in losses_N.split(tokens)]
             )
             rows += [
                 {"id": i, "loss": loss, "tokens": n}
@@ -379,7 +379,8 @@ class SpeechLLMBrain(EvaluationBrain):
             self.history.append(entry)
             # On every process: only the main one writes, all wait for it.
             if hasattr(self.hparams, "train_logger"):
-                self.hparams.train_logger.log_stats({}, entry)
+                told = {k: v for k, v in entry.items() if v is not None}
+                self.hparams.train_logger.log_stats({}, told)
             self.modules.train()
         best = getattr(self.hparams, "keep", "last") == "best"
         best = best and is_best(self.history, step)

@@ -196,8 +196,8 @@ def measure_speech(brain, dataset, provenance, position="target"):
     return measure(
         brain.model.decoder,
         speech_batches(brain, dataset),
-        position,
-        {**provenance, "input": "speech"},
+        position=position,
+        provenance={**provenance, "input": "speech"},
         across_ranks=True,
     )
 
@@ -214,8 +214,8 @@ def measure_text(decoder, prompt, texts, provenance, batch_size=16, **options):
     return measure(
         decoder,
         text_batches(decoder, prompt, texts, batch_size, prompted),
-        position,
-        {**provenance, "input": "text", "prompted": prompted},
+        position=position,
+        provenance={**provenance, "input": "text", "prompted": prompted},
     )
 
 

@@ -44,22 +44,21 @@ def measure_command(argv, prepare_experiment):
     argv : list of str
         The command line after the script's name: ``--input speech`` or
         ``--input text``, and what ``train.py`` takes. With ``--rule`` and
-        ``--sizes`` (and ``--utterances``, ``--seconds``), removal plans
+        ``--layers`` (and ``--utterances``, ``--seconds``), removal plans
         instead of a table.
     prepare_experiment : callable
         The recipe's; the rest of the command line to an `Experiment`.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--input", choices=INPUTS)
-    parser.add_argument("--rule", choices=RULES)
-    parser.add_argument("--sizes", type=int, nargs="+")
-    parser.add_argument("--utterances", type=int, default=UTTERANCES)
-    parser.add_argument("--seconds", type=float)
+    parser = measure_parser()
     own, rest = parser.parse_known_args(argv)
+    if {"-h", "--help"} & set(rest):
+        parser.print_help()
+        print("\nAnd all that train.py takes:\n")
+        prepare_experiment(rest)
     if own.rule is None and own.input is None:
         parser.error("give --input speech, --input text, or --rule NAME")
     if (own.rule is None) != (own.sizes is None):
-        parser.error("--rule NAME and --sizes N [N ...] belong together")
+        parser.error("--rule NAME and --layers N [N ...] belong together")
     experiment = prepare_experiment(rest)
     if own.rule is not None:
         _search(experiment, own)
@@ -73,6 +72,36 @@ def measure_command(argv, prepare_experiment):
     for block in table.path():
         distance = table.distances[block.size - 1, block.start]
         print(f"{block.size:4d}  {block.start:5d}  {distance:.4f}")
+
+
+def measure_parser() -> argparse.ArgumentParser:
+    """What ``measure.py`` takes besides what ``train.py`` does."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+
+    def takes(*names, **how):
+        """One more option."""
+        parser.add_argument(*names, **how)
+
+    takes("--input", choices=INPUTS, help="measure on speech, or on its text")
+    takes("--rule", choices=RULES, help="choose layers by it instead")
+    takes(
+        "--layers",
+        "--sizes",
+        dest="sizes",
+        metavar="N",
+        type=int,
+        nargs="+",
+        help="with --rule: how many to remove (--sizes: its former name)",
+    )
+    takes(
+        "--utterances",
+        metavar="N",
+        type=int,
+        default=UTTERANCES,
+        help="of the validation sets, that a rule looks at (%(default)s)",
+    )
+    takes("--seconds", metavar="S", type=float, help="that a rule may take")
+    return parser
 
 
 def _search(experiment, own):

@@ -40,12 +40,27 @@ def speechllm_rules(plain: dict) -> list[Fault]:
     config, why = load_config(plain, "backbone")
     return [
         *value_faults(plain),
+        *_data_faults(plain),
         *_order_faults(plain),
         *([why] if why else _backbone_faults(plain, config)),
         *_healing_faults(plain, config),
         *_encoder_faults(plain),
         *_baseline_faults(plain),
     ]
+
+
+def _data_faults(plain) -> Iterator[Fault]:
+    """Fault of a data folder that is not there."""
+    folder = get(plain, "data_folder")
+    if not isinstance(folder, str) or not folder or os.path.exists(folder):
+        return
+    # Loquacious takes a hub id.
+    if "cache_gigabytes" in plain and re.fullmatch(
+        r"\w[\w.-]*/[\w.-]+", folder
+    ):
+        return
+    mend = "is not there: give the folder with --data_folder DIR"
+    yield Fault("data_folder", folder, mend)
 
 
 def _order_faults(plain) -> Iterator[Fault]:

@@ -46,7 +46,7 @@ class TrainedRun:
 
     def __init__(self, folder: str):
         self.folder = str(folder)
-        self.system = read_system(self.folder, key="run_folder")
+        self.system = read_system(self.folder, key=None)
         self.result = load_run(self.folder)
         self.settings = self.result.configuration
 

@@ -10,14 +10,16 @@ import click
 from speechllm.cli.common import (
     FAILED,
     PARTLY,
+    Word,
     command,
     export_options,
+    output_folder,
     print_json,
     quiet,
     show_progress,
     tell,
 )
-from speechllm.cli.subtitles import FORMATS
+from speechllm.cli.subtitles import FORMATS, ROWS
 
 # What is called so is a recording; any other file of a folder is looked into.
 AUDIO = (
@@ -31,6 +33,7 @@ MODEL = "SPEECHLLM_MODEL"
     "speechllm transcribe talk.mp3 --format srt > talk.srt",
     "speechllm transcribe recordings/ --format vtt --output subtitles",
     "speechllm transcribe speech.flac --task ast_en_de --format json",
+    "ffmpeg -i film.mkv -f wav - | speechllm transcribe - --vad",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
@@ -40,20 +43,28 @@ MODEL = "SPEECHLLM_MODEL"
 )
 @click.option("--task", help="The model's task; by default recognition.")
 @click.option(
-    "--format", "form", type=click.Choice(tuple(FORMATS)), default="txt"
+    "--format",
+    "form",
+    type=Word(FORMATS),
+    default="txt",
+    show_default=True,
+    help="txt, json, jsonl (a recording a line), srt, vtt, tsv (a piece a "
+    "row), ctm.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As --format json.")
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False),
-    help="Folder for a file per recording, instead of standard output.",
-)
+@output_folder("Folder for a file per recording, not standard output.")
 @click.option("--batch-size", type=click.IntRange(1), default=8)
 @click.option(
     "--piece-seconds",
     type=click.FloatRange(0.1),
     help="Longest piece that is decoded at once; longer audio is cut at "
     "quiet points.",
+)
+@click.option(
+    "--vad",
+    is_flag=True,
+    help="Decode only where silero-vad hears speech (pip install "
+    "'speechbrain_ext[vad]').",
 )
 @click.option(
     "--stream", is_flag=True, help="Print the text as it is decoded (txt)."
@@ -72,7 +83,9 @@ def transcribe(
     """Text of recordings, of any format, rate and length.
 
     wav, flac, mp3, ogg, opus, m4a, webm, sph and others; a folder stands for
-    all recordings in it.
+    all recordings in it, - for one on standard input. Times are those of the
+    pieces that are decoded at once: a word has none of its own, so subtitles
+    and ctm share a piece's time among its words by their letters.
     """
     form = "json" if as_json else form
     files = _expand(files)
@@ -90,15 +103,16 @@ def transcribe(
         source, dtype=options["dtype"], device=options["device"]
     )
     if stream:
-        _stream(loaded, files, task, options["piece_seconds"])
+        _stream(loaded, files, task, options)
         return 0
     results = loaded.transcribe(
-        files,
+        _opened(files),
         batch_size=options["batch_size"],
         task=task,
         piece_seconds=options["piece_seconds"],
         progress=show_progress(as_json),
         on_error="return",
+        vad=options["vad"],
     )
     return _write(files, results, form, output)
 
@@ -125,6 +139,8 @@ def find_model() -> str:
 def _expand(files):
     """Folders become the recordings in them; says what else was there."""
     found = []
+    if list(files).count("-") > 1:
+        raise click.UsageError("-: standard input can be read once only")
     for file in files:
         if not os.path.isdir(file):
             found.append(file)
@@ -161,10 +177,18 @@ def _is_recording(path):
     return True
 
 
-def _stream(loaded, files, task, piece_seconds):
+def _opened(files):
+    """The files, standard input in the place of "-"."""
+    stdin = click.get_binary_stream("stdin") if "-" in files else None
+    return [stdin if file == "-" else file for file in files]
+
+
+def _stream(loaded, files, task, options):
     """Print each file's text as its tokens come."""
-    for file in files:
-        for text in loaded.stream(file, task, piece_seconds):
+    for file in _opened(files):
+        for text in loaded.stream(
+            file, task, options["piece_seconds"], options["vad"]
+        ):
             click.echo(text, nl=False)
         click.echo()
 
@@ -181,6 +205,9 @@ def _write(files, results, form, output):
     ]
     if output:
         _save(done, form, output)
+    elif form in ROWS:
+        for line in ROWS[form]([one for _, one in done]):
+            click.echo(line)
     elif form == "json":
         print_json(
             [
@@ -204,6 +231,7 @@ def _save(done, form, output):
     from speechbrain_ext.runs.files import write_text
 
     os.makedirs(output, exist_ok=True)
+    done = [("stdin" if file == "-" else file, one) for file, one in done]
     stems = [os.path.splitext(os.path.basename(file))[0] for file, _ in done]
     taken = set()
     for (file, one), stem in zip(done, stems):

@@ -8,12 +8,14 @@ import click
 
 from speechllm.cli.common import (
     command,
+    device_option,
     json_option,
-    pick_device,
+    output_folder,
     print_json,
     quiet,
     tell,
 )
+from speechllm.device import pick_device
 
 
 @command(
@@ -22,8 +24,8 @@ from speechllm.cli.common import (
     "speechllm export results/asr results/en_de my-model",
     "speechllm export my-model backbone.gguf --gguf q8_0",
 )
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.argument("folder", metavar="DIR")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN... [DIR]")
+@output_folder("The export's folder; or name it last, as DIR.")
 @click.option(
     "--merge", is_flag=True, help="Fold the adapter into the backbone."
 )
@@ -32,7 +34,7 @@ from speechllm.cli.common import (
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @click.option("--shard-size", default="5GB", show_default=True)
-@click.option("--device", help="Where to compare; by default a GPU.")
+@device_option
 @click.option(
     "--gguf",
     type=click.Choice(("f16", "q8_0")),
@@ -44,7 +46,7 @@ from speechllm.cli.common import (
 @json_option
 def export(
     runs: tuple[str, ...],
-    folder: str,
+    output: str | None,
     merge: bool,
     licence: str | None,
     overwrite: bool,
@@ -53,11 +55,14 @@ def export(
     gguf: str | None,
     as_json: bool,
 ) -> None:
-    """Write finished RUNs as plain folders to load anywhere.
+    """Write finished RUNs as a plain folder DIR to load anywhere.
 
     Several runs on one pruned backbone become tasks of one export. What was
     written is read back and compared before it gets its name.
     """
+    *named, folder = runs if output is None else (*runs, output)
+    if not named:
+        raise click.UsageError("name the export's folder, last or by --output")
     quiet()
     if gguf:
         from speechllm.export.gguf_file import check_gguf, write_gguf
@@ -73,7 +78,7 @@ def export(
     from speechllm.export.write import export_runs
 
     report = export_runs(
-        list(runs),
+        named,
         folder,
         merge=merge,
         licence=licence,

@@ -11,20 +11,28 @@ from typing import Any
 import click
 
 from speechllm.cli.common import (
+    PARTLY,
+    Word,
     command,
     file_option,
     json_option,
     model_options,
     options,
-    pick_device,
+    output_file,
     print_json,
     quiet,
     show_progress,
     tell,
 )
+from speechllm.device import pick_device
 from speechllm.packaged import packaged_path
 
-TEXT = "Text file, a sentence or a paragraph on each line."
+TEXT = "Text file, a sentence or a paragraph on each line; - reads from a pipe."
+# As in `speechbrain_ext.layers.rules`, which is not loaded to print a help.
+RULE_NAMES = (
+    "angular block-influence block-influence-run greedy-runs greedy-layers "
+    "map-run map-greedy even deepest random"
+).split()
 lm_options = options(
     # package:models/mini-qwen2 is a model too.
     click.argument("model", callback=lambda *told: packaged_path(told[-1])),
@@ -56,8 +64,8 @@ lm_options = options(
 )
 @lm_options
 @file_option("--text", TEXT, required=True)
-@file_option("--output", "Save the table (JSON).")
-@file_option("--picture", "Draw the heat map into a file (needs matplotlib).")
+@output_file("Save the table (JSON); `prune --plan` takes it.")
+@output_file("Draw the heat map into a file (needs matplotlib).", "--picture")
 @json_option
 @model_options
 def measure(
@@ -76,6 +84,8 @@ def measure(
     quiet()
     from speechllm.text_lm import measure_rows
 
+    if picture:
+        _check_picture(picture)
     decoder, rows = load_lm(model, text, settings)
     table = measure_rows(
         decoder, rows, settings["batch_size"], show_progress(as_json)
@@ -92,10 +102,10 @@ def measure(
 
 def load_lm(model, text, settings):
     """The model and the file's rows; a missing file is told first."""
-    from speechllm.text_lm import load_text_model, read_rows
+    from speechllm.text_lm import check_text, load_text_model, read_rows
 
-    if text and not os.path.isfile(text):
-        raise FileNotFoundError(f"{text}: no such text file")
+    if text:
+        check_text(text)
     load = functools.partial(
         load_text_model,
         model,
@@ -118,7 +128,13 @@ def load_lm(model, text, settings):
 
 def table_about(table):
     """What a machine wants to know of a table (dict)."""
+    from speechbrain_ext.layers.distances import FORMAT
+
+    # With all that a saved table has: `prune --plan` takes it as well.
     return {
+        "format": FORMAT,
+        "errors": table.errors,
+        "count": table.count,
         "provenance": table.provenance,
         "rows": table.count,
         "layers": table.num_layers,
@@ -152,6 +168,20 @@ def print_table(table):
         click.echo(line)
 
 
+def _check_picture(picture):
+    """Refuse what cannot be drawn before anything is measured."""
+    import matplotlib
+
+    known = matplotlib.figure.Figure().canvas.get_supported_filetypes()
+    ending = os.path.splitext(picture)[1].lstrip(".").lower()
+    if ending not in known:
+        raise click.BadParameter(
+            f"{picture}: matplotlib draws no .{ending}: name it .png, .pdf or "
+            ".svg",
+            param_hint="--picture",
+        )
+
+
 def _draw(table, picture):
     from speechllm.report.heatmaps import draw_heatmaps
 
@@ -176,17 +206,19 @@ def _draw(table, picture):
     "--layers",
     multiple=True,
     type=click.IntRange(1),
-    help="How many layers to remove; may be repeated. Default: every number.",
+    help="How many layers to remove; may be repeated. Default: an eighth, a "
+    "quarter, a third and half of them.",
 )
 @click.option(
     "--rule",
     "names",
+    type=Word(RULE_NAMES),
     multiple=True,
     help="A rule to try; may be repeated. Default: all.",
 )
 @lm_options
 @file_option("--text", TEXT, required=True)
-@file_option("--output", "Save the figures (JSON).")
+@output_file("Save the figures (JSON); `prune --plan` takes them.")
 @json_option
 @model_options
 def rules(
@@ -197,17 +229,17 @@ def rules(
     output: str | None,
     as_json: bool,
     **settings: Any,
-) -> None:
+) -> int:
     """Which rule chooses the layers of a causal LM best, from text alone.
 
-    Prints the perplexity of every fifth line by layers removed and by rule,
-    without healing; the rules look at the other lines. A rule that needs more
-    text than there is is left out. Each row is printed, and --output written,
-    as soon as its rule is done. MODEL is a folder or a hub id, of the Llama or
+    Prints the perplexity of every fifth line (at most 200) by layers removed
+    and by rule, without healing; the rules look at the other lines. A rule
+    that needs more text than there is is left out. --output is written after
+    each plan, each row printed as soon as its rule is done. MODEL is a folder or a hub id, of the Llama or
     Qwen2 kind.
     """
     quiet()
-    from speechllm.text_lm import compare_rules
+    from speechllm.text_rules import compare_rules
 
     decoder, rows = load_lm(model, text, settings)
     report = compare_rules(
@@ -218,19 +250,25 @@ def rules(
         settings["batch_size"],
         show_progress(as_json),
         functools.partial(_tell, output, as_json),
+        tell,
     )
     if as_json:
         print_json(report)
+    return PARTLY if report["failed"] else 0
 
 
 def _tell(output, as_json, report, name):
-    """Save and print what there is, once a rule is done."""
+    """Save after each plan; print a row once its rule is done."""
     if output:
         from speechbrain_ext.runs.files import write_json
 
         write_json(output, report)
-    if name in report["left_out"]:
-        tell(f"{name}: left out: {report['left_out'][name]}")
+    for what in ("left_out", "failed"):
+        if name in report[what]:
+            why = report[what][name]
+            tell(f"{name}: {what.replace('_', ' ')}: {why}")
+    if name is None and report["plans"]:
+        return
     if not as_json:
         click.echo(_row(report, name) if name else _head(report), nl=False)
         # A pipe would keep it until the last rule is done.

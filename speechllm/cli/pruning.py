@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
 from speechllm.cli.common import (
+    Word,
     command,
+    earlier,
     file_option,
     json_option,
     model_options,
+    output_folder,
     print_json,
     quiet,
     show_progress,
 )
 from speechllm.cli.layers import (
+    RULE_NAMES,
     TEXT,
     lm_options,
     load_lm,
@@ -29,7 +34,8 @@ from speechllm.cli.layers import (
     "--text lines.txt --output smaller",
     "speechllm prune ./llama --layers 4 --rule greedy-layers "
     "--text lines.txt --output spread",
-    "speechllm prune ./llama --drop 20-26 --output smaller",
+    "speechllm prune ./llama --plan 20-26 --output smaller",
+    "speechllm prune ./llama --plan rules.json --layers 4 --output smaller",
     "speechllm prune ./llama --layers 4 --text lines.txt --heal map "
     "--output healed",
 )
@@ -38,12 +44,17 @@ from speechllm.cli.layers import (
 )
 @click.option(
     "--rule",
-    default="angular",
-    show_default=True,
-    help="How they are chosen; `speechllm rules` compares all that there are.",
+    type=Word(RULE_NAMES),
+    help="How they are chosen, by default angular; `speechllm rules` compares "
+    "all that there are.",
 )
-@file_option("--plan", "Choose by a table or plans measured before (JSON).")
-@click.option("--drop", help="Remove these: 20-26, or 3,5,9, from 0.")
+@click.option(
+    "--plan",
+    metavar="FILE|3-6|3,5,9",
+    help="Which layers: a file that `measure`, `rules` or a recipe's "
+    "measure.py wrote, or their numbers, counted from 0.",
+)
+@earlier("--drop", "--plan")
 @click.option(
     "--heal",
     type=click.Choice(["map"]),
@@ -51,12 +62,7 @@ from speechllm.cli.layers import (
 )
 @lm_options
 @file_option("--text", TEXT)
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(file_okay=False),
-    help="Folder for the smaller model.",
-)
+@output_folder("Folder for the smaller model.", required=True)
 @click.option(
     "--overwrite", is_flag=True, help="Replace an earlier pruned model."
 )
@@ -65,7 +71,7 @@ from speechllm.cli.layers import (
 def prune(
     model: str,
     layers: int | None,
-    rule: str,
+    rule: str | None,
     plan: str | None,
     drop: str | None,
     heal: str | None,
@@ -78,25 +84,22 @@ def prune(
     """Remove layers from a causal LM; save a plain smaller LM.
 
     The most redundant --layers are chosen by a rule on four fifths of the
-    text; the perplexity before and after is that of the rest. With --plan or
-    --drop the layers are known, and a text only tells the perplexity. The
+    text; the perplexity before and after is that of the rest. With --plan the
+    layers are known, and a text only tells the perplexity. The
     weights are copied from file to file. MODEL is a folder or a hub id.
     """
     quiet()
-    from speechllm.text_prune import Choice, prune, read_layers
+    from speechllm.saved import check_target
+    from speechllm.text_prune import PRUNING, prune
 
-    if (drop is not None) + (plan is not None or layers is not None) != 1:
-        raise click.UsageError(
-            "say which layers go, in one way: --layers, --plan or --drop"
-        )
-    named = None if drop is None else read_layers(drop)
-    choice = Choice(layers, rule, plan, named)
+    choice = _choice(layers, rule, plan if drop is None else drop)
     for option, wants in (
-        (choice.needs_text, f"rule {rule}"),
+        (choice.needs_text, f"rule {rule or 'angular'}"),
         (heal, "--heal"),
     ):
         if option and not text:
             raise click.UsageError(f"{wants} looks at a text: give --text")
+    check_target(output, PRUNING, overwrite)
     decoder, rows = load_lm(model, text, settings)
     report, table = prune(
         decoder,
@@ -118,6 +121,25 @@ def prune(
         print_table(table)
         click.echo()
     _tell_pruned(report)
+
+
+def _choice(layers, rule, plan):
+    """Which layers go: so many by a rule, by a file, or these."""
+    from speechllm.text_prune import Choice, read_layers
+
+    if plan is None:
+        if layers is None:
+            raise click.UsageError(
+                "say which layers go: --layers N, or --plan FILE, 3-6 or 3,5,9"
+            )
+        return Choice(layers, rule)
+    if os.path.exists(plan):
+        return Choice(layers, rule, plan)
+    if layers is not None or rule is not None:
+        raise click.UsageError(
+            "--plan names the layers already: leave --layers and --rule out"
+        )
+    return Choice(layers=read_layers(plan))
 
 
 def _tell_pruned(report):

@@ -6,7 +6,13 @@ import os
 
 import click
 
-from speechllm.cli.common import command, json_option, print_json, quiet
+from speechllm.cli.common import (
+    command,
+    json_option,
+    output_folder,
+    print_json,
+    quiet,
+)
 
 
 @command(
@@ -74,9 +80,7 @@ def _compare_tables(a, b, as_json):
     "speechllm report results --output pictures --column",
 )
 @click.argument("results", metavar="RESULTS")
-@click.option(
-    "--output", help="Folder to write to; by default that of the results."
-)
+@output_folder("Folder to write to; by default that of the results.")
 @click.option("--column", is_flag=True, help="Pictures for one column.")
 @json_option
 def report(

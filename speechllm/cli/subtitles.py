@@ -1,10 +1,12 @@
-"""Transcripts as text, JSON, SubRip (srt) and WebVTT subtitles."""
+"""Transcripts as text, JSON, subtitles (srt, vtt), tables (tsv) and ctm."""
 
 from __future__ import annotations
 
 import html
 import json
+import os
 import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,7 +60,63 @@ def as_json(transcript: Transcript) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-FORMATS = {"txt": as_txt, "json": as_json, "srt": as_srt, "vtt": as_vtt}
+# ----------------------------------------------------------------------------
+# Forms with a row for each of some things, of one recording or of many.
+
+NO_WORD_TIMES = (
+    ";; times of words are not measured: a piece's time, shared by letters"
+)
+
+
+def jsonl_rows(transcripts: list[Transcript]) -> list[str]:
+    """A recording a row, as JSON."""
+    return [json.dumps(t.as_dict(), ensure_ascii=False) for t in transcripts]
+
+
+def tsv_rows(transcripts: list[Transcript]) -> list[str]:
+    """A piece a row: recording, start and end in seconds, text."""
+    rows = [
+        (one.name, f"{piece.start:.3f}", f"{piece.end:.3f}", piece.text)
+        for one in transcripts
+        for piece in one.pieces
+        if piece.text
+    ]
+    told = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
+    return ["name\tstart\tend\ttext", *told]
+
+
+def ctm_rows(transcripts: list[Transcript]) -> list[str]:
+    """A word a row, as NIST's scoring tools read it: time and length."""
+    rows = [NO_WORD_TIMES]
+    for one in transcripts:
+        name = "_".join(os.path.splitext(os.path.basename(one.name))[0].split())
+        for piece in one.pieces:
+            words = piece.text.split()
+            letters = sum(map(len, words))
+            start = piece.start
+            for word in words:
+                length = (piece.end - piece.start) * len(word) / letters
+                rows.append(f"{name} A {start:.2f} {length:.2f} {word}")
+                start += length
+    return rows
+
+
+Rows = Callable[[list["Transcript"]], list[str]]
+ROWS: dict[str, Rows] = {"jsonl": jsonl_rows, "tsv": tsv_rows, "ctm": ctm_rows}
+
+
+def _one(rows: Rows) -> Callable[[Transcript], str]:
+    """Such a form for one recording."""
+    return lambda transcript: "\n".join(rows([transcript])) + "\n"
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {
+    "txt": as_txt,
+    "json": as_json,
+    "srt": as_srt,
+    "vtt": as_vtt,
+    **{name: _one(rows) for name, rows in ROWS.items()},
+}
 
 
 def _clock(seconds, point):

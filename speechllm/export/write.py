@@ -32,6 +32,9 @@ from speechllm.exported.format import (
     CONFIG,
     FORMAT,
     MANIFEST,
+    MODEL_TYPE,
+    PREPROCESSOR,
+    SAMPLING_RATE,
     ExportError,
     file_hash,
     files_of,
@@ -153,6 +156,7 @@ def _write_heads(out, run, settings, merge):
     recognise = [n for n, one in settings.items() if one.task.startswith("ASR")]
     config = {
         "format": FORMAT,
+        "model_type": MODEL_TYPE,
         "library_name": "speechbrain_ext",
         "backbone": {
             **about["backbone"],
@@ -164,6 +168,15 @@ def _write_heads(out, run, settings, merge):
         "default_task": [*recognise, *settings][0],
     }
     write_json(os.path.join(out, CONFIG), config)
+    waveforms = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": SAMPLING_RATE,
+        "padding_value": 0.0,
+        "do_normalize": False,
+        "return_attention_mask": True,
+    }
+    write_json(os.path.join(out, PREPROCESSOR), waveforms)
     files = {
         name: {"bytes": size, "sha256": file_hash(os.path.join(out, name))}
         for name, size in _sizes(out).items()

@@ -38,6 +38,9 @@ class Sound:
         """Refuse what cannot be read, from the head alone (AudioError)."""
         if self.fault:
             raise AudioError(f"{self.name}: {self.fault}")
+        if isinstance(self.source, str) and not os.path.isfile(self.source):
+            why = "a folder" if os.path.isdir(self.source) else "no such file"
+            raise AudioError(f"{self.name}: {why}: give an audio file")
         if self.source is not None:
             info = audio_info(self.source, self.name, decode=False)
         else:
@@ -61,22 +64,35 @@ class Sound:
         return at_rate(finite(blocks, self.name), self.rate, sample_rate)
 
 
-def as_sounds(audio: object) -> tuple[list[Sound], bool]:
-    """What a caller gave, as a list of `Sound`, and whether it was one."""
-    if _is_audio(audio):
-        return [_sound(audio, 0)], True
+def as_sounds(
+    audio: object, sampling_rate: int | None = None
+) -> tuple[list[Sound], bool]:
+    """What a caller gave, as a list of `Sound`, and whether it was one.
+
+    A waveform that is given without its rate has the `sampling_rate`.
+    """
+    if _is_audio(audio) or _is_samples(audio):
+        return [_sound(audio, 0, sampling_rate)], True
     if isinstance(audio, (list, tuple)):
-        return [_sound(one, index) for index, one in enumerate(audio)], False
+        sounds = [
+            _sound(one, index, sampling_rate) for index, one in enumerate(audio)
+        ]
+        return sounds, False
     raise TypeError(
         f"audio: a {type(audio).__name__} cannot be transcribed: give a path, "
         "an open file, a pair (waveform, sample rate), or a list of these"
     )
 
 
+def _is_samples(audio):
+    """Whether this is an array or a tensor of samples."""
+    return hasattr(audio, "shape") and len(audio.shape) > 0
+
+
 def _is_audio(audio):
     is_file = hasattr(audio, "read") and not hasattr(audio, "shape")
     return (
-        isinstance(audio, (str, os.PathLike, Mapping))
+        isinstance(audio, (str, bytes, os.PathLike, Mapping))
         or is_file
         or hasattr(audio, "get_all_samples")
         or _is_waveform(audio)
@@ -97,9 +113,13 @@ def _is_number(value):
     return isinstance(value, Real) or getattr(value, "shape", None) == ()
 
 
-def _sound(audio, index):
+def _sound(audio, index, sampling_rate=None):
+    if isinstance(audio, bytes):
+        return Sound(f"audio {index}", source=io.BytesIO(audio))
     if isinstance(audio, (str, os.PathLike)):
         return Sound(os.fspath(audio), source=os.fspath(audio))
+    if _is_samples(audio) and sampling_rate is not None:
+        return _from_waveform(audio, sampling_rate, f"waveform {index}")
     if isinstance(audio, Mapping):
         return _from_dict(audio, index)
     if hasattr(audio, "get_all_samples"):
@@ -110,7 +130,7 @@ def _sound(audio, index):
         raise TypeError(
             f"audio: item {index} is a {type(audio).__name__}: give a path, "
             "an open file, or a pair (waveform, sample rate): a waveform says "
-            "nothing without its rate"
+            "nothing without its rate (or give sampling_rate)"
         )
     return _from_waveform(*audio, f"waveform {index}")
 

@@ -312,7 +312,8 @@ def one_error(path: str, mend: str, what: str = "cannot be used"):
     """Turn whatever a library raises on a bad file into one clear error."""
     try:
         yield
-    except ExportError:
+    except (ExportError, MemoryError, torch.OutOfMemoryError):
+        # Too little memory says nothing of the folder.
         raise
     except Exception as error:
         kind = type(error).__name__

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from speechbrain.inference.interfaces import Pretrained
 
+from speechllm.device import pick_device
 from speechllm.exported.audio import as_sounds
 from speechllm.exported.format import ExportError, TaskSettings
 from speechllm.exported.load import find_export, load_tasks
@@ -87,7 +88,7 @@ class ExportedSpeechLLM:
             raise ExportError(
                 f"dtype: {dtype}: choose {', '.join([*PRECISION, INT8])}"
             )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = pick_device(device)
         export = find_export(source, revision, verify)
         tasks = load_tasks(export, device, dtype)
         settings = export.tasks
@@ -97,6 +98,25 @@ class ExportedSpeechLLM:
                 for name, one in settings.items()
             }
         return cls(tasks, settings, export.config["default_task"])
+
+    def __repr__(self) -> str:
+        lm = self.decoder
+        tasks = ", ".join(self.settings)
+        return (
+            f"<ExportedSpeechLLM: {tasks}; {lm.num_layers} layers, "
+            f"{str(lm.dtype).removeprefix('torch.')} on {self.device}>"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.decoder.device
+
+    def to(self, device: str | torch.device) -> ExportedSpeechLLM:
+        """Move everything to another device; gives itself."""
+        self.tasks.device = torch.device(pick_device(device))
+        self.tasks.to(self.tasks.device)
+        return self
 
     @property
     def decoder(self) -> Decoder:
@@ -115,14 +135,18 @@ class ExportedSpeechLLM:
         piece_seconds: float | None = None,
         progress: bool = False,
         on_error: str = "raise",
+        vad: bool = False,
+        sampling_rate: int | None = None,
     ) -> Any:
         """Text of audio, in any usual format, at any rate, of any length.
 
         Arguments
         ---------
-        audio : path, open file, (waveform, rate), dict, or list of these
-            Mono or more channels (averaged). A dict is Hugging Face's, with
-            ``array`` and ``sampling_rate``.
+        audio : path, open file, bytes, waveform, dict, or list of these
+            Mono or more channels (averaged). A waveform is an array or tensor
+            with `sampling_rate`, or a pair (array, rate); a dict Hugging
+            Face's, with ``array`` and ``sampling_rate``; bytes are those of a
+            file.
         batch_size : int
             Pieces that are decoded together. In half precision, rounding
             may change the text of a few.
@@ -136,6 +160,10 @@ class ExportedSpeechLLM:
         on_error : str
             "raise", or "return": an audio that cannot be read has its error
             in the list, in the place of its transcript.
+        vad : bool
+            Decode only where silero-vad hears speech (an extra).
+        sampling_rate : int or None
+            Of waveforms that are given without theirs, in Hz.
 
         Returns
         -------
@@ -146,7 +174,7 @@ class ExportedSpeechLLM:
         AudioError
             Naming the file that cannot be used.
         """
-        sounds, single = as_sounds(audio)
+        sounds, single = as_sounds(audio, sampling_rate)
         task = self._task(task)
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error: {on_error!r}: choose raise or return")
@@ -157,6 +185,7 @@ class ExportedSpeechLLM:
             sounds,
             batch_size,
             on_error == "raise",
+            vad,
         )
         found = work.run(piece_seconds, progress)
         return found[0] if single else found
@@ -186,14 +215,20 @@ class ExportedSpeechLLM:
         audio: Any,
         task: str | None = None,
         piece_seconds: float | None = None,
+        vad: bool = False,
+        sampling_rate: int | None = None,
     ) -> Iterator[str]:
         """Text of one audio, bit by bit, as its tokens are decoded."""
-        (sound,), _ = as_sounds([audio])
+        (sound,), _ = as_sounds([audio], sampling_rate)
         task = self._task(task)
         model, settings = self.use(task), self.settings[task]
         sound.check(model.encoder.sample_rate)
         said = False
-        for _, wav_N in pieces_of(sound, model, settings, piece_seconds):
+        for _, wav_N, spoken in pieces_of(
+            sound, model, settings, piece_seconds, vad
+        ):
+            if not spoken:
+                continue
             ids = stream_ids(lambda: self.use(task), settings, wav_N)
             space = " " if said else ""
             for text in stream_text(ids, model.prompt.decode):

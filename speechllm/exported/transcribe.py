@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from speechbrain_ext.model.speech_llm import (
 )
 from speechllm.exported.audio import Sound, pieces
 from speechllm.exported.format import TaskSettings
+from speechllm.exported.vad import Stretch, speech_finder, stretches
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # What a tokenizer writes for the first bytes of a letter.
@@ -126,13 +128,17 @@ class Piece:
     seconds: float = 0.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Transcript:
     """The text of one audio."""
 
     name: str
     task: str
     pieces: list[Piece] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        short = textwrap.shorten(self.text, 60, placeholder=" ...")
+        return f"<Transcript of {self.name}, {self.audio_seconds:.1f} s: {short!r}>"
 
     @property
     def text(self) -> str:
@@ -170,8 +176,9 @@ def pieces_of(
     model: SpeechLLM,
     settings: TaskSettings,
     piece_seconds: float | None = None,
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Start (samples) and waveform of each piece of an audio."""
+    vad: bool = False,
+) -> Iterator[Stretch]:
+    """Start (samples) and waveform of each piece, and whether it is spoken."""
     encoder = model.encoder
     rate = encoder.sample_rate
     longest = int((piece_seconds or settings.piece_seconds) * rate)
@@ -183,15 +190,21 @@ def pieces_of(
             f"piece_seconds: {piece_seconds}: too short for {encoder.name}: "
             f"give {5 * encoder.core.min_samples / rate:.2f} or more"
         )
-    for start, wav_N in pieces(sound.blocks(rate), rate, longest):
-        encoder.check_length(len(wav_N), sound.name)
-        yield start, wav_N
+    cut = pieces(sound.blocks(rate), rate, longest)
+    least = encoder.core.min_samples
+    for start, wav_N, spoken in stretches(cut, rate, least, vad):
+        if spoken:
+            encoder.check_length(len(wav_N), sound.name)
+        yield start, wav_N, spoken
 
 
 class Batching:
     """Transcribes recordings, one after the other, a batch at a time."""
 
-    def __init__(self, model, settings, task, sounds, batch_size, raising):
+    def __init__(
+        self, model, settings, task, sounds, batch_size, raising, vad=False
+    ):
+        self.vad = vad
         self.model, self.settings = model, settings
         self.sounds, self.batch_size = sounds, batch_size
         self.raising = raising
@@ -204,6 +217,8 @@ class Batching:
     ) -> list[Transcript | ValueError]:
         """Transcribe all; an error in the place of what cannot be."""
         rate = self.model.encoder.sample_rate
+        if self.vad:
+            speech_finder()
         # All heads first: a file that is not there is told before long work.
         for index, sound in enumerate(self.sounds):
             self._guarded(index, sound.check, rate)
@@ -230,8 +245,16 @@ class Batching:
 
     def _queue(self, index, sound, piece_seconds):
         """Put a recording's pieces in the queue; decode when it is full."""
-        for piece in pieces_of(sound, self.model, self.settings, piece_seconds):
-            self.waiting.append((index, *piece))
+        cut = pieces_of(
+            sound, self.model, self.settings, piece_seconds, self.vad
+        )
+        rate = self.model.encoder.sample_rate
+        for start, wav_N, spoken in cut:
+            if not spoken:
+                ends = (start + len(wav_N)) / rate
+                self.found[index].pieces.append(Piece(start / rate, ends))
+                continue
+            self.waiting.append((index, start, wav_N))
             if len(self.waiting) >= self.batch_size * BATCHES_TOGETHER:
                 self._decode_waiting()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import load_runs
+from speechllm.pipes import reader_may_go
 from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, draw_curves
 from speechllm.report.maps import draw_heatmaps, read_tables
 from speechllm.report.page import planned_runs, write_page
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     table = table_text(study, found.broken)
     write_json(output / "summary.json", summarise(study))
     write_text(output / "table.md", table)
-    print(table)
+    # Written first and printed last: a reader that goes loses nothing.
+    said = [table]
     tables = read_tables(options.results)
     width = COLUMN_WIDTH if options.column else FULL_WIDTH
     whole = True
@@ -51,14 +53,16 @@ def main(argv: list[str] | None = None) -> int:
         if try_to_draw(output / name, draw, data, width=width):
             whole = False
         else:
-            print(f"wrote {output / name}")
+            said.append(f"wrote {output / name}")
     planned = planned_runs(options.results)
     try:
         write_page(found, study, tables, output, planned)
+        said.append(f"wrote {output / 'report.html'}")
     except ImportError as error:
         print(f"{output / 'report.html'}: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {output / 'report.html'}")
+        whole = False
+    with reader_may_go():
+        print("\n".join(said), flush=True)
     return 0 if whole else 1
 
 

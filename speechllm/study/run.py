@@ -40,6 +40,12 @@ from speechllm.study.tuning import with_best_rates
 
 # How a run that was told to stop ends, though Python says "failed".
 STOPPED = ("KeyboardInterrupt", "SystemExit")
+# Its exit codes: from a shell, or of a script that ended by itself.
+STOPPING = (
+    128 + signal.SIGTERM,
+    128 + signal.SIGKILL,
+    128 + signal.SIGINT,
+)
 
 
 def make(plan, run, cards: int = 0, start=None) -> int:
@@ -120,7 +126,7 @@ def _type_it(plan, run, cards, start):
 
 def _was_killed(ended, plan, run):
     """Whether a run was stopped from outside and may simply go on."""
-    if ended < 0 or ended in (128 + signal.SIGTERM, 128 + signal.SIGKILL):
+    if ended < 0 or ended in STOPPING:
         return True
     error = result_of(plan, run.name).get("error") or ""
     return bool(ended) and error.startswith(STOPPED)

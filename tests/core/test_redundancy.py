@@ -98,7 +98,7 @@ def expect(table, each):
 @pytest.mark.parametrize("position", ["target", "prompt"])
 def test_the_table_is_the_naive_one(model, rows, position):
     """The table is the naive one."""
-    table = measure(model, [make_batch(rows, PROMPTED)], position)
+    table = measure(model, [make_batch(rows, PROMPTED)], position=position)
     ends = LENGTHS if position == "target" else PROMPTED
     each = naive(model, rows, [n - 1 for n in ends])
     expect(table, each)
@@ -114,12 +114,12 @@ def test_padding_and_split_do_not_change_it(model, rows, side, split):
     """Padding and split do not change it."""
     whole = measure(model, [make_batch(rows, PROMPTED)])
     for position in ("target", "prompt"):
-        whole = measure(model, [make_batch(rows, PROMPTED)], position)
+        whole = measure(model, [make_batch(rows, PROMPTED)], position=position)
         batches = [
             make_batch(rows[i : i + split], PROMPTED[i : i + split], side)
             for i in range(0, len(rows), split)
         ]
-        table = measure(model, batches, position)
+        table = measure(model, batches, position=position)
         np.testing.assert_allclose(table.distances, whole.distances, atol=2e-6)
         np.testing.assert_allclose(table.errors, whole.errors, atol=2e-6)
 
@@ -207,7 +207,7 @@ def test_a_batch_may_hold_more_than_the_model_takes(model, rows):
     batch["prompt_lengths"] = PROMPTED  # a list serves as well
     table = measure(model, [batch])
     np.testing.assert_array_equal(table.distances, expected.distances)
-    table = measure(model, [batch], "prompt")
+    table = measure(model, [batch], position="prompt")
     assert not np.allclose(table.distances, expected.distances, equal_nan=True)
 
 
@@ -228,7 +228,7 @@ def test_bad_batches_are_refused(model, rows, change, position, words):
     """Bad batches are refused."""
     batch = {**make_batch(rows[:1], [5]), **change}
     with pytest.raises(ValueError, match=words):
-        measure(model, [batch], position)
+        measure(model, [batch], position=position)
 
 
 def test_nothing_to_measure_is_refused(model):

@@ -36,7 +36,7 @@ TABLE_1 = [
 def load(name, config, tmp_path, monkeypatch, **overrides):
     monkeypatch.chdir(HPARAMS.parent)
     overrides = {
-        "data_folder": "/data",
+        "data_folder": str(tmp_path),
         "results_folder": str(tmp_path),
         "backbone.source": str(CONFIGS / config),
         "speech_encoder.source": str(CONFIGS / "wavlm-large"),
@@ -83,7 +83,7 @@ def test_mini_reads_the_shipped_models(tmp_path, monkeypatch):
     pretend_baseline(tmp_path / "mini")
     hparams = load_hparams(
         "hparams/mini_prune.yaml",
-        {"data_folder": "/data", "results_folder": str(tmp_path)},
+        {"data_folder": str(tmp_path), "results_folder": str(tmp_path)},
         [speechllm_rules],
     )
     config = AutoConfig.from_pretrained(hparams["backbone"]["source"])

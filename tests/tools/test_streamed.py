@@ -23,10 +23,10 @@ from speechllm.streamed.score import first_look, streamed_perplexity
 from speechllm.streamed.walk import Room, StreamedLM
 from speechllm.text_lm import (
     batches_of,
-    compare_rules,
     load_text_model,
     perplexity,
 )
+from speechllm.text_rules import compare_rules
 
 # Each does something of its own between, around or inside its layers.
 SOME = """bamba cohere2 deepseek_v3 gemma2 gemma3_text gpt_oss granitemoehybrid

@@ -45,6 +45,7 @@ from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import all_splits, keep_lengths, read_manifest
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.brain import SpeechLLMBrain
+from speechbrain_ext.training.command import run_command
 from speechbrain_ext.training.experiment import open_experiment
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.settings import load_hparams, merge, parse_arguments
@@ -144,4 +145,4 @@ def prepare_experiment(argv):
 
 
 if __name__ == "__main__":
-    prepare_experiment(sys.argv[1:]).run()
+    run_command(lambda: prepare_experiment(sys.argv[1:]).run())

@@ -7,7 +7,7 @@
 Writes the table of angular distances beside the baseline and prints the
 pruning path. Text needs no trained speech model.
 
-    python measure.py hparams/small.yaml --rule greedy-layers --sizes 3 6 9 ...
+    python measure.py hparams/small.yaml --rule greedy-layers --layers 3 6 9 ...
 
 Chooses layers by a rule, on some of the validation sets' utterances, and
 writes the plans beside the baseline, for train.py's --path_from.
@@ -15,8 +15,9 @@ writes the plans beside the baseline, for train.py's --path_from.
 
 import sys
 
+from speechbrain_ext.training.command import run_command
 from speechbrain_ext.training.measure import measure_command
 from train import prepare_experiment
 
 if __name__ == "__main__":
-    measure_command(sys.argv[1:], prepare_experiment)
+    run_command(lambda: measure_command(sys.argv[1:], prepare_experiment))

@@ -1,0 +1,64 @@
+"""How a recipe's script ends: done, refused (2), or stopped (130)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from speechbrain_ext.training.faults import ConfigError
+
+REFUSED, STOPPED = 2, 130
+# Modules that refuse in words of their own: the library, and tools around it.
+OURS = (f"{__name__.rsplit('.', 2)[0]}.", "speechllm.")
+
+
+def run_command(main: Callable[[], Any]) -> None:
+    """Call a script's main; a refusal and Ctrl-C end it without a traceback.
+
+    What is raised elsewhere, deep in a library, is a fault to be looked into
+    and keeps its traceback, as everything does with ``SPEECHLLM_DEBUG=1``.
+
+    Arguments
+    ---------
+    main : callable
+        Takes nothing.
+
+    Raises
+    ------
+    SystemExit
+        2 where the settings or the data were refused, 130 after Ctrl-C.
+    """
+    debug = os.environ.get("SPEECHLLM_DEBUG")
+    try:
+        main()
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("\nStopped: the same command goes on from here.", file=sys.stderr)
+        _end(STOPPED)
+    except (ValueError, OSError) as error:
+        if debug or not _is_refusal(error):
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        _end(REFUSED)
+
+
+def _is_refusal(error):
+    """Whether one of us said no, rather than a library."""
+    if isinstance(error, ConfigError):
+        return True
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    folder = os.path.dirname(os.path.abspath(frame.f_code.co_filename))
+    # A recipe's own files lie beside its script, which is first on the path.
+    beside = os.path.abspath(sys.path[0] or ".")
+    return folder == beside or frame.f_globals["__name__"].startswith(OURS)
+
+
+def _end(code):
+    """Leave, without words of the exception that led here."""
+    raise SystemExit(code) from None
