@@ -159,7 +159,7 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
     if choice.layers is not None:
         removed: Removal = Removal.of(choice.layers, layers)
     elif choice.plan is not None:
-        size = size or _only_size(choice.plan)
+        size = size or only_size(choice.plan)
         block, about = read_path(choice.plan, size, layers, report["model"])
         removed = Removal.of(block, layers)
         report |= {"plan": about["file"], "rule": about["rule"]}
@@ -187,7 +187,7 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
     return report, table, removed
 
 
-def _only_size(path):
+def only_size(path):
     """The size of a file's only plan."""
     sizes = [len(plan) for plan in load_plans(path)] if is_plans(path) else []
     if len(sizes) != 1:
