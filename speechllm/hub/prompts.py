@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_ext.model.prompt import Prompt
+
 SPEECH = "{speech}"
 # What is asked where a model has no request of its own.
 WORDS = "Transcribe the speech to text."
@@ -58,6 +60,15 @@ class HubPrompt:
         """Ids (end token or not) back to text."""
         ids = [int(i) for i in ids]
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def plain(self) -> Prompt:
+        """A prompt that says nothing: text alone, begun as texts begin."""
+        begun, first = self.tokenizer("a")["input_ids"], []
+        if begun and begun[0] == self.tokenizer.bos_token_id:
+            first = begun[:1]
+        nothing = torch.zeros(0, dtype=torch.long)
+        begin = torch.tensor(first, dtype=torch.long)
+        return Prompt(begin, nothing, self.tokenizer)
 
     def inputs(
         self,
