@@ -164,14 +164,8 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
     if choice.layers is not None:
         removed: Removal = Removal.of(choice.layers, layers)
     elif choice.plan is not None:
-        size = size or only_size(choice.plan)
-        where = choice.plan, size, layers, report["model"]
-        if is_comparison(choice.plan):
-            block, about = best_plan(*where, choice.rule)
-        else:
-            block, about = read_path(*where)
-        removed = Removal.of(block, layers)
-        report |= {"plan": about["file"], "rule": about["rule"]}
+        removed, told = planned(choice, layers, report["model"])
+        report |= told
     else:
         check_size(size, layers)
         if measured and not by_table:
@@ -194,6 +188,20 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
     report["removed"] = list(removed)
     report["kept_layers"] = list(removed.kept)
     return report, table, removed
+
+
+def planned(
+    choice: Choice, layers: int, model: str
+) -> tuple[Removal, dict[str, Any]]:
+    """What a choice's file names, of so many layers, and what is told of it."""
+    size = choice.size or only_size(choice.plan)
+    where = choice.plan, size, layers, model
+    if is_comparison(choice.plan):
+        block, about = best_plan(*where, choice.rule)
+    else:
+        block, about = read_path(*where)
+    told = {"plan": about["file"], "rule": about["rule"]}
+    return Removal.of(block, layers), told
 
 
 def _heal(decoder, removed, rows, batch_size, progress):

@@ -212,7 +212,9 @@ def ranges(layers: Iterable[int]) -> str:
     return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in runs)
 
 
-def renumber(name: str, new_index: dict[int, int]) -> str | None:
+def renumber(
+    name: str, new_index: dict[int, int], layer: re.Pattern = LAYER
+) -> str | None:
     """A tensor's name once layers have new numbers; None: its layer went.
 
     Example
@@ -222,18 +224,22 @@ def renumber(name: str, new_index: dict[int, int]) -> str | None:
     >>> renumber("layers.9.mlp.up_proj.weight", {9: 7})
     'layers.7.mlp.up_proj.weight'
     """
-    found = LAYER.search(name)
+    found = layer.search(name)
     if found is None:
         return name
-    if int(found[1]) not in new_index:
+    # An expression may say in several ways where the number is.
+    place = found.lastindex or 0
+    if int(found[place]) not in new_index:
         return None
-    new = new_index[int(found[1])]
-    return f"{name[: found.start(1)]}{new}{name[found.end(1) :]}"
+    new = new_index[int(found[place])]
+    return f"{name[: found.start(place)]}{new}{name[found.end(place) :]}"
 
 
-def layer_and_rest(name: str) -> tuple[int | None, str]:
+def layer_and_rest(
+    name: str, layer: re.Pattern = LAYER
+) -> tuple[int | None, str]:
     """Which layer a tensor belongs to, and its name inside that layer."""
-    found = LAYER.search(name)
+    found = layer.search(name)
     if found is None:
         return None, name
-    return int(found[1]), name[found.end() :]
+    return int(found[found.lastindex or 0]), name[found.end() :]

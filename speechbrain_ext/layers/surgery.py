@@ -16,17 +16,25 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
 from speechbrain_ext.layers.families import pruned_config
-from speechbrain_ext.layers.lm_calls import (
-    base_model,
-    causal_lm,
-    decoder_layers,
+from speechbrain_ext.layers.lm_calls import causal_lm
+from speechbrain_ext.layers.nested import (
+    PLAIN,
+    REFUSED,
+    Place,
+    own_config,
+    place_of,
+    put_configs,
+    refuse,
+    speech_place,
 )
-from speechbrain_ext.layers.removal import Removal, layer_and_rest, renumber
+from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.weights import (
+    any_config,
     first_values,
     source_config,
     wanted_weights,
@@ -37,7 +45,7 @@ from speechbrain_ext.layers.weights import (
 def drop_layers(
     model: PreTrainedModel, removed: Iterable[int] | None
 ) -> PreTrainedModel:
-    """A causal LM without the removed layers.
+    """A causal LM, or a speech LLM, without the removed decoder layers.
 
     The given model is left as it was. The new one shares its parameters, so
     no weight is copied; forget the old one to free the removed layers.
@@ -45,7 +53,8 @@ def drop_layers(
     Arguments
     ---------
     model : transformers.PreTrainedModel
-        A causal LM of the Llama or Qwen2 kind.
+        A causal LM of the Llama or Qwen2 kind, or a speech LLM of a family
+        that `speechbrain_ext.layers.nested` lists.
     removed : Block, Plan, iterable of int or None
         What to remove. None gives an identical model.
 
@@ -73,12 +82,13 @@ def drop_layers(
     >>> pruned.config.num_hidden_layers
     2
     """
-    removed = Removal.of(removed, len(decoder_layers(model)))
-    config = pruned_config(causal_lm(model).config, removed)
+    place = place_of(model)
+    removed = Removal.of(removed, len(place.inner(model).layers))
+    config = pruned_place(place, causal_lm(model).config, removed)
     shared = {id(p): p for p in model.parameters()}
     shared.update({id(b): b for b in model.buffers()})
     pruned = copy.deepcopy(model, shared)
-    inner = base_model(pruned)
+    inner = place.inner(pruned)
     inner.layers = torch.nn.ModuleList(
         inner.layers[old] for old in removed.kept
     )
@@ -86,10 +96,39 @@ def drop_layers(
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = new
+    if place is not PLAIN:
+        put_configs(pruned, place, config)
+        return pruned
     for module in pruned.modules():
         if hasattr(module, "config"):
             module.config = config
     return pruned
+
+
+def pruned_place(
+    place: Place, config: PretrainedConfig, removed: Iterable[int] | None
+) -> PretrainedConfig:
+    """A model's configuration whose decoder has the kept layers alone."""
+    own = pruned_config(place.decoder_config(config), removed)
+    return place.with_decoder(config, own)
+
+
+def source_place(
+    source: str, revision: str | None = None
+) -> tuple[Place, PretrainedConfig]:
+    """Where a source has its decoder, and the model's configuration.
+
+    Refuses what is neither a causal LM nor a speech LLM that is known.
+    """
+    config = any_config(source, revision)
+    place = speech_place(config)
+    if place is not None:
+        return place, own_config(place, config)
+    plain = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    plain = plain and hasattr(config, "num_hidden_layers")
+    if not plain and (config.model_type in REFUSED or config.sub_configs):
+        raise refuse(config, source)
+    return PLAIN, source_config(source, revision)
 
 
 def load_pruned(
@@ -98,7 +137,7 @@ def load_pruned(
     revision: str | None = None,
     **kwargs,
 ) -> PreTrainedModel:
-    """Load a causal LM with its kept layers only.
+    """Load a causal LM, or a speech LLM, with its kept decoder layers only.
 
     The removed layers' weights are never read; on the hub, a shard that holds
     nothing else is not even downloaded. ``from_pretrained(key_mapping=...)``
@@ -114,7 +153,7 @@ def load_pruned(
     revision : str or None
         Branch, tag or commit on the hub.
     **kwargs : dict
-        Passed to ``AutoModelForCausalLM.from_pretrained``: ``dtype``,
+        Passed to the class's ``from_pretrained``: ``dtype``,
         ``device_map``, ``attn_implementation``.
 
     Returns
@@ -130,7 +169,8 @@ def load_pruned(
         weights that the model has no place for, or if a layer does not hold
         what its own layer of the source holds.
     TypeError
-        If it is no causal LM, or of a family that cannot be pruned.
+        If it is neither a causal LM nor a speech LLM that is known, or of a
+        family that cannot be pruned.
 
     Example
     -------
@@ -140,38 +180,40 @@ def load_pruned(
     >>> lm.config.num_hidden_layers
     2
     """
-    whole = source_config(source, revision)
-    removed = Removal.of(removed, whole.num_hidden_layers)
+    place, whole = source_place(source, revision)
+    layers = place.decoder_config(whole).num_hidden_layers
+    removed = Removal.of(removed, layers)
     files = weight_files(source, revision)
     state, samples = _kept_state(
-        files, source, revision, removed, kwargs.get("dtype")
+        place, files, source, revision, removed, kwargs.get("dtype")
     )
     # The Auto class wants a folder; the concrete one takes a lazy state.
-    model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(whole)].from_pretrained(
+    model, report = place.class_of(whole).from_pretrained(
         None,
-        config=pruned_config(whole, removed),
+        config=pruned_place(place, whole, removed),
         state_dict=state,
         output_loading_info=True,
         # Refused below, in words that name the tensor.
         ignore_mismatched_sizes=True,
         **kwargs,
     )
-    check_report(report, source)
-    _check_layers(model, removed.kept, samples, source)
+    check_report(report, source, place)
+    layers = place.inner(model).layers
+    _check_layers(layers, removed.kept, samples, source)
     model.config._name_or_path = model.name_or_path = str(source)
     _load_generation_config(model, source, revision)
     return model
 
 
-def _kept_state(files, source, revision, removed, dtype=None):
+def _kept_state(place, files, source, revision, removed, dtype=None):
     """Lazy tensors of the kept layers, under their new names."""
     new_index = {old: new for new, old in enumerate(removed.kept)}
 
     def wanted(tensor):
         """A tensor's name among the kept layers, or None."""
         # Layers that the configuration does not know are told of later.
-        beyond = (layer_and_rest(tensor)[0] or 0) >= removed.num_layers
-        return tensor if beyond else renumber(tensor, new_index)
+        beyond = (place.layer_and_rest(tensor)[0] or 0) >= removed.num_layers
+        return tensor if beyond else place.renumber(tensor, new_index)
 
     state, samples = {}, {}
     for path, tensor, value in wanted_weights(
@@ -181,20 +223,20 @@ def _kept_state(files, source, revision, removed, dtype=None):
         if name in state:
             raise ValueError(f"{path}: holds {tensor} a second time")
         state[name] = value
-        layer, rest = layer_and_rest(tensor)
+        layer, rest = place.layer_and_rest(tensor)
         if layer is not None:
             samples.setdefault(layer, {})[rest] = first_values(value)
     return state, samples
 
 
-def check_report(report, source):
+def check_report(report, source, place=PLAIN):
     """Refuse weights that do not fit; a stray one outside layers may be."""
     lacking = sorted(map(str, report["missing_keys"]))
     lacking += sorted(map(str, report["mismatched_keys"]))
     stray = sorted(
         key
         for key in report["unexpected_keys"]
-        if layer_and_rest(key)[0] is not None
+        if place.layer_and_rest(key)[0] is not None
     )
     if not lacking and not stray:
         return
@@ -221,10 +263,10 @@ def check_report(report, source):
     )
 
 
-def _check_layers(model, kept, samples, source):
+def _check_layers(layers, kept, samples, source):
     """Each layer must hold what its own layer of the source holds."""
     for new, old in enumerate(kept):
-        values = decoder_layers(model)[new].state_dict()
+        values = layers[new].state_dict()
         for name, expected in samples.get(old, {}).items():
             value = values.get(name)
             # Fused, offloaded or quantised weights cannot be compared.

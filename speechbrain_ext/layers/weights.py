@@ -132,11 +132,11 @@ def check_source(source: str) -> None:
         )
 
 
-def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
+def any_config(source: str, revision: str | None = None) -> PretrainedConfig:
     """A model's configuration; code that it brings along is never run."""
     check_source(source)
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
     except OSError as error:
@@ -154,6 +154,11 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
             f"{source}: needs code of its own, which is never run: give a "
             "model of a kind that transformers has (Llama, Qwen2)"
         ) from error
+
+
+def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
+    """The configuration of a plain causal LM."""
+    config = any_config(source, revision)
     # What is put together of several models has no depth of its own.
     layered = hasattr(config, "num_hidden_layers")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not layered:

@@ -282,7 +282,7 @@ def build_healed(experiment, removed, result):
     whole = maps = teacher = None
     if healing.needs_whole:
         whole = experiment.build_model()
-        model = pruned_twin(whole, removed)
+        model = experiment.twin(whole, removed)
     else:
         model = experiment.build_model(removed)
     if healing.uses_map:

@@ -25,7 +25,7 @@ from speechbrain_ext.data.sets import (
     use_cached_features,
 )
 from speechbrain_ext.healing.apply import TrainableSet
-from speechbrain_ext.layers.weights import source_config
+from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.result import RESULT_FILE, RunResult
 from speechbrain_ext.training.baseline import check_baseline, identify
@@ -33,6 +33,7 @@ from speechbrain_ext.training.build import (
     build_from_settings,
     build_healed,
     load_prompt,
+    pruned_twin,
     save_trained,
 )
 from speechbrain_ext.training.choose_layers import choose_layers, measure_table
@@ -120,9 +121,10 @@ class Experiment:
         # Whose layers are measured: an unpruned run is its own baseline.
         self.baseline = hparams["baseline"] or self.folder
         self.device = run_opts.device or sb.utils.distributed.infer_device()
-        self.layers = source_config(
+        place, config = source_place(
             hparams["backbone"]["source"], hparams["backbone"].get("revision")
-        ).num_hidden_layers
+        )
+        self.layers = place.decoder_config(config).num_hidden_layers
         self.encoder = None
 
     def run(self) -> RunResult:
@@ -193,7 +195,7 @@ class Experiment:
         result.validation.update(history=brain.history, final_loss=final_loss)
         result.speed["train_seconds"] = brain.train_seconds
         run_on_main(write_losses, args=[self.folder, brain.losses])
-        about = identify(self.hparams)
+        about = self.identify()
         run_on_main(save_trained, args=[brain.model, self.folder, about])
 
     def evaluate(self, brain, result):
@@ -215,6 +217,14 @@ class Experiment:
                 write_hypotheses(self.folder, name, rows)
                 print(f"{name}: {result.scores[name]}")
             self.save(result)
+
+    def identify(self) -> dict:
+        """What the trained parts belong to, for ``system.json``."""
+        return identify(self.hparams)
+
+    def twin(self, whole, removed):
+        """A whole model without some layers, over the same frozen weights."""
+        return pruned_twin(whole, removed)
 
     def measure(self, kind: str) -> str:
         """Measure the redundancy on "speech" or "text"; gives the file."""

@@ -24,6 +24,7 @@ from speechllm.cli.common import (
     show_progress,
     tell,
 )
+from speechllm.cli.hub import listens, measure_hub, speech_options
 from speechllm.device import pick_device
 from speechllm.packaged import packaged_path
 
@@ -61,27 +62,45 @@ lm_options = options(
     "speechllm measure ./llama --text lines.txt --output table.json",
     "speechllm measure ./llama --text lines.txt --picture map.png",
     "speechllm measure Qwen/Qwen2.5-72B --text lines.txt --stream",
+    "speechllm measure Qwen/Qwen2-Audio-7B --speech clips.csv --text lines.txt",
 )
 @lm_options
-@file_option("--text", TEXT, required=True)
+@speech_options
+@click.option(
+    "--position",
+    type=click.Choice(("target", "prompt")),
+    help="Measure a speech LLM at the last token of what is said, or of the "
+    "prompt; by default of what is said, where that is known.",
+)
+@file_option("--text", TEXT)
 @output_file("Save the table (JSON); `prune --plan` takes it.")
 @output_file("Draw the heat map into a file (needs matplotlib).", "--picture")
 @json_option
 @model_options
 def measure(
     model: str,
-    text: str,
+    speech: str | None,
+    text: str | None,
     output: str | None,
     picture: str | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Which layers of a causal LM are redundant, from text alone.
+    """Which layers of a causal LM, or of a speech LLM, are redundant.
 
     Prints the pruning path and the heat map of angular distances. MODEL is a
-    folder or a hub id, of the Llama or Qwen2 kind.
+    folder or a hub id: of the Llama or Qwen2 kind, measured on --text; or a
+    speech LLM, measured on --speech, on --text, or on both and compared.
     """
     quiet()
+    if not (speech or text):
+        raise click.UsageError(
+            "what is it measured on? Give --text FILE, or for a speech LLM "
+            "--speech DIR"
+        )
+    if listens(model, speech, settings["stream"]):
+        measure_hub(model, speech, text, output, picture, as_json, **settings)
+        return
     from speechllm.text_lm import measure_rows
 
     if picture:
@@ -93,7 +112,7 @@ def measure(
     if output:
         table.save(output)
     if picture:
-        _draw(table, picture)
+        draw([table], picture)
     if as_json:
         print_json(table_about(table))
     else:
@@ -155,7 +174,8 @@ def print_table(table):
     from speechllm.cli.terminal import heatmap_lines
 
     about = table.provenance
-    click.echo(f"{about['model']}: {table.count} rows of text\n")
+    rows = "utterances" if about.get("input") == "speech" else "rows of text"
+    click.echo(f"{about['model']}: {table.count} {rows}\n")
     click.echo("size  layers      distance")
     for block in table.path():
         layers = f"{block.start}-{block.start + block.size - 1}"
@@ -182,15 +202,19 @@ def _check_picture(picture):
         )
 
 
-def _draw(table, picture):
+def draw(tables, picture):
+    """Heat maps of tables, side by side, into a file."""
     from speechllm.report.heatmaps import draw_heatmaps
 
-    content = {
-        "distances": table.distances,
-        "path": [[block.start, block.size] for block in table.path()],
-        "provenance": table.provenance,
-    }
-    draw_heatmaps([content], picture)
+    contents = [
+        {
+            "distances": table.distances,
+            "path": [[block.start, block.size] for block in table.path()],
+            "provenance": table.provenance,
+        }
+        for table in tables
+    ]
+    draw_heatmaps(contents, picture)
 
 
 # ----------------------------------------------------------------------------

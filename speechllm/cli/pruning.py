@@ -19,6 +19,7 @@ from speechllm.cli.common import (
     quiet,
     show_progress,
 )
+from speechllm.cli.hub import listens, prune_speech_llm, speech_options
 from speechllm.cli.layers import (
     RULE_NAMES,
     TEXT,
@@ -38,6 +39,8 @@ from speechllm.cli.layers import (
     "speechllm prune ./llama --plan rules.json --layers 4 --output smaller",
     "speechllm prune ./llama --layers 4 --text lines.txt --heal map "
     "--output healed",
+    "speechllm prune Qwen/Qwen2-Audio-7B --layers 8 --speech clips.csv "
+    "--heal map --output smaller",
 )
 @click.option(
     "--layers", type=click.IntRange(1), help="How many layers to remove."
@@ -58,9 +61,10 @@ from speechllm.cli.layers import (
 @click.option(
     "--heal",
     type=click.Choice(["map"]),
-    help="Fold a closed-form map, fitted on the text, in at each gap.",
+    help="Fold a closed-form map, fitted on the data, in at each gap.",
 )
 @lm_options
+@speech_options
 @file_option("--text", TEXT)
 @output_folder("Folder for the smaller model.", required=True)
 @click.option(
@@ -75,24 +79,43 @@ def prune(
     plan: str | None,
     drop: str | None,
     heal: str | None,
+    speech: str | None,
     text: str | None,
     output: str,
     overwrite: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Remove layers from a causal LM; save a plain smaller LM.
+    """Remove layers from a causal LM or a speech LLM; save a smaller one.
 
     The most redundant --layers are chosen by a rule on four fifths of the
     text; the perplexity before and after is that of the rest. With --plan the
     layers are known, and a text only tells the perplexity. The
-    weights are copied from file to file. MODEL is a folder or a hub id.
+    weights are copied from file to file. MODEL is a folder or a hub id; of a
+    speech LLM the decoder's layers go, chosen on --speech.
     """
     quiet()
     from speechllm.saved import check_target
     from speechllm.text_prune import PRUNING, prune
 
     choice = _choice(layers, rule, plan if drop is None else drop)
+    if listens(model, speech, settings["stream"]):
+        prune_speech_llm(
+            model,
+            choice,
+            as_json,
+            output=output,
+            speech=speech,
+            text=text,
+            heal=heal is not None,
+            overwrite=overwrite,
+            words=settings["prompt"],
+            **{
+                name: settings[name]
+                for name in ("batch_size", "context", "device", "dtype", "most")
+            },
+        )
+        return
     for option, wants in (
         (choice.needs_text, f"rule {rule or 'angular'}"),
         (heal, "--heal"),

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from speechbrain_ext.layers.removal import (
-    Removal,
-    layer_and_rest,
-    renumber,
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
+
+from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.saved_lm import describe_causal_lm
-from speechbrain_ext.layers.surgery import load_pruned
+from speechbrain_ext.layers.surgery import load_pruned, source_place
 from speechbrain_ext.layers.weights import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
@@ -33,7 +33,6 @@ from speechbrain_ext.layers.weights import (
     fetch_file,
     open_weights,
     read_head,
-    source_config,
     weight_files,
 )
 from speechbrain_ext.quiet import quiet_loading
@@ -104,13 +103,13 @@ def write_pruned(
     source: str,
     removed: Iterable[int],
     folder: str,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: PreTrainedTokenizerBase | ProcessorMixin,
     dtype: torch.dtype | None = None,
     exchanged: Exchanged | None = None,
     revision: str | None = None,
     shard: int = SHARD,
 ) -> PreTrainedModel:
-    """Write a causal LM's kept layers as a plain Hugging Face folder.
+    """Write a model's kept layers as a plain Hugging Face folder.
 
     Arguments
     ---------
@@ -120,8 +119,8 @@ def write_pruned(
         The layers that go.
     folder : str
         An empty folder.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        Its tokenizer.
+    processor : transformers.PreTrainedTokenizerBase or ProcessorMixin
+        A causal LM's tokenizer, or a speech LLM's processor.
     dtype : torch.dtype or None
         Type of the weights; None: as they are stored, byte for byte.
     exchanged : dict or None
@@ -143,7 +142,8 @@ def write_pruned(
         If weights are missing or too many, or the copy is not what it should
         be.
     TypeError
-        If it is no causal LM, or of a family that cannot be pruned.
+        If it is neither a causal LM nor a speech LLM that is known, or of a
+        family that cannot be pruned.
     """
     removed = set(removed)
     with quiet_loading():
@@ -152,9 +152,22 @@ def write_pruned(
             lm = lm.to(dtype)
     pieces = list(pieces_of(source, removed, dtype, exchanged, revision))
     write_files(pieces, folder, shard)
-    describe_causal_lm(lm, tokenizer, folder)
+    if isinstance(processor, ProcessorMixin):
+        describe_speech_llm(lm, processor, folder)
+    else:
+        describe_causal_lm(lm, processor, folder)
     check_copy(pieces, folder)
     return lm
+
+
+def describe_speech_llm(
+    model: PreTrainedModel, processor: ProcessorMixin, folder: str
+) -> None:
+    """Write what stands beside a speech LLM's weights."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def pieces_of(
@@ -165,21 +178,22 @@ def pieces_of(
     revision: str | None = None,
 ) -> Iterator[Piece]:
     """All tensors to be written, in the order of the source's files."""
-    whole = source_config(source, revision).num_hidden_layers
+    place, config = source_place(source, revision)
+    whole = place.decoder_config(config).num_hidden_layers
     kept, exchanged = Removal.of(removed, whole).kept, exchanged or {}
     new_index = {old: new for new, old in enumerate(kept)}
     left = {(i, name) for i, named in exchanged.items() for name in named}
     for file in weight_files(source, revision):
         path = fetch_file(source, file, revision)
         for name, value in _values(path):
-            new = renumber(name, new_index)
+            new = place.renumber(name, new_index)
             if new is None:
                 continue
             stored = value.dtype
-            place = layer_and_rest(name)
-            if place in left:
-                left.remove(place)
-                value = exchanged[place[0]][place[1]]
+            where = place.layer_and_rest(name)
+            if where in left:
+                left.remove(where)
+                value = exchanged[where[0]][where[1]]
             floats = dtype and stored.is_floating_point
             yield Piece(new, dtype if floats else stored, value)
     if left:

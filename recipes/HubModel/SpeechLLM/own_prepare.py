@@ -1,0 +1,1 @@
+../../OwnData/own_prepare.py

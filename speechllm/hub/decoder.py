@@ -1,0 +1,132 @@
+"""A speech LLM's decoder as a plain causal LM, over the very same weights."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from speechbrain_ext.layers.lm_calls import causal_lm, evaluating
+from speechbrain_ext.layers.nested import PLAIN, Place, place_of, refuse
+
+# Of what the class is made with; nothing of it stays.
+SMALL = Qwen2Config(
+    vocab_size=8,
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    num_key_value_heads=1,
+)
+
+
+def known_place(model: PreTrainedModel) -> Place:
+    """Where a speech LLM keeps its decoder; refuses one that is not known."""
+    place = place_of(model)
+    if place is PLAIN:
+        raise refuse(model.config, type(model).__name__)
+    return place
+
+
+def text_lm(model: PreTrainedModel) -> Any:
+    """The decoder of a speech LLM as a causal LM, which shares its modules.
+
+    Arguments
+    ---------
+    model : transformers.PreTrainedModel
+        Of a family that `speechbrain_ext.layers.nested` lists.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        What is done to its layers is done to the model's.
+
+    Raises
+    ------
+    TypeError
+        If the family is not known.
+    """
+    place = known_place(model)
+    if not place.config:
+        return model
+    # Of a class that runs its model and then its head, and no more: so do all
+    # of these, also where the decoder's own causal LM would scale its logits.
+    with torch.device("meta"):
+        lm = Qwen2ForCausalLM(SMALL)
+    lm.config = place.decoder_config(model.config)
+    lm.model, lm.lm_head = place.inner(model), model.lm_head
+    lm.generation_config = model.generation_config
+    return lm
+
+
+class _Reached(Exception):
+    """The decoder is reached: nothing behind need run."""
+
+
+def merged(model: PreTrainedModel, inputs: dict) -> dict:
+    """What reaches the decoder: sound among the words, as embeddings.
+
+    Arguments
+    ---------
+    model : transformers.PreTrainedModel
+        A speech LLM.
+    inputs : dict
+        What its processor gives; gradients go through projector and encoder.
+
+    Returns
+    -------
+    dict
+        ``inputs_embeds`` ``[B, Q, D]`` and ``attention_mask`` ``[B, Q]``.
+    """
+    place, found = known_place(model), {}
+
+    def entering(module, args, options):
+        """Keep what the base decoder is called with."""
+        del module, args
+        found.update(options)
+        raise _Reached
+
+    def mixed(module, args, output):
+        """Keep what the part that merges gives."""
+        del module, args
+        found["inputs_embeds"] = output
+        raise _Reached
+
+    if place.merges:
+        part = model.get_submodule(place.merges)
+        handle = part.register_forward_hook(mixed)
+    else:
+        inner = place.inner(model)
+        handle = inner.register_forward_pre_hook(entering, with_kwargs=True)
+    try:
+        with contextlib.suppress(_Reached):
+            causal_lm(model)(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    mask_BQ = found.get("attention_mask")
+    if mask_BQ is None:
+        mask_BQ = inputs["attention_mask"]
+    return {"inputs_embeds": found["inputs_embeds"], "attention_mask": mask_BQ}
+
+
+@torch.no_grad()
+def check_merged(model: PreTrainedModel, lm: Any, inputs: dict) -> None:
+    """Refuse a model whose decoder, given what reaches it, says other things."""
+    with evaluating(model):
+        torch.manual_seed(0)
+        whole_BQV = model(**inputs, use_cache=False).logits
+        torch.manual_seed(0)
+        reached = merged(model, inputs)
+        parts_BQV = lm(**reached, use_cache=False).logits
+    real = reached["attention_mask"].bool()
+    a, b = whole_BQV[real].float(), parts_BQV[real].float()
+    limit = 1e-3 if whole_BQV.dtype == torch.float32 else 0.05
+    # Not "greater than": NaN must not pass.
+    if not (a - b).abs().max() <= limit * a.abs().max():
+        raise TypeError(
+            f"{type(model).__name__} does more than its decoder says: the "
+            "logits of the decoder alone differ from its own. It cannot be "
+            "pruned here."
+        )

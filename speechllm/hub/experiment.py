@@ -1,0 +1,164 @@
+"""A run of the hub recipe: `Experiment`, with a model that is there already."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import if_main_process, run_on_main
+
+from speechbrain_ext.healing.apply import TrainableSet
+from speechbrain_ext.layers.surgery import source_place
+from speechbrain_ext.runs.result import RESULT_FILE
+from speechbrain_ext.training.experiment import Experiment
+from speechbrain_ext.training.faults import Fault
+from speechbrain_ext.training.fingerprint import fingerprint
+from speechbrain_ext.training.options import get, is_whole
+from speechbrain_ext.training.settings import speechllm_rules
+from speechllm.hub.model import HubModel, load_prompt
+
+# Settings of the other recipes that a model of the hub leaves no choice about.
+FIXED = {
+    "baseline": None,
+    "adapt_attention": False,
+    "cache_features": None,
+}
+
+
+def hub_rules(plain: dict) -> list[Fault]:
+    """The rules of the hub recipe's ``train.yaml``."""
+    others = {k: v for k, v in plain.items() if k not in ("backbone", "prompt")}
+    faults = speechllm_rules(others)
+    source, cut = get(plain, "backbone.source"), get(plain, "prune_layers")
+    if not isinstance(source, str):
+        return faults
+    revision = get(plain, "backbone.revision")
+    try:
+        place, config = source_place(
+            source, revision if isinstance(revision, str) else None
+        )
+    except (OSError, ValueError, TypeError) as error:
+        why = str(error).strip().split("\n")[0]
+        return [
+            *faults,
+            Fault("backbone.source", source, f"is not taken: {why}"),
+        ]
+    if not place.model_type:
+        mend = "is a causal LM and hears nothing: give a speech LLM"
+        faults.append(Fault("backbone.source", source, mend))
+    layers = place.decoder_config(config).num_hidden_layers
+    if is_whole(cut) and cut >= layers:
+        mend = f"but its decoder has {layers} layers: choose 0 to {layers - 1}"
+        faults.append(Fault("prune_layers", cut, mend))
+    return faults
+
+
+def open_hub_experiment(
+    hparams, run_opts, settings, brain_class, prepare, dataio_prepare
+):
+    """A run's folder, manifests and data sets; as `open_experiment`'s."""
+    folder = hparams["output_folder"]
+    sb.create_experiment_directory(folder)
+    os.makedirs(hparams["tables_folder"], exist_ok=True)
+    if if_main_process():
+        Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
+        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
+            Path(folder, "hyperparams.yaml").write_text(settings, "utf-8")
+            shutil.copy(inspect.getfile(dataio_prepare), folder)
+    run_on_main(prepare, args=[hparams])
+    backbone = hparams["backbone"]
+    prompt = load_prompt(
+        backbone["source"], backbone.get("revision"), hparams["prompt"]
+    )
+    own = {"speech_encoder": {"name": f"{backbone['name']}'s own"}}
+    hparams = {**hparams, **FIXED, **own, "load_decoder": _decoder(hparams)}
+    datasets = dataio_prepare(hparams, prompt)
+    return HubExperiment(brain_class, hparams, run_opts, datasets, prompt)
+
+
+def _decoder(hparams):
+    """What loads the decoder alone, to be measured on text."""
+
+    def load(device="cpu"):
+        """The decoder of the settings' model."""
+        return _load(hparams, None, device).decoder
+
+    return load
+
+
+def _load(hparams, removed, device):
+    """The settings' model, without some layers."""
+    backbone = hparams["backbone"]
+    return HubModel.from_source(
+        backbone["source"],
+        removed,
+        backbone["dtype"],
+        device,
+        backbone.get("revision"),
+        hparams["prompt"],
+    )
+
+
+class HubExperiment(Experiment):
+    """A run whose model is the hub's, pruned and healed."""
+
+    def __init__(self, brain_class, hparams, run_opts, datasets, prompt):
+        super().__init__(brain_class, hparams, run_opts, datasets, prompt)
+        # Tables are of the model, whichever run wants one.
+        self.baseline = hparams["tables_folder"]
+
+    def identify(self) -> dict:
+        """What the trained parts belong to."""
+        backbone, prompt = self.hparams["backbone"], self.prompt
+        source, revision = backbone["source"], backbone.get("revision")
+        return {
+            "hub": True,
+            "backbone": backbone["name"],
+            "backbone_source": str(source),
+            "backbone_revision": revision,
+            "backbone_dtype": backbone["dtype"],
+            "backbone_weights": fingerprint(source, revision),
+            "prompt": prompt.words,
+            "task": self.hparams["task"],
+        }
+
+    def open_encoder(self):
+        """The model has its own."""
+
+    def build_model(self, removed=None, baseline=None):
+        """The settings' model; what is trained of it is in float32."""
+        hub = _load(self.hparams, removed, self.device)
+        if self.hparams["precision"] != "fp32":
+            hub.projector.float()
+        return hub.to(self.device)
+
+    def twin(self, whole, removed):
+        """The same model without some layers, over the same weights."""
+        return whole.without(removed)
+
+    def build(self, removed, result):
+        """The Brain; the whole model is only trained where steps are given."""
+        brain = super().build(removed, result)
+        if not removed and not self.hparams["steps"]:
+            brain.trainable = TrainableSet()
+            brain.model.requires_grad_(False)
+            result.trainable = {}
+        return brain
+
+
+@torch.no_grad()
+def put_trained(hub: HubModel, state: dict) -> None:
+    """Put a trained projector into a model, in the type of its weights."""
+    own = {f"projector.{k}": v for k, v in hub.projector.state_dict().items()}
+    wrong = sorted(own.keys() ^ state.keys())
+    wrong += [k for k in own if k in state and own[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(
+            f"the trained projector is another model's (first {wrong[0]})"
+        )
+    for name, value in own.items():
+        value.copy_(state[name])

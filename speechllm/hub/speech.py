@@ -1,0 +1,144 @@
+"""Recordings, with their text where there is some, as a hub model's batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from speechbrain_ext.data.audio import audio_info, read_utterance
+from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.data.own_forms import form_of, read_data
+from speechbrain_ext.model.prompt import Sequence
+from speechllm.hub.model import HubModel
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A recording, or seconds of one, and what is said in it."""
+
+    name: str
+    file: str
+    part: tuple[float, float | None] | None = None
+    text: str | None = None
+
+    def read(self, rate: int) -> torch.Tensor:
+        """Its samples at a rate, ``[N]``."""
+        span = {}
+        if self.part is not None:
+            own = audio_info(self.file).sample_rate
+            start, stop = self.part
+            span["start"] = round(start * own)
+            span["stop"] = None if stop is None else round(stop * own)
+        return read_utterance(
+            self.file, rate, resample=True, mix_channels=True, **span
+        )
+
+
+def read_speech(place: str, most: int | None = None) -> list[Utterance]:
+    """Utterances of a folder of recordings, or of a table of them.
+
+    Arguments
+    ---------
+    place : str
+        A Kaldi folder, an audiofolder, NeMo's JSON lines or a CSV, with the
+        text that is said; or any folder with recordings, without.
+    most : int or None
+        No more than so many, spread over all.
+
+    Returns
+    -------
+    list of Utterance
+
+    Raises
+    ------
+    ValueError
+        If there are none, or some cannot be used.
+    """
+    if not os.path.exists(place):
+        raise FileNotFoundError(f"{place}: no such folder or table of speech")
+    if form_of(place) is None and os.path.isdir(place):
+        found = [Utterance(file, file) for file in _recordings(place)]
+    else:
+        root = place if os.path.isdir(place) else os.path.dirname(place)
+        rows, _ = read_data(place, os.path.abspath(root), None, "speech")
+        bad = [str(one) for one in rows if one.fault]
+        if bad:
+            shown = "; ".join(bad[:SHOWN])
+            raise ValueError(f"{place}: {len(bad)} bad utterances: {shown}")
+        found = [
+            Utterance(
+                one.name,
+                one.row["file"],
+                one.row.get("part"),
+                one.row.get("wrd") or None,
+            )
+            for one in rows
+        ]
+    if not found:
+        raise ValueError(f"{place}: holds no recording")
+    step = -(-len(found) // most) if most else 1
+    return found[::step]
+
+
+def _recordings(folder):
+    """The audio files below a folder, by name."""
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(here, name)
+            try:
+                audio_info(path, decode=False)
+            except AudioError:
+                continue
+            yield path
+
+
+def has_text(utterances: list[Utterance]) -> bool:
+    """Whether it is known of all what is said; refuses some of them."""
+    without = [one.name for one in utterances if not one.text]
+    if without and len(without) < len(utterances):
+        raise ValueError(
+            f"{len(without)} of {len(utterances)} utterances have no text, "
+            f"first {without[0]}: give it, or leave them out"
+        )
+    return not without
+
+
+@torch.no_grad()
+def sequences(
+    hub: HubModel,
+    utterances: list[Utterance],
+    batch_size: int = 8,
+    name: str = "Hearing",
+    progress: bool = False,
+) -> Iterator[Sequence]:
+    """What reaches the decoder, a batch at a time; targets where known."""
+    told = has_text(utterances)
+    starts = range(0, len(utterances), batch_size)
+    for first in tqdm(starts, name, disable=not progress, leave=False):
+        some = utterances[first : first + batch_size]
+        rows = [one.read(hub.prompt.sample_rate) for one in some]
+        lengths_B = torch.tensor([len(row) for row in rows])
+        targets = None
+        if told:
+            targets = [hub.prompt.encode_target(str(one.text)) for one in some]
+        wav_BN = pad_sequence(rows, batch_first=True)
+        yield hub.sequence(wav_BN, lengths_B, targets)
+
+
+def as_batch(sequence: Sequence) -> dict:
+    """A sequence as measuring and rules take it."""
+    batch = {
+        **sequence.as_inputs(),
+        "prompt_lengths": sequence.prompt_lengths_B,
+    }
+    if sequence.labels_BQ is not None:
+        batch["labels"] = sequence.labels_BQ
+    return batch
