@@ -10,7 +10,9 @@ an ordinary, shallower model.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -75,8 +77,8 @@ def drop_layers(
     """
     removed = Removal.of(removed, len(decoder_layers(model)))
     config = pruned_config(causal_lm(model).config, removed)
-    shared = {id(p): p for p in model.parameters()}
-    shared.update({id(b): b for b in model.buffers()})
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
     pruned = copy.deepcopy(model, shared)
     inner = base_model(pruned)
     inner.layers = torch.nn.ModuleList(
@@ -86,9 +88,9 @@ def drop_layers(
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = new
-    for module in pruned.modules():
-        if hasattr(module, "config"):
-            module.config = config
+    for part in pruned.modules():
+        if hasattr(part, "config"):
+            part.config = cast(Any, config)
     return pruned
 
 
@@ -147,7 +149,8 @@ def load_pruned(
         files, source, revision, removed, kwargs.get("dtype")
     )
     # The Auto class wants a folder; the concrete one takes a lazy state.
-    model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(whole)].from_pretrained(
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(whole)]
+    model, report = model_class.from_pretrained(
         None,
         config=pruned_config(whole, removed),
         state_dict=state,

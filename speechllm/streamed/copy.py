@@ -18,6 +18,7 @@ from typing import BinaryIO
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from speechbrain_ext.layers.lm_calls import CausalLM
 from speechbrain_ext.layers.removal import (
     Removal,
     layer_and_rest,
@@ -72,7 +73,7 @@ class Piece:
         if isinstance(value, TensorPlace):
             value = value.read(self.dtype)
         flat = value.to(self.dtype).contiguous().reshape(-1)
-        yield memoryview(flat.view(torch.uint8).numpy())[first:last]
+        yield flat.view(torch.uint8).numpy().data[first:last]
 
     def same(self, other: Piece, first: int = 0, last: int | None = None):
         """Whether both have the same bytes there."""
@@ -147,7 +148,9 @@ def write_pruned(
     """
     removed = set(removed)
     with quiet_loading():
-        lm = load_pruned(source, removed, revision, device_map={"": "meta"})
+        lm: CausalLM = load_pruned(
+            source, removed, revision, device_map={"": "meta"}
+        )
         if dtype:
             lm = lm.to(dtype)
     pieces = list(pieces_of(source, removed, dtype, exchanged, revision))
@@ -180,8 +183,9 @@ def pieces_of(
             if place in left:
                 left.remove(place)
                 value = exchanged[place[0]][place[1]]
-            floats = dtype and stored.is_floating_point
-            yield Piece(new, dtype if floats else stored, value)
+            if dtype and stored.is_floating_point:
+                stored = dtype
+            yield Piece(new, stored, value)
     if left:
         raise ValueError(
             f"{source}: holds no tensor of the name "
@@ -254,8 +258,8 @@ def check_copy(pieces: list[Piece], folder: str) -> None:
     for file in weight_files(folder):
         for name, place in read_head(os.path.join(folder, file)).items():
             found[name] = Piece(name, place.dtype, place)
-    few = random.Random(0).sample(pieces, min(SAMPLE, len(pieces)))
-    few = {piece.name for piece in few}
+    names = sorted(piece.name for piece in pieces)
+    few = set(random.Random(0).sample(names, min(SAMPLE, len(names))))
     wrong = sorted(found.keys() ^ {piece.name for piece in pieces})
     for piece in pieces:
         copy = found.get(piece.name)
