@@ -58,7 +58,7 @@ class MultiTask(torch.nn.Module):
 
     def add(self, name: str, folder: str | os.PathLike) -> None:
         """Add a task."""
-        self.add_run(name, TrainedRun(folder))
+        self.add_run(name, TrainedRun(str(folder)))
 
     def add_run(self, name: str, run: TrainedRun) -> None:
         """Add a task from a run that is read already."""

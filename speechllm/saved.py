@@ -7,10 +7,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from speechbrain_ext.layers.lm_calls import CausalLM
 from speechbrain_ext.quiet import quiet_loading
 
 # Tokens that are generated to compare two models.
@@ -56,12 +58,13 @@ def load_plain(
 ) -> PreTrainedModel:
     """A causal LM with nothing but transformers; all its weights are there."""
     with quiet_loading():
-        lm, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             output_loading_info=True,
             trust_remote_code=False,
         )
+    lm, report = loaded
     wrong = [*report["missing_keys"], *report["unexpected_keys"]]
     wrong += report["mismatched_keys"]
     if wrong:
@@ -73,9 +76,7 @@ def load_plain(
 
 
 @torch.no_grad()
-def probe_lm(
-    lm: PreTrainedModel, pad: int = 0
-) -> tuple[torch.Tensor, list[int]]:
+def probe_lm(lm: CausalLM, pad: int = 0) -> tuple[torch.Tensor, list[int]]:
     """Logits ``[Q, V]`` of a causal LM on fixed ids, and what it generates."""
     weight = lm.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ import torch
 
 from speechbrain_ext.healing.presets import PARTS
 from speechbrain_ext.layers.distances import RedundancyTable
-from speechbrain_ext.layers.lm_calls import final_norm, logits_of
+from speechbrain_ext.layers.lm_calls import CausalLM, final_norm, logits_of
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.rules import DEFAULT, check_size, find_rule
 from speechbrain_ext.layers.surgery import drop_layers
@@ -240,7 +240,8 @@ def check_runs(
         if not isinstance(decoder, Decoder):
             raise
         # Of a family that has to be in memory as a whole.
-        lm = drop_layers(decoder.lm, removed).to(DTYPES[dtype])
+        lm: CausalLM = drop_layers(decoder.lm, removed)
+        lm = lm.to(DTYPES[dtype])
         check_saved(lm, folder)
         return
     if not all(map(torch.equal, one, other)):

@@ -116,7 +116,7 @@ class FeatureCache:
         self.k = k
         self._items = items
         self._names = _names(items, Path(folder))
-        self._checked = set()
+        self._checked: set[str] = set()
 
     def __getitem__(self, utterance: str) -> torch.Tensor:
         """Features of an utterance, ``[S, k * E]`` in the encoder's type.

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from speechbrain_ext.healing.lora import (
     ADAPTER,
@@ -23,6 +22,9 @@ from speechbrain_ext.healing.lora import (
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
+
+if TYPE_CHECKING:
+    from speechbrain_ext.model.speech_llm import SpeechLLM
 
 WHERE = ("receivers", "after", "all")
 # Budgets that are told by what the paper's LoRA takes: on the MLP of all
@@ -145,7 +147,7 @@ class TrainableSet:
 
 
 def train_parts(
-    model: torch.nn.Module,
+    model: SpeechLLM,
     projector: bool,
     adapter: tuple[Iterable[str], Iterable[int]] | None = None,
     lora: Lora | None = None,
@@ -188,7 +190,7 @@ def train_parts(
 
 
 def heal(
-    model: torch.nn.Module,
+    model: SpeechLLM,
     block: Iterable[int] | None,
     strategy: str | Healing = "both",
     lora: Lora | None = None,

@@ -26,7 +26,7 @@ def check_rank(rank: int | str, width: int) -> None:
 
     An exported model is checked by the same rule.
     """
-    if rank != FULL and rank >= width:
+    if isinstance(rank, int) and rank >= width:
         raise ValueError(
             f"healing_parts.bridge.rank: {rank}, but the stream is {width} "
             f"wide: choose less, or {FULL}."
@@ -185,10 +185,11 @@ def load_bridges(decoder, path: str, name: str = ADAPTER) -> None:
     ValueError
         If they do not fit this decoder.
     """
-    layers, states = decoder_layers(decoder), {}
+    layers = decoder_layers(decoder)
+    states: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in load_file(path).items():
-        index, _, part = key.partition(".")
-        states.setdefault(int(index), {})[part] = value
+        number, _, part = key.partition(".")
+        states.setdefault(int(number), {})[part] = value
     for index, state in states.items():
         width = len(layers[0].input_layernorm.weight)
         rank = state["up"].shape[1] if "up" in state else FULL

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 import torch
 
@@ -86,7 +87,7 @@ def put_frozen_adapter(
         layer = decoder_layers(decoder)[int(index)]
         parent = layer.get_submodule(path)
         down, up = (state.pop(f"{name}.lora_{x}.weight", None) for x in "AB")
-        linear = getattr(parent, place, None)
+        linear: Any = getattr(parent, place, None)
         _check_fits(folder, name, linear, down, up)
         updated = UpdatedLinear(linear, down, up, config.lora_alpha / config.r)
         setattr(parent, place, updated.train(linear.training))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -52,7 +53,8 @@ def add_adapter(
     lora = lora or Lora()
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        # PEFT says int, and divides.
+        lora_alpha=cast(int, lora.alpha),
         lora_dropout=lora.dropout,
         target_modules=list(modules),
         layers_to_transform=list(layers),
@@ -91,7 +93,7 @@ def load_adapter(
     config, state = kept_adapter(decoder, folder, kept)
     config.inference_mode = False
     adapter = _wrap(decoder, config, name)
-    report = set_peft_model_state_dict(adapter, state, name)
+    report: Any = set_peft_model_state_dict(adapter, state, name)
     if report.unexpected_keys:
         raise ValueError(
             f"{folder}: the adapter does not fit this decoder "

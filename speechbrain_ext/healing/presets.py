@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 # Every word there is, with what stands where nothing is said.
-PARTS = {
+PARTS: dict[str, Any] = {
     # Train the projector (and the speech markers).
     "projector": False,
     # LoRA, or null.
@@ -62,7 +63,7 @@ _SAME_BUDGET = {"where": "receivers", "modules": "both", "budget": "paper"}
 _SPREAD = {"where": "receivers", "budget": "block"}
 _FITTED = {"rank": "full", "start": "map"}
 
-PRESETS = {
+PRESETS: dict[str, dict] = {
     "none": {},
     "decoder": {"adapters": _MLP},
     "projector": {"projector": True},

@@ -182,13 +182,15 @@ class RedundancyTable:
                 content = json.load(stream)
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']!r}")
-            tables = [
+            distances, errors = (
                 np.array(content[name], dtype=np.float64)
                 for name in ("distances", "errors")
-            ]
-            if tables[0].ndim != 2 or len(set(tables[0].shape)) != 1:
+            )
+            if distances.ndim != 2 or len(set(distances.shape)) != 1:
                 raise ValueError("its distances are not square")
-            return cls(*tables, content["count"], content["provenance"])
+            return cls(
+                distances, errors, content["count"], content["provenance"]
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is not a redundancy table ({error}). {mend}"

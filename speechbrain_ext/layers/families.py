@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from transformers import (
@@ -79,7 +80,7 @@ HALF_ROUNDING = 0.05
 PLACE = "layer_idx"
 
 # Layers by configuration: built once, of nothing but shapes.
-_described = {}
+_described: dict[tuple, tuple] = {}
 
 
 def pruned_config(
@@ -282,7 +283,8 @@ def rounding_of(h_BQD: torch.Tensor) -> tuple[float, bool]:
 
 def _difference(lm, cached) -> str | None:
     """In what a model called in parts differs from itself."""
-    model, head = base_model(lm), getattr(causal_lm(lm), "lm_head", None)
+    model = base_model(lm)
+    head: Any = getattr(causal_lm(lm), "lm_head", None)
     if getattr(head, "weight", None) is None:
         return "its LM head is no matrix called lm_head"
     device = head.weight.device

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers.modeling_outputs import MoeModelOutputWithPast
@@ -24,8 +24,11 @@ CACHE_NAMES = ("cache", "past_key_values")
 # What of a batch the base model is given.
 INPUTS = ("inputs_embeds", "input_ids", "attention_mask", "position_ids")
 
+# Hugging Face has no class of which `model`, `lm_head` and `generate` are known.
+CausalLM: TypeAlias = Any
 
-def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
+
+def causal_lm(model: torch.nn.Module) -> CausalLM:
     """The plain Hugging Face causal LM inside a wrapper (ours or PEFT's).
 
     Example
@@ -35,10 +38,8 @@ def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     >>> causal_lm(model.decoder) is model.decoder.lm
     True
     """
-    model = getattr(model, "lm", model)
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
-    return model
+    lm: CausalLM = getattr(model, "lm", model)
+    return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
 
 
 def base_model(model: torch.nn.Module) -> Any:
@@ -75,7 +76,7 @@ def base_model(model: torch.nn.Module) -> Any:
     return inner
 
 
-def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
+def decoder_layers(model: torch.nn.Module) -> Any:
     """The decoder layers of what `base_model` takes."""
     return base_model(model).layers
 
@@ -145,7 +146,7 @@ def cache_argument(model: torch.nn.Module) -> str:
 
 
 def last_states(
-    lm: torch.nn.Module, cache: object = None, **inputs: torch.Tensor
+    lm: torch.nn.Module, cache: object = None, **inputs: Any
 ) -> torch.Tensor:
     """Last hidden states, after the final norm, of what is read now.
 

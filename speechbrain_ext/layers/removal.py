@@ -145,7 +145,8 @@ class Removal:
                 "are measure(model, texts, tokenizer).best(n)"
             )
         if not isinstance(removed, Removal):
-            return Removal(() if removed is None else removed, num_layers)
+            layers = tuple(() if removed is None else removed)
+            return Removal(layers, num_layers)
         if removed.num_layers != num_layers:
             raise ValueError(
                 f"Cannot remove layers {list(removed)}: they were chosen of "
@@ -191,7 +192,7 @@ class Removal:
 
     def until(self, gap: Block) -> Removal:
         """The same up to a gap, and nothing behind it."""
-        before = [i for i in self.layers if i < gap.receiving]
+        before = tuple(i for i in self.layers if i < gap.receiving)
         return Removal(before, self.num_layers)
 
 
@@ -203,7 +204,7 @@ def ranges(layers: Iterable[int]) -> str:
     >>> ranges([0, 1, 2, 5])
     '0-2, 5'
     """
-    runs = []
+    runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][1] == layer - 1:
             runs[-1][1] = layer

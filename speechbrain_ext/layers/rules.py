@@ -233,7 +233,9 @@ def positions_for_maps(model):
 
 def halves(data: RuleData) -> tuple[RuleData, RuleData]:
     """The sequences that maps are fitted on, and those they are judged on."""
-    first, second, seen = [], [], 0
+    first: list[dict] = []
+    second: list[dict] = []
+    seen = 0
     for batch in data.batches:
         many = len(input_of(batch))
         places = torch.arange(seen, seen + many) % 2
@@ -267,7 +269,7 @@ class GapMaps:
         # Shares the weights; its mode is its own.
         self.model = drop_layers(causal_lm(model), None).eval()
         self.data = data
-        self._fitted = {}
+        self._fitted: dict[Removal, tuple] = {}
 
     def __call__(self, removed: Removal, gap: Block) -> LinearMap:
         """The map of one gap."""

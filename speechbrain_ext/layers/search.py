@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.lm_calls import (
     causal_lm,
     decoder_layers,
@@ -111,7 +112,7 @@ class RuleData:
 
     batches: list
     about: dict = field(default_factory=dict)
-    table: object = None
+    table: RedundancyTable | None = None
     budget: Budget = Budget()
     seed: int = 0
     memory: dict | None = None
@@ -183,7 +184,7 @@ class RuleData:
             data.setdefault("utterances", self.sequences)
         spent = {"seconds": cost.seconds, "layer_passes": cost.layer_passes}
         return Plan(
-            layers,
+            tuple(layers),
             num_layers=len(decoder_layers(model)),
             model=name,
             data=data,
@@ -237,12 +238,12 @@ def candidate_losses(
     search = _Search(model, removed, candidates, at_gap)
     passes = search.passes * data.sequences
     data.budget.check(spent + Cost(layer_passes=passes))
-    total, targets = 0.0, data.targets
+    total = torch.zeros(len(candidates), dtype=torch.float64)
     what = f"{len(removed)} layers gone, trying {len(candidates)}"
     for batch in data.watched(what):
-        total = total + search.batch_losses(batch)
+        total += search.batch_losses(batch)
         data.budget.check(spent + Cost(seconds()))
-    losses = (total / targets).tolist()
+    losses = (total / data.targets).tolist()
     refuse_overflow(losses, "losses without layers")
     return losses, Cost(seconds(), passes)
 

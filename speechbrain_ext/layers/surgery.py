@@ -10,7 +10,9 @@ an ordinary, shallower model.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -85,8 +87,8 @@ def drop_layers(
     place = place_of(model)
     removed = Removal.of(removed, len(place.inner(model).layers))
     config = pruned_place(place, causal_lm(model).config, removed)
-    shared = {id(p): p for p in model.parameters()}
-    shared.update({id(b): b for b in model.buffers()})
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
     pruned = copy.deepcopy(model, shared)
     inner = place.inner(pruned)
     inner.layers = torch.nn.ModuleList(
@@ -99,9 +101,9 @@ def drop_layers(
     if place is not PLAIN:
         put_configs(pruned, place, config)
         return pruned
-    for module in pruned.modules():
-        if hasattr(module, "config"):
-            module.config = config
+    for part in pruned.modules():
+        if hasattr(part, "config"):
+            part.config = cast(Any, config)
     return pruned
 
 
@@ -188,7 +190,8 @@ def load_pruned(
         place, files, source, revision, removed, kwargs.get("dtype")
     )
     # The Auto class wants a folder; the concrete one takes a lazy state.
-    model, report = place.class_of(whole).from_pretrained(
+    model_class: Any = place.class_of(whole)
+    model, report = model_class.from_pretrained(
         None,
         config=pruned_place(place, whole, removed),
         state_dict=state,

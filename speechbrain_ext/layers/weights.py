@@ -107,7 +107,7 @@ def read_head(path: str) -> dict[str, TensorPlace]:
     except KeyError as error:
         fault = f"type {error} is unknown here"
     except (SafetensorError, ValueError) as error:
-        fault = error
+        fault = str(error)
     raise ValueError(
         f"{path}: not a whole safetensors file ({fault}): fetch or write it "
         "again"
@@ -180,10 +180,10 @@ def weight_files(
         if index_path:
             with open(index_path, encoding="utf-8") as stream:
                 weight_map = json.load(stream)["weight_map"]
-            files = {}
+            files: dict[str, list[str]] = {}
             for tensor, name in weight_map.items():
                 files.setdefault(name, []).append(tensor)
-            return files
+            return {**files}
     raise FileNotFoundError(
         f"{source} holds no weights: neither {SAFETENSORS} nor {BIN}, whole "
         "or sharded. Give the folder of a Hugging Face model, or a hub id."

@@ -94,7 +94,7 @@ class SpeechEncoder(torch.nn.Module):
         if max_seconds is not None:
             most = int(max_seconds * core.sample_rate)
             self.max_samples = min(most, core.max_samples or most)
-        self._weights = None
+        self._weights: str | None = None
         self._check_limits()
 
     @classmethod
@@ -164,6 +164,7 @@ class SpeechEncoder(torch.nn.Module):
             )
         model = load_model(source, config, dtype, revision)
         extractor = load_extractor(source, config, revision)
+        core: WaveformCore | WhisperCore
         if config.model_type == "whisper":
             core = WhisperCore(model, extractor, window)
             normalise_input = bool(normalise_input)

@@ -6,6 +6,7 @@ import logging
 import pickle
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -99,7 +100,7 @@ def load_model(
     revision: str | None = None,
 ) -> PreTrainedModel:
     """Weights of the encoder alone, straight in the wanted type."""
-    loader = AutoModel
+    loader: Any = AutoModel
     if config.model_type == "whisper":
         # Without layers the decoder's weights are not read.
         config.decoder_layers = 0
@@ -172,7 +173,7 @@ def load_extractor(
 def normalises(
     source: str | Path,
     config: PretrainedConfig,
-    extractor: FeatureExtractionMixin | None,
+    extractor: Any,
 ) -> bool:
     """Whether this encoder's waveforms are normalised, told or guessed."""
     if extractor is not None:
@@ -192,7 +193,7 @@ def dtype_of(dtype: str | torch.dtype) -> torch.dtype:
     """A torch dtype from its name, or what is wrong with it."""
     found = dtype
     if isinstance(dtype, str):
-        found = getattr(torch, dtype.removeprefix("torch."), None)
+        found = getattr(torch, dtype.removeprefix("torch."), dtype)
     if found not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype: {dtype}: choose float32, bfloat16 or float16")
     return found

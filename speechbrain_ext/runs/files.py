@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 MENDS = {
     errno.ENOSPC: "Free some space there",
@@ -101,7 +101,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     path = Path(path)
     # In the same folder, as a rename is atomic within a file system only.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    how = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    how: dict[str, Any] = {"encoding": "utf-8", "newline": ""}
+    if "b" in mode:
+        how = {}
     try:
         with open(temporary, mode, **how) as stream:
             yield stream

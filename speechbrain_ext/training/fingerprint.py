@@ -49,7 +49,7 @@ def fingerprint(source: str, revision: str | None = None) -> str:
     """
     files = []
     for name in sorted(weight_files(str(source), revision)):
-        path = fetch_file(str(source), name, revision)
+        path = str(fetch_file(str(source), name, revision))
         stat = os.stat(path)
         files.append((path, stat.st_size, stat.st_mtime_ns))
     return _of_files(tuple(files))
@@ -97,12 +97,12 @@ def _of_pickle(path, size):
     except RuntimeError:
         with open(path, "rb", buffering=0) as stream:
 
-            def read(first, count):
-                """Bytes from a place of the tensor on."""
+            def of_file(first, count):
+                """Bytes from a place of the file on."""
                 stream.seek(first)
                 return stream.read(count)
 
-            return {"file": _sampled("file", size, read, FILE_PIECES)}
+            return {"file": _sampled("file", size, of_file, FILE_PIECES)}
     found = {}
     for name, value in state.items():
         flat = value.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -134,7 +134,7 @@ def draw_curves(
     wide = width >= 5
     if not wide:
         rows = [[panel] for row in rows for panel in row]
-    entries = {}
+    entries: dict = {}
     size = (width, 0.9 + (1.75 if wide else 2.1) * len(rows))
     with figure(path, size, pdf, font=7) as drawn:
         across = max(map(len, rows))

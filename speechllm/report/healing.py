@@ -146,8 +146,9 @@ def p_value(above: Drawn | None, below: Drawn | None) -> float | None:
     """
     if above is None or below is None:
         return None
-    sides = [estimate(gap.on(PLAIN)) for gap in (above - below, below - above)]
-    if any(one is None or one.error is None for one in sides):
+    both = [estimate(gap.on(PLAIN)) for gap in (above - below, below - above)]
+    sides = [one for one in both if one is not None and one.error is not None]
+    if len(sides) < len(both):
         return None
     if not sides[0].error:
         # The same for whoever is left out; a gap that never moves is no proof.

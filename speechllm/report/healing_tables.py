@@ -62,7 +62,7 @@ def ratio_table(records) -> Table:
 
 def best_table(records) -> Table:
     """The best method of each cell beside the paper's."""
-    places = {}
+    places: dict[tuple, list[dict]] = {}
     for one in records:
         if one["degradation"]["cross_entropy"]:
             key = "backbone", "task", "removed", "layers", "steps"
@@ -174,7 +174,7 @@ def page_of(study, records, missing) -> str:
         " ".join(BEST_NOTE.split()) + "\n",
         str(best_table(records)),
     ]
-    systems = {}
+    systems: dict[tuple, list[dict]] = {}
     for one in records:
         systems.setdefault((one["backbone"], one["task"]), []).append(one)
     for (backbone, task), own in systems.items():

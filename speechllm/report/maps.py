@@ -29,7 +29,7 @@ LARGEST_PANEL = 3.6
 
 def read_tables(folder: str | Path) -> list[dict]:
     """The redundancy tables below a folder, the same ones once."""
-    found = {}
+    found: dict[str, dict] = {}
     for path in sorted(Path(folder).rglob("*.json")):
         if path.stat().st_size > LARGEST_TABLE:
             continue

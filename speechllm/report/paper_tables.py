@@ -128,7 +128,7 @@ def _translation_rows(study, which, name):
 
 def adjacent_sizes(study, task: str = "ASR") -> list[tuple]:
     """Neighbours in size within each family, the larger one first."""
-    families = {}
+    families: dict[str, list[tuple]] = {}
     for which in study.systems(task):
         if not which[1]:
             size = size_of(which, study.layers(which))
@@ -174,7 +174,7 @@ def threshold_table(study) -> Table:
         ("here", relative_gaps(study), lambda g: said(g, "{:+.2f}"), mean),
         (PAPERS, papers_gaps(), "{:+.2f}".format, fmean),
     ):
-        steps = {}
+        steps: dict[tuple, list] = {}
         for family, large, small, name, gap in gaps:
             rows.append([source, f"{large} to {small}", name, form(gap)])
             steps.setdefault((family, name), []).append(gap)
@@ -200,7 +200,8 @@ def next_smaller_table(study) -> Table:
             cells, gap = [GAP] * 3, None
             if depth and pruned is not None and whole is not None:
                 gap = estimate(pruned - whole)
-                cells = [said(pruned), said(whole), gap.said("{:+.2f}")]
+                cells = [said(pruned), said(whole)]
+                cells.append(said(pruned - whole, "{:+.2f}"))
             rows.append([what, small[0], name, *cells])
             gaps.append(gap)
     compared = [gap for gap in gaps if gap]

@@ -200,7 +200,7 @@ class Study:
 
     def curves(self, which) -> dict:
         """Depths of each (healing, path) of a system, failed runs' too."""
-        found = {}
+        found: dict[tuple, set[int]] = {}
         for run in self.runs:
             if run.removed and system(run) == which:
                 depths = found.setdefault((run.healing, run.path_from), set())
@@ -361,12 +361,16 @@ class Study:
             estimate(one, level=0.90)
             for one in self._degradations(which, depth, healing, path)
         ]
-        known = [e for e in ends if e and e.low is not None]
+        known = [
+            (one.low, one.high)
+            for one in ends
+            if one and one.low is not None and one.high is not None
+        ]
         threshold = self.threshold(which)
-        if any(one.low > threshold for one in known):
+        if any(low > threshold for low, _ in known):
             return OVER
         if ends and len(known) == len(ends):
-            if all(one.high <= threshold for one in known):
+            if all(high <= threshold for _, high in known):
                 return WITHIN
         return OPEN
 

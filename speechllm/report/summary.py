@@ -51,7 +51,7 @@ def degradations(study: Study, run: RunResult) -> dict:
 
 def told(one: Estimate | None) -> dict | None:
     """An estimate as JSON has it; ``over``: how many of what were left out."""
-    return one and one.plain() | {"over": one.units}
+    return None if one is None else one.plain() | {"over": one.units}
 
 
 def seconds(run: RunResult) -> float | None:

@@ -123,7 +123,7 @@ def below(drawn, limit, says, wanted, **more) -> Part:
     """A part that holds where a statistic is below a limit."""
     turned = {CONFIRMED: REFUTED, REFUTED: CONFIRMED}
     part = above(drawn, limit, says, wanted, **more)
-    part.verdict = turned.get(part.verdict, part.verdict)
+    part.verdict = turned.get(part.verdict or "", part.verdict)
     return part
 
 

@@ -22,6 +22,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from speechbrain_ext.layers.lm_calls import CausalLM
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.saved_lm import describe_causal_lm
 from speechbrain_ext.layers.surgery import load_pruned, source_place
@@ -71,7 +72,7 @@ class Piece:
         if isinstance(value, TensorPlace):
             value = value.read(self.dtype)
         flat = value.to(self.dtype).contiguous().reshape(-1)
-        yield memoryview(flat.view(torch.uint8).numpy())[first:last]
+        yield flat.view(torch.uint8).numpy().data[first:last]
 
     def same(self, other: Piece, first: int = 0, last: int | None = None):
         """Whether both have the same bytes there."""
@@ -147,7 +148,9 @@ def write_pruned(
     """
     removed = set(removed)
     with quiet_loading():
-        lm = load_pruned(source, removed, revision, device_map={"": "meta"})
+        lm: CausalLM = load_pruned(
+            source, removed, revision, device_map={"": "meta"}
+        )
         if dtype:
             lm = lm.to(dtype)
     pieces = list(pieces_of(source, removed, dtype, exchanged, revision))
@@ -194,8 +197,9 @@ def pieces_of(
             if where in left:
                 left.remove(where)
                 value = exchanged[where[0]][where[1]]
-            floats = dtype and stored.is_floating_point
-            yield Piece(new, dtype if floats else stored, value)
+            if dtype and stored.is_floating_point:
+                stored = dtype
+            yield Piece(new, stored, value)
     if left:
         raise ValueError(
             f"{source}: holds no tensor of the name "
@@ -268,8 +272,8 @@ def check_copy(pieces: list[Piece], folder: str) -> None:
     for file in weight_files(folder):
         for name, place in read_head(os.path.join(folder, file)).items():
             found[name] = Piece(name, place.dtype, place)
-    few = random.Random(0).sample(pieces, min(SAMPLE, len(pieces)))
-    few = {piece.name for piece in few}
+    names = sorted(piece.name for piece in pieces)
+    few = set(random.Random(0).sample(names, min(SAMPLE, len(names))))
     wrong = sorted(found.keys() ^ {piece.name for piece in pieces})
     for piece in pieces:
         copy = found.get(piece.name)

@@ -96,7 +96,8 @@ class _Fit:
         if not self.pruned:
             self.pruned = [row.fork() for row in self.whole]
         sums = self._sums(gap)
-        maps = {None: LinearMap.identity(sums.width, model.device)}
+        identity = LinearMap.identity(sums.width, model.device)
+        maps: dict[float | None, LinearMap] = {None: identity}
         maps |= {one: sums.solve(one) for one in self.strengths}
         losses, weights = self._losses(gap, maps)
         best = least_loss(losses)
@@ -117,7 +118,8 @@ class _Fit:
         """Sums over the rows for the map of a gap."""
         model, before = self.model, gap.start - 1
         sums = MapSums(causal_lm(model).config.hidden_size, False, model.device)
-        left, said = [], []
+        left: list[Row] = []
+        said: list[torch.Tensor] = []
         with model.layer(before) as layer:
             handle = leaving(_mlp(model, layer, before), said.append)
             for row in self.pruned:

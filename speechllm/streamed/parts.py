@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
@@ -44,7 +45,7 @@ class Parts:
         self.source, self.revision = source, revision
         self.dtype, self.device = dtype, device
         self.config = source_config(source, revision)
-        self.model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
+        self.model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
         self.files = weight_files(source, revision)
         # Layers of equal bytes give equal results if they lie alike in
         # memory, too: copied, they do.

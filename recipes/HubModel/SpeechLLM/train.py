@@ -19,14 +19,18 @@ import sys
 
 import speechbrain as sb
 
-from own_prepare import check_task, find_root, prepare_own
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import all_splits, keep_lengths, read_manifest
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.brain import SpeechLLMBrain
 from speechllm.hub.experiment import hub_rules, open_hub_experiment
+from speechllm.packaged import folder_of
 from speechllm.settings import load_hparams, merge, parse_arguments
+
+# Recordings are read as by the recipe for one's own data.
+sys.path.append(str(folder_of("recipes") / "OwnData/ASR/SpeechLLM"))
+from own_prepare import check_task, find_root, prepare_own  # noqa: E402
 
 
 class HubBrain(SpeechLLMBrain):

@@ -40,7 +40,7 @@ class Utterance:
     rate: int = 175
     pitch: int = 50
     range: int = 50
-    snr: float = None
+    snr: float | None = None
     seed: int = 0
     tract: float = 1.0
     tilt: float = 0.0

@@ -46,7 +46,8 @@ def draw_sentences(
     if split not in SPLITS:
         raise ValueError(f"split: '{split}', but choose from {list(SPLITS)}")
     rng = random.Random(f"{split} {seed}")
-    drawn, rare = {}, 0
+    drawn: dict[str, Sentence] = {}
+    rare = 0
     while len(drawn) < count:
         # Counted, not drawn: a share of a fifth is a fifth in every corpus.
         unseen = int((len(drawn) + 1) * unseen_shapes + 1e-9) > rare

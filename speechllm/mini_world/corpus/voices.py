@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from speechllm.mini_world.corpus.espeak import variants
 from speechllm.mini_world.corpus.speech import Utterance
@@ -49,10 +50,10 @@ FOREIGN = {
     "de": ("de",),
     "fr": ("fr-ch",),
 }
-_TRACT = {"tract": (0.9, 1.12)}
+_TRACT: dict[str, Any] = {"tract": (0.9, 1.12)}
 _CLEAN = {**_TRACT, "rate": (150, 210), "snr": (4, 14), "tilt": (-4, 4)}
 _OTHER = {**_TRACT, "rate": (150, 215), "snr": (5, 15), "tilt": (-3, 3)}
-_OOD = {
+_OOD: dict[str, Any] = {
     "rate": (130, 220),
     "snr": (18, 36),
     "tract": (0.94, 1.07),

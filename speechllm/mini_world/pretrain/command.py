@@ -38,7 +38,7 @@ LLAMA = {
     "residual_scaling": False,
     "stages": [{"steps": 3000, "learning_rate": 3e-3, "seed": 1}],
 }
-DECODERS = {
+DECODERS: dict[str, dict] = {
     "mini-qwen2": {**QWEN2, "layers": 12},
     "mini-llama": {**LLAMA, "layers": 12},
     "mini-qwen2-8": {**QWEN2, "layers": 8},
@@ -52,7 +52,7 @@ DECODERS = {
         "stages": [{"steps": 2000, "learning_rate": 3e-3, "seed": 2}],
     },
 }
-ENCODERS = {
+ENCODERS: dict[str, dict] = {
     "mini-wavlm": {
         "kind": "wavlm",
         "languages": {"en": 12000},

@@ -122,7 +122,8 @@ class SpeechBatches:
             rng.shuffle(order)
             # Like lengths together, but not always the same ones.
             order.sort(key=lambda i: len(self.wavs[i]) * rng.uniform(0.9, 1.1))
-            batches, batch = [], []
+            batches: list[list[int]] = []
+            batch: list[int] = []
             for i in order:
                 size = (len(batch) + 1) * len(self.wavs[i]) / SAMPLE_RATE
                 if batch and size > seconds:

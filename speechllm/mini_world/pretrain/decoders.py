@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from speechbrain_ext.layers import residual
+from speechbrain_ext.layers.lm_calls import CausalLM
 from speechllm.mini_world.corpus.text import draw_sentences
 from speechllm.mini_world.pretrain.noisy_text import TextTasks, collate
 from speechllm.mini_world.pretrain.tokens import train_tokenizer
@@ -78,7 +79,7 @@ def spoil_embeddings(
 
 
 def target_loss(
-    model: torch.nn.Module,
+    model: CausalLM,
     tokens_BQ: torch.Tensor,
     labels_BQ: torch.Tensor,
     embeds_BQD: torch.Tensor | None = None,

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import time
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -32,11 +33,7 @@ def load_weights(model, folder: str) -> None:
 
 
 class Training:
-    """Steps of AdamW under a cosine, logged, measured and saved.
-
-    A subclass gives the loss of the next batch (`next_loss`), what it measures
-    before a save (`figures`), and the parts of a folder (`saved`).
-    """
+    """Steps of AdamW under a cosine, logged, measured and saved."""
 
     # Steps over which the rate grows, at most.
     WARMUP = 100
@@ -44,6 +41,18 @@ class Training:
     def __init__(self, output, steps, save_every, stopped_at=None):
         self.output, self.steps, self.save_every = output, steps, save_every
         self.last = stopped_at or steps
+
+    def next_loss(self) -> torch.Tensor:
+        """The loss of the next batch."""
+        raise NotImplementedError
+
+    def figures(self) -> dict:
+        """What is measured before a save."""
+        raise NotImplementedError
+
+    def saved(self) -> tuple[Any, Any]:
+        """The parts of a folder: a model and its processor."""
+        raise NotImplementedError
 
     def optimise(self, parameters, learning_rate, beta, weight_decay) -> None:
         """Take the parameters that are to be trained."""

@@ -1,1 +1,0 @@
-../../OwnData/own_prepare.py
