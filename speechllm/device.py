@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 
 NAMES = ("cpu", "cuda", "mps", "xpu")
 # What people call a GPU elsewhere.
@@ -44,7 +45,7 @@ def pick_device(device: object = None) -> str:
     """
     import torch
 
-    there = {
+    there: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
         "xpu": torch.xpu.is_available,

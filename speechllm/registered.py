@@ -37,6 +37,7 @@ class SpeechLLMForSpeechSeq2Seq(PreTrainedModel):
 
     config_class = SpeechLLMConfig
     main_input_name = "input_values"
+    exported: Any
 
     def __init__(self, config: SpeechLLMConfig, exported: Any):
         super().__init__(config)
@@ -46,9 +47,13 @@ class SpeechLLMForSpeechSeq2Seq(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, *_: Any, **options: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *_: Any,
+        **options: Any,
     ) -> SpeechLLMForSpeechSeq2Seq:
         """Load an export as `speechllm.load` does."""
+        source: Any = pretrained_model_name_or_path
         from speechllm.exported.model import ExportedSpeechLLM
 
         dtype, place = options.get("dtype"), options.get("device_map")
@@ -115,9 +120,13 @@ class SpeechLLMTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, *_: Any, **options: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *_: Any,
+        **options: Any,
     ) -> Any:
         """The tokenizer in the export's backbone folder."""
+        source = pretrained_model_name_or_path
         place = {"subfolder": BACKBONE, "revision": options.get("revision")}
         if os.path.isdir(source):
             source, place = os.path.join(source, BACKBONE), {}

@@ -164,7 +164,7 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
     if choice.layers is not None:
         removed: Removal = Removal.of(choice.layers, layers)
     elif choice.plan is not None:
-        removed, told = planned(choice, layers, report["model"])
+        removed, told = planned(choice, choice.plan, layers, report["model"])
         report |= told
     else:
         check_size(size, layers)
@@ -191,12 +191,12 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
 
 
 def planned(
-    choice: Choice, layers: int, model: str
+    choice: Choice, plan: str, layers: int, model: str
 ) -> tuple[Removal, dict[str, Any]]:
-    """What a choice's file names, of so many layers, and what is told of it."""
-    size = choice.size or only_size(choice.plan)
-    where = choice.plan, size, layers, model
-    if is_comparison(choice.plan):
+    """What a file of plans names, of so many layers, and what is told of it."""
+    size = choice.size or only_size(plan)
+    where = plan, size, layers, model
+    if is_comparison(plan):
         block, about = best_plan(*where, choice.rule)
     else:
         block, about = read_path(*where)

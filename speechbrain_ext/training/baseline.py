@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
@@ -45,7 +46,7 @@ MUST_AGREE = (
 # Of older runs, whose weights have no fingerprint.
 REVISIONS = ("backbone_revision", "encoder_revision")
 # What a setting was before there was a key for it.
-FORMER = {
+FORMER: dict[str, Any] = {
     "healing_parts": None,
     "decode_static": False,
     "length_pool": 1,

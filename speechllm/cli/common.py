@@ -147,7 +147,7 @@ class Earlier(click.Option):
     """The former spelling of an option: hidden, understood, with a warning."""
 
     def __init__(self, *names: Any, instead: str, **more: Any):
-        super().__init__(*names, hidden=True, **more)
+        super().__init__(names, hidden=True, **more)
         self.instead = instead
 
     def process_value(self, ctx, value):

@@ -129,7 +129,7 @@ def table_of(
     """Angular distances of a recording's first piece and what was said."""
     model, settings = system.model.use(task), system.model.settings[task]
     (sound,), _ = as_sounds([audio])
-    _, wav_N = next(iter(pieces_of(sound, model, settings)))
+    _, wav_N, _ = next(iter(pieces_of(sound, model, settings)))
     target = model.prompt.encode_target(text)
     with decoding(model, settings):
         x_BSF, tokens_B = features_of(model, settings, [wav_N])

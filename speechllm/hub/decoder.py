@@ -54,7 +54,7 @@ def text_lm(model: PreTrainedModel) -> Any:
     # Of a class that runs its model and then its head, and no more: so do all
     # of these, also where the decoder's own causal LM would scale its logits.
     with torch.device("meta"):
-        lm = Qwen2ForCausalLM(SMALL)
+        lm: Any = Qwen2ForCausalLM(SMALL)
     lm.config = place.decoder_config(model.config)
     lm.model, lm.lm_head = place.inner(model), model.lm_head
     lm.generation_config = model.generation_config

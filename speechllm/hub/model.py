@@ -67,7 +67,7 @@ class HubModel(torch.nn.Module):
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
             if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0
+                setattr(module, "attention_dropout", 0.0)
         self.whole = model.eval()
         self.decoder = Decoder(text_lm(model), prompt.tokenizer, source, kept)
         self.projector = torch.nn.ModuleList(

@@ -165,7 +165,7 @@ def request(processor: Any, words: str | None = None) -> str:
             add_generation_prompt=True,
         )
     found = 0 if text is None else text.count(mark)
-    if found != 1:
+    if text is None or found != 1:
         raise ValueError(
             f"prompt: {text!r} has {found} places for the sound ({mark}), and "
             "one is wanted: give the whole prompt with --prompt, {speech} "

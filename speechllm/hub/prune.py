@@ -110,7 +110,7 @@ def _known(choice, layers, report) -> Removal | None:
     if choice.plan is None:
         check_size(choice.size, layers)
         return None
-    removed, told = planned(choice, layers, report["model"])
+    removed, told = planned(choice, choice.plan, layers, report["model"])
     report |= told
     return removed
 

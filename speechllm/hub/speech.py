@@ -30,7 +30,7 @@ class Utterance:
 
     def read(self, rate: int) -> torch.Tensor:
         """Its samples at a rate, ``[N]``."""
-        span = {}
+        span: dict[str, int | None] = {}
         if self.part is not None:
             own = audio_info(self.file).sample_rate
             start, stop = self.part

@@ -67,7 +67,12 @@ def measure_speech(
         )
     heard = sequences(hub, utterances, batch_size, "Measuring", progress)
     batches = map(as_batch, heard)
-    return measure(hub.decoder, batches, position, about(hub, "speech"))
+    return measure(
+        hub.decoder,
+        batches,
+        position=position,
+        provenance=about(hub, "speech"),
+    )
 
 
 def measure_both(
