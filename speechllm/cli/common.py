@@ -146,7 +146,7 @@ def output_folder(about: str, **more: Any) -> Decorator:
 class Earlier(click.Option):
     """The former spelling of an option: hidden, understood, with a warning."""
 
-    def __init__(self, *names: Any, instead: str, **more: Any):
+    def __init__(self, names: Any, instead: str, **more: Any):
         super().__init__(names, hidden=True, **more)
         self.instead = instead
 
