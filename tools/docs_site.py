@@ -1,4 +1,4 @@
-"""What `make docs` does beside MkDocs: made pages, notebooks, links.
+"""The pages beside docs/: made ones, notebooks, and links as a site has them.
 
 Pages of the repository (recipes, workflow) are pages of the site under their
 own paths. A link to a file that is no page becomes its text. ``<!-- generated:
@@ -128,39 +128,3 @@ def relinked(text: str, here: str, uri: str, known: set[str]) -> str:
     parts = CODE.split(text)
     parts[::2] = [LINK.sub(relink, part) for part in parts[::2]]
     return "".join(parts)
-
-
-# ----------------------------------------------------------------------------
-# MkDocs calls these
-
-
-def on_config(config):
-    """Pages that the navigation does not name come last."""
-    named = set(re.findall(r"[\w./-]+\.md", str(config.nav)))
-    docs = Path(config.docs_dir)
-    here = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
-    if more := sorted(here - named):
-        config.nav.append({"More": more})
-    return config
-
-
-def on_files(files, config):
-    """Add the pages that are not in docs/, and the notebooks."""
-    from mkdocs.structure.files import File
-
-    for uri in pages():
-        text = (ROOT / uri).read_text("utf-8")
-        files.append(File.generated(config, uri, content=text))
-    for path in sorted((ROOT / "docs/tutorials").glob("*.ipynb")):
-        uri = f"tutorials/{path.stem}.md"
-        files.append(File.generated(config, uri, content=notebook_page(path)))
-    return files
-
-
-def on_page_markdown(markdown, page, config, files):
-    """Fill in what is made, and mend links."""
-    text = MARK.sub(lambda match: GENERATED[match[1]](), markdown)
-    uri = page.file.src_uri
-    known = set(pages())
-    here = uri if uri in known else f"docs/{uri}"
-    return relinked(text, here, uri, known)
