@@ -8,12 +8,13 @@ What stands there is made by `made`, from the study's runs alone.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from speechbrain_ext.runs.result import RunResult
+from speechbrain_ext.runs.result import RunResult, SetScore
 from speechllm.report.claims import all_claims
 from speechllm.report.committed import STUDIES, Evidence
 from speechllm.report.healing_tables import best_table, side_by_side
@@ -324,6 +325,15 @@ def ratios(evidence: Evidence) -> str:
     return str(side_by_side(evidence.comparisons))
 
 
+def whisper(evidence: Evidence) -> str:
+    """Whisper's own score on each set, where it was there to be measured."""
+    file = evidence.results / "whisper.json"
+    if not file.is_file():
+        return "not measured"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return "; ".join(f"{k}: {SetScore(**one)}" for k, one in found.items())
+
+
 FIGURES: dict[str, Callable[[Evidence], str]] = {
     "table": scores,
     "short": short,
@@ -340,4 +350,5 @@ FIGURES: dict[str, Callable[[Evidence], str]] = {
     "multitask": _tasks("multitask"),
     "best": best,
     "ratios": ratios,
+    "whisper": whisper,
 }

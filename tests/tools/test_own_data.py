@@ -184,6 +184,27 @@ def test_from_each_form_to_a_pruned_model(
     assert list(pruned.scores) == ["test"]
 
 
+def test_a_run_from_before_these_keys_is_still_finished(
+    tmp_path, decoder_folders, encoder_folders
+):
+    data = simple(tmp_path / "data")
+    options = [f"--data_folder={data}", "--split.valid=1", "--split.test=1"]
+    options += options_for(tmp_path, decoder_folders, encoder_folders)
+    train(RECIPE, "small.yaml", options)
+    file = tmp_path / "results/small/result.json"
+    result = json.loads(file.read_text())
+    for key in ("start_from", "projector_dropout", "weight_decay"):
+        del result["configuration"][key]
+    for key in ("speed_perturb", "noise_snr"):
+        del result["configuration"][key]
+    del result["configuration"]["split"]["test_speakers"]
+    result["made_by"] = "before"
+    file.write_text(json.dumps(result))
+    assert train(RECIPE, "small.yaml", options).finished == result["finished"]
+    with pytest.raises(ValueError, match="weight_decay: 0.0 there, 0.1 here"):
+        train(RECIPE, "small.yaml", [*options, "--weight_decay=0.1"])
+
+
 def test_mini_tries_ones_data_on_the_models_that_are_shipped(tmp_path):
     data = simple(tmp_path / "data")
     options = [f"--data_folder={data}", "--split.valid=1", "--split.test=1"]

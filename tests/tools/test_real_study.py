@@ -8,6 +8,7 @@ import sys
 import tarfile
 import threading
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,13 @@ import yaml
 from recipe_scripts import load_script
 
 from speechbrain_ext.data.own_forms import keyed
-from speechbrain_ext.runs.result import RunResult, load_run, load_runs
+from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.result import (
+    RunResult,
+    SetScore,
+    load_run,
+    load_runs,
+)
 from speechllm.report import recheck
 from speechllm.report.committed import PACKED, STUDIES
 from speechllm.report.pack import pack
@@ -59,20 +66,20 @@ def test_the_plan_has_what_the_study_is_to_show(tmp_path):
         assert run.needs == ["data-real", "warm-s1"]
         assert option(run, "start_from") == str(plan.run_folder("warm-s1"))
     for depth in (3, 6, 9, 12):
-        for healing in ("none-speech", "both-speech-k300"):
+        for healing in ("none-speech", "both-speech-k200"):
             assert f"smollm2-s1-n{depth}-{healing}" in order
     for depth in (6, 9):
         for healing in (
             *("projector-speech", "decoder-speech", "attention-speech"),
             *("spread-even", "spread-greedy-layers", "both-text"),
         ):
-            assert f"smollm2-s1-n{depth}-{healing}-k300" in order
+            assert f"smollm2-s1-n{depth}-{healing}-k200" in order
         assert f"smollm2-s1-n{depth}-map-map-greedy" in order
     for seed in (2, 3):
         for healing in ("both-speech", "spread-even", "spread-greedy-layers"):
-            assert f"smollm2-s{seed}-n6-{healing}-k300" in order
+            assert f"smollm2-s{seed}-n6-{healing}-k200" in order
     for depth in (3, 6):
-        assert f"smollm2-lora-s1-n{depth}-both-speech-k300" in order
+        assert f"smollm2-lora-s1-n{depth}-both-speech-k200" in order
     # All that is tuned has as many trials, and none of them a test set.
     trials = [n for n in order if "-trial" in n]
     assert len(trials) == 15
@@ -423,14 +430,20 @@ def test_from_nothing_to_a_report_that_is_rechecked(
     assert "smollm2-s1" not in page.split("## What is missing")[1]
     assert "warm-s1" not in (results / "report/table.md").read_text()
     assert "spread, even" in (results / "report/healing/table.md").read_text()
+    # As if the decoder of Whisper had been there.
+    score = SetScore("WER", 21.0, [19.0, 23.0], speakers=3)
+    write_json(results / "whisper.json", {"test": asdict(score)})
     # What is committed of it is made again from the packed runs.
     docs = tmp_path / "root/docs/real"
     docs.mkdir(parents=True)
     (study,) = (one for one in STUDIES if one.name == "real")
     assert study.packed(tmp_path / "root") == docs / PACKED
     assert pack(results, docs / PACKED) == len(load_runs(results / "runs").all)
-    told = recheck.recheck(study, tmp_path / "root", ["real-table"], True)
-    assert (docs / "report.md").is_file() and (docs / "table.md").is_file()
-    told = recheck.recheck(study, tmp_path / "root", ["real-table"])
+    names = ["real-table", "real-whisper"]
+    told = recheck.recheck(study, tmp_path / "root", names, True)
+    there = {file.name for file in docs.iterdir()}
+    assert {"report.md", "table.md", "whisper.json"} <= there
+    assert told.blocks["real-whisper"].startswith("test: WER 21.00 [")
+    told = recheck.recheck(study, tmp_path / "root", names)
     assert not told.differs, told
     assert "spread" in told.blocks["real-table"]

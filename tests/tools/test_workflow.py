@@ -35,7 +35,8 @@ def plan_of(tmp_path, change=None):
 
 
 @pytest.mark.parametrize(
-    "name", ["mini", "mini-full", "paper-mini", "paper", "tiny", "healing"]
+    "name",
+    "mini mini-full paper-mini paper tiny healing real".split(),
 )
 def test_every_planned_command_is_that_of_a_recipe(name, tmp_path):
     plan = read_plan(CONFIGS / f"{name}.yaml", results=str(tmp_path))
