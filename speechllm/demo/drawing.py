@@ -40,7 +40,6 @@ STYLE = """
 .map text { fill: var(--body-text-color); font-size: 11px;
   font-family: inherit; }
 .map h3 { margin: 0; font-size: 1.05rem; }
-footer { display: none !important; }
 """
 CELL = 24
 

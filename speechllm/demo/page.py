@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def library() -> Any:
 
 
 class Session:
-    """What is known of one recording (plain values, kept for a visitor)."""
+    """The systems of a page; what is known of a recording comes and goes."""
 
     def __init__(self, systems: list[System], table: RedundancyTable | None):
         self.systems, self.table = systems, table
@@ -228,5 +229,8 @@ def serve(
     )
     tell(f"The page is at {address} (Ctrl-C stops it)")
     if block:
-        page.block_thread()
+        try:
+            threading.Event().wait()
+        finally:
+            page.close()
     return page, address

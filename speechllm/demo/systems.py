@@ -44,7 +44,12 @@ def load_systems(
     sources: Sequence[str], device: str | None = None, dtype: str | None = None
 ) -> list[System]:
     """The exports, the deepest first; each is warmed up."""
-    found = [_load(source, device, dtype) for source in sources]
+    names = [os.path.basename(os.path.normpath(one)) for one in sources]
+    found = [
+        # Of the same name in two folders, each goes by its path.
+        _load(source, name if names.count(name) == 1 else source, device, dtype)
+        for source, name in zip(sources, names)
+    ]
     shared = set.intersection(*(set(one.model.settings) for one in found))
     if not shared:
         told = [f"{one.name}: {', '.join(one.model.settings)}" for one in found]
@@ -59,13 +64,20 @@ def load_systems(
             "give one backbone, pruned to different depths"
         )
     found.sort(key=lambda one: one.removed)
+    depth = [one.removed for one in found[1:]]
+    twice = sorted({n for n in depth if depth.count(n) > 1})
+    if twice:
+        raise ExportError(
+            f"several of them lack {twice[0]} layers, which the slider cannot "
+            "tell apart: give one of each depth"
+        )
     for one in found:
         # What is made on the first call is not the recording's time.
         one.model.transcribe((torch.randn(16_000).numpy() / 10, 16_000))
     return found
 
 
-def _load(source, device, dtype):
+def _load(source, name, device, dtype):
     model = ExportedSpeechLLM.from_pretrained(
         source, device=device, dtype=dtype
     )
@@ -73,7 +85,7 @@ def _load(source, device, dtype):
     kept = tuple(about.get("kept_layers") or range(model.decoder.num_layers))
     memory = memory_of(model.tasks)
     return System(
-        os.path.basename(os.path.normpath(source)),
+        name,
         model,
         about.get("layers") or len(kept),
         kept,

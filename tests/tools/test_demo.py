@@ -121,6 +121,8 @@ def test_what_does_not_fit_is_refused(exports, tmp_path, encoder_folders):
     export_runs([run], str(tmp_path / "other"), tell=lambda line: None)
     with pytest.raises(ExportError, match="no task is in all"):
         load_systems([exports[0], str(tmp_path / "other")], "cpu")
+    with pytest.raises(ExportError, match="several of them lack 2 layers"):
+        load_systems([exports[1], exports[0], exports[0]], "cpu")
 
 
 def test_a_space_is_a_folder(exports, tmp_path, capsys):
