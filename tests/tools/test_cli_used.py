@@ -136,6 +136,8 @@ def test_prune_takes_what_rules_and_measure_gave(capsys, tmp_path, lm, text):
     words = [lm, "--text", text]
     names = "--rule even --rule deepest --layers 1 --layers 2".split()
     speechllm(capsys, "rules", *words, *names, "--output", rules)
+    _, said, _ = speechllm(capsys, "info", rules)
+    assert "kind: comparison of rules" in said and "even, 2 layers: 1" in said
     plans = json.loads(rules.read_text())["plans"]
     of_two = [one for one in plans if len(one["removed"]) == 2]
     best = min(of_two, key=lambda one: one["perplexity"])
