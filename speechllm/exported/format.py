@@ -259,6 +259,9 @@ class ExportFolder:
         self._check_files(verify)
         self.config = self.read_json(CONFIG)
         self._check_config()
+        if PREPROCESSOR in self.manifest["files"]:
+            # For transformers' pipelines, which come after us.
+            self.read_json(PREPROCESSOR)
         self.tasks = {}
         for name in self.config["tasks"]:
             inside = f"{TASKS}/{name}/{TASK}"
