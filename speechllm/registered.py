@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
-from speechllm.exported.format import BACKBONE, MODEL_TYPE, SAMPLING_RATE
+from speechllm.kind import MODEL_TYPE, SAMPLING_RATE
 
 
 class SpeechLLMConfig(PreTrainedConfig):
@@ -42,8 +42,7 @@ class SpeechLLMForSpeechSeq2Seq(PreTrainedModel):
     def __init__(self, config: SpeechLLMConfig, exported: Any):
         super().__init__(config)
         self.tasks = exported.tasks
-        # No module, so that its weights are counted once.
-        object.__setattr__(self, "exported", exported)
+        self.exported = exported
 
     @classmethod
     def from_pretrained(
@@ -126,6 +125,9 @@ class SpeechLLMTokenizer(PreTrainedTokenizerFast):
         **options: Any,
     ) -> Any:
         """The tokenizer in the export's backbone folder."""
+        # As the rest of what exports are read with, it takes seconds to load.
+        from speechllm.exported.format import BACKBONE
+
         source = pretrained_model_name_or_path
         place = {"subfolder": BACKBONE, "revision": options.get("revision")}
         if os.path.isdir(source):

@@ -15,6 +15,7 @@ from speechllm.exported.format import (
     ExportFolder,
     read_json,
 )
+from speechllm.text_rules import is_comparison
 
 
 def describe(path: str) -> dict:
@@ -22,6 +23,8 @@ def describe(path: str) -> dict:
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: is not there")
     if os.path.isfile(path):
+        if is_comparison(path):
+            return _comparison(path)
         return _plans(path) if is_plans(path) else _table(path)
     if os.path.isfile(os.path.join(path, MANIFEST)):
         return _export(path)
@@ -83,6 +86,19 @@ def _plans(path):
         f"{one.size} layers": ranges(one.layers)
         + ("" if one.value is None else f", score {one.value:.4f}")
         for one in plans
+    }
+    return about
+
+
+def _comparison(path):
+    report = read_json(path)
+    about = {"kind": "comparison of rules"}
+    about |= {name: report[name] for name in ("model", "layers")}
+    about["perplexity_before"] = report["perplexity_before"]
+    about["plans"] = {
+        f"{one['rule']}, {len(one['removed'])} layers": ranges(one["removed"])
+        + f", perplexity {one['perplexity']:.2f}"
+        for one in report["plans"]
     }
     return about
 

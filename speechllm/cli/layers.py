@@ -190,9 +190,14 @@ def print_table(table):
 
 def _check_picture(picture):
     """Refuse what cannot be drawn before anything is measured."""
-    import matplotlib
-
-    known = matplotlib.figure.Figure().canvas.get_supported_filetypes()
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "--picture needs matplotlib, which is not installed: pip install "
+            "'speechbrain_ext[report]'"
+        ) from error
+    known = Figure().canvas.get_supported_filetypes()
     ending = os.path.splitext(picture)[1].lstrip(".").lower()
     if ending not in known:
         raise click.BadParameter(

@@ -32,13 +32,12 @@ from speechllm.exported.format import (
     CONFIG,
     FORMAT,
     MANIFEST,
-    MODEL_TYPE,
     PREPROCESSOR,
-    SAMPLING_RATE,
     ExportError,
     file_hash,
     files_of,
 )
+from speechllm.kind import MODEL_TYPE, SAMPLING_RATE
 from speechllm.multitask import MultiTask
 from speechllm.saved import check_target, whole_folder
 

@@ -29,10 +29,7 @@ from typing import Any
 from speechbrain_ext.model.prompt import template_faults
 
 FORMAT = "speechbrain_ext.export/1"
-# What transformers' pipelines know an export by, once speechllm is imported,
-# and what they read its waveforms with.
-MODEL_TYPE = "speechllm"
-SAMPLING_RATE = 16_000
+# What transformers' pipelines read waveforms with.
 PREPROCESSOR = "preprocessor_config.json"
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
@@ -262,6 +259,9 @@ class ExportFolder:
         self._check_files(verify)
         self.config = self.read_json(CONFIG)
         self._check_config()
+        if PREPROCESSOR in self.manifest["files"]:
+            # For transformers' pipelines, which come after us.
+            self.read_json(PREPROCESSOR)
         self.tasks = {}
         for name in self.config["tasks"]:
             inside = f"{TASKS}/{name}/{TASK}"

@@ -111,9 +111,20 @@ class ExportedTask(TrainedRun):
         encoder = self.task.encoder
         if encoder.get("folder"):
             check_encoder(self.export, encoder["folder"])
-        config = load_config(
-            self.encoder_source, encoder.get("revision"), encoder["kind"]
-        )
+        source = self.encoder_source
+        try:
+            config = load_config(
+                source, encoder.get("revision"), encoder["kind"]
+            )
+        except OSError as error:
+            if encoder.get("folder"):
+                raise
+            why = str(error).strip().split("\n")[0]
+            raise ExportError(
+                f"{self.folder}: its encoder {source} is not part of the "
+                f"export and cannot be had from the hub ({why}): go online "
+                f"once: hf download {source}"
+            ) from error
         frame = getattr(config, "d_model", None) or config.hidden_size
         features = frame * self.task.downsampling
         check_task(self.export, self.name, features, width)

@@ -161,6 +161,7 @@ def test_no_code_and_no_pickle(name, folder):
 @pytest.mark.parametrize(
     "name, key",
     [
+        ("preprocessor_config.json", "auto_map"),
         ("backbone/config.json", "auto_map"),
         ("backbone/tokenizer_config.json", "auto_map"),
         ("backbone/generation_config.json", "custom_generate"),

@@ -1,5 +1,6 @@
 """The library as someone uses it: short calls, and transformers' pipeline."""
 
+import importlib
 import inspect
 import re
 import subprocess
@@ -18,6 +19,7 @@ import speechllm
 from speechbrain_ext.layers import load_pruned, measure
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechllm.exported.model import ExportedSpeechLLM
+from speechllm.kind import MODEL_TYPE
 from speechllm.settings import load_hparams
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -161,25 +163,25 @@ def test_audio_of_every_kind(model, tmp_path):
 # transformers' pipeline.
 
 
-@pytest.mark.parametrize("first", ["speechllm", "transformers"])
-def test_the_pipeline_in_either_order(folder, tmp_path, model, first):
-    path = write_wav(tmp_path / "a.wav", 1.3)
-    lines = ["import speechllm", "from transformers import pipeline"]
-    code = "\n".join(
-        [
-            *(lines if first == "speechllm" else lines[::-1]),
-            "import soundfile",
-            f"wav, rate = soundfile.read({path!r}, dtype='float32')",
-            "pipe = pipeline('automatic-speech-recognition', "
-            f"model={folder!r}, device='cpu')",
-            "print(pipe({'raw': wav, 'sampling_rate': rate})['text'])",
-        ]
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == model.transcribe(path).text + "\n"
+def test_exports_are_registered_in_either_order(monkeypatch):
+    """Where the pipelines are imported already, and where they are not yet."""
+    import transformers.pipelines  # noqa: F401
+    from transformers import CONFIG_MAPPING
+
+    CONFIG_MAPPING._extra_content.pop(MODEL_TYPE, None)
+    importlib.reload(speechllm)
+    assert MODEL_TYPE in CONFIG_MAPPING
+    told = []
+    monkeypatch.setattr(speechllm, "_register", lambda: told.append(1))
+    monkeypatch.setattr(speechllm._AfterPipelines, "NAME", "colorsys")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    before = len(sys.meta_path)
+    finders = [speechllm._AfterPipelines(), *sys.meta_path]
+    monkeypatch.setattr(sys, "meta_path", finders)
+    import colorsys
+
+    assert told == [1] and colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+    assert len(sys.meta_path) == before
 
 
 def test_the_pipeline_says_what_transcribe_says(folder, model):
