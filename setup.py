@@ -36,6 +36,8 @@ EXTRAS = {
     "ko": ["sacrebleu[ko]>=2.4,<3"],
     # Loquacious, which is read straight from its Parquet files.
     "parquet": ["pyarrow>=15"],
+    # Processors of the hub's speech LLMs: Omni's, and Voxtral's tokenizer.
+    "hub": ["mistral-common>=1.8", "torchvision"],
     # The whole study as a graph, on one machine or on a cluster.
     "workflow": [
         "snakemake>=9,<10",
