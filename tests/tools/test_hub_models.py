@@ -204,7 +204,9 @@ def test_decoder_alone_is_the_model(family, hub):
     with torch.no_grad():
         reached = merged(hub.whole, inputs)
         found = text_lm(hub.whole)(**reached, use_cache=False).logits
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # What is said at padding means nothing, and positions there differ.
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-5)
     hub.check()
 
 
