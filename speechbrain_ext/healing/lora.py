@@ -79,7 +79,11 @@ def _wrap(decoder, config, name):
 
 def save_adapter(decoder, folder: str) -> None:
     """Write the adapter in PEFT's own format, into ``folder/<name>/``."""
-    decoder.adapter.save_pretrained(folder, safe_serialization=True)
+    # PEFT would look for another vocabulary in the source's config, where a
+    # model that has its decoder inside keeps none, and save the embeddings.
+    decoder.adapter.save_pretrained(
+        folder, safe_serialization=True, save_embedding_layers=False
+    )
 
 
 def load_adapter(

@@ -37,11 +37,15 @@ from speechbrain_ext.layers.nested import (
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.weights import (
     any_config,
+    fetch_file,
     first_values,
     source_config,
     wanted_weights,
     weight_files,
 )
+
+# PEFT's name of what says that a folder holds an adapter.
+ADAPTER_FILE = "adapter_config.json"
 
 
 def drop_layers(
@@ -167,7 +171,8 @@ def load_pruned(
     FileNotFoundError
         If the source holds no weights.
     ValueError
-        If there is no such layer, if weights are missing, if layers have
+        If there is no such layer, if weights are missing or have an adapter
+        beside them, if layers have
         weights that the model has no place for, or if a layer does not hold
         what its own layer of the source holds.
     TypeError
@@ -185,6 +190,8 @@ def load_pruned(
     place, whole = source_place(source, revision)
     layers = place.decoder_config(whole).num_hidden_layers
     removed = Removal.of(removed, layers)
+    if place is not PLAIN:
+        _refuse_adapter(source, revision)
     files = weight_files(source, revision)
     state, samples = _kept_state(
         place, files, source, revision, removed, kwargs.get("dtype")
@@ -206,6 +213,16 @@ def load_pruned(
     model.config._name_or_path = model.name_or_path = str(source)
     _load_generation_config(model, source, revision)
     return model
+
+
+def _refuse_adapter(source, revision):
+    """Refuse weights that their class would put an adapter beside."""
+    if fetch_file(source, ADAPTER_FILE, revision, missing_ok=True):
+        raise ValueError(
+            f"{source}: holds an adapter beside its weights ({ADAPTER_FILE}), "
+            "which would be left out: merge it into them (PEFT's "
+            "merge_and_unload) and save the model without it"
+        )
 
 
 def _kept_state(place, files, source, revision, removed, dtype=None):

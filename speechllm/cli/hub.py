@@ -107,21 +107,39 @@ def measure_hub(
         )
 
 
-def prune_speech_llm(model: str, choice: Any, as_json: bool, **how: Any):
+def prune_speech_llm(
+    model: str,
+    choice: Any,
+    output: str,
+    speech: str | None,
+    text: str | None,
+    heal: bool,
+    overwrite: bool,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
     """Write the smaller speech LLM; tell what it is."""
-    from speechbrain_ext.layers.removal import ranges
     from speechllm.cli.layers import print_table, table_about
-    from speechllm.hub.prune import prune_hub
+    from speechllm.hub.prune import Data, prune_hub
 
-    output = how.pop("output")
-    device = pick_device(how.pop("device"))
+    data = Data(
+        speech,
+        text,
+        settings["batch_size"],
+        settings["context"],
+        settings["most"],
+        show_progress(as_json),
+    )
     report, table = prune_hub(
         model,
         choice,
         output,
-        progress=show_progress(as_json),
-        device=device,
-        **how,
+        data,
+        overwrite,
+        heal,
+        settings["dtype"],
+        pick_device(settings["device"]),
+        settings["prompt"],
     )
     if as_json:
         path = {"path": table_about(table)["path"]} if table else {}
@@ -130,6 +148,13 @@ def prune_speech_llm(model: str, choice: Any, as_json: bool, **how: Any):
     if table:
         print_table(table)
         click.echo()
+    _tell_pruned(report, output)
+
+
+def _tell_pruned(report, output):
+    """What went, and what it did to the loss, for a person."""
+    from speechbrain_ext.layers.removal import ranges
+
     click.echo(
         f"Removed layers {ranges(report['removed'])} of {report['layers']}."
     )

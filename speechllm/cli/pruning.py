@@ -103,17 +103,13 @@ def prune(
         prune_speech_llm(
             model,
             choice,
+            output,
+            speech,
+            text,
+            heal is not None,
+            overwrite,
             as_json,
-            output=output,
-            speech=speech,
-            text=text,
-            heal=heal is not None,
-            overwrite=overwrite,
-            words=settings["prompt"],
-            **{
-                name: settings[name]
-                for name in ("batch_size", "context", "device", "dtype", "most")
-            },
+            settings,
         )
         return
     for option, wants in (

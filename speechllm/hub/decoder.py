@@ -58,6 +58,7 @@ def text_lm(model: PreTrainedModel) -> Any:
     lm.config = place.decoder_config(model.config)
     lm.model, lm.lm_head = place.inner(model), model.lm_head
     lm.generation_config = model.generation_config
+    lm.name_or_path = model.name_or_path
     return lm
 
 

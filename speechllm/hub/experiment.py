@@ -76,8 +76,13 @@ def open_hub_experiment(
     )
     own = {"speech_encoder": {"name": f"{backbone['name']}'s own"}}
     hparams = {**hparams, **FIXED, **own, "load_decoder": _decoder(hparams)}
+    # Not a setting that makes another run.
+    tables = hparams.pop("tables_folder")
     datasets = dataio_prepare(hparams, prompt)
-    return HubExperiment(brain_class, hparams, run_opts, datasets, prompt)
+    run = HubExperiment(brain_class, hparams, run_opts, datasets, prompt)
+    # Tables are of the model, whichever run wants one.
+    run.baseline = tables
+    return run
 
 
 def _decoder(hparams):
@@ -105,11 +110,6 @@ def _load(hparams, removed, device):
 
 class HubExperiment(Experiment):
     """A run whose model is the hub's, pruned and healed."""
-
-    def __init__(self, brain_class, hparams, run_opts, datasets, prompt):
-        super().__init__(brain_class, hparams, run_opts, datasets, prompt)
-        # Tables are of the model, whichever run wants one.
-        self.baseline = hparams["tables_folder"]
 
     def identify(self) -> dict:
         """What the trained parts belong to."""

@@ -7,6 +7,7 @@ and projector do the rest.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -126,9 +127,14 @@ class HubModel(torch.nn.Module):
         return hub
 
     def without(self, removed: Iterable[int]) -> HubModel:
-        """The same without some layers, over the same weights."""
+        """The same without some layers, over the same frozen weights."""
         whole = Removal.of(removed, self.decoder.num_layers)
         model = drop_layers(self.whole, whole)
+        # But for what healing trains: the whole model may be its teacher.
+        for name in known_place(model).projector:
+            above, _, own = name.rpartition(".")
+            part = copy.deepcopy(model.get_submodule(name))
+            setattr(model.get_submodule(above), own, part)
         source = self.decoder.source
         return HubModel(model, self.prompt, source, whole.kept)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,26 +35,53 @@ from speechllm.text_prune import PRUNING, Choice, planned
 DOWN = "mlp.down_proj"
 
 
+@dataclass(frozen=True)
+class Data:
+    """What layers are chosen, maps fitted and the result judged on.
+
+    Arguments
+    ---------
+    speech : str or None
+        As `speechllm.hub.speech.read_speech` takes it.
+    text : str or None
+        A text file, looked at where there is no speech.
+    batch_size : int
+        Rows at a time.
+    context : int
+        Most tokens of a row of text.
+    most : int or None
+        No more utterances than this.
+    progress : bool
+        Show bars.
+    """
+
+    speech: str | None = None
+    text: str | None = None
+    batch_size: int = 8
+    context: int = 512
+    most: int | None = None
+    progress: bool = False
+
+    def heard(self, hub, utterances, name):
+        """What reaches the decoder of some utterances."""
+        return sequences(hub, utterances, self.batch_size, name, self.progress)
+
+
 def prune_hub(
     source: str,
     choice: Choice,
     folder: str,
-    speech: str | None = None,
-    text: str | None = None,
-    batch_size: int = 8,
+    data: Data = Data(),
     overwrite: bool = False,
-    progress: bool = False,
     heal: bool = False,
     dtype: str | None = None,
     device: str = "cpu",
     words: str | None = None,
-    most: int | None = None,
-    context: int = 512,
 ) -> tuple[dict[str, Any], RedundancyTable | None]:
     """Write a speech LLM without some decoder layers, with its processor.
 
-    The weights are copied from file to file, as they are stored; without
-    speech or text none is even read into a model.
+    The weights are copied from file to file, as they are stored; without data
+    none is even read into a model.
     """
     check_target(folder, PRUNING, overwrite)
     place, config = source_place(source)
@@ -63,44 +91,42 @@ def prune_hub(
         "layers": layers,
     }
     removed = _known(choice, layers, report)
-    if heal and not speech:
-        raise ValueError("a map is fitted on speech: give --speech")
-    if removed is None and not (speech or text):
-        raise ValueError(
-            f"rule {choice.rule or DEFAULT} looks at data: give --speech, or --text"
-        )
-    if removed and heal:
-        check_layer_before(removed.receiving)
-    utterances = read_speech(speech, most) if speech else []
-    hub = table = None
-    if speech or text:
-        hub = load_hub(source, device, dtype, words)
-    judged: list = []
-    measured = utterances
-    if utterances and has_text(utterances):
-        measured, judged = split_rows(utterances)
-    if removed is None:
-        batches = _batches(hub, measured, text, batch_size, context, progress)
-        removed, table = _chosen(
-            hub, choice, measured, batches, batch_size, report, progress
-        )
-    report["removed"], report["kept_layers"] = list(removed), list(removed.kept)
-    exchanged: Exchanged = {}
-    if hub is not None and judged:
-        exchanged = _judge(
-            hub, removed, measured, judged, batch_size, heal, report, progress
-        )
-    elif heal:
+    _check_data(choice, removed, data, heal)
+    utterances = read_speech(data.speech, data.most) if data.speech else []
+    told = bool(utterances) and has_text(utterances)
+    if heal and not told:
         raise ValueError(
             "a map's strength is chosen by what is said: give a table of "
             "speech with its text"
         )
+    measured, judged = split_rows(utterances) if told else (utterances, [])
+    hub = table = None
+    if data.speech or data.text:
+        hub = load_hub(source, device, dtype, words)
+    if removed is None:
+        removed, table = _chosen(hub, choice, measured, data, report)
+    report["removed"], report["kept_layers"] = list(removed), list(removed.kept)
+    exchanged: Exchanged = {}
+    if judged:
+        exchanged = _judge(hub, removed, measured, judged, data, heal, report)
     wanted = DTYPES[dtype] if dtype and dtype != hub_dtype(source) else None
     processor = (hub.prompt if hub else load_prompt(source)).processor
     with whole_folder(folder) as unfinished:
         write_pruned(source, removed, unfinished, processor, wanted, exchanged)
         write_json(os.path.join(unfinished, PRUNING), report)
     return report, table
+
+
+def _check_data(choice, removed, data, heal):
+    """Refuse what the data do not suffice for, before anything long."""
+    if heal and not data.speech:
+        raise ValueError("a map is fitted on speech: give --speech")
+    if removed is None and not (data.speech or data.text):
+        raise ValueError(
+            f"rule {choice.rule or DEFAULT} looks at data: give --speech, or --text"
+        )
+    if removed and heal:
+        check_layer_before(removed.receiving)
 
 
 def _known(choice, layers, report) -> Removal | None:
@@ -115,37 +141,38 @@ def _known(choice, layers, report) -> Removal | None:
     return removed
 
 
-def _batches(hub, measured, text, batch_size, context, progress):
+def _batches(hub, measured, data):
     """What a rule looks at: speech where it is given, else text."""
     if measured:
-        heard = sequences(hub, measured, batch_size, "Hearing", progress)
-        return map(as_batch, heard)
-    rows = read_rows(text, hub.prompt.tokenizer, context)
+        return map(as_batch, data.heard(hub, measured, "Hearing"))
+    rows = read_rows(data.text, hub.prompt.tokenizer, data.context)
     return (
         {**batch, "labels": text_labels(*batch.values())}
-        for batch in batches_of(rows, batch_size)
+        for batch in batches_of(rows, data.batch_size)
     )
 
 
-def _chosen(hub, choice, measured, batches, batch_size, report, progress):
+def _chosen(hub, choice, measured, data, report):
     """The layers that a rule chooses, and the table if it made one."""
     kind, table = "speech" if measured else "text", None
     rule = choice.rule or DEFAULT
     if rule == DEFAULT and measured:
-        table = measure_speech(hub, measured, batch_size, None, progress)
-        batches = ()
-    data = RuleData(list(batches), about(hub, kind), table)
-    data.progress = progress
-    plan = find_rule(rule)(hub.decoder, data, choice.size)
+        table = measure_speech(
+            hub, measured, data.batch_size, None, data.progress
+        )
+    batches = [] if table else list(_batches(hub, measured, data))
+    looked_at = RuleData(batches, about(hub, kind), table)
+    looked_at.progress = data.progress
+    plan = find_rule(rule)(hub.decoder, looked_at, choice.size)
     report["rule"] = rule
     report["distance" if rule == DEFAULT else "value"] = plan.value
-    report["measured_rows"] = len(measured) or data.sequences
+    report["measured_rows"] = len(measured) or looked_at.sequences
     return Removal.of(plan, hub.decoder.num_layers), table
 
 
-def _judge(hub, removed, measured, judged, batch_size, heal, report, progress):
+def _judge(hub, removed, measured, judged, data, heal, report):
     """Losses on speech that was not measured on; the map's weights."""
-    held_out = list(sequences(hub, judged, batch_size, "Judging", progress))
+    held_out = list(data.heard(hub, judged, "Judging"))
     pruned = hub.without(removed)
     report["held_out_rows"] = len(judged)
     report["loss_before"] = held_out_loss(hub.decoder, held_out)
@@ -157,8 +184,8 @@ def _judge(hub, removed, measured, judged, batch_size, heal, report, progress):
         hub,
         pruned,
         removed,
-        list(sequences(hub, fitting, batch_size, "Fitting", progress)),
-        list(sequences(hub, choosing, batch_size, "Choosing", progress)),
+        data.heard(hub, fitting, "Fitting"),
+        data.heard(hub, choosing, "Choosing"),
     )
     report["healing"] = {"map": told, "utterances": len(fitting)}
     report["loss_healed"] = held_out_loss(pruned.decoder, held_out)

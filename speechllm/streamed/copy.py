@@ -168,6 +168,7 @@ def describe_speech_llm(
 ) -> None:
     """Write what stands beside a speech LLM's weights."""
     model.config.architectures = [type(model).__name__]
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
