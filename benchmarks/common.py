@@ -38,8 +38,9 @@ class Row:
 
     name: str
     ours: float
-    peer: float
-    ratio: float
+    # None: the peer gave nothing, for the reason in `note`.
+    peer: float | None
+    ratio: float | None
     spread: list
     target: str
     unit: str = "s"
@@ -50,12 +51,17 @@ class Row:
     repeats: int = 1
     note: str = ""
     command: str = ""
+    # MB of the model: all of it, and one layer.
+    at: dict = dataclasses.field(default_factory=dict)
     met: object = None
 
     def __post_init__(self):
         self.met = meets(self.ratio, self.target)
 
     def __str__(self):
+        if self.ratio is None:
+            ours = f"ours {self.ours:.4g} {self.unit}"
+            return f"{self.name}: {ours}; no peer: {self.note}"
         low, high = self.spread
         verdict = {True: "met", False: "MISSED", None: ""}[self.met]
         return (
@@ -67,7 +73,7 @@ class Row:
 
 def meets(ratio, target):
     """Whether a ratio reaches a target (None where there is none)."""
-    if not target:
+    if not target or ratio is None:
         return None
     kind, limit = target.rsplit(" ", 1)
     if kind == "at least":
@@ -93,14 +99,24 @@ def row_of(name, ours, peer, target, **more):
     )
 
 
-def paired(ours, peer, repeats, warm_up=True):
-    """Seconds of both sides, measured in turns."""
+def row_alone(name, ours, target, why, **more):
+    """A row of ours where the peer gave nothing, and why."""
+    middle = statistics.median(ours)
+    count = len(ours)
+    more |= {"repeats": count, "note": why}
+    return Row(name, middle, None, None, [], target, **more)
+
+
+def paired(ours, peer, repeats, warm_up=True, between=None):
+    """Seconds of both sides, measured in turns; `between` is not counted."""
     times = {ours: [], peer: []}
     if warm_up:
         ours()
         peer()
     for repeat in range(min(repeats, MOST_PAIRS)):
         for side in (ours, peer) if repeat % 2 == 0 else (peer, ours):
+            if between:
+                between()
             times[side].append(seconds(side))
     return times[ours], times[peer]
 
@@ -131,11 +147,11 @@ def peak_of(prepare, work):
     return memory_now("VmHWM") - before
 
 
-def peak_in_fresh_process(module, side, tier):
-    """Peak memory in MB of one side, in a process that does nothing else."""
+def in_fresh_process(module, call):
+    """What a call in a script gives, in a process that does nothing else."""
     code = (
-        f"from benchmarks import {module} as m; "
-        f"print('MB', m.peak({side!r}, m.SIZES[{tier!r}]))"
+        f"import json; from benchmarks import {module} as m; "
+        f"print('GIVES', json.dumps(m.{call}))"
     )
     # Freed memory goes back at once, so that the peak is the work's own.
     environment = {
@@ -151,17 +167,36 @@ def peak_in_fresh_process(module, side, tier):
         text=True,
     )
     if result.returncode:
-        raise RuntimeError(f"{module}, {side}: {result.stderr[-2000:]}")
-    return float(result.stdout.rsplit("MB", 1)[1])
+        raise RuntimeError(f"{module}, {call}: {result.stderr[-2000:]}")
+    return json.loads(result.stdout.rsplit("GIVES", 1)[1])
 
 
 def peaks(module, sides, tier, repeats=1):
     """Peaks of two sides in fresh processes (two lists of MB)."""
     found = [
-        [peak_in_fresh_process(module, side, tier) for side in sides]
+        [
+            in_fresh_process(module, f"peak({side!r}, m.SIZES[{tier!r}])")
+            for side in sides
+        ]
         for _ in range(repeats)
     ]
     return [list(values) for values in zip(*found)]
+
+
+def add_mergekit(parser):
+    """The option that names the environment of a peer."""
+
+    def put(python):
+        os.environ["MERGEKIT"] = python
+        return python
+
+    parser.add_argument(
+        "--mergekit",
+        type=put,
+        metavar="PYTHON",
+        help="a Python that mergekit is installed for, as a peer of "
+        "`streaming`; also as MERGEKIT=PYTHON",
+    )
 
 
 def script(module, sizes, check, rows, argv=None):
@@ -169,15 +204,18 @@ def script(module, sizes, check, rows, argv=None):
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
     parser.add_argument("--tier", choices=sizes, default="full")
     parser.add_argument("--json", help="write the rows there")
+    add_mergekit(parser)
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     check(sizes[args.tier])
     found = []
     for row in rows(sizes[args.tier], args.tier):
-        if args.tier != "full":
+        row.command = f"OMP_NUM_THREADS={THREADS} python -m benchmarks.{module}"
+        if args.tier == "tiny":
             # Targets are for the sizes that they were set for.
             row.target, row.met = "", None
-        row.command = f"OMP_NUM_THREADS={THREADS} python -m benchmarks.{module}"
+        elif args.tier != "full":
+            row.command += f" --tier {args.tier}"
         print(row, flush=True)
         found.append(row)
     if args.json:

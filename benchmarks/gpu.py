@@ -162,8 +162,8 @@ def summary(results):
     return told
 
 
-def main(argv=None):
-    """Measure, and write after each piece; gives what was written (dict)."""
+def parsed(argv):
+    """The options (Namespace)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--tier", choices=TIERS, default="full")
     parser.add_argument("--json", help="by default results/<the card>.json")
@@ -174,68 +174,84 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.tier == "full" and not torch.cuda.is_available():
         parser.error("no GPU here: give --tier cpu for tiny models")
-    device = torch.device("cuda" if args.tier == "full" else "cpu")
-    tier = TIERS[args.tier]
-    clock = Clock(device, tier["repeats"], args.minutes)
-    rate = copy_rate(clock, tier["copy_bytes"])
-    on_gpu = device.type == "cuda"
-    card = torch.cuda.get_device_name() if on_gpu else "cpu"
-    file = Path(args.json or RESULTS / f"{file_of(card)}.json")
-    kept = len(args.only) < len(PIECES) and file.exists()
-    whole = {
-        **(json.loads(file.read_text()) if kept else {}),
-        "device": card,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-        "command": COMMAND,
-        "paper": PAPER,
-    }
-    if "decoding" in args.only:
-        whole["copy_gb_per_s"] = rate / 1e9
-    for title in ("results", "training"):
-        whole.setdefault(title, {})
+    return args
 
-    def save():
-        whole["summary"] = summary(whole["results"])
-        file.write_text(json.dumps(whole, indent=1) + "\n")
 
-    def piece(into, title, work, *given):
-        into[title] = clock.guarded(work, *given)
-        clock.empty()
-        save()
+class Results:
+    """What was measured on a card, written after each piece."""
 
-    def decode(removed):
-        for name in tier["decoded"]:
-            depths = whole["results"].setdefault(name, {})
+    def __init__(self, args):
+        device = torch.device("cuda" if args.tier == "full" else "cpu")
+        self.tier = TIERS[args.tier]
+        self.clock = Clock(device, self.tier["repeats"], args.minutes)
+        self.rate = copy_rate(self.clock, self.tier["copy_bytes"])
+        card = "cpu" if device.type == "cpu" else torch.cuda.get_device_name()
+        self.file = Path(args.json or RESULTS / f"{file_of(card)}.json")
+        kept = len(args.only) < len(PIECES) and self.file.exists()
+        self.whole = {
+            **(json.loads(self.file.read_text()) if kept else {}),
+            "device": card,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "date": time.strftime("%Y-%m-%d"),
+            "command": COMMAND,
+            "paper": PAPER,
+        }
+        if "decoding" in args.only:
+            self.whole["copy_gb_per_s"] = self.rate / 1e9
+        for title in ("results", "training"):
+            self.whole.setdefault(title, {})
 
-            def keep(found, depths=depths):
-                depths[str(removed)] = found
-                save()
+    def save(self):
+        """Write all that there is."""
+        self.whole["summary"] = summary(self.whole["results"])
+        self.file.write_text(json.dumps(self.whole, indent=1) + "\n")
 
-            given = (name, removed, tier, clock, rate, keep)
-            piece(depths, str(removed), measure_one, *given)
+    def put(self, into, title, work, *given):
+        """Measure a piece, and write it."""
+        into[title] = self.clock.guarded(work, *given)
+        self.clock.empty()
+        self.save()
 
-    def train():
-        for name in tier["trained"]:
-            given = (name, tier, clock)
-            piece(whole["training"], name, training_steps, *given)
+    def decode(self, name, removed):
+        """One decoder at one depth, each batch written as it comes."""
+        depths = self.whole["results"].setdefault(name, {})
 
-    def once(work):
-        piece(whole, work.__name__, work, tier, clock)
+        def keep(found):
+            depths[str(removed)] = found
+            self.save()
 
-    work = {
-        "same_tokens": lambda: once(same_tokens),
-        "decoding": lambda: [decode(removed) for removed in tier["removed"]],
-        "training": train,
-        "encoder_memory": lambda: once(encoder_memory),
-        "batch_invariance": lambda: once(batch_invariance),
-    }
+        given = (name, removed, self.tier, self.clock, self.rate, keep)
+        self.put(depths, str(removed), measure_one, *given)
+
+    def measure(self, title):
+        """A piece by its title."""
+        if title == "decoding":
+            for removed in self.tier["removed"]:
+                for name in self.tier["decoded"]:
+                    self.decode(name, removed)
+        elif title == "training":
+            for name in self.tier["trained"]:
+                given = (name, self.tier, self.clock)
+                self.put(self.whole["training"], name, training_steps, *given)
+        else:
+            work = {
+                "same_tokens": same_tokens,
+                "encoder_memory": encoder_memory,
+                "batch_invariance": batch_invariance,
+            }[title]
+            self.put(self.whole, title, work, self.tier, self.clock)
+
+
+def main(argv=None):
+    """Measure, and write after each piece; gives what was written (dict)."""
+    args = parsed(argv)
+    results = Results(args)
     for title in args.only:
-        work[title]()
-    save()
-    print(json.dumps(whole["summary"], indent=1))
-    return whole
+        results.measure(title)
+    results.save()
+    print(json.dumps(results.whole["summary"], indent=1))
+    return results.whole
 
 
 if __name__ == "__main__":

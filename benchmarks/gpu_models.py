@@ -1,86 +1,36 @@
 """The models that `benchmarks.gpu` measures, random, in the paper's sizes."""
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    Qwen2Config,
-    WavLMConfig,
-    WavLMModel,
-)
+from transformers import AutoModelForCausalLM, WavLMModel
 
-from benchmarks.models import JOINED, wrapped
+from benchmarks.models import (
+    JOINED,
+    PUBLISHED,
+    published_config,
+    qwen2_config,
+    wavlm_config,
+    wrapped,
+)
 from speechbrain_ext.layers import Block
 from speechbrain_ext.layers.families import pruned_config
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
-DECODERS = {
-    "Llama-3.1-8B": LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-    ),
-    "Qwen2.5-7B": Qwen2Config(
-        vocab_size=152_064,
-        hidden_size=3584,
-        intermediate_size=18_944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=8192,
-    ),
-    "Llama-3.2-1B": LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    ),
-}
-TINY = {
-    "tiny": LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-}
-WAVLM_LARGE = dict(
-    hidden_size=1024,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    intermediate_size=4096,
-    feat_extract_norm="layer",
-    do_stable_layer_norm=True,
-    conv_bias=False,
-)
-TINY_WAVLM = dict(
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=24,
+WAVLM_LARGE = wavlm_config(1024, 24, 16, conv_bias=False)
+TINY_WAVLM = wavlm_config(
+    16,
+    1,
+    2,
     conv_dim=(8, 8),
     conv_kernel=(400, 3),
     conv_stride=(160, 2),
     num_conv_pos_embeddings=8,
     num_conv_pos_embedding_groups=2,
-    feat_extract_norm="layer",
-    do_stable_layer_norm=True,
 )
 TIERS = {
     "full": dict(
-        decoders=DECODERS,
+        decoders={name: published_config(name) for name in PUBLISHED},
         encoder=WAVLM_LARGE,
         decoded=("Llama-3.1-8B", "Qwen2.5-7B"),
         trained=("Qwen2.5-7B", "Llama-3.2-1B"),
@@ -97,7 +47,7 @@ TIERS = {
         sentences=24,
     ),
     "cpu": dict(
-        decoders=TINY,
+        decoders={"tiny": qwen2_config(5, 64, 300, tied=False)},
         encoder=TINY_WAVLM,
         decoded=("tiny",),
         trained=("tiny",),
@@ -134,7 +84,7 @@ def build(name, removed, tier, device, dtype=torch.bfloat16):
             dtype=dtype,
             trust_remote_code=False,
         )
-        wavlm = WavLMModel(WavLMConfig(**tier["encoder"])).to(dtype)
+        wavlm = WavLMModel(tier["encoder"]).to(dtype)
         projector = Projector(
             wavlm.config.hidden_size * JOINED, lm.config.hidden_size
         )

@@ -5,18 +5,13 @@ is loaded is converted. (Where both are of one type a CPU maps the file, and
 neither side reads what nobody looks at.)
 """
 
-import atexit
-import functools
-import os
-import shutil
-import tempfile
-
 from benchmarks.common import paired, peak_of, peaks, row_of, script
 
 import torch  # isort: skip
 from transformers import AutoModelForCausalLM
 
-from benchmarks.models import random_lm
+from benchmarks import model_files
+from benchmarks.models import qwen2_config
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 
@@ -28,24 +23,13 @@ SIZES = {
         layers=6, width=32, vocabulary=300, block=Block(2, 3), repeats=1
     ),
 }
-# A model folder that another process has written.
-FOLDER = "BENCHMARK_MODEL_FOLDER"
-
-
-@functools.cache
-def _made(layers, width, vocabulary):
-    """Folder of a whole random model, for as long as the process lives."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    random_lm(layers, width, vocabulary).bfloat16().save_pretrained(folder)
-    return folder
 
 
 def folder_of(sizes):
     """Where the whole model lies (str)."""
-    if FOLDER in os.environ:
-        return os.environ[FOLDER]
-    return _made(sizes["layers"], sizes["width"], sizes["vocabulary"])
+    names = ("layers", "width", "vocabulary")
+    config = qwen2_config(*(sizes[name] for name in names))
+    return model_files.folder_of(config)
 
 
 def ours(folder, block):
@@ -93,11 +77,10 @@ def megabytes(sizes):
 def rows(sizes, tier):
     """Time, memory, and memory against the weights themselves."""
     folder, block = folder_of(sizes), sizes["block"]
-    os.environ[FOLDER] = folder
     told = dict(
         sizes=f"{sizes['layers'] - block.size} of {sizes['layers']} layers "
         f"kept, {sizes['width']} wide, vocabulary {sizes['vocabulary']:,}, "
-        "one safetensors file in bfloat16"
+        "safetensors in bfloat16, a file for each layer"
     )
     yield row_of(
         "loading a pruned decoder; peer: load whole, then drop",
@@ -109,7 +92,8 @@ def rows(sizes, tier):
         "at least 1",
         **told,
     )
-    our_peaks, peer_peaks = peaks("loading", ("ours", "peer"), tier)
+    with model_files.handed_on(folder):
+        our_peaks, peer_peaks = peaks("loading", ("ours", "peer"), tier)
     yield row_of(
         "loading a pruned decoder, peak memory; peer: load whole, then drop",
         our_peaks,
@@ -127,7 +111,6 @@ def rows(sizes, tier):
         unit="MB",
         **told,
     )
-    os.environ.pop(FOLDER)
 
 
 def share_kept(sizes):

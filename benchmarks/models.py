@@ -3,6 +3,7 @@
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    LlamaConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -26,6 +27,30 @@ SAMPLE_RATE = 16_000
 JOINED = 5  # 50 Hz frames to a speech token
 
 VOCABULARY = 151_936  # Qwen2.5's
+# Models that there are: kind; vocabulary, width, MLP's width, layers, heads,
+# heads of keys; whether the head is the embeddings.
+PUBLISHED = {
+    "Llama-3.1-8B": (LlamaConfig, 128_256, 4096, 14_336, 32, 32, 8, False),
+    "Llama-3.2-1B": (LlamaConfig, 128_256, 2048, 8192, 16, 32, 8, True),
+    "Qwen2.5-1.5B": (Qwen2Config, VOCABULARY, 1536, 8960, 28, 12, 2, True),
+    "Qwen2.5-7B": (Qwen2Config, 152_064, 3584, 18_944, 28, 28, 4, False),
+    "Qwen2.5-72B": (Qwen2Config, 152_064, 8192, 29_568, 80, 64, 8, False),
+}
+
+
+def published_config(name):
+    """A configuration in the sizes of a model that there is."""
+    kind, vocabulary, width, inner, layers, heads, keys, tied = PUBLISHED[name]
+    return kind(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+        max_position_embeddings=8192,
+        tie_word_embeddings=tied,
+    )
 
 
 def qwen2_config(layers, width, vocabulary=VOCABULARY, tied=True):
@@ -80,10 +105,9 @@ def speech_llm(features, decoder, prompt_tokens=4, encoder=None):
     return SpeechLLM(encoder, projector, decoder, prompt, JOINED).eval()
 
 
-def random_wavlm(width, layers, heads, **more):
-    """A frozen random WavLM, as transformers builds it, in eval mode."""
-    torch.manual_seed(6)
-    config = WavLMConfig(
+def wavlm_config(width, layers, heads, **more):
+    """A configuration in WavLM-Large's proportions."""
+    return WavLMConfig(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -92,7 +116,13 @@ def random_wavlm(width, layers, heads, **more):
         do_stable_layer_norm=True,
         **more,
     )
-    return WavLMModel(config).eval().requires_grad_(False)
+
+
+def random_wavlm(width, layers, heads, **more):
+    """A frozen random WavLM, as transformers builds it, in eval mode."""
+    torch.manual_seed(6)
+    model = WavLMModel(wavlm_config(width, layers, heads, **more))
+    return model.eval().requires_grad_(False)
 
 
 def wrapped(wavlm):

@@ -30,6 +30,9 @@ Models have random weights in real proportions (Qwen2.5's). The clock "cpu"
 counts the process's own time on one thread, for a machine that has other work.
 """
 
+# Qwen2.5-72B in bfloat16: MB of its weights, and of a layer of them.
+LARGE = {"weights": 138_676.08, "layer": 1674.05}
+
 GPU_NONE = """\
 Not measured yet: no GPU was at hand. `benchmarks/gpu.py` builds the models of
 the paper's sizes with random weights and writes its results within ten
@@ -72,16 +75,22 @@ def table(rows):
         [
             row["name"],
             row["target"] or "-",
-            "{} ({} to {}, {})".format(
-                *map(number, [row["ratio"], *row["spread"]]), row["repeats"]
-            ),
+            ratio(row),
             f"{number(row['ours'])} {row['unit']}",
-            f"{number(row['peer'])} {row['unit']}",
+            f"{number(row['peer'])} {row['unit']}" if row["peer"] else "-",
             verdicts[row["met"]],
         ]
         for row in rows
     ]
     return markdown_table(header, cells).splitlines()
+
+
+def ratio(row):
+    """A row's ratio, its spread and the pairs behind it (str)."""
+    if row["ratio"] is None:
+        return "-"
+    values = map(number, [row["ratio"], *row["spread"]])
+    return "{} ({} to {}, {})".format(*values, row["repeats"])
 
 
 def number(value):
@@ -91,6 +100,42 @@ def number(value):
     if 0.9 < value < 1.1:
         return f"{value:.3f}"
     return f"{value:.3g}"
+
+
+def by_arithmetic(scripts):
+    """What a model of 72B would take, from the two sizes that were measured.
+
+    A straight line: ours in memory over a layer's bytes, all else over those
+    of the weights.
+    """
+    sizes = [scripts.get(f"streaming-{size}") for size in ("1.5b", "7b")]
+    if None in sizes:
+        return []
+    small, large = ({r["name"]: r for r in s["rows"]} for s in sizes)
+
+    def at_large(name, side, over):
+        ends = [(row[name]["at"][over], row[name][side]) for row in both]
+        if None in (ends[0][1], ends[1][1]):
+            return "-"
+        (x, y), (x_more, y_more) = ends
+        value = y_more + (LARGE[over] - x_more) * (y_more - y) / (x_more - x)
+        return f"{number(value)} {large[name]['unit']}"
+
+    both = small, large
+    cells = []
+    for name in [name for name in small if name in large]:
+        memory = small[name]["unit"] == "MB"
+        ours = at_large(name, "ours", "layer" if memory else "weights")
+        cells.append([name, ours, at_large(name, "peer", "weights")])
+    return [
+        f"Qwen2.5-72B ({LARGE['weights']:,.0f} MB in bfloat16), **by "
+        "arithmetic, not measured**: a straight line through the two sizes "
+        "above, ours in memory over the bytes of a layer, all else over those "
+        "of the weights.",
+        "",
+        *markdown_table(["what", "ours", "peer"], cells).splitlines(),
+        "",
+    ]
 
 
 def made_with(part):
@@ -128,8 +173,13 @@ def machine_part(whole):
             for row in rows
             if row["met"] is False and row["note"]
         ]
+        lines += [
+            f'- "{row["name"]}" has no peer: {row["note"]}'
+            for row in rows
+            if row["peer"] is None
+        ]
         lines.append("")
-    return lines
+    return lines + by_arithmetic(whole["rows"])
 
 
 def gpu_part(whole):

@@ -77,25 +77,28 @@ def angle(one_BD, other_BD):
 
 
 @torch.no_grad()
+def run_of_size(lm, batches, size):
+    """Distances of the blocks of a size, by start: PruneMe's script."""
+    found = []
+    for batch in batches:
+        states = lm(**batch, output_hidden_states=True).hidden_states
+        last = batch["attention_mask"].sum(1) - 1
+        rows = torch.arange(len(last))
+        found.append(
+            [
+                angle(states[i][rows, last], states[i + size][rows, last])
+                for i in range(len(states) - size)
+            ]
+        )
+    return [torch.cat(angles).mean().item() for angles in zip(*found)]
+
+
 def run_per_size(lm, batches):
     """Distances [n - 1, start], with a pass over the data for each size n."""
     layers = lm.config.num_hidden_layers
     sums = np.full((layers, layers), np.nan)
     for size in range(1, layers):
-        found = []
-        for batch in batches:
-            states = lm(**batch, output_hidden_states=True).hidden_states
-            last = batch["attention_mask"].sum(1) - 1
-            rows = torch.arange(len(last))
-            found.append(
-                [
-                    angle(states[i][rows, last], states[i + size][rows, last])
-                    for i in range(layers - size + 1)
-                ]
-            )
-        for start in range(layers - size + 1):
-            angles = torch.cat([batch[start] for batch in found])
-            sums[size - 1, start] = angles.mean()
+        sums[size - 1, : layers - size + 1] = run_of_size(lm, batches, size)
     return sums
 
 

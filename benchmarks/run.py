@@ -2,6 +2,7 @@
 
     python -m benchmarks.run                 all, a few minutes each
     python -m benchmarks.run --only sweep    some; the other rows are kept
+    python -m benchmarks.run --only streaming-7b    27 GB of disk, and by name
 
 Writes ``benchmarks/results/<machine>.json`` and makes the README anew. Each
 script runs in a process of its own, one after the other.
@@ -18,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.common import add_mergekit
 from benchmarks.readme import write_readme
 from speechllm.study.machine import machine_name
 
@@ -38,6 +40,12 @@ SCRIPTS = (
     "evaluation",
     "sweep",
 )
+# The same in larger sizes: script and tier.
+LARGER = {
+    "streaming-1.5b": ("streaming", "1.5b"),
+    "streaming-7b": ("streaming", "7b"),
+}
+ORDER = (*SCRIPTS, *LARGER)
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "speechbrain", "peft")
@@ -51,6 +59,7 @@ def file_of(machine):
 
 def run_script(name, tier):
     """Rows of one script (list of dict)."""
+    name, tier = LARGER.get(name, (name, tier))
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "rows.json")
         command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}"]
@@ -71,10 +80,11 @@ def made_with():
 def main(argv=None):
     """Run, write, and say what was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
+    parser.add_argument("--only", nargs="+", choices=ORDER, default=SCRIPTS)
     parser.add_argument("--tier", choices=("full", "tiny"), default="full")
     parser.add_argument("--machine", default=machine_name())
     parser.add_argument("--output", default=str(RESULTS))
+    add_mergekit(parser)
     args = parser.parse_args(argv)
     file = Path(args.output) / f"{file_of(args.machine)}.json"
     whole = {"machine": args.machine, "rows": {}}
@@ -94,7 +104,7 @@ def main(argv=None):
         minutes = round((time.monotonic() - began) / 60, 2)
         rows[name] = {"minutes": minutes, **made_with(), "rows": found}
         # In the scripts' own order, whichever ran last.
-        whole["rows"] = rows = {n: rows[n] for n in SCRIPTS if n in rows}
+        whole["rows"] = rows = {n: rows[n] for n in ORDER if n in rows}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(whole, indent=1) + "\n")
     write_readme(Path(args.output), Path(args.output).parent / "README.md")

@@ -1,115 +1,84 @@
 """Measuring and pruning a causal LM a layer at a time, beside the usual ways.
 
     python -m benchmarks.streaming                a small model
-    python -m benchmarks.streaming --tier 1.5b    Qwen2.5-1.5B's proportions
-    python -m benchmarks.streaming --tier 7b      7B's: 15 GB of disk, and 13 more
+    python -m benchmarks.streaming --tier 1.5b    Qwen2.5-1.5B's sizes
+    python -m benchmarks.streaming --tier 7b      7B's: 27 GB of disk
 
-Files are random, in bfloat16, and deleted afterwards. A peer that needs the
-weights in memory is left out where they do not fit. mergekit wants packages of
-its own: install it into another environment, and name its command,
-``MERGEKIT=other/bin/mergekit-yaml``.
+Files are random, in bfloat16, and deleted afterwards. Each side runs in a
+process of its own, which tells peak memory and seconds; a peer that needs the
+weights in memory gives nothing where they do not fit. mergekit wants packages
+of its own: install it into another environment, and name its Python with
+`--mergekit`. It is beside our whole command, start and imports included.
 """
 
-import atexit
-import functools
-import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from benchmarks.common import paired, peak_of, peaks, row_of, script
+from benchmarks.common import (
+    in_fresh_process,
+    paired,
+    peak_of,
+    row_alone,
+    row_of,
+    script,
+)
 
 import torch  # isort: skip
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
+import transformers
+from transformers import AutoModelForCausalLM
 
-from benchmarks.models import qwen2_config, words_tokenizer
+from benchmarks.model_files import folder_of, handed_on, megabytes
+from benchmarks.models import published_config, qwen2_config, words_tokenizer
+from benchmarks.redundancy_table import run_of_size
 from speechbrain_ext.layers.distances import measure
 from speechbrain_ext.layers.removal import Block, layer_and_rest
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
+from speechbrain_ext.layers.weights import read_head
 from speechbrain_ext.quiet import quiet_loading
-from speechllm.streamed.copy import pieces_of, write_files, write_pruned
+from speechbrain_ext.runs.files import write_json
+from speechllm.streamed.copy import Piece, pieces_of, write_files, write_pruned
 from speechllm.streamed.memory import fits
 from speechllm.streamed.score import first_look
 from speechllm.streamed.walk import StreamedLM
 from speechllm.text_lm import batches_of
 
 SIZES = {
-    "tiny": dict(layers=4, width=64, vocabulary=300, rows=4, drop=(1, 2)),
-    "full": dict(layers=24, width=640, vocabulary=32_000, rows=8, drop=(8, 8)),
+    "tiny": dict(
+        model=qwen2_config(4, 64, 300), rows=4, drop=Block(1, 2), repeats=1
+    ),
+    "full": dict(
+        model=qwen2_config(24, 640, 32_000),
+        rows=8,
+        drop=Block(8, 8),
+        repeats=3,
+    ),
     "1.5b": dict(
-        layers=28, width=1536, vocabulary=151_936, rows=64, drop=(18, 8)
+        model=published_config("Qwen2.5-1.5B"),
+        rows=64,
+        drop=Block(18, 8),
+        repeats=1,
     ),
     "7b": dict(
-        layers=28,
-        width=3584,
-        vocabulary=151_936,
+        model=published_config("Qwen2.5-7B"),
         rows=64,
-        drop=(18, 8),
-        tied=False,
+        drop=Block(18, 8),
+        repeats=1,
+        most=3 * 1024,
     ),
 }
 TOKENS = 32
-# A model folder that another process has written.
-FOLDER = "BENCHMARK_MODEL_FOLDER"
 
 
-@functools.cache
-def _made(layers, width, vocabulary, tied):
-    """Folder of a random model, written a layer at a time."""
-    top = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, top, ignore_errors=True)
-    folder = Path(top) / "whole"
-    folder.mkdir()
-    config = qwen2_config(layers, width, vocabulary, tied=tied)
-    config.dtype, config.architectures = "bfloat16", ["Qwen2ForCausalLM"]
-    config.save_pretrained(folder)
-    words_tokenizer(min(vocabulary, 1000)).save_pretrained(folder)
-    with torch.device("meta"):
-        shapes = Qwen2ForCausalLM(config).state_dict()
-    shards = {}
-    for name, value in shapes.items():
-        if name != "lm_head.weight" or not tied:
-            shards.setdefault(layer_and_rest(name)[0], {})[name] = value
-    index = {}
-    for layer, some in shards.items():
-        file = f"part-{layer}.safetensors"
-        tensors = {
-            name: (0.02 * torch.randn(value.shape)).bfloat16()
-            for name, value in some.items()
-        }
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index.update(dict.fromkeys(some, file))
-    head = {"metadata": {}, "weight_map": index}
-    file = folder / "model.safetensors.index.json"
-    file.write_text(json.dumps(head))
-    return str(folder)
-
-
-def folder_of(sizes):
-    """Where the whole model lies (str)."""
-    if FOLDER in os.environ:
-        return os.environ[FOLDER]
-    names = ("layers", "width", "vocabulary")
-    made = _made(*(sizes[n] for n in names), sizes.get("tied", True))
-    return made
-
-
-def megabytes(folder):
-    """MB of a folder's weights (float)."""
-    files = Path(folder).glob("*.safetensors")
-    return sum(file.stat().st_size for file in files) / 2**20
-
-
-def whole_of(folder):
+def whole_of(sizes):
     """The model in memory."""
     with quiet_loading():
         return AutoModelForCausalLM.from_pretrained(
-            folder, dtype="bfloat16", trust_remote_code=False
+            folder_of(sizes["model"]), dtype="bfloat16", trust_remote_code=False
         )
 
 
@@ -117,175 +86,260 @@ def batches(sizes):
     """Rows of random tokens, in batches."""
     generator = torch.Generator().manual_seed(0)
     shape = (sizes["rows"], TOKENS)
-    ids = torch.randint(3, sizes["vocabulary"], shape, generator=generator)
+    most = sizes["model"].vocab_size
+    ids = torch.randint(3, most, shape, generator=generator)
     return batches_of(list(ids), 8)
 
 
 def measure_streamed(sizes):
     """A layer at a time."""
-    model = StreamedLM(folder_of(sizes), "bfloat16")
+    model = StreamedLM(folder_of(sizes["model"]), "bfloat16")
     return first_look(model, batches(sizes))[0]
 
 
 def measure_loaded(sizes):
     """The whole model in memory."""
-    return measure(whole_of(folder_of(sizes)), batches(sizes))
+    return measure(whole_of(sizes), batches(sizes))
 
 
-def prune_streamed(sizes):
+def measure_pruneme(sizes):
+    """The same, one block size, all states and logits: PruneMe's way."""
+    return run_of_size(whole_of(sizes), batches(sizes), sizes["drop"].size)
+
+
+def prune_streamed(sizes, out):
     """From file to file, and the checks of the files."""
     tokenizer = words_tokenizer(8)
-    with _output() as out:
-        write_pruned(folder_of(sizes), Block(*sizes["drop"]), out, tokenizer)
+    write_pruned(folder_of(sizes["model"]), sizes["drop"], out, tokenizer)
 
 
-def prune_loaded(sizes):
+def prune_loaded(sizes, out):
     """Load with transformers, drop, save."""
-    with _output() as out, quiet_loading():
-        lm = drop_layers(whole_of(folder_of(sizes)), Block(*sizes["drop"]))
-        lm.save_pretrained(out)
+    with quiet_loading():
+        drop_layers(whole_of(sizes), sizes["drop"]).save_pretrained(out)
 
 
-def copied(sizes):
-    """What cp takes for as many bytes, which are written by ours first."""
-    with _output() as out:
-        subprocess.run(["cp", "-r", _kept(sizes), out], check=True)
-
-
-def merged(sizes):
-    """mergekit's passthrough."""
-    start, size = sizes["drop"]
-    ranges = ((0, start), (start + size, sizes["layers"]))
-    slices = [
-        {"sources": [{"model": folder_of(sizes), "layer_range": list(span)}]}
-        for span in ranges
-    ]
-    recipe = {"merge_method": "passthrough", "dtype": "bfloat16"}
-    with _output() as out:
-        file = Path(out) / "recipe.yaml"
-        # JSON is YAML, too.
-        file.write_text(json.dumps({**recipe, "slices": slices}))
-        command = [os.environ["MERGEKIT"], str(file), f"{out}/merged"]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"mergekit: {done.stderr[-1000:]}")
-
-
-WAYS = dict(
-    measure_streamed=measure_streamed,
-    measure_loaded=measure_loaded,
-    prune_streamed=prune_streamed,
-    prune_loaded=prune_loaded,
-    merged=merged,
-)
-
-
-def _output():
-    """A folder beside the model, for as long as the block lasts."""
-    return tempfile.TemporaryDirectory(
-        dir=os.environ.get("BENCHMARK_OUTPUT_FOLDER")
+def prune_command(sizes, out):
+    """All of ours, as a person calls it."""
+    removed = sizes["drop"].removed
+    _run(
+        [sys.executable, "-m", "speechllm.cli", "prune"]
+        + [folder_of(sizes["model"]), "--drop", f"{removed[0]}-{removed[-1]}"]
+        + ["--output", out, "--overwrite"]
     )
 
 
-@functools.cache
-def _kept_in(folder, drop):
-    out = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, out, ignore_errors=True)
-    write_pruned(folder, Block(*drop), out, words_tokenizer(8))
-    return out
+def prune_mergekit(sizes, out):
+    """mergekit's passthrough, which PruneMe ends with, too."""
+    block, layers = sizes["drop"], sizes["model"].num_hidden_layers
+    source = {"model": folder_of(sizes["model"])}
+    slices = [
+        {"sources": [{**source, "layer_range": list(span)}]}
+        for span in ((0, block.start), (block.receiving, layers))
+    ]
+    recipe = {"merge_method": "passthrough", "dtype": "bfloat16"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "recipe.yaml")
+        # JSON is YAML, too.
+        write_json(file, {**recipe, "slices": slices})
+        python = os.environ["MERGEKIT"]
+        _run([python, "-m", "mergekit.scripts.run_yaml", file, out])
 
 
-def _kept(sizes):
-    """A folder of the kept layers, written once."""
-    return _kept_in(folder_of(sizes), sizes["drop"])
+def _run(command):
+    """Run a command, and say its last word where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+
+
+MEASURING = (measure_streamed, measure_loaded, measure_pruneme)
+PRUNING = (prune_streamed, prune_loaded, prune_command, prune_mergekit)
+WAYS = {way.__name__: way for way in (*MEASURING, *PRUNING)}
+COMMANDS = ("prune_command", "prune_mergekit")
+# Ours and a peer; targets of memory and of time.
+PAIRS = (
+    ("measure_streamed", "measure_loaded", "at most 1", ""),
+    ("measure_streamed", "measure_pruneme", "at most 1", ""),
+    ("prune_streamed", "prune_loaded", "at most 1", "at least 1"),
+    ("prune_command", "prune_mergekit", "at most 0.333", "at least 1"),
+)
+
+
+def did(side, sizes):
+    """Go one way, whose files are deleted."""
+    if WAYS[side] in MEASURING:
+        return WAYS[side](sizes)
+    with tempfile.TemporaryDirectory() as out:
+        return WAYS[side](sizes, out)
+
+
+def cost(side, sizes):
+    """Peak memory in MB and seconds; a command's with Python and libraries."""
+    began = time.perf_counter()
+    if side in COMMANDS:
+        did(side, sizes)
+        kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        return kilobytes / 1024, time.perf_counter() - began
+    most = peak_of(lambda: sizes, lambda sizes: did(side, sizes))
+    return most, time.perf_counter() - began
+
+
+def costs(sides, tier):
+    """MB and seconds of each side, in turns: two lists of lists."""
+    found = [
+        [
+            in_fresh_process("streaming", f"cost({s!r}, m.SIZES[{tier!r}])")
+            for s in sides
+        ]
+        for _ in range(SIZES[tier]["repeats"])
+    ]
+    return [
+        [[run[side][unit] for run in found] for side in range(len(sides))]
+        for unit in (0, 1)
+    ]
+
+
+def check_written(way, sizes):
+    """Refuse a way's folder without the kept tensors, bit for bit.
+
+    Gives why transformers does not load the folder, or nothing.
+    """
+    with tempfile.TemporaryDirectory() as out:
+        way(sizes, out)
+        found = {}
+        for file in Path(out).glob("*.safetensors"):
+            for name, place in read_head(str(file)).items():
+                found[name] = Piece(name, place.dtype, place)
+        wanted = {piece.name: piece for piece in kept(sizes)}
+        assert found.keys() == wanted.keys(), found.keys() ^ wanted.keys()
+        for name, piece in wanted.items():
+            copy = found[name]
+            assert copy.value.shape == piece.value.shape, name
+            assert copy.dtype == piece.dtype and piece.same(copy), name
+        try:
+            load_pruned(out, device_map={"": "meta"})
+        except Exception as error:
+            return last_line(error)
+    return ""
+
+
+def last_line(error):
+    """An error's last line, which says what was wrong (str)."""
+    return str(error).strip().splitlines()[-1].strip()[-300:]
+
+
+def kept(sizes):
+    """The tensors of the kept layers (list of Piece)."""
+    return list(pieces_of(folder_of(sizes["model"]), sizes["drop"]))
+
+
+def loadable(sizes):
+    """Whether the weights fit into memory."""
+    return fits(megabytes(folder_of(sizes["model"])) * 2**20)
 
 
 def check(sizes):
-    """One table, and the kept layers' very weights: both ways are the same."""
-    if fits(megabytes(folder_of(sizes)) * 2**20):
-        one, other = measure_streamed(sizes), measure_loaded(sizes)
-        torch.testing.assert_close(
-            torch.tensor(one.distances),
-            torch.tensor(other.distances),
-            rtol=0,
-            # Of bfloat16; in float32 the tests want 1e-6.
-            atol=1e-3,
-            equal_nan=True,
+    """One table, and the kept layers' very weights."""
+    ways = [prune_streamed]
+    if loadable(sizes):
+        ways.append(prune_loaded)
+        ours = torch.tensor(measure_streamed(sizes).distances)
+        # Of bfloat16; in float32 the tests want 1e-6.
+        near = dict(rtol=0, atol=1e-3, equal_nan=True)
+        whole = torch.tensor(measure_loaded(sizes).distances)
+        torch.testing.assert_close(ours, whole, **near)
+        size = sizes["drop"].size
+        # What ends behind the last layer is read after the norm there.
+        theirs = torch.tensor(measure_pruneme(sizes)[:-1]).double()
+        same = ours[size - 1, : len(theirs)]
+        torch.testing.assert_close(same, theirs, **near)
+    for way in ways:
+        assert not check_written(way, sizes)
+
+
+def fault(peer, sizes):
+    """Why a peer gives nothing, and what is to be said of it."""
+    if peer != "prune_mergekit":
+        why = "the weights do not fit into the memory that is free"
+        return "" if loadable(sizes) else why, ""
+    packages = ("mergekit", "transformers")
+    code = "import importlib.metadata as m; print(*map(m.version, {}))"
+    command = [os.environ["MERGEKIT"], "-c", code.format(packages)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    own = "{} beside transformers {}".format(*found.stdout.split())
+    try:
+        wrong = check_written(prune_mergekit, sizes)
+    except (RuntimeError, AssertionError) as error:
+        return f"mergekit {own} fails: {last_line(error)}", ""
+    own += f"; transformers {transformers.__version__} "
+    own += f"refuses what it wrote: {wrong}" if wrong else "loads what it wrote"
+    return "", f"; mergekit {own}"
+
+
+def pair_rows(pair, sizes, tier, told):
+    """Memory and time of ours and a peer, or of ours and why."""
+    ours, peer, *targets = pair
+    why, more = fault(peer, sizes)
+    found = costs((ours,) if why else (ours, peer), tier)
+    told = {**told, "sizes": told["sizes"] + more}
+    units = ("MB", ", peak memory"), ("s", "")
+    for sides, target, (unit, what) in zip(found, targets, units):
+        name = f"{ours}{what}; peer: {peer}"
+        if why:
+            yield row_alone(name, *sides, target, why, unit=unit, **told)
+        else:
+            yield row_of(name, *sides, target, unit=unit, **told)
+    if "most" in sizes:
+        yield row_of(
+            f"{ours}, peak memory; peer: {sizes['most']:,} MB",
+            found[0][0],
+            [sizes["most"]],
+            "at most 1",
+            unit="MB",
+            **told,
         )
-    source = load_pruned(folder_of(sizes), Block(*sizes["drop"]))
-    again = whole_of(_kept(sizes)).state_dict()
-    for name, value in source.state_dict().items():
-        assert torch.equal(value, again[name]), name
 
 
-def peak(side, sizes):
-    """Peak memory of one way; mergekit's with its libraries, in MB."""
-    if side != "merged":
-        return peak_of(lambda: sizes, WAYS[side])
-    merged(sizes)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+def copy_row(sizes, told):
+    """Writing weights beside `cp` of the very same files' bytes."""
+    pieces = kept(sizes)
+    files = {piece.value.path for piece in pieces}
+
+    def write():
+        with tempfile.TemporaryDirectory() as out:
+            write_files(pieces, out)
+
+    def copied():
+        with tempfile.TemporaryDirectory() as out:
+            subprocess.run(["cp", *files, out], check=True)
+
+    return row_of(
+        "writing the kept layers' files; peer: cp of them",
+        # What one side left to be written is not to slow the other.
+        *paired(write, copied, 2 * sizes["repeats"] - 1, between=os.sync),
+        f"at least {1 / 1.5:.2f}",
+        **told,
+    )
 
 
 def rows(sizes, tier):
     """Peak memory, and seconds, of measuring and of pruning."""
-    folder = os.environ[FOLDER] = folder_of(sizes)
-    weights = megabytes(folder)
+    model, folder = sizes["model"], folder_of(sizes["model"])
+    layer = [p.size for p in kept(sizes) if layer_and_rest(p.name)[0] == 0]
     told = dict(
-        sizes=f"{sizes['layers']} layers, {sizes['width']} wide, vocabulary "
-        f"{sizes['vocabulary']:,}: {weights:,.0f} MB, {sizes['drop'][1]} "
-        f"layers removed; {sizes['rows']} rows of {TOKENS} tokens measured",
+        at={"weights": megabytes(folder), "layer": sum(layer) / 2**20},
+        sizes=f"{model.num_hidden_layers} layers, {model.hidden_size} wide, "
+        f"vocabulary {model.vocab_size:,}: {megabytes(folder):,.0f} MB, "
+        f"{sizes['drop'].size} layers removed; {sizes['rows']} rows of "
+        f"{TOKENS} tokens measured",
         dtype="bfloat16",
     )
-    loaded = fits(weights * 2**20)
-    peers = {"measure": ["measure_loaded"], "prune": ["prune_loaded"]}
-    if "MERGEKIT" in os.environ:
-        peers["prune"].append("merged")
-    for what, some in peers.items():
-        ours = f"{what}_streamed"
-        for peer in some:
-            if not loaded and peer != "merged":
-                print(f"{peer}: {weights:,.0f} MB do not fit", file=sys.stderr)
-                own, _ = peaks("streaming", (ours, ours), tier)
-                yield row_of(
-                    f"{ours}, peak memory; peer: the weights' bytes",
-                    own,
-                    [weights],
-                    "",
-                    unit="MB",
-                    **told,
-                )
-                continue
-            yield row_of(
-                f"{ours}, peak memory; peer: {peer}",
-                *peaks("streaming", (ours, peer), tier),
-                "at most 1",
-                unit="MB",
-                **told,
-            )
-            yield row_of(
-                f"{ours}; peer: {peer}",
-                *paired(
-                    functools.partial(WAYS[ours], sizes),
-                    functools.partial(WAYS[peer], sizes),
-                    3,
-                ),
-                "",
-                **told,
-            )
-    pieces = list(pieces_of(folder, Block(*sizes["drop"])))
-
-    def write():
-        """The files of weights alone."""
-        with _output() as out:
-            write_files(pieces, out)
-
-    yield row_of(
-        "writing the kept layers' files; peer: cp of them",
-        *paired(write, functools.partial(copied, sizes), 5),
-        f"at least {1 / 1.5:.2f}",
-        **told,
-    )
-    os.environ.pop(FOLDER)
+    with handed_on(folder):
+        for pair in PAIRS:
+            if pair[1] != "prune_mergekit" or "MERGEKIT" in os.environ:
+                yield from pair_rows(pair, sizes, tier, told)
+        yield copy_row(sizes, told)
 
 
 if __name__ == "__main__":

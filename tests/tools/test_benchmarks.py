@@ -21,7 +21,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import common, gpu, gpu_models, gpu_training, readme, run  # noqa: E402, I001
 from benchmarks import decoding_generate as generate  # noqa: E402
-from benchmarks import redundancy_table, training_projector  # noqa: E402
+from benchmarks import model_files, models, redundancy_table  # noqa: E402
+from benchmarks import streaming, training_projector  # noqa: E402
+
+
+def costs_in_process(sides, tier):
+    found = [streaming.cost(side, streaming.SIZES[tier]) for side in sides]
+    return [[[one[unit]] for one in found] for unit in (0, 1)]
 
 
 @pytest.mark.parametrize("name", run.SCRIPTS)
@@ -31,6 +37,9 @@ def test_both_sides_agree_and_are_measured(name, monkeypatch, capfd):
     monkeypatch.setattr(
         module, "peaks", lambda *args: ([1.0], [2.0]), raising=False
     )
+    if name == "streaming":
+        monkeypatch.setattr(module, "costs", costs_in_process)
+        monkeypatch.delenv("MERGEKIT", raising=False)
     sizes = module.SIZES["tiny"]
     torch.manual_seed(0)
     module.check(sizes)
@@ -113,10 +122,10 @@ print(common.peak_of(prepare, lambda kept: torch.ones(20 * 2**18) + 1))
 
 
 def test_a_fresh_process_measures_or_says_why_not():
-    found = common.peak_in_fresh_process("loading", "ours", "tiny")
+    found = common.in_fresh_process("loading", "peak('ours', m.SIZES['tiny'])")
     assert 0 < found < 200
     with pytest.raises(RuntimeError, match="absent"):
-        common.peak_in_fresh_process("absent", "ours", "tiny")
+        common.in_fresh_process("absent", "peak()")
 
 
 def test_run_writes_results_and_page(tmp_path, monkeypatch):
@@ -158,13 +167,87 @@ def test_rows_of_another_day_say_so():
     assert f"{readme.made_with(part)}; 2 minutes in all." in page
 
 
+def test_a_peer_that_fails_says_why(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    script = "import sys; print('1 2') if '-c' in sys.argv else sys.exit('No!')"
+    python.write_text(f"#!{sys.executable}\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("MERGEKIT", str(python))
+    monkeypatch.setattr(streaming, "costs", lambda sides, tier: [[[8.0]]] * 2)
+    given = streaming.SIZES["tiny"], "tiny", {"sizes": "small"}
+    memory, time = streaming.pair_rows(streaming.PAIRS[-1], *given)
+    why = "mergekit 1 beside transformers 2 fails: No!"
+    assert (memory.note, memory.unit, time.unit) == (why, "MB", "s")
+    assert memory.ours == 8 and memory.met is time.met is None
+    assert f"no peer: {why}" in str(time)
+    rows = [{**vars(row), "command": "c"} for row in (memory, time)]
+    part = {"machine": "m", **run.made_with()}
+    part["rows"] = {"streaming": {"minutes": 1.0, "rows": rows}}
+    page = "\n".join(readme.machine_part(part))
+    assert f'- "{time.name}" has no peer: {why}' in page
+
+
+def test_a_peer_that_writes_something_else_is_seen(monkeypatch):
+    sizes = streaming.SIZES["tiny"]
+
+    def layers_of_the_whole(sizes, out):
+        streaming.prune_streamed(sizes, out)
+        file = Path(out, "config.json")
+        told = json.loads(file.read_text())
+        told["layer_types"] = ["full_attention"] * 4
+        file.write_text(json.dumps(told))
+
+    said = streaming.check_written(layers_of_the_whole, sizes)
+    assert "must be equal" in said
+
+    def another_layer(sizes, out):
+        block = streaming.Block(0, 2)
+        streaming.prune_streamed({**sizes, "drop": block}, out)
+
+    with pytest.raises(AssertionError, match="layers.0"):
+        streaming.check_written(another_layer, sizes)
+
+
+def test_a_model_that_the_disk_does_not_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        model_files.shutil, "disk_usage", lambda _: type("_", (), {"free": 1e9})
+    )
+    config = models.published_config("Qwen2.5-7B")
+    with pytest.raises(RuntimeError, match="27 GB of disk.*1 GB are free"):
+        model_files.write_model(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_larger_model_is_reckoned_from_two():
+    def rows(weights, layer, ours, peer):
+        row = common.row_of("a", [ours], [peer], "", unit="MB", sizes="s")
+        at = {"weights": weights, "layer": layer}
+        return {"rows": [{**vars(row), "at": at}]}
+
+    large = readme.LARGE
+    scripts = {"streaming-1.5b": rows(1000, 10, 110.0, 2000.0)}
+    assert readme.by_arithmetic(scripts) == []
+    scripts["streaming-7b"] = rows(2000, 20, 120.0, 4000.0)
+    page = "\n".join(readme.by_arithmetic(scripts))
+    assert "by arithmetic, not measured" in page
+    ours, peer = 100 + large["layer"], 2 * large["weights"]
+    assert f"| a    | {ours:.0f} MB | {peer:.0f} MB |" in page
+    config = models.published_config("Qwen2.5-72B")
+    with torch.device("meta"):
+        lm = gpu_models.AutoModelForCausalLM.from_config(config)
+    for name, part in (("weights", lm), ("layer", lm.model.layers[0])):
+        held = 2 * sum(p.numel() for p in part.parameters()) / 2**20
+        assert large[name] == pytest.approx(held, rel=1e-5)
+
+
 def test_targets_are_for_the_full_sizes(tmp_path, capsys):
     row = common.row_of("a", [1.0], [2.0], "at least 9")
-    sizes = {"full": {}, "tiny": {}}
-    for tier, met in (("full", False), ("tiny", None)):
+    sizes = {"full": {}, "7b": {}, "tiny": {}}
+    for tier, met in (("full", False), ("7b", False), ("tiny", None)):
         given = [sizes, lambda sizes: None, lambda *_: [row]]
         (found,) = common.script("x", *given, ["--tier", tier])
         assert found.met is met
+    assert run.LARGER["streaming-7b"] == ("streaming", "7b")
 
 
 def test_machine_names_no_host():
