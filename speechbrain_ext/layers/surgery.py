@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from transformers import (
@@ -96,7 +97,7 @@ def load_pruned(
     source: str,
     removed: Iterable[int] | None = None,
     revision: str | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     """Load a causal LM with its kept layers only.
 
