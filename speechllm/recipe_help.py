@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
 import textwrap
+from pathlib import Path
 
 from speechbrain.utils.run_opts import RunOptions
 
-KEY = re.compile(r"([A-Za-z]\w*):\s*(.*)")
-# Objects are wired up in the YAML, and not set from the command line.
-OBJECTS = "# Objects"
+from speechllm.keys import LAST, Key, read_keys
+
 WIDTH = 79
+MARGIN = " " * 6
+NO_OPTIONS = ("param_file", "overridden_args")
 
 
 def recipe_help(argv: list[str]) -> str:
@@ -21,88 +24,56 @@ def recipe_help(argv: list[str]) -> str:
     The keys are those of the YAML that is named, or of ``hparams/train.yaml``
     beside the script.
     """
-    script = sys.argv[0] or "train.py"
-    folder = os.path.dirname(os.path.abspath(script))
+    script = Path(sys.argv[0] or "train.py").resolve()
     named = [word for word in argv if word.endswith((".yaml", ".yml"))]
-    path = named[0] if named else os.path.join(folder, "hparams", "train.yaml")
+    path = Path(named[0]) if named else script.parent / "hparams/train.yaml"
     lines = [
-        f"usage: python {os.path.basename(script)} hparams/NAME.yaml "
-        "[--KEY VALUE ...]",
+        f"usage: python {script.name} hparams/NAME.yaml [--KEY VALUE ...]",
         "",
         "Every key of the YAML can be set here: --steps 1000, nested ones with",
         "dots: --backbone.source DIR. The keys, what they are by default, and",
         "what they mean:",
     ]
-    for title, keys in sections(base_of(path)):
+    keys = [key for key in read_keys(base_of(path), "") if key.section != LAST]
+    sections = itertools.groupby(keys, lambda key: key.section or "General")
+    for title, some in sections:
         lines += ["", f"{title}:"]
-        for key, value, about in keys:
-            lines += _entry(f"  --{key} {value}".rstrip(), about)
+        for key in some:
+            lines += _entry(key)
     lines += ["", "SpeechBrain's own options (device, debugging, compiling):"]
     names = RunOptions.__dataclass_fields__
-    told = " ".join(f"--{name}" for name in names if name not in _NO_OPTIONS)
+    told = " ".join(f"--{name}" for name in names if name not in NO_OPTIONS)
     lines += textwrap.wrap(
         told, WIDTH, initial_indent="  ", subsequent_indent="  "
     )
     return "\n".join(lines)
 
 
-_NO_OPTIONS = ("param_file", "overridden_args")
-
-
-def _entry(head, about):
+def _entry(key: Key) -> list[str]:
     """A key on a line of its own, and its comment below or behind it."""
+    value = key.default
+    if value.startswith("!PLACEHOLDER"):
+        value = "DIR" if key.name.endswith("folder") else "VALUE"
+    head = f"  --{key.name} {value}".rstrip()
     if len(head) > WIDTH:
         head = head[: WIDTH - 3] + "..."
-    if not about:
-        return [head]
+    about = f"({key.status}) {key.about}" if key.status else key.about
     if len(head) < 34 and len(about) < WIDTH - 36:
-        return [f"{head:34s}  {about}"]
-    margin = " " * 6
+        return [f"{head:34s}  {about}".rstrip()]
     return [
         head,
         *textwrap.wrap(
-            about, WIDTH, initial_indent=margin, subsequent_indent=margin
+            about, WIDTH, initial_indent=MARGIN, subsequent_indent=MARGIN
         ),
     ]
 
 
-def base_of(path: str) -> str:
-    """The text of the full YAML that a variant stands on."""
-    seen: set[str] = set()
-    while True:
-        with open(path, encoding="utf-8") as stream:
-            text = stream.read()
-        found = re.search(r"^base:\s*(\S+)", text, re.M)
-        if not found or path in seen:
-            return text
+def base_of(path: Path) -> Path:
+    """The full YAML that a variant stands on."""
+    seen: set[Path] = set()
+    while path not in seen:
         seen.add(path)
-        path = os.path.join(os.path.dirname(path), found[1])
-
-
-def sections(text: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Titles of a full YAML, and under each its keys: name, value, comment."""
-    found: list[tuple[str, list[tuple[str, str, str]]]] = [("General", [])]
-    above: list[str] = []
-    before = ""
-    for line in text.split(OBJECTS)[0].splitlines():
-        comment = re.fullmatch(r"# ?(.*)", line)
-        key = KEY.fullmatch(line)
-        if comment and not line.startswith("##"):
-            above.append(comment[1])
-        elif key and not key[1].startswith("__"):
-            value, _, behind = key[2].partition("# ")
-            value = value.strip()
-            if value.startswith("!PLACEHOLDER"):
-                value = "DIR" if key[1].endswith("folder") else "VALUE"
-            if above and not before:
-                # A comment behind an empty line is a title, but for longer ones.
-                found.append((above.pop(0).rstrip("."), []))
-            about = " ".join([*above, behind.strip()]).strip()
-            found[-1][1].append((key[1], value, about))
-            above = []
-            before = line
-            continue
-        elif not comment:
-            above = [] if not line.strip() else above
-        before = before if comment else line
-    return [(title, keys) for title, keys in found if keys]
+        found = re.search(r"^base:\s*(\S+)", path.read_text("utf-8"), re.M)
+        if found:
+            path = Path(os.path.normpath(path.parent / found[1]))
+    return path

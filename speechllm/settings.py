@@ -28,10 +28,10 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
+from speechbrain_ext.training import command
 from speechbrain_ext.training.faults import ConfigError, Fault, as_yaml, label
 from speechllm.device import pick_device
 from speechllm.packaged import PREFIX, included_path, packaged_path
-from speechllm.recipe_help import recipe_help
 from speechllm.settings_checks import check, plain_values, value_at
 from speechllm.settings_tree import (
     INCLUDE,
@@ -45,6 +45,9 @@ from speechllm.settings_tree import (
     text_of,
     written,
 )
+
+# What these tools refuse ends a recipe's script without a traceback.
+command.OURS.add("speechllm")
 
 COMMAND_LINE = "command line"
 Overrides = dict | str | None
@@ -104,6 +107,8 @@ def parse_arguments(
     """A recipe's command line, without what SpeechBrain's own parser loses."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(argv):
+        from speechllm.recipe_help import recipe_help
+
         print(recipe_help(argv))
         raise SystemExit(0)
     path, run_opts, _ = RunOptions.from_command_line_args(argv)

@@ -96,7 +96,13 @@ class RedundancyTable:
         return found
 
     @classmethod
-    def from_pairs(cls, mean, errors, count, provenance=None):
+    def from_pairs(
+        cls,
+        mean: np.ndarray,
+        errors: np.ndarray,
+        count: int,
+        provenance: dict | None = None,
+    ) -> RedundancyTable:
         """Rearrange distances between depths into sizes and starts."""
         layers = len(mean) - 1
         tables = []

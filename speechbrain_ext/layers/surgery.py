@@ -141,7 +141,7 @@ def load_pruned(
     source: str,
     removed: Iterable[int] | None = None,
     revision: str | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     """Load a causal LM, or a speech LLM, with its kept decoder layers only.
 

@@ -152,7 +152,8 @@ def test_every_command_is_on_its_page():
         assert f"## speechllm {name}\n" in page
         for option in command.params:
             hidden = getattr(option, "hidden", False)
-            assert hidden or option.human_readable_name.lower() in page.lower()
+            names = [*option.opts, option.human_readable_name]
+            assert hidden or any(n.lower() in page.lower() for n in names)
 
 
 # ----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from speechbrain_ext.training import command
 from speechbrain_ext.training.faults import ConfigError, Fault
 from speechbrain_ext.training.measure import measure_parser
 from speechbrain_ext.training.settings import speechllm_rules
-from speechllm.recipe_help import base_of, recipe_help, sections
+from speechllm.recipe_help import recipe_help
 
 ROOT = RECIPE.parents[3]
 
@@ -43,8 +43,7 @@ def test_help_shows_the_recipes_own_keys(monkeypatch):
     # Those of another recipe, by a variant of its own.
     other = ROOT / "recipes/OwnData/ASR/SpeechLLM/hparams/small.yaml"
     assert "--train_data" in recipe_help([str(other), "--help"])
-    titles = [title for title, _ in sections(base_of(str(other)))]
-    assert "Training" in titles
+    assert "\nTraining:\n" in recipe_help([str(other)])
 
 
 def test_measures_help_has_its_own_options_too(capsys):
@@ -80,7 +79,7 @@ def test_faults_of_a_recipe_end_it_with_2():
     words = ["train.py", "hparams/mini.yaml", "--data_folder", "/gone/x"]
     code, _, err = typed(*words, "--steps", "-1", "--device", "cpu")
     assert code == 2 and "Traceback" not in err
-    assert err.startswith("Error: hparams/mini.yaml has 2 faults:")
+    assert re.search("^Error: hparams/mini.yaml has . faults:", err, re.M)
     assert "data_folder: /gone/x, is not there" in err and "steps: -1" in err
 
 
@@ -121,8 +120,7 @@ def test_ctrl_c_ends_a_script_with_130(tmp_path):
         "import signal, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from speechbrain_ext.training.command import run_command\n"
-        "print('on', flush=True)\n"
-        "run_command(lambda: time.sleep(600))\n"
+        "run_command(lambda: print('on', flush=True) or time.sleep(600))\n"
     )
     process = subprocess.Popen(
         [sys.executable, script],
