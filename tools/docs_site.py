@@ -27,7 +27,7 @@ from speechllm.keys import keys_page  # noqa: E402
 # Beside docs/: under these paths here and on the site.
 PAGES = [
     "recipes/*/*/SpeechLLM/README.md",
-    "recipes/MultiTask/SpeechLLM/README.md",
+    "recipes/*/SpeechLLM/README.md",
     "workflow/README.md",
     "benchmarks/README.md",
     "CONTRIBUTING.md",

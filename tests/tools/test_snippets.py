@@ -44,6 +44,9 @@ NOT_RUN = {
     "srun": "wants Slurm; make test-slurm runs one",
     "nvidia-smi": "wants a GPU",
     "get_covost_splits.py": "CoVoST 2's own script",
+    "int8": "wants torchao",
+    "Qwen2-Audio": "8 billion values; test_hub_models.py has a tiny one",
+    "Qwen2Audio": "the same",
     "MultiTask": "wants two finished runs and a GPU; test_multitask.py has it",
 }
 # Fences that show something and tell nothing to type.
