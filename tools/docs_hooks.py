@@ -38,6 +38,7 @@ def on_config(config):
     named = set(re.findall(r"[\w./-]+\.md", str(config.nav)))
     docs = Path(config.docs_dir)
     here = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
+    here |= set(docs_site.pages())
     if more := sorted(here - named):
         config.nav.append({"More": more})
     return config

@@ -27,7 +27,7 @@ from speechllm.keys import keys_page  # noqa: E402
 # Beside docs/: under these paths here and on the site.
 PAGES = [
     "recipes/*/*/SpeechLLM/README.md",
-    "recipes/MultiTask/SpeechLLM/README.md",
+    "recipes/*/SpeechLLM/README.md",
     "workflow/README.md",
     "benchmarks/README.md",
     "CONTRIBUTING.md",
@@ -66,7 +66,14 @@ def commands_page() -> str:
     )
 
 
+def not_run() -> str:
+    """What README says of what was not run."""
+    parts = (ROOT / "README.md").read_text("utf-8").split("\n\n")
+    return next(part for part in parts if part.startswith("**Not run yet**"))
+
+
 GENERATED = {
+    "not_run": not_run,
     "keys": keys_page,
     "commands": commands_page,
     "memory": memory.tables,

@@ -1,5 +1,8 @@
 """Run the tutorials: ``python tools/notebooks.py`` writes what they print.
 
+With ``--check`` it says which print other lines than they have in them, where
+they have any.
+
 A cell is run as it stands, all cells of a notebook in one namespace, and all
 notebooks in one folder, in their order: the third goes on from the second.
 """
@@ -58,12 +61,26 @@ def write(path: Path, told: list[str]) -> None:
     path.write_text(f"{text}\n", "utf-8")
 
 
-if __name__ == "__main__":
+def main(check: bool) -> int:
+    """Run all; write what they print, or say whose prints have other lines."""
     os.environ.setdefault("TQDM_DISABLE", "1")
-    before = os.getcwd()
+    start, differ = os.getcwd(), []
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for notebook in notebooks():
-            write(notebook, run(notebook))
-            print(notebook.name, file=sys.stderr)
-        os.chdir(before)
+            told = run(notebook)
+            # Figures may move with a library: their places may not.
+            lines = [text.count("\n") for text in told]
+            before = [text.count("\n") for text in printed(notebook)]
+            if any(before) and lines != before:
+                differ.append(notebook.name)
+            if not check:
+                write(notebook, told)
+        os.chdir(start)
+    if check and differ:
+        print(f"{', '.join(differ)}: run python tools/notebooks.py")
+    return 1 if check and differ else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

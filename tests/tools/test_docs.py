@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -228,3 +229,36 @@ def test_what_is_computed_is_near_what_a_gpu_measured():
     assert memory.decoding(llama) / memory.GIB == pytest.approx(15.72, rel=0.02)
     without = memory.decoding(llama, 13) / memory.GIB
     assert without == pytest.approx(10.37, rel=0.02)
+
+
+# ----------------------------------------------------------------------------
+# Tutorials
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_tutorials_run_and_print_what_stands_in_them(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/notebooks.py"), "--check"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_tutorial_is_a_page(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["# One\n", "two"]},
+        {
+            "cell_type": "code",
+            "source": ["print(1)"],
+            "outputs": [{"text": ["1\n"]}],
+        },
+    ]
+    path = tmp_path / "x.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    assert site.notebook_page(path) == (
+        "# One\ntwo\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\n"
+        "The notebook: [x.ipynb](x.ipynb)\n"
+    )

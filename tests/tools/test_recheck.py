@@ -304,6 +304,26 @@ def test_a_page_holds_the_figures_of_the_runs(root, results):
     assert row.split("|")[3].split()[0] == f"{sum(wers) / 3:.2f}"
 
 
+def test_a_short_table_is_a_part_of_the_whole_one(evidence):
+    whole, short = (
+        [
+            [cell.strip() for cell in line.split("|")[1:-1]]
+            for line in blocks.made(f"mini-{name}", evidence).split("\n")
+        ]
+        for name in ("table", "short")
+    )
+    # A row for each depth, a column for each healing, of the first set.
+    shown = {
+        (row[0], head): cell
+        for row in short[2:]
+        for head, cell in zip(blocks.SHORT, row[1:], strict=True)
+    }
+    for depth, way, score, *_ in whole[2:]:
+        if depth.isdecimal():
+            assert shown.pop((depth, way or "none")) == score
+    assert set(shown.values()) <= {""}
+
+
 def rescored(root, tmp_path, change):
     """What is told of a study whose files were changed and packed again."""
     file = root / MINI.folder / PACKED
