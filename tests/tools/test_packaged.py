@@ -292,6 +292,8 @@ def test_a_wheel_runs_a_recipe_from_an_empty_folder(built, tmp_path, corpus):
     options = {
         "data_folder": corpus,
         "results_folder": here / "results",
+        "train_splits": "[train-clean-100]",
+        "valid_splits": "[dev-clean]",
         "test_splits": "[test-clean]",
         "loss_splits": "[]",
         "steps": 2,
