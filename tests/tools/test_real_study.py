@@ -59,12 +59,12 @@ def test_the_plan_has_what_the_study_is_to_show(tmp_path):
         "timing": 2,
     }
     order = list(plan.runs)
-    assert order[:3] == ["data-real", "warm-s1", "smollm2-s1"]
+    assert order[:3] == ["data-real", "warmup-s1", "smollm2-s1"]
     assert order[-2:] == [n for n in order if n.startswith("timing-")]
     for name in ("smollm2-s1", "smollm2-lora-s1"):
         run = plan.runs[name]
-        assert run.needs == ["data-real", "warm-s1"]
-        assert option(run, "start_from") == str(plan.run_folder("warm-s1"))
+        assert run.needs == ["data-real", "warmup-s1"]
+        assert option(run, "start_from") == str(plan.run_folder("warmup-s1"))
     for depth in (3, 6, 9, 12):
         for healing in ("none-speech", "both-speech-k200"):
             assert f"smollm2-s1-n{depth}-{healing}" in order
@@ -90,7 +90,7 @@ def test_where_results_lie_is_not_part_of_a_run(tmp_path):
     plans = [read_plan(CONFIG, results=str(tmp_path / n)) for n in "ab"]
     for one, other in zip(*(plan.runs.values() for plan in plans)):
         assert (one.name, one.made) == (other.name, other.made)
-    source = option(plans[0].runs["warm-s1"], "backbone.source")
+    source = option(plans[0].runs["warmup-s1"], "backbone.source")
     assert source == str(tmp_path / "a/models/smollm2-135m")
 
 
@@ -106,17 +106,17 @@ def test_what_training_starts_from_counts(tmp_path):
     before = read_plan(CONFIG, results=str(tmp_path)).runs
 
     def longer(config):
-        config["systems"]["warm"]["set_baseline"]["steps"] = 4000
+        config["systems"]["warmup"]["set_baseline"]["steps"] = 4000
 
     after = read_plan(changed(tmp_path, longer), results=str(tmp_path)).runs
-    for name in ("warm-s1", "smollm2-s1", "smollm2-s1-n3-none-speech"):
+    for name in ("warmup-s1", "smollm2-s1", "smollm2-s1-n3-none-speech"):
         assert before[name].made != after[name].made
     assert before["data-real"].made == after["data-real"].made
 
     def unknown(config):
         config["systems"]["smollm2"]["start"] = "cold"
 
-    with pytest.raises(PlanError, match=r"smollm2\.start: cold: .*warm"):
+    with pytest.raises(PlanError, match=r"smollm2\.start: cold: .*warmup"):
         read_plan(changed(tmp_path, unknown))
 
 
@@ -142,7 +142,7 @@ def test_neither_trials_nor_beginnings_stand_for_a_system():
         configuration = {"start_from": start} if start else {}
         return RunResult(name, "one", configuration=configuration)
 
-    runs = [run("warm-s1"), run("one-s1", "/far/away/runs/warm-s1/")]
+    runs = [run("warmup-s1"), run("one-s1", "/far/away/runs/warmup-s1/")]
     runs += [run("one-s1-trial2-both"), run("one-s1-n2-both-speech")]
     names = [one.name for one in standing(runs)]
     assert names == ["one-s1", "one-s1-n2-both-speech"]
@@ -417,7 +417,7 @@ def test_from_nothing_to_a_report_that_is_rechecked(
     ended = {name: status_of(plan, name) for name in plan.runs}
     assert set(ended.values()) == {"done"}, (ended, done.stdout[-3000:])
     whole = load_run(plan.run_folder("smollm2-s1"))
-    warm = load_run(plan.run_folder("warm-s1"))
+    warm = load_run(plan.run_folder("warmup-s1"))
     # Copies at two speeds of the corpus's own, and not of the valid speaker.
     assert whole.data["train"]["utterances"] == 3 * 8
     assert warm.data["train"]["utterances"] == 8 + 1 + 12
@@ -428,7 +428,7 @@ def test_from_nothing_to_a_report_that_is_rechecked(
     assert not warm.scores
     page = (results / "report/report.md").read_text()
     assert "smollm2-s1" not in page.split("## What is missing")[1]
-    assert "warm-s1" not in (results / "report/table.md").read_text()
+    assert "warmup-s1" not in (results / "report/table.md").read_text()
     assert "spread, even" in (results / "report/healing/table.md").read_text()
     # As if the decoder of Whisper had been there.
     score = SetScore("WER", 21.0, [19.0, 23.0], speakers=3)
