@@ -14,29 +14,32 @@ from speechllm.cli.terminal import colour_of
 from speechllm.demo.systems import Said, System
 
 STYLE = """
+#pair { flex-wrap: wrap; }
+#pair > * { flex: 1 1 320px; min-width: min(320px, 100%) !important; }
+#pair .html-container, #map .html-container { padding: 0 !important; }
+#pair .html-container, #pair .prose { height: 100%; }
 .card { border: 1px solid var(--border-color-primary); border-radius: 10px;
   padding: 14px 16px; display: flex; gap: 16px; height: 100%;
   box-sizing: border-box; background: var(--block-background-fill); }
 .card .words { flex: 1; min-width: 0; }
 .card h3 { margin: 0; font-size: 1.05rem; overflow-wrap: anywhere; }
-.card .sub, .legend { color: var(--body-text-color-subdued);
-  font-size: .85rem; margin: 2px 0 10px; }
+.card .sub, .legend { opacity: .7; font-size: .85rem; margin: 2px 0 10px; }
 .card .text { font-size: 1.1rem; line-height: 1.55; min-height: 3.1em;
   margin: 0 0 12px; overflow-wrap: anywhere; }
-.card .text.none { color: var(--body-text-color-subdued); }
+.card .text.none { opacity: .7; }
 .card mark { border-radius: 3px; padding: 0 2px; color: inherit; }
 .card mark.gone { background: #e07b0033; text-decoration: line-through; }
 .card mark.new { background: #0a84ff33; text-decoration: underline; }
 .facts { display: grid; grid-template-columns: auto 1fr; gap: 2px 12px;
   font-size: .9rem; margin: 0; }
-.facts dt { color: var(--body-text-color-subdued); }
+.facts dt { opacity: .7; }
 .facts dd { margin: 0; font-variant-numeric: tabular-nums; }
 .stack { display: flex; flex-direction: column-reverse; gap: 3px;
-  width: 56px; flex: none; justify-content: flex-start; }
-.stack i { height: var(--tall, 10px); border-radius: 3px; display: block;
+  width: 56px; flex: none; }
+.stack i { flex: 1 1 4px; max-height: 30px; border-radius: 3px;
   background: #0a84ff; border: 1.5px solid #0a84ff; box-sizing: border-box; }
 .stack i.gone { background: transparent; border: 1.5px dashed #e07b00; }
-.map svg { width: 100%; max-width: 560px; height: auto; display: block; }
+.map svg { width: 100%; max-width: 460px; height: auto; display: block; }
 .map text { fill: var(--body-text-color); font-size: 11px;
   font-family: inherit; }
 .map h3 { margin: 0; font-size: 1.05rem; }
@@ -60,7 +63,6 @@ def marked(text: str, other: str, kind: str) -> str:
 def stack(system: System) -> str:
     """The layers, the last one on top, removed ones hollow."""
     kept = set(system.kept)
-    tall = max(3, min(12, 300 // system.layers))
     bars = "".join(
         f'<i title="layer {i}"></i>'
         if i in kept
@@ -68,10 +70,7 @@ def stack(system: System) -> str:
         for i in range(system.layers)
     )
     about = f"{len(kept)} of {system.layers} layers"
-    return (
-        f'<div class="stack" role="img" aria-label="{about}" '
-        f'style="--tall: {tall}px">{bars}</div>'
-    )
+    return f'<div class="stack" role="img" aria-label="{about}">{bars}</div>'
 
 
 def card(

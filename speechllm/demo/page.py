@@ -137,12 +137,11 @@ def build(
         )
         known = gradio.State({})
         blank = session.show(None, tasks[0], first, {})
-        with gradio.Row(equal_height=True):
-            left = gradio.HTML(blank[0], elem_id="whole", min_width=300)
+        with gradio.Row(equal_height=True, elem_id="pair"):
+            left = gradio.HTML(blank[0], elem_id="whole")
             right = gradio.HTML(
                 blank[1],
                 elem_id="pruned",
-                min_width=300,
                 visible=bool(depths),
             )
         drawn = gradio.HTML(blank[2], elem_id="map")

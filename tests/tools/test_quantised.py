@@ -71,7 +71,7 @@ def test_speakers_take_turns_and_errors_are_counted(export, tmp_path):
             name = f"{speaker}-10-000{place}"
             wav_N = speech_like(0.6, seed=place)
             soundfile.write(str(folder / f"{name}.flac"), wav_N, RATE)
-            lines.append(f"{name} ONE TWO\n")
+            lines.append(f"{name} RED BLUE\n")
         (folder / f"{speaker}-10.trans.txt").write_text("".join(lines))
     rows = comparison.read_set(str(tmp_path / "set"), 4)
     assert [row["speaker"] for row in rows] == ["1", "2", "1", "2"]
