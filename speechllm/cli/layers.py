@@ -12,6 +12,7 @@ import click
 
 from speechllm.cli.common import (
     PARTLY,
+    Numbers,
     Word,
     command,
     file_option,
@@ -202,13 +203,13 @@ def _draw(table, picture):
 
 @command(
     "speechllm rules Qwen/Qwen2.5-1.5B --text lines.txt",
-    "speechllm rules ./llama --text lines.txt --layers 2 --layers 4",
+    "speechllm rules ./llama --text lines.txt --layers 2,4",
     "speechllm rules ./llama --text lines.txt --rule even --rule angular",
 )
 @click.option(
     "--layers",
     multiple=True,
-    type=click.IntRange(1),
+    type=Numbers(),
     help="How many layers to remove; may be repeated. Default: an eighth, a "
     "quarter, a third and half of them.",
 )
@@ -226,7 +227,7 @@ def _draw(table, picture):
 @model_options
 def rules(
     model: str,
-    layers: tuple[int, ...],
+    layers: tuple[tuple[int, ...], ...],
     names: tuple[str, ...],
     text: str,
     output: str | None,
@@ -248,7 +249,7 @@ def rules(
     report = compare_rules(
         decoder,
         rows,
-        layers,
+        [size for some in layers for size in some],
         names,
         settings["batch_size"],
         show_progress(as_json),
