@@ -40,7 +40,7 @@ def speechllm_rules(plain: dict) -> list[Fault]:
     config, why = load_config(plain, "backbone")
     return [
         *value_faults(plain),
-        *_data_faults(plain),
+        *_place_faults(plain),
         *_order_faults(plain),
         *([why] if why else _backbone_faults(plain, config)),
         *_healing_faults(plain, config),
@@ -49,18 +49,27 @@ def speechllm_rules(plain: dict) -> list[Fault]:
     ]
 
 
-def _data_faults(plain) -> Iterator[Fault]:
-    """Fault of a data folder that is not there."""
+def _place_faults(plain) -> Iterator[Fault]:
+    """Faults of a data folder that is not there, and of where results go."""
+    folder = get(plain, "output_folder")
+    if isinstance(folder, str) and folder:
+        there = os.path.abspath(folder)
+        while not os.path.exists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there) or not os.access(there, os.W_OK):
+            why = (
+                "cannot be written to" if os.path.isdir(there) else "is a file"
+            )
+            mend = f"{there} {why}: give another --results_folder DIR"
+            yield Fault("output_folder", folder, mend)
     folder = get(plain, "data_folder")
     if not isinstance(folder, str) or not folder or os.path.exists(folder):
         return
     # Loquacious takes a hub id.
-    if "cache_gigabytes" in plain and re.fullmatch(
-        r"\w[\w.-]*/[\w.-]+", folder
-    ):
-        return
-    mend = "is not there: give the folder with --data_folder DIR"
-    yield Fault("data_folder", folder, mend)
+    hub_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", folder)
+    if not (hub_id and "cache_gigabytes" in plain):
+        mend = "is not there: give the folder with --data_folder DIR"
+        yield Fault("data_folder", folder, mend)
 
 
 def _order_faults(plain) -> Iterator[Fault]:

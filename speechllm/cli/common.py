@@ -87,6 +87,19 @@ class Word(click.Choice):
         )
 
 
+class Numbers(click.ParamType):
+    """Whole numbers from 1, one or several with commas between."""
+
+    name = "N[,N...]"
+
+    def convert(self, value, param, ctx):
+        """A tuple of them."""
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and int(part) for part in parts):
+            self.fail(f"{value!r}: write 4, or 2,4", param, ctx)
+        return tuple(map(int, parts))
+
+
 def file_option(name: str, about: str, **more: Any) -> Decorator:
     """An option that names a file."""
     kind = click.Path(dir_okay=False, allow_dash=True)

@@ -12,6 +12,7 @@ import click
 
 from speechllm.cli.common import (
     PARTLY,
+    Numbers,
     Word,
     command,
     file_option,
@@ -228,13 +229,13 @@ def draw(tables, picture):
 
 @command(
     "speechllm rules Qwen/Qwen2.5-1.5B --text lines.txt",
-    "speechllm rules ./llama --text lines.txt --layers 2 --layers 4",
+    "speechllm rules ./llama --text lines.txt --layers 2,4",
     "speechllm rules ./llama --text lines.txt --rule even --rule angular",
 )
 @click.option(
     "--layers",
     multiple=True,
-    type=click.IntRange(1),
+    type=Numbers(),
     help="How many layers to remove; may be repeated. Default: an eighth, a "
     "quarter, a third and half of them.",
 )
@@ -252,7 +253,7 @@ def draw(tables, picture):
 @model_options
 def rules(
     model: str,
-    layers: tuple[int, ...],
+    layers: tuple[tuple[int, ...], ...],
     names: tuple[str, ...],
     text: str,
     output: str | None,
@@ -274,7 +275,7 @@ def rules(
     report = compare_rules(
         decoder,
         rows,
-        layers,
+        [size for some in layers for size in some],
         names,
         settings["batch_size"],
         show_progress(as_json),

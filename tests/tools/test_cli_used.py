@@ -134,7 +134,7 @@ def test_rules_write_after_each_plan(capsys, tmp_path, lm, text, monkeypatch):
 def test_prune_takes_what_rules_and_measure_gave(capsys, tmp_path, lm, text):
     rules, table = tmp_path / "rules.json", tmp_path / "table.json"
     words = [lm, "--text", text]
-    names = "--rule even --rule deepest --layers 1 --layers 2".split()
+    names = "--rule even --rule deepest --layers 1,2".split()
     speechllm(capsys, "rules", *words, *names, "--output", rules)
     _, said, _ = speechllm(capsys, "info", rules)
     assert "kind: comparison of rules" in said and "even, 2 layers: 1" in said

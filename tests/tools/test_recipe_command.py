@@ -70,6 +70,9 @@ def test_a_missing_folder_is_told_with_the_other_faults(tmp_path):
     keys = [fault.key for fault in speechllm_rules(plain)]
     assert keys.count("data_folder") == 1 and "steps" in keys
     assert speechllm_rules({"data_folder": str(tmp_path)}) == []
+    (tmp_path / "file").write_text("")
+    (fault,) = speechllm_rules({"output_folder": f"{tmp_path}/file/run"})
+    assert "file is a file: give another --results_folder" in str(fault)
     hub = {"data_folder": "someone/some-set"}
     assert len(speechllm_rules(hub)) == 1
     assert speechllm_rules({**hub, "cache_gigabytes": 2.0}) == []
