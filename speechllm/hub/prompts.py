@@ -148,6 +148,9 @@ def request(processor: Any, words: str | None = None) -> str:
         If the sound has no place in it, or more than one.
     """
     mark, text = processor.audio_token, words
+    # Some processors leave it to their tokenizer.
+    template = getattr(processor, "chat_template", None)
+    template = template or getattr(processor.tokenizer, "chat_template", None)
     if words is not None and SPEECH in words:
         text = words.replace(SPEECH, mark)
     elif hasattr(processor, "_retrieve_input_features"):
@@ -157,10 +160,11 @@ def request(processor: Any, words: str | None = None) -> str:
         silence = np.zeros(1600, dtype=np.float32)
         text = processor.apply_transcription_request(silence, tokenize=False)
         text = text if isinstance(text, str) else text[0]
-    elif processor.chat_template:
+    elif template:
         asked = [{"type": "audio"}, {"type": "text", "text": words or WORDS}]
         text = processor.apply_chat_template(
             [{"role": "user", "content": asked}],
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=True,
         )

@@ -210,6 +210,17 @@ def test_decoder_alone_is_the_model(family, hub):
     hub.check()
 
 
+def test_own_request_has_one_place_for_the_sound(family):
+    """The model's own words; and one's own, whole or in its frame."""
+    _, _, processor = family
+    mark = processor.audio_token
+    assert HubPrompt(processor).text.count(mark) == 1
+    assert "Hear!" in HubPrompt(processor, "Hear!").text
+    assert HubPrompt(processor, "a {speech} b").text == f"a {mark} b"
+    with pytest.raises(ValueError, match="2 places"):
+        HubPrompt(processor, "{speech} {speech}")
+
+
 def test_targets_are_where_they_belong(family, hub):
     """Target logits are the model's own, at the prompt's end and behind it."""
     targets = [hub.prompt.encode_target(text) for text in ("yes", "no way")]
