@@ -63,11 +63,10 @@ class HubPrompt:
 
     def plain(self) -> Prompt:
         """A prompt that says nothing: text alone, begun as texts begin."""
-        begun, first = self.tokenizer("a")["input_ids"], []
-        if begun and begun[0] == self.tokenizer.bos_token_id:
-            first = begun[:1]
+        begun = self.tokenizer("a")["input_ids"][:1]
+        begun = [i for i in begun if i == self.tokenizer.bos_token_id]
         nothing = torch.zeros(0, dtype=torch.long)
-        begin = torch.tensor(first, dtype=torch.long)
+        begin = torch.tensor(begun, dtype=torch.long)
         return Prompt(begin, nothing, self.tokenizer)
 
     def inputs(

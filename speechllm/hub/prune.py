@@ -101,7 +101,8 @@ def prune_hub(
             "speech with its text"
         )
     measured, judged = split_rows(utterances) if told else (utterances, [])
-    hub = table = None
+    hub: HubModel | None = None
+    table: RedundancyTable | None = None
     if data.speech or data.text:
         hub = load_hub(source, device, dtype, words)
     if removed is None:
