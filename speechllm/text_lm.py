@@ -90,7 +90,9 @@ def stored_dtype(source: str, revision: str | None = None) -> str:
 
 
 def read_rows(
-    path: str, tokenizer: PreTrainedTokenizerBase, context: int = 512
+    path: str,
+    tokenizer: PreTrainedTokenizerBase | Callable,
+    context: int = 512,
 ) -> list[torch.Tensor]:
     """The rows of a text file, as token ids."""
     if not os.path.isfile(path):

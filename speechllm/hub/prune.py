@@ -148,7 +148,7 @@ def _batches(hub, measured, data):
     """What a rule looks at: speech where it is given, else text."""
     if measured:
         return map(as_batch, data.heard(hub, measured, "Hearing"))
-    rows = read_rows(data.text, hub.prompt.tokenizer, data.context)
+    rows = read_rows(data.text, hub.prompt.spell, data.context)
     return (
         {**batch, "labels": text_labels(*batch.values())}
         for batch in batches_of(rows, data.batch_size)

@@ -84,7 +84,7 @@ def measure_both(
     tables: dict[str, RedundancyTable] = {}
     # What is wrong with either is told before anything long.
     utterances = read_speech(speech, most) if speech else None
-    rows = read_rows(text, hub.prompt.tokenizer, context) if text else None
+    rows = read_rows(text, hub.prompt.spell, context) if text else None
     if utterances:
         tables["speech"] = measure_speech(
             hub, utterances, batch_size, position, progress
