@@ -91,7 +91,9 @@ def check_text(path: str) -> None:
 
 
 def read_rows(
-    path: str, tokenizer: PreTrainedTokenizerBase, context: int = 512
+    path: str,
+    tokenizer: PreTrainedTokenizerBase | Callable,
+    context: int = 512,
 ) -> list[torch.Tensor]:
     """The rows of a text file, or of standard input, as token ids."""
     check_text(path)

@@ -140,7 +140,7 @@ def granite(name):
             ),
             encoder_config=dict(
                 model_type=f"{name}_encoder",
-                input_dim=32,
+                input_dim=160,
                 num_layers=2,
                 hidden_dim=16,
                 feedforward_mult=2,
@@ -161,7 +161,7 @@ def granite(name):
             has_lora_adapter=False,
             tie_word_embeddings=False,
         )
-        features = transformers.GraniteSpeechFeatureExtractor(n_mels=16)
+        features = transformers.GraniteSpeechFeatureExtractor()
         processor = transformers.GraniteSpeechProcessor(
             features, tokenizer(), audio_token=AUDIO, chat_template=CHAT
         )

@@ -81,7 +81,8 @@ def merged(model: PreTrainedModel, inputs: dict) -> dict:
     dict
         ``inputs_embeds`` ``[B, Q, D]`` and ``attention_mask`` ``[B, Q]``.
     """
-    place, found = known_place(model), {}
+    place = known_place(model)
+    found: dict[str, Any] = {}
 
     def entering(module, args, options):
         """Keep what the base decoder is called with."""

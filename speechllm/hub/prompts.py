@@ -61,13 +61,17 @@ class HubPrompt:
         ids = [int(i) for i in ids]
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
+    def spell(self, text: str, verbose: bool = False) -> dict:
+        """Text as ids, as text is begun; Mistral's tokenizer is never told."""
+        del verbose
+        return self.tokenizer(text)
+
     def plain(self) -> Prompt:
         """A prompt that says nothing: text alone, begun as texts begin."""
-        begun, first = self.tokenizer("a")["input_ids"], []
-        if begun and begun[0] == self.tokenizer.bos_token_id:
-            first = begun[:1]
+        begun = self.tokenizer("a")["input_ids"][:1]
+        begun = [i for i in begun if i == self.tokenizer.bos_token_id]
         nothing = torch.zeros(0, dtype=torch.long)
-        begin = torch.tensor(first, dtype=torch.long)
+        begin = torch.tensor(begun, dtype=torch.long)
         return Prompt(begin, nothing, self.tokenizer)
 
     def inputs(
@@ -148,6 +152,9 @@ def request(processor: Any, words: str | None = None) -> str:
         If the sound has no place in it, or more than one.
     """
     mark, text = processor.audio_token, words
+    # Some processors leave it to their tokenizer.
+    template = getattr(processor, "chat_template", None)
+    template = template or getattr(processor.tokenizer, "chat_template", None)
     if words is not None and SPEECH in words:
         text = words.replace(SPEECH, mark)
     elif hasattr(processor, "_retrieve_input_features"):
@@ -157,10 +164,11 @@ def request(processor: Any, words: str | None = None) -> str:
         silence = np.zeros(1600, dtype=np.float32)
         text = processor.apply_transcription_request(silence, tokenize=False)
         text = text if isinstance(text, str) else text[0]
-    elif processor.chat_template:
+    elif template:
         asked = [{"type": "audio"}, {"type": "text", "text": words or WORDS}]
         text = processor.apply_chat_template(
             [{"role": "user", "content": asked}],
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=True,
         )

@@ -100,7 +100,8 @@ def prune_hub(
             "speech with its text"
         )
     measured, judged = split_rows(utterances) if told else (utterances, [])
-    hub = table = None
+    hub: HubModel | None = None
+    table: RedundancyTable | None = None
     if data.speech or data.text:
         hub = load_hub(source, device, dtype, words)
     if removed is None:
@@ -145,7 +146,7 @@ def _batches(hub, measured, data):
     """What a rule looks at: speech where it is given, else text."""
     if measured:
         return map(as_batch, data.heard(hub, measured, "Hearing"))
-    rows = read_rows(data.text, hub.prompt.tokenizer, data.context)
+    rows = read_rows(data.text, hub.prompt.spell, data.context)
     return (
         {**batch, "labels": text_labels(*batch.values())}
         for batch in batches_of(rows, data.batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -30,7 +31,7 @@ class Utterance:
 
     def read(self, rate: int) -> torch.Tensor:
         """Its samples at a rate, ``[N]``."""
-        span: dict[str, int | None] = {}
+        span: dict[str, Any] = {}
         if self.part is not None:
             own = audio_info(self.file).sample_rate
             start, stop = self.part

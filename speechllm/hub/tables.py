@@ -86,10 +86,10 @@ def measure_both(
     progress: bool = False,
 ) -> tuple[dict[str, RedundancyTable], dict | None]:
     """The tables on speech and on text, and how much they agree."""
-    tables = {}
+    tables: dict[str, RedundancyTable] = {}
     # What is wrong with either is told before anything long.
     utterances = read_speech(speech, most) if speech else None
-    rows = read_rows(text, hub.prompt.tokenizer, context) if text else None
+    rows = read_rows(text, hub.prompt.spell, context) if text else None
     if utterances:
         tables["speech"] = measure_speech(
             hub, utterances, batch_size, position, progress

@@ -1,5 +1,6 @@
 """Every family of speech LLMs in the table, tiny, with random weights."""
 
+import base64
 import contextlib
 import copy
 import json
@@ -210,6 +211,17 @@ def test_decoder_alone_is_the_model(family, hub):
     hub.check()
 
 
+def test_own_request_has_one_place_for_the_sound(family):
+    """The model's own words; and one's own, whole or in its frame."""
+    _, _, processor = family
+    mark = processor.audio_token
+    assert HubPrompt(processor).text.count(mark) == 1
+    assert "Hear!" in HubPrompt(processor, "Hear!").text
+    assert HubPrompt(processor, "a {speech} b").text == f"a {mark} b"
+    with pytest.raises(ValueError, match="2 places"):
+        HubPrompt(processor, "{speech} {speech}")
+
+
 def test_targets_are_where_they_belong(family, hub):
     """Target logits are the model's own, at the prompt's end and behind it."""
     targets = [hub.prompt.encode_target(text) for text in ("yes", "no way")]
@@ -362,3 +374,54 @@ def test_other_families_are_refused(kind, tmp_path):
         assert REFUSED[kind] in told
     else:
         assert "nested.py" in told and "decoder" in told
+
+
+def test_voxtral_is_asked_as_its_own_processor_asks(tmp_path):
+    """With Mistral's own tokenizer: ids and features of a transcription."""
+    pytest.importorskip("mistral_common")
+    marks = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]"}
+    marks |= {11: "<pad>", 24: "[AUDIO]", 25: "[BEGIN_AUDIO]"}
+    marks |= {34: "[TRANSCRIBE]"}
+    names = [marks.get(i, f"[SPARE_{i}]") for i in range(40)]
+    spectrogram = dict(num_mel_bins=128, hop_length=160, window_size=400)
+    content = {
+        "config": {
+            "pattern": r"\s*\S+|\s+",
+            "num_vocab_tokens": 256,
+            "default_vocab_size": 296,
+            "default_num_special_tokens": 40,
+            "version": "v13",
+        },
+        "vocab": [
+            {
+                "rank": i,
+                "token_bytes": base64.b64encode(bytes([i])).decode(),
+                "token_str": None,
+            }
+            for i in range(256)
+        ],
+        "special_tokens": [
+            {"rank": i, "token_str": name, "is_control": True}
+            for i, name in enumerate(names)
+        ],
+        "audio": {
+            "sampling_rate": 16000,
+            "frame_rate": 12.5,
+            "chunk_length_s": 30.0,
+            "audio_encoding_config": spectrogram,
+        },
+    }
+    (tmp_path / "tekken.json").write_text(json.dumps(content))
+    own = transformers.MistralCommonBackend.from_pretrained(str(tmp_path))
+    features = transformers.WhisperFeatureExtractor(feature_size=128)
+    processor = transformers.VoxtralProcessor(features, own)
+    sound = sounds(1)[0]
+    expected = processor.apply_transcription_request(
+        [sound], model_id="tiny", sampling_rate=16000, format=["WAV"]
+    )
+    found, lengths = HubPrompt(processor).inputs([sound])
+    assert torch.equal(found["input_ids"], expected["input_ids"])
+    assert lengths == [expected["input_ids"].shape[1]]
+    difference = found["input_features"] - expected["input_features"]
+    # Their own is written to 16 bits on the way.
+    assert difference.abs().mean() < 0.05

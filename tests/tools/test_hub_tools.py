@@ -123,6 +123,17 @@ def test_prune_from_file_to_file(saved, data, tmp_path):
     assert len(drop_layers(named, None).state_dict()) > len(expected)
 
 
+def test_a_search_on_speech(data, tmp_path):
+    """Rules that look at losses take the targets of what is said."""
+    model = save("qwen2_audio", tmp_path / "model")
+    words = ("--rule", "greedy-layers", "--speech", data / "clips.csv")
+    output = tmp_path / "smaller"
+    told = json.loads(
+        run("prune", model, "--layers", 2, *words, "--output", output, "--json")
+    )
+    assert told["rule"] == "greedy-layers" and len(told["removed"]) == 2
+
+
 def test_map_is_folded_in(saved, data, tmp_path):
     """The written model says what the healed one in memory says."""
     output = tmp_path / "healed"
