@@ -16,7 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from benchmarks.models import SAMPLE_RATE, noise
 from speechbrain_ext.data.audio import audio_info, read_utterance
 from speechbrain_ext.model.encoder import SpeechEncoder
-from speechbrain_ext.model.encoder_cores import WINDOWS, WhisperCore
+from speechbrain_ext.model.whisper_core import WINDOWS, WhisperCore
 
 SIZES = {
     # Whisper-base.

@@ -22,13 +22,19 @@ CHECK_HEAD = f"""
 """
 
 
-def full_yaml(path: str, dropped: tuple[str, ...] = ()) -> str:
-    """The YAML that a variant stands for: nothing included or resolved."""
+def full_yaml(
+    path: str, dropped: tuple[str, ...] = (), checked: bool = True
+) -> str:
+    """The YAML that a variant stands for: nothing included or resolved.
+
+    Checked: it ends by checking its own settings.
+    """
     text = merged(path)
     for key in dropped:
         text = without_key(text, key)
     text = with_head(text, own_head(path))
-    return with_banners(text.rstrip("\n") + "\n" + with_check(text))
+    check = with_check(text) if checked else ""
+    return with_banners(text.rstrip("\n") + "\n" + check)
 
 
 @functools.cache

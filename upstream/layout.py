@@ -25,6 +25,7 @@ STAYS = ("py.typed", "inference.py", "pruning.py", "redundancy.py")
 # library, without endings. The first has all that none of the others names.
 SLICES: dict[str, tuple[str, ...]] = {
     "asr": (),
+    "checks": ("training/faults", "training/options", "training/settings"),
     "plans": (
         "layers/plans",
         "layers/rules",
@@ -32,9 +33,21 @@ SLICES: dict[str, tuple[str, ...]] = {
         "layers/linear_map",
         "training/measure",
     ),
-    "maps": ("healing/bridge", "healing/closed_form", "healing/distillation"),
-    "features": ("data/features", "data/audio_hash", "model/static_decoding"),
-    "covost": ("scores/translation", "data/manifests"),
+    "maps": (
+        "healing/bridge",
+        "healing/closed_form",
+        "healing/distillation",
+        "training/whole_model",
+    ),
+    "features": (
+        "data/audio",
+        "data/audio_damage",
+        "data/audio_file",
+        "data/audio_hash",
+        "data/features",
+        "model/static_decoding",
+    ),
+    "covost": ("scores/translation", "data/manifests", "model/whisper_core"),
     "loquacious": ("data/parquet", "training/trained_run"),
     "own": ("data/own_forms", "data/augment"),
 }
@@ -108,6 +121,10 @@ RECIPES = [
                 'hparams["data_folder"]'
             ),
             "from speechbrain_ext.data.sets import all_splits\n": "",
+            # Of FLAC alone, which SpeechBrain reads: the reader of any kind
+            # of audio is of a later slice.
+            "from speechbrain_ext.data.audio import read_utterance\n": "",
+            "read_utterance(wav)": "sb.dataio.dataio.read_audio(wav)",
             """\
         all_splits(hparams),
         skip_prep=hparams["skip_prep"],

@@ -91,8 +91,9 @@ class Plan:
         there, part = recipe.theirs, recipe.slice
         for name, text in recipe_scripts(recipe).items():
             self.add(f"{there}/{name}", text, part, slice_of_source(text))
+        checked = slice_of("training/settings") in self.slices
         yamls = {
-            name: full_yaml(file, recipe.dropped)
+            name: full_yaml(file, recipe.dropped, checked)
             for name, file in variants(recipe).items()
         }
         self.yamls[recipe.dataset] = yamls

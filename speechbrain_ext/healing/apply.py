@@ -246,7 +246,9 @@ def heal(
     removed = Removal.of(block, decoder.num_layers + len(block))
     places = check_places(healing, removed)
     if healing.bridge is not None:
-        _build_bridges(decoder, healing.bridge, places["bridge"], maps)
+        from speechbrain_ext.healing.bridge import build_bridges
+
+        build_bridges(decoder, healing.bridge, places["bridge"], maps)
     adapter = None
     if healing.adapters is not None:
         layers = places["adapters"]
@@ -289,25 +291,3 @@ def check_places(
 
         check_layer_before(found["bridge"])
     return found
-
-
-def _build_bridges(decoder, bridge, layers, maps):
-    """Bridges, or maps folded in, as a healing's part says."""
-    if bridge["start"] == "map":
-        missing = sorted(set(layers) - set(maps or {}))
-        if missing:
-            raise ValueError(
-                "healing: the bridge starts from the closed-form map, which "
-                f"was not fitted for the layers {missing}: give heal(maps=...)"
-            )
-    else:
-        maps = None
-    if bridge["form"] == "folded":
-        weights = {index: maps[index].weight_DD for index in layers}
-        from speechbrain_ext.healing.closed_form import fold_maps
-
-        fold_maps(decoder, weights)
-    else:
-        from speechbrain_ext.healing.bridge import add_bridges
-
-        add_bridges(decoder, layers, bridge["rank"], maps)

@@ -130,6 +130,27 @@ def add_bridges(
         put_bridge(decoder_layers(decoder)[index], bridge, name)
 
 
+def build_bridges(
+    decoder, bridge: dict, layers: Iterable[int], maps: dict | None
+) -> None:
+    """Bridges, or maps folded in, as a healing's part says."""
+    fitted = {}
+    if bridge["start"] == "map":
+        fitted = maps or {}
+        missing = sorted(set(layers) - set(fitted))
+        if missing:
+            raise ValueError(
+                "healing: the bridge starts from the closed-form map, which "
+                f"was not fitted for the layers {missing}: give heal(maps=...)"
+            )
+    if bridge["form"] == "folded":
+        from speechbrain_ext.healing.closed_form import fold_maps
+
+        fold_maps(decoder, {i: fitted[i].weight_DD for i in layers})
+    else:
+        add_bridges(decoder, layers, bridge["rank"], fitted)
+
+
 def all_bridges(decoder) -> dict[int, Bridges]:
     """The layers' `Bridges`, by layer index."""
     return {

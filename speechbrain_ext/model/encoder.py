@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from speechbrain_ext.model.encoder_cores import WaveformCore, WhisperCore
+from speechbrain_ext.model.encoder_cores import EncoderCore, WaveformCore
 from speechbrain_ext.model.encoder_load import (
     dtype_of,
     load_config,
@@ -71,7 +71,7 @@ class SpeechEncoder(torch.nn.Module):
 
     def __init__(
         self,
-        core: WaveformCore | WhisperCore,
+        core: EncoderCore,
         source: str | Path,
         kind: str,
         revision: str | None = None,
@@ -164,8 +164,10 @@ class SpeechEncoder(torch.nn.Module):
             )
         model = load_model(source, config, dtype, revision)
         extractor = load_extractor(source, config, revision)
-        core: WaveformCore | WhisperCore
+        core: EncoderCore
         if config.model_type == "whisper":
+            from speechbrain_ext.model.whisper_core import WhisperCore
+
             core = WhisperCore(model, extractor, window)
             normalise_input = bool(normalise_input)
         else:
@@ -287,10 +289,10 @@ class SpeechEncoder(torch.nn.Module):
                 f"{self.min_samples} that one frame of {self.name} needs: "
                 "leave the utterance out"
             )
-        too_long = self.max_samples and num_samples > self.max_samples
-        if too_long and self.long_audio == "error":
+        limit = self.max_samples
+        if limit and num_samples > limit and self.long_audio == "error":
             seconds = num_samples / self.sample_rate
-            most = self.max_samples / self.sample_rate
+            most = limit / self.sample_rate
             raise ValueError(
                 f"{name}: {seconds:.2f} s, but {self.name} takes at most "
                 f"{most:.2f} s: leave the utterance out or set long_audio: "

@@ -33,7 +33,6 @@ from speechbrain_ext.training.build import (
     build_from_settings,
     build_healed,
     load_prompt,
-    pruned_twin,
     save_trained,
 )
 from speechbrain_ext.training.choose_layers import choose_layers, measure_table
@@ -224,6 +223,8 @@ class Experiment:
 
     def twin(self, whole, removed):
         """A whole model without some layers, over the same frozen weights."""
+        from speechbrain_ext.training.whole_model import pruned_twin
+
         return pruned_twin(whole, removed)
 
     def measure(self, kind: str) -> str:

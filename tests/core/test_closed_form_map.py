@@ -23,7 +23,7 @@ from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.residual import states_at
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.prompt import IGNORE
-from speechbrain_ext.training.build import pruned_twin, some_of
+from speechbrain_ext.training.whole_model import pruned_twin, some_of
 
 WIDTH = 32
 

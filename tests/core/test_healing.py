@@ -31,7 +31,7 @@ from speechbrain_ext.healing.lora import (
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.training.build import pruned_twin
+from speechbrain_ext.training.whole_model import pruned_twin
 
 # Paper, Section 3.3.
 STRATEGIES = ("none", "decoder", "projector", "both")

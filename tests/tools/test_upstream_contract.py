@@ -41,7 +41,7 @@ from upstream.sources import (
 
 # Lines of code of the first pull request's Python, tests apart. The aim is
 # 4,500 lines in all: this may fall, and not rise.
-MOST_CODE = 6_600
+MOST_CODE = 5_340
 
 CLOSING = "# **About SpeechBrain**\nabout\n\n# **Citing SpeechBrain**\ncite\n"
 THEIRS = {
@@ -259,17 +259,21 @@ def crossings():
     """Imports of a later slice that happen on being imported oneself."""
     found = []
     top = ROOT / OURS
-    files = {p: slice_of(p.relative_to(top).as_posix()) for p in sources_here()}
-    for recipe in RECIPES:
-        train = ROOT / recipe.ours / "train.py"
-        files[train] = recipe.slice
-    for path, own in files.items():
-        if path.suffix == ".py":
-            for name in imported_names(path.read_text(), late=False):
-                inner = name.removeprefix(f"{OURS}.")
-                other = slice_of(inner.replace(".", "/"))
-                if inner != name and latest([own, other]) != own:
-                    found.append(f"{path.relative_to(ROOT)} ({own}): {name}")
+    sources = [
+        (slice_of(p.relative_to(top).as_posix()), p.name, p.read_text())
+        for p in sources_here()
+        if p.suffix == ".py"
+    ]
+    # As they are there: with their settings lines exchanged.
+    sources += [
+        (r.slice, r.dataset, recipe_scripts(r)["train.py"]) for r in RECIPES
+    ]
+    for own, path, text in sources:
+        for name in imported_names(text, late=False):
+            inner = name.removeprefix(f"{OURS}.")
+            other = slice_of(inner.replace(".", "/"))
+            if inner != name and latest([own, other]) != own:
+                found.append(f"{path} ({own}): {name}")
     return found
 
 
@@ -293,7 +297,17 @@ def test_the_first_slice_can_be_read(capsys):
     assert f"{LIBRARY}/layers/plans.py" not in first.files
     assert "measure.py" not in "".join(first.files)
     assert "measure.py" not in text_of(first, f"{RECIPES[0].theirs}/README.md")
+    # Settings are checked by a later slice; every key is used without it, too.
+    there = RECIPES[0].theirs
+    script = text_of(first, f"{there}/train.py")
+    yamls = [path for path in first.files if path.endswith(".yaml")]
+    for path in yamls:
+        assert CHECK not in text_of(first, path)
+        assert unused_keys(text_of(first, path), script) == [], path
+    assert yamls and "read_utterance" not in script
     python = python_of(first, LIBRARY, "recipes/")
+    # Models for tests and examples.
+    del python[f"{LIBRARY}/tiny_models.py"]
     counts = [house.count(text)[:2] for text in python.values()]
     lines, code = map(sum, zip(*counts))
     with capsys.disabled():

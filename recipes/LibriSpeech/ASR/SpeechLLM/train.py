@@ -16,7 +16,8 @@ A run (`Experiment.train_and_evaluate`), and the settings that it goes by:
 - Model: hparams.load_encoder and hparams.load_decoder, both frozen; between
   them hparams.downsampling, hparams.projector_hidden, hparams.speech_markers,
   and the words of hparams.prompt and hparams.chat_template.
-  hparams.cache_features keeps the encoder's word on the disk.
+  hparams.cache_features keeps the encoder's word on the disk. What it cannot
+  take stops the run, or with hparams.skip_bad is left out.
 - Trained: the projector, and hparams.lora with hparams.adapt_attention; on a
   pruned decoder what hparams.healing, or one's own hparams.healing_parts,
   opens.
