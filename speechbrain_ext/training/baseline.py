@@ -49,6 +49,7 @@ FORMER = {
     "healing_parts": None,
     "decode_static": False,
     "length_pool": 1,
+    "batch_seconds": None,
     "long_audio": "error",
     "keep": "last",
     # All clips were trained on; none is longer than a day.
