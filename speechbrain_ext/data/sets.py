@@ -207,6 +207,12 @@ def groups_of(dataset):
     return groups if any(groups) else None
 
 
+def seconds_of(dataset):
+    """An utterance's index in the set to its seconds (callable)."""
+    rows, names = dataset.data, dataset.data_ids
+    return lambda index: float(rows[names[index]]["duration"])
+
+
 def positions_of(dataset, per_second):
     """How many positions of the LLM an utterance takes, about.
 
@@ -226,13 +232,14 @@ def positions_of(dataset, per_second):
         read for it.
     """
 
+    seconds = seconds_of(dataset)
+
     def positions(index):
         """Those of its speech and of its target."""
         name = dataset.data_ids[index]
         row = {**dataset.data[name], "id": name}
         ids = dataset.pipeline.compute_specific(["target_ids"], row)
-        seconds = float(row["duration"])
-        return seconds * per_second + len(ids["target_ids"])
+        return seconds(index) * per_second + len(ids["target_ids"])
 
     return positions
 

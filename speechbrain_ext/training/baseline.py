@@ -50,6 +50,7 @@ FORMER: dict[str, Any] = {
     "healing_parts": None,
     "decode_static": False,
     "length_pool": 1,
+    "batch_seconds": None,
     "long_audio": "error",
     "keep": "last",
     "start_from": None,

@@ -17,11 +17,12 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_ext.data.batches import (
+    SecondsBatchSampler,
     StepBatchSampler,
     to_device,
     true_lengths,
 )
-from speechbrain_ext.data.sets import groups_of, positions_of
+from speechbrain_ext.data.sets import groups_of, positions_of, seconds_of
 from speechbrain_ext.layers.residual import in_double, target_loss
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
@@ -92,10 +93,11 @@ class SpeechLLMBrain(EvaluationBrain):
     trainable : speechbrain_ext.healing.apply.TrainableSet
         What of it is trained.
     hparams : dict
-        Keys used: those of `EvaluationBrain`, seed, batch_size, length_pool,
-        steps, warmup_steps, warmdown_steps, lr_projector, lr_adapter,
-        lr_bridge, adam_betas, max_grad_norm, valid_interval,
-        checkpoint_interval; keep and weight_decay where they are.
+        Keys used: those of `EvaluationBrain`, seed, batch_size,
+        batch_seconds, length_pool, steps, warmup_steps, warmdown_steps,
+        lr_projector, lr_adapter, lr_bridge, adam_betas, max_grad_norm,
+        valid_interval, checkpoint_interval; keep and weight_decay where they
+        are.
     run_opts, checkpointer
         As `EvaluationBrain` takes them.
     """
@@ -338,12 +340,7 @@ class SpeechLLMBrain(EvaluationBrain):
     def _steps(self, train_set, steps):
         """The batches of each step that is still to be taken."""
         accumulation = self.grad_accumulation_factor
-        # Cached features come without an encoder's class to ask.
-        rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
-        sampler = StepBatchSampler(
-            len(train_set),
-            self.hparams.batch_size,
-            steps,
+        options = dict(
             start=self.optimizer_step,
             accumulation=accumulation,
             rank=self.rank,
@@ -351,8 +348,23 @@ class SpeechLLMBrain(EvaluationBrain):
             seed=self.hparams.seed,
             groups=groups_of(train_set),
             pool=self.hparams.length_pool,
-            length_of=positions_of(train_set, rate / self.model.downsampling),
         )
+        size, seconds = len(train_set), self.hparams.batch_seconds
+        if seconds:
+            sampler = SecondsBatchSampler(
+                size, seconds, steps, seconds_of(train_set), **options
+            )
+        else:
+            # Cached features come without an encoder's class to ask.
+            rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
+            length_of = positions_of(train_set, rate / self.model.downsampling)
+            sampler = StepBatchSampler(
+                size,
+                self.hparams.batch_size,
+                steps,
+                length_of=length_of,
+                **options,
+            )
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):
             yield [next(batches) for _ in range(accumulation)]

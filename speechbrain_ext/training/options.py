@@ -262,6 +262,7 @@ OPTIONS: dict[str, Test] = {
     # Training
     "precision": _one_of("fp32", "bf16", "fp16"),
     "batch_size": _whole(1),
+    "batch_seconds": _or_null(POSITIVE, "batch_size counts"),
     "length_pool": _whole(1),
     "grad_accumulation_factor": _whole(1),
     "steps": _whole(0),

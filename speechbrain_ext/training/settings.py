@@ -74,11 +74,12 @@ def _place_faults(plain) -> Iterator[Fault]:
 
 def _order_faults(plain) -> Iterator[Fault]:
     """Faults of numbers that do not go together."""
-    least, most, steps, up, down = (
+    least, most, batch, steps, up, down = (
         get(plain, key)
         for key in (
             "train_min_seconds",
             "train_max_seconds",
+            "batch_seconds",
             "steps",
             "warmup_steps",
             "warmdown_steps",
@@ -87,6 +88,9 @@ def _order_faults(plain) -> Iterator[Fault]:
     if is_number(least) and is_number(most) and least > most:
         mend = f"is more than train_max_seconds {most}: choose less"
         yield Fault("train_min_seconds", least, mend)
+    if is_number(batch) and is_number(most) and batch < most:
+        mend = f"is less than train_max_seconds {most}: choose as much or more"
+        yield Fault("batch_seconds", batch, mend)
     if all(map(is_whole, (steps, up, down))) and up + down > steps:
         mend = (
             f"but warmup_steps {up} and warmdown_steps {down} make "

@@ -262,6 +262,7 @@ TRAINING = dict(
     adam_betas=[0.9, 0.999],
     max_grad_norm=1.0,
     batch_size=4,
+    batch_seconds=None,
     length_pool=1,
     test_batch_size=3,
     grad_accumulation_factor=1,

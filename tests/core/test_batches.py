@@ -9,6 +9,7 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 
 from speechbrain_ext.data.batches import (
+    SecondsBatchSampler,
     StepBatchSampler,
     by_duration,
     targets_of,
@@ -123,6 +124,78 @@ def test_a_small_set_is_not_sorted_whole(size):
     sampler = StepBatchSampler(batch_size=4, **options)
     assert sampler.pool == max(size // 16, 1)
     assert (steps_of(**options) == drawn) is (size == 10)
+
+
+SECONDS = [20 * length for length in LENGTHS]
+
+
+def filled(seconds=80.0, steps=60, lengths=SECONDS, **options):
+    """Batches that a budget of seconds makes."""
+    options = {"seed": 8, "pool": 6, **options}
+    size, seconds_of = len(lengths), lengths.__getitem__
+    return list(
+        SecondsBatchSampler(size, seconds, steps, seconds_of, **options)
+    )
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_utterances_of_one_length_are_batched_as_by_a_count(world):
+    """A budget of four of them is a count of four."""
+    ours = filled(28.0, lengths=[7.0] * 203, pool=1, world_size=world)
+    assert ours == steps_of(203, 4, 60, seed=8, world_size=world)
+
+
+@pytest.mark.parametrize("pool", [1, 6, 1000])
+def test_a_batch_stays_within_its_seconds_and_wastes_few(pool):
+    """Padding included; many short utterances, few long ones."""
+    batches = filled(pool=pool)
+    each = [[SECONDS[i] for i in batch] for batch in batches]
+    assert len(batches) == 60
+    assert all(max(batch) * len(batch) <= 80 for batch in each)
+    taken = sum(max(batch) * len(batch) for batch in each)
+    # A pool's last batch may be small, and a pool of one step has but few.
+    assert taken > (0.5 if pool == 1 else 0.8) * 60 * 80
+    assert sum(map(sum, each)) > (0.6 if pool == 1 else 0.85) * taken
+    sizes = {len(batch) for batch in batches}
+    assert min(sizes) <= 5 and max(sizes) >= 8
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_batches_by_seconds_leave_nobody_out(world):
+    """Nor the shortest, and none is seen much more often."""
+    shares = [
+        filled(steps=400 // world, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    seen = torch.tensor([i for share in shares for b in share for i in b])
+    counts = torch.bincount(seen, minlength=203)
+    assert counts.min() >= counts.max() - 3 and counts.min() > 10
+
+
+@pytest.mark.parametrize("start", [1, 6, 7, 31])
+def test_batches_by_seconds_go_on_and_are_shared_out(start):
+    """They follow from seed and step alone."""
+    whole = filled(accumulation=2)
+    assert filled(accumulation=2, start=start) == whole[2 * start :]
+    shares = [filled(rank=rank, world_size=2) for rank in (0, 1)]
+    assert [b for step in zip(*shares) for b in step] == whole
+    # Processes take batches of about one length, and wait for nobody.
+    means = [
+        [sum(SECONDS[i] for i in batch) / len(batch) for batch in pair]
+        for pair in zip(*shares)
+    ]
+    assert sum(abs(a - b) for a, b in means) / len(means) < 3
+    assert filled(accumulation=2, seed=9) != whole
+
+
+@pytest.mark.parametrize("budget", [1.0, 12.0])
+def test_an_utterance_that_is_too_long_is_a_batch(budget):
+    """And the others are as before."""
+    batches = filled(budget, world_size=2, steps=40)
+    long = {i for i, seconds in enumerate(SECONDS) if seconds > budget}
+    found = [batch for batch in batches if long & set(batch)]
+    assert found and all(len(batch) == 1 for batch in found)
+    assert len(batches) == 40
 
 
 def test_nothing_to_train_on_is_refused():

@@ -237,6 +237,26 @@ def test_batches_are_pooled_by_the_decoders_positions(
     assert [b.id for b in rest] == [b.id for b in pooled[5:]]
 
 
+def test_batches_of_some_seconds_train_as_batches_of_a_count(folder, tmp_path):
+    """Where all are of one length, to the bit; and they go on after a stop."""
+
+    def trained(kept=None, stop=None, **changes):
+        """Weights after a training on utterances of 3 s."""
+        changes = {"length_pool": 1, "valid_interval": 8, **changes}
+        brain = make_brain(folder, BLOCK, "both", kept, **changes)
+        data = make_dataset(brain.model.prompt, 40)
+        for row in data.data.values():
+            row["duration"] = 3.0
+        brain.optimizer_step_limit = stop
+        brain.fit(data, None)
+        return weights_of(brain)
+
+    whole = trained(batch_size=2)
+    same(trained(batch_size=9, batch_seconds=6.0), whole)
+    trained(tmp_path, stop=5, batch_seconds=6.0)
+    same(trained(tmp_path, batch_seconds=6.0), whole)
+
+
 def test_all_gradients_are_clipped_together(folder, monkeypatch):
     """All gradients are clipped together."""
     brain = make_brain(folder, BLOCK, "both", max_grad_norm=1e-3)

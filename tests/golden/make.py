@@ -55,6 +55,7 @@ YOUNGER = {
     "loss_splits": ...,
     "keep": "last",
     "length_pool": ...,
+    "batch_seconds": None,
 }
 
 

@@ -23,9 +23,9 @@ A run (`Experiment.train_and_evaluate`), and the settings that it goes by:
 - Trained: the projector, and hparams.lora with hparams.adapt_attention; on a
   pruned decoder what hparams.healing, or one's own hparams.healing_parts,
   opens.
-- Steps, not epochs: hparams.steps of hparams.batch_size, as hparams.length_pool
-  puts them together, read by hparams.num_workers. Adam (hparams.adam_betas) has
-  the peak rates
+- Steps, not epochs: hparams.steps of hparams.batch_size utterances, or of
+  hparams.batch_seconds, as hparams.length_pool puts them together, read by
+  hparams.num_workers. Adam (hparams.adam_betas) has the peak rates
   hparams.lr_projector, hparams.lr_adapter and hparams.lr_bridge, between
   hparams.warmup_steps and hparams.warmdown_steps. hparams.valid_interval tells
   hparams.train_logger; hparams.checkpoint_interval has hparams.checkpointer
