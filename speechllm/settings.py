@@ -28,7 +28,6 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
-from speechbrain_ext.training import command
 from speechbrain_ext.training.faults import ConfigError, Fault, as_yaml, label
 from speechllm.device import pick_device
 from speechllm.packaged import PREFIX, included_path, packaged_path
@@ -45,9 +44,6 @@ from speechllm.settings_tree import (
     text_of,
     written,
 )
-
-# What these tools refuse ends a recipe's script without a traceback.
-command.OURS.add("speechllm")
 
 COMMAND_LINE = "command line"
 Overrides = dict | str | None

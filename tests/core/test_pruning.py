@@ -15,7 +15,7 @@ from speech_llm_fixtures import LAYERS, make_decoder
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Qwen2AudioConfig,
+    LlavaConfig,
     WavLMConfig,
 )
 
@@ -345,7 +345,7 @@ def test_what_is_no_causal_lm_is_refused(tmp_path, source):
     with pytest.raises(TypeError, match="Llama or Qwen2 kind"):
         drop_layers(torch.nn.Linear(1, 1), Block(0, 1))
     # One of another kind; one of several models, of which one is a causal LM.
-    for config in (WavLMConfig(num_hidden_layers=4), Qwen2AudioConfig()):
+    for config in (WavLMConfig(num_hidden_layers=4), LlavaConfig()):
         config.save_pretrained(tmp_path)
         for load in (load_pruned, Decoder.from_source):
             with pytest.raises(TypeError, match="model, not a causal LM"):

@@ -9,10 +9,10 @@ import sys
 import pytest
 from conftest import RECIPE
 
-from speechbrain_ext.training import command
 from speechbrain_ext.training.faults import ConfigError, Fault
 from speechbrain_ext.training.measure import measure_parser
 from speechbrain_ext.training.settings import speechllm_rules
+from speechllm import command
 from speechllm.recipe_help import recipe_help
 
 ROOT = RECIPE.parents[3]
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_a_script_with_130(tmp_path):
     script.write_text(
         "import signal, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from speechbrain_ext.training.command import run_command\n"
+        "from speechllm.command import run_command\n"
         "run_command(lambda: print('on', flush=True) or time.sleep(600))\n"
     )
     process = subprocess.Popen(

@@ -24,7 +24,7 @@ from speechbrain_ext.data.sets import read_manifest, speaker_of
 from speechbrain_ext.runs.files import write_hypotheses, write_json
 from speechbrain_ext.scores.language import check_bleu, language_of
 from speechbrain_ext.scores.score import score_recognition, score_translation
-from speechbrain_ext.training.command import run_command
+from speechllm.command import run_command
 from speechllm.multitask import (
     MultiTask,
     compare_with_separate,

@@ -15,8 +15,8 @@ writes the plans beside the baseline, for train.py's --path_from.
 
 import sys
 
-from speechbrain_ext.training.command import run_command
 from speechbrain_ext.training.measure import measure_command
+from speechllm.command import run_command
 from train import prepare_experiment
 
 if __name__ == "__main__":

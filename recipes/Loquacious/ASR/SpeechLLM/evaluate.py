@@ -20,9 +20,9 @@ from speechbrain.utils.run_opts import RunOptions
 from loquacious_prepare import CHECKS, find_root, prepare_loquacious
 from speechbrain_ext.runs.files import write_hypotheses
 from speechbrain_ext.scores.score import score_recognition
-from speechbrain_ext.training.command import run_command
 from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.trained_run import TrainedRun
+from speechllm.command import run_command
 from train import open_split
 
 

@@ -48,9 +48,9 @@ from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.sets import all_splits, keep_lengths, read_manifest
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.brain import SpeechLLMBrain
-from speechbrain_ext.training.command import run_command
 from speechbrain_ext.training.experiment import open_experiment
 from speechbrain_ext.training.settings import speechllm_rules
+from speechllm.command import run_command
 from speechllm.settings import load_hparams, merge, parse_arguments
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from speechbrain_ext.training.faults import ConfigError
 
 REFUSED, STOPPED = 2, 130
-# Packages that refuse in words of their own; tools around the library join.
-OURS = {__name__.rsplit(".", 2)[0]}
+# Packages that refuse in words of their own.
+OURS = ("speechbrain_ext.", "speechllm.")
 
 
 def run_command(main: Callable[[], Any]) -> None:
@@ -56,9 +56,7 @@ def _is_refusal(error):
     folder = os.path.dirname(os.path.abspath(frame.f_code.co_filename))
     # A recipe's own files lie beside its script, which is first on the path.
     beside = os.path.abspath(sys.path[0] or ".")
-    name = frame.f_globals["__name__"]
-    own = any(name.startswith(f"{package}.") for package in OURS)
-    return own or folder == beside
+    return folder == beside or frame.f_globals["__name__"].startswith(OURS)
 
 
 def _end(code):
