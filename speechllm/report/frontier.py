@@ -193,7 +193,7 @@ def _frontier_panel(axes, study, which, looks):
             markersize=4,
             markeredgewidth=1,
         )
-    low, high = axes.get_ylim()
+    low, high = axes.dataLim.intervaly
     # Within a decade a logarithmic axis has hardly a number.
     if study.metric(which) == "WER" and low > 0 and high / low > 5:
         axes.set_yscale("log")

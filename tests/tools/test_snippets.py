@@ -13,6 +13,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from exported import make_run, write_wav
@@ -164,8 +165,11 @@ def check_speechllm(words, folder):
     words = words[: words.index(">")] if ">" in words else words
     if words == ["--help"]:
         return
-    command = cli.commands[words[0]]
-    command.make_context(words[0], list(words[1:]))
+    command = cli
+    while isinstance(command, click.Group):
+        name, *words = words
+        command = command.commands[name]
+    command.make_context(name, list(words))
 
 
 def check_make(words, folder):
