@@ -82,16 +82,24 @@ def stretches(
 
 def _spoken(wav_N, rate, least):
     """Where speech starts and ends, near ones joined, none too short."""
-    found: list[list[int]] = []
     margin, near = int(MARGIN * rate), int(TOGETHER * rate)
-    for one in speech_finder()(wav_N, rate):
-        first, last = one["start"] - margin, one["end"] + margin
-        first, last = max(first, 0), min(last, len(wav_N))
-        short = max(0, least - (last - first))
-        last = min(last + short, len(wav_N))
-        first = max(0, min(first, last - least))
-        if found and first - found[-1][1] < near:
-            found[-1][1] = max(found[-1][1], last)
+    heard = [
+        (max(one["start"] - margin, 0), min(one["end"] + margin, len(wav_N)))
+        for one in speech_finder()(wav_N, rate)
+    ]
+    found = []
+    for first, last in _joined(heard, near):
+        last = min(max(last, first + least), len(wav_N))
+        found.append((max(0, min(first, last - least)), last))
+    return _joined(found, 0)
+
+
+def _joined(found, near):
+    """Stretches, those nearer to another than so many samples joined."""
+    joined: list[tuple[int, int]] = []
+    for first, last in found:
+        if joined and first - joined[-1][1] < near:
+            joined[-1] = joined[-1][0], max(joined[-1][1], last)
         else:
-            found.append([first, last])
-    return found
+            joined.append((first, last))
+    return joined
