@@ -205,6 +205,7 @@ def load_pruned(
         output_loading_info=True,
         # Refused below, in words that name the tensor.
         ignore_mismatched_sizes=True,
+        trust_remote_code=False,
         **kwargs,
     )
     check_report(report, source, place)

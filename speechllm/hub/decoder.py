@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from speechbrain_ext.layers.lm_calls import causal_lm, evaluating
 from speechbrain_ext.layers.nested import PLAIN, Place, place_of, refuse
+from speechbrain_ext.layers.residual import leaving
 
 # Of what the class is made with; nothing of it stays.
 SMALL = Qwen2Config(
@@ -84,33 +85,38 @@ def merged(model: PreTrainedModel, inputs: dict) -> dict:
     place = known_place(model)
     found: dict[str, Any] = {}
 
-    def entering(module, args, options):
+    def reached(*args, **options):
         """Keep what the base decoder is called with."""
-        del module, args
+        del args
         found.update(options)
         raise _Reached
 
-    def mixed(module, args, output):
+    def mixed(h_BQD):
         """Keep what the part that merges gives."""
-        del module, args
-        found["inputs_embeds"] = output
+        found["inputs_embeds"] = h_BQD
         raise _Reached
 
-    if place.merges:
-        part = model.get_submodule(place.merges)
-        handle = part.register_forward_hook(mixed)
-    else:
-        inner = place.inner(model)
-        handle = inner.register_forward_pre_hook(entering, with_kwargs=True)
-    try:
+    with contextlib.ExitStack() as stack:
+        if place.merges:
+            handle = leaving(model.get_submodule(place.merges), mixed)
+            stack.callback(handle.remove)
+        else:
+            inner = place.inner(model)
+            stack.callback(_put_forward, inner, vars(inner).get("forward"))
+            inner.forward = reached
         with contextlib.suppress(_Reached):
             causal_lm(model)(**inputs, use_cache=False)
-    finally:
-        handle.remove()
     mask_BQ = found.get("attention_mask")
     if mask_BQ is None:
         mask_BQ = inputs["attention_mask"]
     return {"inputs_embeds": found["inputs_embeds"], "attention_mask": mask_BQ}
+
+
+def _put_forward(module, own):
+    """Give a module the forward that it had: its class's, or one of its own."""
+    del module.forward
+    if own is not None:
+        module.forward = own
 
 
 @torch.no_grad()
