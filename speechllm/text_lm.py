@@ -123,7 +123,7 @@ def read_rows(
 
 def rows_of(
     lines: Iterable[str],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Callable,
     context: int = 512,
 ) -> list[torch.Tensor]:
     """Lines as rows of token ids, those of one token left out."""

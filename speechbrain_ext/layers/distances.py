@@ -112,7 +112,8 @@ class RedundancyTable:
                 starts = np.arange(layers - size + 1)
                 table[size - 1, starts] = pairs[starts, starts + size]
             tables.append(table)
-        return cls(*tables, int(count), dict(provenance or {}))
+        means, deviations = tables
+        return cls(means, deviations, int(count), dict(provenance or {}))
 
     @property
     def num_layers(self) -> int:
