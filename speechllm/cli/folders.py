@@ -39,7 +39,7 @@ from speechllm.cli.common import (
     is_flag=False,
     flag_value="f16",
     help="Write the backbone for llama.cpp as well, as DIR-f16.gguf; or, of "
-    "an export or a causal LM, it alone: MODEL FILE.gguf --gguf.",
+    "an export or a causal LM, it alone: LM FILE.gguf --gguf.",
 )
 @json_option
 def export(
