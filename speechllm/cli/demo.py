@@ -51,7 +51,7 @@ def demo(
 ) -> None:
     """Try MODELs on a page in the browser, the deepest beside the others.
 
-    A MODEL is an exported folder or a hub id. Nothing is sent elsewhere.
+    MODEL is a folder or a hub id, of an export. Nothing is sent elsewhere.
     """
     quiet()
     if space:

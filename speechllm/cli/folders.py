@@ -41,7 +41,7 @@ from speechllm.device import pick_device
     is_flag=False,
     flag_value="f16",
     help="Write the backbone for llama.cpp as well, as DIR-f16.gguf; or, of "
-    "an export or a causal LM, it alone: MODEL FILE.gguf --gguf.",
+    "an export or a causal LM, it alone: LM FILE.gguf --gguf.",
 )
 @json_option
 def export(

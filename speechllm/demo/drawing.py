@@ -28,7 +28,7 @@ STYLE = """
   margin: 0 0 12px; overflow-wrap: anywhere; }
 .card .text.none { opacity: .7; }
 .card mark { border-radius: 3px; padding: 0 2px; color: inherit; }
-.card mark.gone { background: #e07b0033; text-decoration: line-through; }
+.card mark.gone { background: #e07b0033; text-decoration: underline dotted; }
 .card mark.new { background: #0a84ff33; text-decoration: underline; }
 .facts { display: grid; grid-template-columns: auto 1fr; gap: 2px 12px;
   font-size: .9rem; margin: 0; }

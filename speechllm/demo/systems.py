@@ -72,9 +72,13 @@ def load_systems(
             "tell apart: give one of each depth"
         )
     for one in found:
-        # What is made on the first call is not the recording's time.
-        one.model.transcribe((torch.randn(16_000).numpy() / 10, 16_000))
+        warm_up(one)
     return found
+
+
+def warm_up(system: System) -> None:
+    """Hear half a second: what a thread's first call does is not its time."""
+    system.model.transcribe((torch.randn(8_000).numpy() / 10, 16_000))
 
 
 def _load(source, name, device, dtype):
@@ -125,6 +129,7 @@ def listen(system: System, audio: Any, task: str) -> Said:
     """Transcribe a recording, with time and memory."""
     device = system.model.decoder.device
     on_gpu = device.type == "cuda"
+    warm_up(system)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     found: Transcript = system.model.transcribe(audio, task=task)
