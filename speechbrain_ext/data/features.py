@@ -65,18 +65,7 @@ class CorruptCacheError(RuntimeError):
 
 
 def cache_key(encoder: SpeechEncoder) -> str:
-    """Hash of everything but the audio that decides cached features.
-
-    Arguments
-    ---------
-    encoder : SpeechEncoder
-        Its weights, configuration, type and options count; its place does not.
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits.
-    """
+    """Hash of everything but the audio that decides cached features."""
     return _hash(json.dumps(encoder.identity(), sort_keys=True))
 
 

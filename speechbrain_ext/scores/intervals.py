@@ -105,6 +105,13 @@ def left_out(sums_GK: np.ndarray) -> np.ndarray:
     return np.vstack([total_K, total_K - sums_GK])
 
 
+def moved_together(values_RG: np.ndarray) -> np.ndarray:
+    """Covariance ``[R, R]`` of R statistics by what leaving out moves them."""
+    many = values_RG.shape[1]
+    off_RG = values_RG - values_RG.mean(axis=1, keepdims=True)
+    return (many - 1) / many * (off_RG @ off_RG.T)
+
+
 def jackknife(groups: Iterable[np.ndarray]) -> tuple[float, float]:
     """Variance of a statistic, and its degrees of freedom.
 
@@ -125,8 +132,7 @@ def jackknife(groups: Iterable[np.ndarray]) -> tuple[float, float]:
         many = len(values_G)
         if many < 2:
             continue
-        off_G = values_G - values_G.mean()
-        own = (many - 1) / many * float(off_G @ off_G)
+        own = float(moved_together(values_G[None])[0, 0])
         variance += own
         weight += own**2 / (many - 1)
     return variance, variance**2 / weight if weight else math.inf

@@ -17,8 +17,9 @@ import numpy as np
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechllm.report.claims import all_claims
 from speechllm.report.committed import STUDIES, Evidence
+from speechllm.report.estimates import Drawn, estimate
 from speechllm.report.healing_tables import best_table, side_by_side
-from speechllm.report.samples import Drawn, baseline_name, estimate
+from speechllm.report.samples import baseline_name
 from speechllm.report.study import sets_of, system
 from speechllm.report.summary import seconds
 from speechllm.report.tables import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from speechllm.report import paper
+from speechllm.report.estimates import Estimate, ratio_estimate
 from speechllm.report.model_claims import adaptation, bigger_lose_more
 from speechllm.report.path_claims import across_tasks, text_and_speech
-from speechllm.report.samples import Estimate, ratio_estimate
 from speechllm.report.study import over_systems, size_of
 from speechllm.report.tables import Table
 from speechllm.report.timings import LACKING

@@ -6,12 +6,14 @@ import itertools
 import textwrap
 import zlib
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from speechbrain_ext.runs.files import atomic_write
-from speechllm.report.samples import estimate
+from speechllm.report.estimates import estimate
+from speechllm.report.samples import BASELINES, SEEDS
 from speechllm.report.tables import chance_text, system_name
 from speechllm.report.timings import LACKING, Timing
 
@@ -198,6 +200,12 @@ def _band_label(one):
     """What a band or its absence stands for, in the legend."""
     if one.low is None:
         return f"no band: {chance_text(one)}"
+    if not one.lacking:
+        # What is not healed has its baseline's seeds alone: no other band.
+        kinds = {
+            SEEDS if k == BASELINES else k: n for k, n in one.units.items()
+        }
+        one = replace(one, units=kinds)
     return f"95 %, {chance_text(one)}"
 
 

@@ -8,6 +8,8 @@ from statistics import mean
 
 import numpy as np
 
+from speechllm.report.estimates import estimate
+from speechllm.report.estimates import mean as mean_of
 from speechllm.report.figures import (
     COLUMN_WIDTH,
     OWN_PATHS,
@@ -16,8 +18,6 @@ from speechllm.report.figures import (
     hide,
     line_key,
 )
-from speechllm.report.samples import estimate
-from speechllm.report.samples import mean as mean_of
 from speechllm.report.summary import seconds
 from speechllm.report.tables import GAP, Table, system_name
 

@@ -18,16 +18,16 @@ from pathlib import Path
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import RunResult, load_runs
 from speechbrain_ext.scores.intervals import PLAIN, holm
-from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
-from speechllm.report.frontier import common_sets, draw_frontier
-from speechllm.report.healing_tables import MEASURES, PAPER, page_of
-from speechllm.report.page import planned_runs
-from speechllm.report.samples import (
+from speechllm.report.estimates import (
     Drawn,
     estimate,
     mean,
     ratio_estimate,
 )
+from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
+from speechllm.report.frontier import common_sets, draw_frontier
+from speechllm.report.healing_tables import MEASURES, PAPER, page_of
+from speechllm.report.page import planned_runs
 from speechllm.report.study import TRIAL, Study, standing, system
 from speechllm.report.summary import summarise, told
 from speechllm.report.write import try_to_draw

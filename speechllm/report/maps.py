@@ -16,8 +16,9 @@ from speechllm.report.chance import (
     overlap_by_place,
     path_agreement,
 )
+from speechllm.report.estimates import Drawn, mean
 from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, figure, hide
-from speechllm.report.samples import Drawn, baseline_name, mean
+from speechllm.report.samples import baseline_name
 from speechllm.report.study import baseline_of, over_systems, system
 
 # Bytes; a table of 100 layers takes half of it. Other JSON, such as the

@@ -36,7 +36,6 @@ AST en-de 28  6 25.57 25.55
 AST en-de 28  9 25.40 25.40
 AST en-de 28 12 17.08 17.07
 """
-THRESHOLD = 0.25
 # 40 % of Llama-3.1-8B's layers removed, on an H100.
 SPEED = {"share": 0.40, "speedup": 0.35, "memory_gib": (15.72, 10.37)}
 

@@ -11,7 +11,7 @@ from speechbrain_ext.scores.intervals import (
     relative_degradation,
 )
 from speechllm.report import paper
-from speechllm.report.samples import estimate, mean
+from speechllm.report.estimates import estimate, mean
 from speechllm.report.study import size_of
 from speechllm.report.tables import (
     GAP,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from speechllm.report import paper
+from speechllm.report.estimates import SHARE, mean
 from speechllm.report.maps import paired_maps
-from speechllm.report.samples import mean
 from speechllm.report.study import over_systems
 from speechllm.report.tables import system_name
 from speechllm.report.verdicts import (
@@ -94,7 +94,7 @@ def _same_blocks(study, tables):
             form="{:.4f}",
         ),
         told(
-            maps.same,
+            maps.same.on(SHARE),
             "share of sizes at which the paths start at the same layer "
             f"(random blocks: {maps.same_by_chance:.0%}; p = "
             f"{maps.p_value:.2g}, were sizes independent)",

@@ -19,13 +19,8 @@ from speechbrain_ext.scores.intervals import (
     scale_of,
 )
 from speechbrain_ext.scores.language import form_of
-from speechllm.report.samples import (
-    Drawn,
-    Samples,
-    baseline_name,
-    estimate,
-    mean,
-)
+from speechllm.report.estimates import Drawn, estimate, mean
+from speechllm.report.samples import Samples, baseline_name
 from speechllm.report.timings import Timing
 
 # The paper's order, from least to most healing; others follow by name.
@@ -143,6 +138,33 @@ class Study:
         self.done = [run for run in self.runs if run.status == "done"]
         self.timings = list(timings)
         self.samples = samples or Samples(self.done, folders or {})
+        self._note_unpaired()
+
+    def _note_unpaired(self):
+        """Say which seeds a cell's degradation on a set is without."""
+        cells: dict[tuple, list] = {}
+        for run in self.done:
+            cell = system(run), run.removed, run.healing, run.path_from
+            # A trial of learning rates has no scores, and should not.
+            if not run.removed or not run.scores:
+                continue
+            if base := baseline_of(run, self.done):
+                cells.setdefault(cell, []).append((run, base))
+        for pairs in cells.values():
+            for name in sets_of([run for run, _ in pairs]):
+                without = [
+                    run.name
+                    for run, base in pairs
+                    if not scored_alike(
+                        run.scores.get(name), base.scores.get(name)
+                    )
+                ]
+                if len(without) < len(pairs):
+                    self.samples.notes += [
+                        f"{run}: not in the degradation on {name}, as it or "
+                        "its baseline has no such score: evaluate it again"
+                        for run in without
+                    ]
 
     def systems(self, task: str | None = None) -> list[tuple]:
         """The systems of the study, of one task or of all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from speechbrain_ext.runs.result import RunResult
-from speechllm.report.samples import Estimate, estimate
+from speechllm.report.estimates import Estimate, estimate
 from speechllm.report.study import Study, baseline_of
 
 FIELDS = (

@@ -6,13 +6,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from speechllm.report.samples import (
-    BASELINES,
-    NO_ROWS,
-    SEEDS,
-    Estimate,
-    estimate,
-)
+from speechllm.report.estimates import Estimate, estimate
+from speechllm.report.samples import BASELINES, NO_ROWS, SEEDS
 from speechllm.report.study import healing_rank, sets_of, system
 
 GAP = "—"

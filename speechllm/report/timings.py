@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechllm.report.samples import Estimate
+from speechllm.report.estimates import Estimate
 
 # Others may keep this share of a machine's cores busy while it is timed.
 IDLE = 0.1

@@ -6,14 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from speechbrain_ext.scores.intervals import holm
-from speechllm.report.samples import (
-    BASELINES,
-    NO_ROWS,
-    SEEDS,
-    Drawn,
-    Estimate,
-    estimate,
-)
+from speechllm.report.estimates import Drawn, Estimate, estimate
+from speechllm.report.samples import BASELINES, NO_ROWS, SEEDS
 from speechllm.report.tables import GAP
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"

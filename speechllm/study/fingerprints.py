@@ -19,15 +19,15 @@ from speechllm.settings import merge
 EVALUATED = "test_splits"
 
 
-def made_of(
-    words,
-    file: Path | None = None,
-    options: dict | None = None,
-    everything: bool = False,
-) -> str | tuple[str, list]:
-    """The fingerprint of words and, with a file, of a recipe's settings."""
-    if file is None:
-        return configuration_hash({"words": words})
+def made_of(words) -> str:
+    """The fingerprint of words."""
+    return configuration_hash({"words": words})
+
+
+def made_of_recipe(
+    words, file: Path, options: dict | None = None, everything: bool = False
+) -> tuple[str, list]:
+    """That of words and of a recipe's settings, and the sets it scores."""
     given = {k: _content(file, v) for k, v in (options or {}).items()}
     settings = {**_settings(str(file)), **given}
     counted = {k: v for k, v in settings.items() if k not in NOT_TRAINING}

@@ -14,8 +14,14 @@ from pathlib import Path
 
 import yaml
 
+from speechllm.study.besides import (
+    as_words,
+    check_run,
+    score_run,
+    timing_run,
+)
 from speechllm.study.config import PlanError, checked, recipe_folder
-from speechllm.study.fingerprints import made_of
+from speechllm.study.fingerprints import made_of, made_of_recipe
 from speechllm.study.state import ROOT, Run, Study
 from speechllm.study.tuning import TuningError, steps_options, trials_of
 
@@ -54,22 +60,28 @@ class Plan(Study):
         for name, system in systems.items():
             self._add_healed(name, system)
         for name, one in config.get("checks", {}).items():
-            self._add_check(name, one)
+            self._add(check_run(self, name, one))
         # Alone and last: each awaits all that stands before it.
         for one in config.get("timings", []):
-            self._add_timing(one)
+            self._add(timing_run(self, one))
 
-    def _error(self, told):
+    def error(self, told) -> PlanError:
+        """What is wrong, with the file that it is wrong in."""
         return PlanError(f"{self.file}: {told}")
 
     def _add(self, run):
         if run.name in self.runs:
-            raise self._error(
+            raise self.error(
                 f"{run.name}: planned twice; let no two entries of a study "
                 "name the same depth, healing and path"
             )
         self.runs[run.name] = run
         return run
+
+    def _add_scored(self, base, system):
+        run = score_run(self, base, system)
+        if run is not None:
+            self._add(run)
 
     def _add_data(self, name, one):
         """How a data set is made, where the study makes it."""
@@ -88,12 +100,12 @@ class Plan(Study):
         try:
             folder = self.config["data"][name]["folder"]
         except KeyError:
-            raise self._error(
+            raise self.error(
                 f"data.{name}.folder: missing, say where it lies"
             ) from None
         return self.results / Path(folder).expanduser()
 
-    def _data_runs(self, *names):
+    def data_runs(self, *names):
         """The runs that make data sets, where the study makes them."""
         runs = [f"data-{one}" for one in names]
         return [one for one in runs if one in self.runs]
@@ -107,12 +119,13 @@ class Plan(Study):
         if self.flat:
             # All else is where the YAML says it, below the results.
             return places
-        places["manifest_folder"] = self._manifests(data)
+        places["manifest_folder"] = self.manifests(data)
         if self.config.get("features", True):
             places["cache_features"] = self.results / "features" / data
         return places
 
-    def _manifests(self, data):
+    def manifests(self, data) -> Path:
+        """Where the manifests of a data set stand."""
         folder = self.results / "manifests"
         return folder if self.flat else folder / data
 
@@ -125,15 +138,17 @@ class Plan(Study):
         script = "measure.py" if kind == "table" else "train.py"
         which = "healed" if kind == "healed" else "baseline"
         command = [script, f"hparams/{system[which]}", *words]
-        command += _as_words({**options, **self._places(system["data"])})
+        command += as_words({**options, **self._places(system["data"])})
         made_first = (system["data"], *system.get("needs", []))
-        needs = [*self._data_runs(*made_first), *needs]
+        needs = [*self.data_runs(*made_first), *needs]
         before = [self.runs[one].trained for one in needs]
         file = Path(recipe, "hparams", system[which])
         # Where the study's other runs lie is not part of what they are.
         own = {k: v for k, v in options.items() if not isinstance(v, Path)}
-        made, sets = made_of([script, before], file, own, everything=True)
-        trained, _ = made_of([script, before], file, own)
+        made, sets = made_of_recipe(
+            [script, before], file, own, everything=True
+        )
+        trained, _ = made_of_recipe([script, before], file, own)
         return self._add(
             Run(name, kind, command, recipe, needs, made, trained, sets)
         )
@@ -159,7 +174,8 @@ class Plan(Study):
         usual = self.config.get("run_name", "{system}-s{seed}")
         return usual.format(system=system, seed=seed)
 
-    def _baseline(self, name, seed):
+    def baseline(self, name, seed) -> str:
+        """The name of a system's baseline of a seed."""
         return self._run_name(name, self._baseline_seed(seed))
 
     def _baseline_seed(self, seed):
@@ -179,7 +195,7 @@ class Plan(Study):
                 needs = [self._start(name, system, seed)]
                 options["start_from"] = self.run_folder(needs[0])
             self._recipe_run(base, "baseline", system, options, needs)
-            self._add_score(base, system)
+            self._add_scored(base, system)
             for kind in system.get("tables", []):
                 told = ["--input", kind]
                 self._add_table(base, system, options, kind, told, kind)
@@ -263,7 +279,7 @@ class Plan(Study):
         name, seed, depth, healing, _ = own
         twin = self.along_speech.get(own)
         if twin is None:
-            raise self._error(
+            raise self.error(
                 f"systems.{name}.study.differs: depth {depth}, healing "
                 f"{healing}: no entry before it runs it along speech"
             )
@@ -283,7 +299,7 @@ class Plan(Study):
         try:
             trials = trials_of(tuning)
         except TuningError as error:
-            raise self._error(f"systems.{name}.tuning.{error}") from None
+            raise self.error(f"systems.{name}.tuning.{error}") from None
         tuned, seed = {}, self.seeds[0]
         for healing, path, number, rates in trials:
             one = Pruned(tuning["depth"], healing, path, tuning["steps"])
@@ -302,7 +318,7 @@ class Plan(Study):
     def _add_pruned(self, name, seed, one):
         """A pruned and healed run; depth 0 is the baseline's control."""
         system = self.config["systems"][name]
-        base = self._baseline(name, seed)
+        base = self.baseline(name, seed)
         options = {**self._options(system, "healed"), "seed": seed}
         options |= {**steps_options(one.steps), **one.options}
         options["prune_layers"] = one.depth
@@ -318,7 +334,7 @@ class Plan(Study):
         run = self._recipe_run(run_name, "healed", system, options, needs)
         run.trials = one.trials
         if not one.options:
-            self._add_score(run_name, system)
+            self._add_scored(run_name, system)
         return run
 
     def _table(self, name, seed, path):
@@ -327,14 +343,14 @@ class Plan(Study):
         own = path in ("speech", "text")
         plans = systems[name].get("plans", [])
         if not own and path not in [*plans, *systems]:
-            raise self._error(
+            raise self.error(
                 f"systems.{name}.study.path: {path}, choose speech, text, one "
                 f"of systems.{name}.plans or one of {', '.join(systems)}"
             )
         if own or path in plans:
-            base, kind = self._baseline(name, seed), path
+            base, kind = self.baseline(name, seed), path
         else:
-            base, kind = self._baseline(path, seed), "speech"
+            base, kind = self.baseline(path, seed), "speech"
         stem = "plan" if path in plans else "redundancy"
         return f"{base}-table-{kind}", self.run_folder(
             base
@@ -347,86 +363,11 @@ class Plan(Study):
             # Without a table of its own the run measures it first.
             return ([table] if table in self.runs else []), path
         if table not in self.runs:
-            raise self._error(
+            raise self.error(
                 f"systems.{name}.study.path: {path} has no table on speech; "
                 f"give systems.{path}.tables: [speech]"
             )
         return [table], file
-
-    def _add_score(self, base, system):
-        """A further set that a recipe's ``evaluate.py`` scores."""
-        score = system.get("score")
-        if not score or base not in score.get("runs", [base]):
-            return
-        data = score["data"]
-        options = {
-            "data_folder": self.data_folder(data),
-            "manifest_folder": self._manifests(data),
-            **score.get("set", {}),
-        }
-        command = ["evaluate.py", str(self.run_folder(base))]
-        command += _as_words(options)
-        folder = recipe_folder(score["recipe"])
-        needs = [*self._data_runs(data), base]
-        before = [self.runs[one].made for one in needs[:-1]]
-        told = [score["set"]] if score.get("set") else []
-        made = made_of([self.runs[base].made, "evaluate.py", *before, *told])
-        run = Run(f"{base}-score", "score", command, folder, needs, made, made)
-        run.sets = score.get("sets", [])
-        self._add(run)
-
-    def _add_check(self, name, one):
-        """A recipe's command on runs that are there."""
-        needs = list(one.get("needs", []))
-        unknown = ", ".join(need for need in needs if need not in self.runs)
-        if unknown:
-            raise self._error(f"checks.{name}.needs: {unknown}: no such run")
-        # It may be run on the twin of what it needs.
-        twins = {self.runs[need].differs.get("twin") for need in needs}
-        needs += sorted(twins - {None, *needs})
-        folder = recipe_folder(one["recipe"])
-        places = {"results": self.results, "runs": self.runs_folder}
-        command = [str(word).format(**places) for word in one["command"]]
-        before = [self.runs[need].made for need in needs]
-        made = made_of([one["command"], before])
-        self._add(Run(name, "check", command, folder, needs, made, made))
-
-    def _add_timing(self, told):
-        """A pruned run and its baseline, decoded by turns."""
-        usual = {"healing": "both", "path": "speech", "seed": self.seeds[0]}
-        one = {**usual, "steps": None, **told}
-        keys = "system seed depth healing steps path".split()
-        run = self.pruned.get(tuple(one[key] for key in keys))
-        if run is None:
-            which = ", ".join(f"{k} {one[k]}" for k in keys if one[k])
-            raise self._error(f"timings: {which}: the study has no such run")
-        needs = [self._baseline(one["system"], one["seed"]), run.name]
-        folders = [str(self.run_folder(need)) for need in needs]
-        how = ("set", "pairs", "utterances", "batch")
-        options = {key: one[key] for key in how if key in one}
-        name = f"timing-{run.name}"
-        file = {"output": self.timing_file(name)}
-        command = ["-m", "speechllm.study.timing", *folders]
-        command += _as_words({**options, **file})
-        before = [self.runs[need].trained for need in needs]
-        made = made_of(["timing", options, before])
-        self._add(Run(name, "timing", command, run.folder, needs, made, made))
-
-
-def _as_words(options):
-    """Options as the words of a command line."""
-    return [
-        word
-        for key, value in options.items()
-        for word in (f"--{key}", _as_option(value))
-    ]
-
-
-def _as_option(value):
-    """A value as one word of a command line."""
-    if isinstance(value, (list, dict)):
-        return yaml.safe_dump(value, default_flow_style=True).strip()
-    return str(value)
 
 
 def read_plan(file, **changes) -> Plan:

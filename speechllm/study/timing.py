@@ -212,16 +212,7 @@ def by_turns(sides, batches, pairs: int) -> tuple[list[str], dict]:
 def ratio_of_pairs(whole, pruned) -> dict:
     """How many times as fast: the median of the pairs, its 95 % interval.
 
-    Parameters
-    ----------
-    whole, pruned : list of float
-        Seconds of the baseline and of the pruned model, pair by pair.
-
-    Returns
-    -------
-    dict
-        median, and interval: the order statistics that hold the median of
-        all such pairs with at least 95 %, whatever their distribution.
+    The interval's ends are order statistics: whatever the distribution is.
     """
     ratios = np.divide(whole, pruned)
     # Of the median: the value that the test is of does not matter.
@@ -239,31 +230,10 @@ def time_pair(
     batch: int = BATCH,
     device: str = "cpu",
 ) -> dict:
-    """Time two finished runs against each other.
+    """Time two finished runs against each other: seconds, ratio, bytes held.
 
-    Parameters
-    ----------
-    baseline, pruned : str
-        Their folders: the unpruned one, and one of its system pruned.
-    datasets_of : callable
-        The recipe's ``dataio_prepare``: settings and prompt to data sets.
-    name : str or None
-        The test set; None: the first that the pruned run was scored on.
-    pairs, utterances, batch : int
-        Timings of each, how much is decoded in each, and in what batches.
-    device : str
-        Where to.
-
-    Returns
-    -------
-    dict
-        Every time in seconds, the ratio of the pairs, bytes held, and what
-        it was measured on.
-
-    Raises
-    ------
-    TimingError
-        If the two cannot be told against each other: before models load.
+    The baseline and a pruned run of its system, by their folders; the data
+    sets are those of the recipe's ``dataio_prepare``.
     """
     if pairs < LEAST_PAIRS:
         raise TimingError(

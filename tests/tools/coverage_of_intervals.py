@@ -17,7 +17,8 @@ import numpy as np
 
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechbrain_ext.scores.intervals import score_interval, wer_from_sums
-from speechllm.report.samples import Samples, estimate, ratio_estimate
+from speechllm.report.estimates import estimate, ratio_estimate
+from speechllm.report.samples import Samples
 from speechllm.report.study import Study
 from speechllm.report.tables import markdown_table
 

@@ -25,7 +25,7 @@ from speechllm.report.chance import (
     sure_pairs,
 )
 from speechllm.report.claims import all_claims, claims_table
-from speechllm.report.samples import Drawn, Estimate
+from speechllm.report.estimates import Drawn, Estimate
 from speechllm.report.study import Study
 from speechllm.report.timings import read_timings
 from speechllm.report.verdicts import (

@@ -12,10 +12,20 @@ from speechbrain_ext.scores.intervals import holm
 from speechbrain_ext.scores.score import score_recognition
 from speechllm import cli
 from speechllm.report import summary, tables
-from speechllm.report.figures import degradation_curves, draw_curves
+from speechllm.report.estimates import (
+    SHARE,
+    Drawn,
+    Estimate,
+    estimate,
+    ratio_estimate,
+)
+from speechllm.report.figures import (
+    _band_label,
+    degradation_curves,
+    draw_curves,
+)
 from speechllm.report.frontier import frontier_table
 from speechllm.report.healing import HealingStudy, main
-from speechllm.report.samples import estimate, ratio_estimate
 from speechllm.report.study import OPEN, OVER, WITHIN, Study
 
 WORDS = "red dog sits under old trees near long green fences".split() * 5
@@ -207,7 +217,25 @@ def test_a_table_says_how_many_speakers_a_score_is_over(told):
         assert said + over in tables.table_text(told.study)
 
 
+def test_the_interval_of_a_share_stays_within_what_a_share_can_be():
+    values = np.array([0.88, 0.88, 0.95, 0.82])
+    share = Drawn(values, np.ones(3, dtype=bool), {"seeds": [0, 1, 2]})
+    assert estimate(share).high > 1
+    found = estimate(share.on(SHARE))
+    assert 0 < found.low < found.value == 0.88 < found.high <= 1
+
+
 # -- pictures
+
+
+def test_bands_that_know_all_chance_are_one_in_the_legend():
+    # What is not healed has no seed but its baseline's.
+    kinds = {"speakers of dev": 9, "baseline seeds": 3}
+    labels = {
+        _band_label(Estimate(0.2, 0.1, 0.3, units=units))
+        for units in (kinds, {**kinds, "seeds": 5})
+    }
+    assert labels == {"95 %, over speakers and seeds"}
 
 
 def test_a_band_that_knows_no_seeds_says_so(told, monkeypatch):

@@ -17,12 +17,12 @@ from speechbrain_ext.runs.result import RunResult, SetScore, load_run, load_runs
 from speechllm import report
 from speechllm.report import paper, paper_tables, samples
 from speechllm.report.claims import all_claims
+from speechllm.report.estimates import estimate
 from speechllm.report.figures import degradation_curves
 from speechllm.report.frontier import _aside, frontier
 from speechllm.report.maps import four_maps
 from speechllm.report.page import _units, planned_runs
 from speechllm.report.paper_tables import table_one, table_two
-from speechllm.report.samples import estimate
 from speechllm.report.study import Study
 from speechllm.report.tables import GAP
 from speechllm.report.timings import read_timings

@@ -1,5 +1,7 @@
 """One missing utterance: the run is left out and named, never unpaired."""
 
+import json
+
 import pytest
 from mini_study import LARGE, SETS, MiniStudy
 
@@ -63,3 +65,13 @@ def test_without_any_run_to_pair_a_set_has_no_degradation(tmp_path):
     ]
     assert found[0] is None and found[1] is not None
     assert any("left out" in note for note in study.samples.notes)
+
+
+def test_a_seed_that_lacks_a_set_is_named(folder):
+    file = folder / NAME / "result.json"
+    result = json.loads(file.read_text())
+    del result["scores"][SETS[0]]
+    file.write_text(json.dumps(result))
+    study, _ = opened(folder)
+    [note] = [one for one in study.samples.notes if "degradation" in one]
+    assert note.startswith(f"{NAME}: not in the degradation on {SETS[0]}")
