@@ -15,6 +15,7 @@ from speech_llm_fixtures import LAYERS, make_decoder
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlavaConfig,
     Qwen2AudioConfig,
     WavLMConfig,
 )
@@ -345,11 +346,15 @@ def test_what_is_no_causal_lm_is_refused(tmp_path, source):
     with pytest.raises(TypeError, match="Llama or Qwen2 kind"):
         drop_layers(torch.nn.Linear(1, 1), Block(0, 1))
     # One of another kind; one of several models, of which one is a causal LM.
-    for config in (WavLMConfig(num_hidden_layers=4), Qwen2AudioConfig()):
+    for config in (WavLMConfig(num_hidden_layers=4), LlavaConfig()):
         config.save_pretrained(tmp_path)
         for load in (load_pruned, Decoder.from_source):
             with pytest.raises(TypeError, match="model, not a causal LM"):
                 load(str(tmp_path), Block(0, 1))
+    # A speech LLM is pruned as one, and is no plain decoder either.
+    Qwen2AudioConfig().save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="model, not a causal LM"):
+        Decoder.from_source(str(tmp_path), Block(0, 1))
 
 
 def test_missing_weights_are_told(source, tmp_path):
