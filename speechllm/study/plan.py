@@ -209,7 +209,7 @@ class Plan(Study):
         run = self._run_name(system["start"], seed)
         if run not in self.runs:
             known = ", ".join(self.config["systems"])
-            raise self._error(
+            raise self.error(
                 f"systems.{name}.start: {system['start']}: give a system that "
                 f"stands before it, of {known}"
             )

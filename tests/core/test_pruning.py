@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlavaConfig,
+    Qwen2AudioConfig,
     WavLMConfig,
 )
 
@@ -350,6 +351,10 @@ def test_what_is_no_causal_lm_is_refused(tmp_path, source):
         for load in (load_pruned, Decoder.from_source):
             with pytest.raises(TypeError, match="model, not a causal LM"):
                 load(str(tmp_path), Block(0, 1))
+    # A speech LLM is pruned as one, and is no plain decoder either.
+    Qwen2AudioConfig().save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="model, not a causal LM"):
+        Decoder.from_source(str(tmp_path), Block(0, 1))
 
 
 def test_missing_weights_are_told(source, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hub_families import LAYERS, MAKERS, sounds, tiny
 from safetensors.torch import load_file, save_file
 from transformers import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
@@ -26,7 +27,6 @@ from speechbrain_ext.layers.nested import REFUSED, SPEECH, place_of
 from speechllm.hub.decoder import merged, text_lm
 from speechllm.hub.model import HubModel
 from speechllm.hub.prompts import HubPrompt
-from tests.hub_families import LAYERS, MAKERS, sounds, tiny
 
 GONE = {1, 2}
 FAMILIES = [place.model_type for place in SPEECH]

@@ -10,6 +10,7 @@ import soundfile
 import torch
 import transformers
 from click.testing import CliRunner
+from hub_families import sounds, tiny
 from peft import PeftModel
 from recipe_scripts import RECIPES, load_script
 
@@ -20,7 +21,6 @@ from speechllm.hub.model import HubModel
 from speechllm.hub.prompts import HubPrompt
 from speechllm.hub.prune import fold_map
 from speechllm.hub.speech import read_speech, sequences
-from tests.hub_families import sounds, tiny
 
 # Of an encoder and a decoder of several kinds each.
 SHOWN = ("qwen2_audio", "granite_speech", "phi4_multimodal", "omniasr")
