@@ -9,7 +9,7 @@ from benchmarks.common import paired, row_of, script
 import torch  # isort: skip
 
 from benchmarks.models import random_decoder, speech_llm
-from speechbrain_ext.data.batches import StepBatchSampler
+from speechbrain_ext.data.batches import SecondsBatchSampler, StepBatchSampler
 
 SIZES = {
     "full": dict(
@@ -23,6 +23,7 @@ SIZES = {
         features=64,
         trained=16,
         scale=0.25,
+        seconds=200.0,
     ),
     "tiny": dict(
         utterances=400,
@@ -35,6 +36,7 @@ SIZES = {
         features=8,
         trained=4,
         scale=0.1,
+        seconds=50.0,
     ),
 }
 # Speech and target tokens a second; tokens of the prompt.
@@ -68,14 +70,39 @@ def batches(sizes, pool, steps):
     return list(sampler)
 
 
-def positions(sizes, found):
-    """Positions that batches take, and the real ones among them."""
+def by_seconds(sizes):
+    """Batches of as many steps, each of a budget of seconds."""
+    speech, target = lengths(sizes["utterances"])
+    sampler = SecondsBatchSampler(
+        sizes["utterances"],
+        sizes["seconds"],
+        sizes["steps"],
+        (speech / SPEECH).tolist().__getitem__,
+        seed=1,
+        pool=sizes["pool"],
+        length_of=(speech + target).tolist().__getitem__,
+    )
+    return list(sampler)
+
+
+def each_batch(sizes, found):
+    """Positions that each batch takes, and the real ones among them."""
     speech, target = lengths(sizes["utterances"])
     # The end token is predicted and never read.
     own = speech + PROMPT + target - 1
     each = [own[batch] for batch in found]
-    taken = sum(int(len(batch) * batch.max()) for batch in each)
-    return float(taken), float(sum(int(batch.sum()) for batch in each))
+    return [(len(b) * int(b.max()), int(b.sum())) for b in each]
+
+
+def positions(sizes, found):
+    """Positions that batches take, and the real ones among them."""
+    return [float(sum(part)) for part in zip(*each_batch(sizes, found))]
+
+
+def largest(sizes, found):
+    """Positions of the largest batch over the mean batch's (float)."""
+    taken = [one for one, _ in each_batch(sizes, found)]
+    return max(taken) * len(taken) / sum(taken)
 
 
 def training(sizes):
@@ -158,6 +185,30 @@ def rows(sizes, tier):
         "at least 1.25",
         unit="",
         sizes=told,
+    )
+    ours, counted = (
+        by_seconds(sizes),
+        batches(sizes, sizes["pool"], sizes["steps"]),
+    )
+    budget = f"{told}; {sizes['seconds']:.0f} s a batch, padding included"
+    yield row_of(
+        "positions of the largest batch over the mean one's, batch_seconds; "
+        "peer: batch_size",
+        [largest(sizes, ours)],
+        [largest(sizes, counted)],
+        "at least 1.2",
+        unit="",
+        sizes=budget,
+    )
+    ours, real = positions(sizes, ours)
+    yield row_of(
+        "positions of the decoder in batches of some seconds; peer: the real "
+        "ones",
+        [ours],
+        [real],
+        "at most 1.03",
+        unit="",
+        sizes=budget,
     )
     _, step = training(sizes)
     ours, drawn = trained(sizes)

@@ -20,6 +20,9 @@ This file is made by `python -m benchmarks.readme` from the JSON files in
     python -m benchmarks.run --only loading         one claim
     python -m benchmarks.decoding_generate          the same, without writing
     python -m benchmarks.gpu                        the paper's sizes, one GPU
+    python -m benchmarks.run --only streaming-7b    needs 27 GB of disk
+    ... --mergekit PYTHON                           beside mergekit, in its own
+                                                    environment
 
 Both sides do the same work in the same run, in turns, and each script checks
 first that they compute the same thing. A ratio is the median of the pairs'
@@ -32,6 +35,10 @@ counts the process's own time on one thread, for a machine that has other work.
 
 # Qwen2.5-72B in bfloat16: MB of its weights, and of a layer of them.
 LARGE = {"weights": 138_676.08, "layer": 1674.05}
+
+# What a GPU would do otherwise, and no file here tells how.
+NOT_ON_GPU = ("padding", "host", "windows", "streaming")
+NOT_ON_GPU += ("streaming-1.5b", "streaming-7b", "sweep")
 
 GPU_NONE = """\
 Not measured yet: no GPU was at hand. `benchmarks/gpu.py` builds the models of
@@ -64,6 +71,12 @@ LEARNED = """\
   gated bias (10 of 48 ms), norms and copies.
 - Whisper on the clip alone gives other features than in its 30 s window, the
   more so the shorter the clip: a projector trained on one is not for the other.
+- Attention over rows of their own length (varlen, as flash attention has it)
+  is not built: it runs on GPUs alone, and could not be tried. Batches of
+  similar length leave it 1% of the decoder's positions to save.
+- Not measured on a GPU, besides what says so above: a step with Whisper-large
+  in the loop, the one all-reduce of all gradients, pinned memory, and features
+  that several processes compute and keep.
 """
 
 
@@ -156,7 +169,7 @@ def machine_part(whole):
         f"{first}; {minutes:.0f} minutes in all.",
         "",
     ]
-    for script in scripts:
+    for name, script in zip(whole["rows"], scripts):
         rows = script["rows"]
         lines += table(rows)
         told = dict.fromkeys(
@@ -166,6 +179,8 @@ def machine_part(whole):
         )
         lines += ["", f"`{rows[0]['command']}`", ""]
         lines += [f"- {text}" for text in told]
+        if name in NOT_ON_GPU:
+            lines.append("- Not measured on a GPU")
         if made_with(script) != first:
             lines.append(f"- Measured {made_with(script)}")
         lines += [

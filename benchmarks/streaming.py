@@ -11,6 +11,7 @@ of its own: install it into another environment, and name its Python with
 `--mergekit`. It is beside our whole command, start and imports included.
 """
 
+import functools
 import os
 import resource
 import subprocess
@@ -185,6 +186,7 @@ def cost(side, sizes):
     return most, time.perf_counter() - began
 
 
+@functools.cache
 def costs(sides, tier):
     """MB and seconds of each side, in turns: two lists of lists."""
     found = [

@@ -136,15 +136,16 @@ class SecondsBatchSampler(StepBatchSampler):
     steps : int
         Steps of the training.
     seconds_of : callable
-        An utterance's index to its length.
+        An utterance's index to its seconds.
     **options
         As `StepBatchSampler` takes them; `pool` is how many steps' seconds
-        are sorted by length together.
+        are sorted by `length_of` together.
     """
 
     def __init__(self, size, seconds, steps, seconds_of, **options):
-        super().__init__(size, 1, steps, length_of=seconds_of, **options)
-        self.seconds = seconds
+        super().__init__(size, 1, steps, **options)
+        self.seconds, self.seconds_of = seconds, seconds_of
+        self.length_of = self.length_of or seconds_of
         self.pool = options.get("pool", 1)
 
     def __iter__(self):
@@ -178,7 +179,7 @@ class SecondsBatchSampler(StepBatchSampler):
 
         def seconds(index):
             """No utterance counts for more than a batch."""
-            return min(self.length_of(index), self.seconds)
+            return min(self.seconds_of(index), self.seconds)
 
         full = sum(map(seconds, left))
         while full < self.pool * step:
@@ -189,19 +190,18 @@ class SecondsBatchSampler(StepBatchSampler):
         return row
 
     def _cut(self, row):
-        """Batches of utterances of similar length."""
-        batch = []
-        for index in sorted(row, key=self.length_of):
-            # The last one is the longest.
-            if (
-                batch
-                and self.length_of(index) * (len(batch) + 1) > self.seconds
-            ):
-                yield batch
-                batch = []
-            batch.append(index)
+        """Batches of utterances of similar length, each in the row's order."""
+        batch, longest = [], 0.0
+        for place in sorted(
+            range(len(row)), key=lambda place: self.length_of(row[place])
+        ):
+            longest = max(longest, self.seconds_of(row[place]))
+            if batch and longest * (len(batch) + 1) > self.seconds:
+                yield [row[place] for place in sorted(batch)]
+                batch, longest = [], self.seconds_of(row[place])
+            batch.append(place)
         if batch:
-            yield batch
+            yield [row[place] for place in sorted(batch)]
 
 
 def by_group(groups, generator, mixed=MIXED_GROUPS):

@@ -340,6 +340,8 @@ class SpeechLLMBrain(EvaluationBrain):
     def _steps(self, train_set, steps):
         """The batches of each step that is still to be taken."""
         accumulation = self.grad_accumulation_factor
+        # Cached features come without an encoder's class to ask.
+        rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
         options = dict(
             start=self.optimizer_step,
             accumulation=accumulation,
@@ -348,6 +350,7 @@ class SpeechLLMBrain(EvaluationBrain):
             seed=self.hparams.seed,
             groups=groups_of(train_set),
             pool=self.hparams.length_pool,
+            length_of=positions_of(train_set, rate / self.model.downsampling),
         )
         size, seconds = len(train_set), self.hparams.batch_seconds
         if seconds:
@@ -355,16 +358,8 @@ class SpeechLLMBrain(EvaluationBrain):
                 size, seconds, steps, seconds_of(train_set), **options
             )
         else:
-            # Cached features come without an encoder's class to ask.
-            rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
-            length_of = positions_of(train_set, rate / self.model.downsampling)
-            sampler = StepBatchSampler(
-                size,
-                self.hparams.batch_size,
-                steps,
-                length_of=length_of,
-                **options,
-            )
+            count = self.hparams.batch_size
+            sampler = StepBatchSampler(size, count, steps, **options)
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):
             yield [next(batches) for _ in range(accumulation)]

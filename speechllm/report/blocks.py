@@ -43,6 +43,8 @@ INTERVAL = re.compile(
 FIGURE = re.compile(r"(?<![\d.])\d+\.\d{2,4}(?![\d.]*\d)|\d[\d.]* %")
 STATED = {"0.25", "0.10", "25 %", "10 %", "95 %"}
 CODE = re.compile(r"```.*?```|`[^`\n]*`|Python [\d.]+( to [\d.]+)?", re.S)
+# What `benchmarks/short.py` makes, of no study.
+BENCHMARKS = ("benchmarks-rows", "benchmarks-gpu")
 SETS = {"ood": "out of domain"}
 SHORT = {
     "none": "not healed",
@@ -130,7 +132,7 @@ def study_of(name: str) -> str | None:
 
 def unknown(name: str) -> str:
     """Why no figures go by a name, or nothing."""
-    if study_of(name):
+    if study_of(name) or name in BENCHMARKS:
         return ""
     studies = ", ".join(study.name for study in STUDIES)
     return (
@@ -142,9 +144,15 @@ def unknown(name: str) -> str:
 def made(name: str, evidence: Evidence) -> str:
     """The figures of a name, made anew."""
     what = name.removeprefix(f"{evidence.committed.name}-")
-    text = FIGURES[what](evidence).strip()
-    # A page's tables are read in a browser: their columns need not line up,
-    # and a figure that changes shall change one line.
+    return plain_columns(FIGURES[what](evidence).strip())
+
+
+def plain_columns(text: str) -> str:
+    """A text whose tables' columns do not line up.
+
+    They are read in a browser, and a figure that changes shall change one
+    line.
+    """
     text = re.sub(r"(?<=\|)( -+ \|)+$", _rule, text, flags=re.M)
     return re.sub(r" +\|", " |", text)
 

@@ -274,6 +274,15 @@ def pages(root: Path) -> list[Path]:
     return sorted({path for path in found if path.is_file()})
 
 
+def benchmark_figures(root: Path) -> dict[str, str]:
+    """The benchmarks' figures that stand in pages, by name."""
+    made = runpy.run_path(str(root / "benchmarks/short.py"))["figures"]
+    return {
+        name: blocks.plain_columns(text.strip())
+        for name, text in made(root / "benchmarks/results").items()
+    }
+
+
 def check_benchmarks(root: Path) -> Outcome:
     """Make the benchmarks' page again from their results."""
     write_readme = runpy.run_path(str(root / "benchmarks/readme.py"))[
@@ -328,8 +337,11 @@ def check_all(root: Path, write: bool = False) -> list[Outcome]:
     else:
         outcomes = [recheck(*one) for one in work]
     figures = {k: v for one in outcomes for k, v in one.blocks.items()}
+    measured = (root / "benchmarks/results").is_dir()
+    if measured:
+        figures |= benchmark_figures(root)
     outcomes += [check_page(path, root, figures, write) for path in pages(root)]
-    if (root / "benchmarks/results").is_dir():
+    if measured:
         outcomes.append(check_benchmarks(root))
     return outcomes
 

@@ -580,6 +580,28 @@ def test_what_is_committed_is_small_and_of_no_machine():
         assert without_places(told) == told
 
 
+def test_the_benchmarks_figures_stand_in_pages(root):
+    shutil.copytree(recheck.ROOT / "benchmarks", root / "benchmarks")
+    figures = recheck.benchmark_figures(root)
+    assert set(figures) == set(blocks.BENCHMARKS)
+    page = root / "README.md"
+    names = blocks.BENCHMARKS
+    lines = [f"<!-- figures: {name} -->\nx\n<!-- end -->" for name in names]
+    page.write_text("\n".join(["## Speed", *lines]))
+    assert recheck.check_page(page, root, figures, False).differs
+    assert recheck.check_page(page, root, figures, True).differs == []
+    assert "| 62 times as fast |" in page.read_text()
+    # It is of the results, and not of a page.
+    (file,) = (root / "benchmarks/results").glob("2-core*")
+    told = json.loads(file.read_text())
+    for row in told["rows"]["redundancy_table"]["rows"]:
+        row["ratio"] *= 0.5
+    file.write_text(json.dumps(told))
+    again = recheck.benchmark_figures(root)
+    (one,) = recheck.check_page(page, root, again, False).differs
+    assert "31 times as fast" in one
+
+
 def test_the_benchmarks_page_is_made_from_their_results(root):
     shutil.copytree(recheck.ROOT / "benchmarks", root / "benchmarks")
     assert recheck.check_benchmarks(root).differs == []
