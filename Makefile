@@ -98,5 +98,5 @@ upstream: .venv/ready
 
 .venv-quick/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv-quick
-	$(PIP) --no-compile -e . pytest
+	$(PIP) --no-compile -e ".[ja,ko]" pytest
 	touch $@
