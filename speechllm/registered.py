@@ -63,7 +63,9 @@ class SpeechLLMForSpeechSeq2Seq(PreTrainedModel):
             device=place if place not in (None, "auto") else "cpu",
             revision=options.get("revision"),
         )
-        config = options.get("config") or AutoConfig.from_pretrained(source)
+        config = options.get("config") or AutoConfig.from_pretrained(
+            source, trust_remote_code=False
+        )
         return cls(config, exported)
 
     @classmethod

@@ -121,10 +121,7 @@ class SpeechLLMBrain(EvaluationBrain):
         """No wrapper: a step's few gradients are summed once, by hand."""
 
     def init_optimizers(self):
-        """One Adam with a group, and a learning rate, for each part.
-
-        With weight decay it is AdamW.
-        """
+        """One Adam, or AdamW, with a group and a rate for each part."""
         rates = {
             "projector": self.hparams.lr_projector,
             "adapter": self.hparams.lr_adapter,

@@ -309,8 +309,8 @@ def test_another_type(folders):
     assert model.decoder.dtype == torch.bfloat16
     assert model.settings["asr"].precision == "bf16"
     assert model.transcribe((speech_like(1.0), RATE)).tokens > 0
-    with pytest.raises(ExportError, match="dtype: int8"):
-        ExportedSpeechLLM.from_pretrained(export, dtype="int8")
+    with pytest.raises(ExportError, match="dtype: int3"):
+        ExportedSpeechLLM.from_pretrained(export, dtype="int3")
 
 
 def test_features_are_rounded_as_in_a_trainings_cache(model):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,7 @@ def test_overrides_of_the_pruned_runs_are_accepted(study, monkeypatch):
     for key in ("prune_layers", "seed"):
         changes[key] = int(changes[key])
     changes["speech_encoder.source"] = str(WHISPER)
+    Path(changes["data_folder"]).mkdir(parents=True)
     hparams = load_hparams(one.command[1], changes, [speechllm_rules])
     table = table_file(str(study.results / "mini"), "speech")
     assert hparams["path_from"] == table

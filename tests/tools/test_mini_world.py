@@ -53,6 +53,7 @@ from speechllm.mini_world.pretrain.tokens import (
     Segmenter,
     train_tokenizer,
 )
+from speechllm.packaged import packaged_path
 
 SIZES = {"train-clean-100": 12, "dev-clean": 3, "test-other": 3, "ood": 5}
 # The others are made by `make mini-models`; what is there is looked at.
@@ -450,7 +451,7 @@ def test_yaml_names_a_shipped_model(file):
     path = os.path.join(HPARAMS, file)
     with open(path) as stream:
         fields = yaml.safe_load(stream)
-    source = os.path.join(os.path.dirname(path), fields["source"])
+    source = packaged_path(fields["source"])
     with open(os.path.join(source, "config.json")) as stream:
         config = json.load(stream)
     kind = fields.get("family", fields.get("kind"))
