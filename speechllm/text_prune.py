@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from speechbrain_ext.healing.presets import PARTS
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.lm_calls import CausalLM, final_norm, logits_of
 from speechbrain_ext.layers.removal import Removal
@@ -22,7 +21,6 @@ from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.training.choose_layers import read_path
 from speechllm.saved import check_saved, check_target, whole_folder
 from speechllm.streamed.copy import Exchanged, write_pruned
-from speechllm.streamed.maps import fold_streamed_maps
 from speechllm.streamed.walk import StreamedLM, Way
 from speechllm.text_lm import (
     batches_of,
@@ -206,6 +204,10 @@ def planned(
 
 def _heal(decoder, removed, rows, batch_size, progress):
     """What the maps were, and the streamed model that has them folded in."""
+    # PEFT comes with them, and takes seconds.
+    from speechbrain_ext.healing.presets import PARTS
+    from speechllm.streamed.maps import fold_streamed_maps
+
     healed = decoder
     if not isinstance(decoder, StreamedLM):
         name = str(decoder.dtype).removeprefix("torch.")
