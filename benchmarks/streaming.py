@@ -149,7 +149,9 @@ def prune_mergekit(sizes, out):
 
 def _run(command):
     """Run a command, and say its last word where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    # As a person's shell has it: see `in_fresh_process`.
+    own = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
     if done.returncode:
         raise RuntimeError(done.stderr)
 
@@ -292,7 +294,7 @@ def pair_rows(pair, sizes, tier, told):
             yield row_alone(name, *sides, target, why, unit=unit, **told)
         else:
             yield row_of(name, *sides, target, unit=unit, **told)
-    if "most" in sizes:
+    if "most" in sizes and peer != "measure_pruneme":
         yield row_of(
             f"{ours}, peak memory; peer: {sizes['most']:,} MB",
             found[0][0],
