@@ -79,7 +79,9 @@ def write_gguf(
     config = source_config(source)
     _check_kind(config, source)
     with quiet_loading():
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False
+        )
     vocabulary = read_vocabulary(tokenizer, config.vocab_size, source)
     weights = _weights(source, config)
     with atomic_write(path, "wb") as stream:
