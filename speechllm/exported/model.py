@@ -82,7 +82,9 @@ class ExportedSpeechLLM:
         """
         dtype = str(dtype).removeprefix("torch.") if dtype else None
         if dtype == INT8:
-            whole = cls.from_pretrained(source, None, device, revision, verify)
+            whole = ExportedSpeechLLM.from_pretrained(
+                source, None, device, revision, verify
+            )
             return quantise(whole)
         if dtype not in (None, *PRECISION):
             raise ExportError(

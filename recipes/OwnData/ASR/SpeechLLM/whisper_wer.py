@@ -40,8 +40,10 @@ def transcriber(model, language):
     """A function of a few waveforms to their texts."""
     from transformers import AutoProcessor, WhisperForConditionalGeneration
 
-    processor = AutoProcessor.from_pretrained(model)
-    whisper = WhisperForConditionalGeneration.from_pretrained(model).eval()
+    processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+    whisper = WhisperForConditionalGeneration.from_pretrained(
+        model, trust_remote_code=False
+    ).eval()
     how = {"do_sample": False, "num_beams": 1, "task": "transcribe"}
 
     def transcribe(wavs):
