@@ -118,33 +118,36 @@ def number(value):
 def by_arithmetic(scripts):
     """What a model of 72B would take, from the two sizes that were measured.
 
-    A straight line: ours in memory over a layer's bytes, all else over those
-    of the weights.
+    Ours in memory as a layer's bytes grow, which is more than a line through
+    both; all else on a straight line over the weights' bytes.
     """
     sizes = [scripts.get(f"streaming-{size}") for size in ("1.5b", "7b")]
     if None in sizes:
         return []
     small, large = ({r["name"]: r for r in s["rows"]} for s in sizes)
 
-    def at_large(name, side, over):
-        ends = [(row[name]["at"][over], row[name][side]) for row in both]
+    def at_large(name, side):
+        ends = [(row[name]["at"], row[name][side]) for row in (small, large)]
         if None in (ends[0][1], ends[1][1]):
             return "-"
-        (x, y), (x_more, y_more) = ends
-        value = y_more + (LARGE[over] - x_more) * (y_more - y) / (x_more - x)
+        (less, y), (more, y_more) = ends
+        if side == "ours" and large[name]["unit"] == "MB":
+            value = y_more * LARGE["layer"] / more["layer"]
+        else:
+            slope = (y_more - y) / (more["weights"] - less["weights"])
+            value = y_more + (LARGE["weights"] - more["weights"]) * slope
         return f"{number(value)} {large[name]['unit']}"
 
-    both = small, large
-    cells = []
-    for name in [name for name in small if name in large]:
-        memory = small[name]["unit"] == "MB"
-        ours = at_large(name, "ours", "layer" if memory else "weights")
-        cells.append([name, ours, at_large(name, "peer", "weights")])
+    cells = [
+        [name, at_large(name, "ours"), at_large(name, "peer")]
+        for name in small
+        if name in large
+    ]
     return [
         f"Qwen2.5-72B ({LARGE['weights']:,.0f} MB in bfloat16), **by "
-        "arithmetic, not measured**: a straight line through the two sizes "
-        "above, ours in memory over the bytes of a layer, all else over those "
-        "of the weights.",
+        "arithmetic, not measured**: ours in memory as the bytes of a layer "
+        "grow from 7B's, all else on a straight line through the two sizes "
+        "above over the bytes of the weights.",
         "",
         *markdown_table(["what", "ours", "peer"], cells).splitlines(),
         "",
@@ -161,12 +164,16 @@ def made_with(part):
 def machine_part(whole):
     """One machine's tables (list of lines)."""
     scripts = [{**whole, **script} for script in whole["rows"].values()]
-    minutes = sum(script["minutes"] for script in scripts)
+    named = whole["rows"].get("streaming-7b", {"minutes": 0})["minutes"]
+    minutes = sum(script["minutes"] for script in scripts) - named
     first = made_with(scripts[0])
     lines = [
         f"## {whole['machine']}",
         "",
-        f"{first}; {minutes:.0f} minutes in all.",
+        f"{first}; {minutes:.0f} minutes in all, without those of "
+        "`streaming-7b`."
+        if named
+        else f"{first}; {minutes:.0f} minutes in all.",
         "",
     ]
     for name, script in zip(whole["rows"], scripts):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.run                 all, a few minutes each
     python -m benchmarks.run --only sweep    some; the other rows are kept
-    python -m benchmarks.run --only streaming-7b    27 GB of disk, and by name
+    python -m benchmarks.run --only streaming-7b    27 GB of disk, 15 minutes
 
 Writes ``benchmarks/results/<machine>.json`` and makes the README anew. Each
 script runs in a process of its own, one after the other.
@@ -80,19 +80,21 @@ def made_with():
 def main(argv=None):
     """Run, write, and say what was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
-    parser.add_argument("--only", nargs="+", choices=ORDER, default=SCRIPTS)
+    parser.add_argument("--only", nargs="+", choices=ORDER)
     parser.add_argument("--tier", choices=("full", "tiny"), default="full")
     parser.add_argument("--machine", default=machine_name())
     parser.add_argument("--output", default=str(RESULTS))
     add_mergekit(parser)
     args = parser.parse_args(argv)
+    full = args.tier == "full"
+    chosen = args.only or (*SCRIPTS, *["streaming-1.5b"] * full)
     file = Path(args.output) / f"{file_of(args.machine)}.json"
     whole = {"machine": args.machine, "rows": {}}
     if file.exists():
         whole = json.loads(file.read_text())
     rows = whole["rows"]
     failed = []
-    for name in args.only:
+    for name in chosen:
         print(f"-- {name}", flush=True)
         began = time.monotonic()
         try:

@@ -174,7 +174,8 @@ def test_a_peer_that_fails_says_why(tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.setenv("MERGEKIT", str(python))
     monkeypatch.setattr(streaming, "costs", lambda sides, tier: [[[8.0]]] * 2)
-    given = streaming.SIZES["tiny"], "tiny", {"sizes": "small"}
+    at = {"weights": 1.0, "layer": 1.0}
+    given = streaming.SIZES["tiny"], "tiny", {"sizes": "small", "at": at}
     memory, time = streaming.pair_rows(streaming.PAIRS[-1], *given)
     why = "mergekit 1 beside transformers 2 fails: No!"
     assert (memory.note, memory.unit, time.unit) == (why, "MB", "s")
@@ -230,8 +231,8 @@ def test_a_larger_model_is_reckoned_from_two():
     scripts["streaming-7b"] = rows(2000, 20, 120.0, 4000.0)
     page = "\n".join(readme.by_arithmetic(scripts))
     assert "by arithmetic, not measured" in page
-    ours, peer = 100 + large["layer"], 2 * large["weights"]
-    assert f"| a    | {ours:.0f} MB | {peer:.0f} MB |" in page
+    ours, peer = 6 * large["layer"], 2 * large["weights"]
+    assert f"{ours:.0f} MB | {peer:.0f} MB |" in page
     config = models.published_config("Qwen2.5-72B")
     with torch.device("meta"):
         lm = gpu_models.AutoModelForCausalLM.from_config(config)
