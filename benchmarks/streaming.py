@@ -73,6 +73,10 @@ SIZES = {
     ),
 }
 TOKENS = 32
+CHECKED = (
+    "Ours reads the copy back and runs a few tokens through it and through the "
+    "layers that were kept; mergekit checks nothing."
+)
 # MB of weights that a whole command is held to its targets from.
 LEAST = 2000
 
@@ -294,13 +298,14 @@ def pair_rows(pair, sizes, tier, told):
     why, more = fault(peer, sizes)
     found = costs((ours,) if why else (ours, peer), tier)
     told = {**told, "sizes": told["sizes"] + more}
+    note = CHECKED if ours in COMMANDS else ""
     units = ("MB", ", peak memory"), ("s", "")
     for sides, target, (unit, what) in zip(found, targets, units):
         name = f"{ours}{what}; peer: {peer}"
         if why:
             yield row_alone(name, *sides, target, why, unit=unit, **told)
         else:
-            yield row_of(name, *sides, target, unit=unit, **told)
+            yield row_of(name, *sides, target, unit=unit, note=note, **told)
     if "most" in sizes and peer != "measure_pruneme":
         yield row_of(
             f"{ours}, peak memory; peer: {sizes['most']:,} MB",
