@@ -160,7 +160,7 @@ def check(sizes):
 
 
 def rows(sizes, tier):
-    """Positions over the real ones, and the time of a few steps."""
+    """Positions over the real ones, then the time of a few steps."""
     ours = batches(sizes, sizes["pool"], sizes["steps"])
     drawn = batches(sizes, 1, sizes["steps"])
     (ours, real), (drawn, _) = (positions(sizes, b) for b in (ours, drawn))
@@ -186,10 +186,14 @@ def rows(sizes, tier):
         unit="",
         sizes=told,
     )
-    ours, counted = (
-        by_seconds(sizes),
-        batches(sizes, sizes["pool"], sizes["steps"]),
-    )
+    yield from rows_by_seconds(sizes, told)
+    yield row_of_training(sizes)
+
+
+def rows_by_seconds(sizes, told):
+    """The same where a batch holds some seconds and no count."""
+    ours = by_seconds(sizes)
+    counted = batches(sizes, sizes["pool"], sizes["steps"])
     budget = f"{told}; {sizes['seconds']:.0f} s a batch, padding included"
     yield row_of(
         "positions of the largest batch over the mean one's, batch_seconds; "
@@ -210,9 +214,13 @@ def rows(sizes, tier):
         unit="",
         sizes=budget,
     )
+
+
+def row_of_training(sizes):
+    """The time of a few steps."""
     _, step = training(sizes)
     ours, drawn = trained(sizes)
-    yield row_of(
+    return row_of(
         "projector training in batches of similar length; peer: batches as "
         "drawn",
         *paired(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from speechbrain.utils.run_opts import RunOptions
 
 from speechllm.keys import LAST, Key, read_keys
+from speechllm.settings import base_chain
 
 WIDTH = 79
 MARGIN = " " * 6
@@ -34,7 +33,11 @@ def recipe_help(argv: list[str]) -> str:
         "dots: --backbone.source DIR. The keys, what they are by default, and",
         "what they mean:",
     ]
-    keys = [key for key in read_keys(base_of(path), "") if key.section != LAST]
+    keys = [
+        key
+        for key in read_keys(Path(base_chain(str(path))[0].file), "")
+        if key.section != LAST
+    ]
     sections = itertools.groupby(keys, lambda key: key.section or "General")
     for title, some in sections:
         lines += ["", f"{title}:"]
@@ -66,14 +69,3 @@ def _entry(key: Key) -> list[str]:
             about, WIDTH, initial_indent=MARGIN, subsequent_indent=MARGIN
         ),
     ]
-
-
-def base_of(path: Path) -> Path:
-    """The full YAML that a variant stands on."""
-    seen: set[Path] = set()
-    while path not in seen:
-        seen.add(path)
-        found = re.search(r"^base:\s*(\S+)", path.read_text("utf-8"), re.M)
-        if found:
-            path = Path(os.path.normpath(path.parent / found[1]))
-    return path

@@ -18,8 +18,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml
@@ -30,6 +30,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_ext.training.faults import ConfigError, Fault, as_yaml, label
 from speechllm.device import pick_device
+from speechllm.overrides import Overrides, Raw, leaves, mapping, own_options
 from speechllm.packaged import PREFIX, included_path, packaged_path
 from speechllm.settings_checks import check, plain_values, value_at
 from speechllm.settings_tree import (
@@ -46,7 +47,6 @@ from speechllm.settings_tree import (
 )
 
 COMMAND_LINE = "command line"
-Overrides = dict | str | None
 Rule = Callable[[dict], Iterable[Fault]]
 
 
@@ -93,10 +93,6 @@ def merge(
 # A recipe's command line.
 
 
-class Raw(str):
-    """Text as typed: what it means depends on the key it is for."""
-
-
 def parse_arguments(
     argv: list[str] | None = None,
 ) -> tuple[str, RunOptions, dict[str, Any]]:
@@ -111,7 +107,7 @@ def parse_arguments(
     if run_opts.device:
         pick_device(run_opts.device)
     overrides: dict[str, Any] = dict(own_options(argv))
-    keys = _base_chain(path)[0].keys()
+    keys = base_chain(path)[0].keys()
     for name in sorted(run_opts.overridden_args & set(keys)):
         overrides[name] = getattr(run_opts, name)
     limit = run_opts.optimizer_step_limit
@@ -124,23 +120,6 @@ def parse_arguments(
     return path, run_opts, overrides
 
 
-def own_options(argv: list[str]) -> dict[str, Raw]:
-    """The options of a command line that are not SpeechBrain's."""
-    run_options = {field.name for field in fields(RunOptions)}
-    options: dict[str, Raw] = {}
-    name: str | None = None
-    for word in argv:
-        if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            if name in run_options:
-                name = None
-            else:
-                options[name] = Raw(value)
-        elif name is not None:
-            options[name] = Raw(f"{options[name]} {word}".strip())
-    return options
-
-
 # ----------------------------------------------------------------------------
 # A base with variants and overrides laid over it.
 
@@ -149,7 +128,7 @@ class _Overlay:
     """``document``: all laid over the base; ``before``: the base's values."""
 
     def __init__(self, path: str, overrides: Overrides) -> None:
-        base, *variants = _base_chain(path)
+        base, *variants = base_chain(path)
         self.document = base
         self.heads = "".join(variant.head for variant in variants[::-1])
         self.faults: list[Fault] = []
@@ -234,7 +213,7 @@ class _Overlay:
     def lay_overrides(self, overrides: Overrides) -> None:
         """Lay a dict, or a command line's text, over the base."""
         try:
-            pairs = list(_leaves(_mapping(overrides)))
+            pairs = list(leaves(mapping(overrides)))
         except ValueError as error:
             self.faults.append(Fault("overrides", str(overrides), str(error)))
             return
@@ -289,7 +268,7 @@ class _Overlay:
         return text or "null"
 
 
-def _base_chain(path: str) -> list[Document]:
+def base_chain(path: str) -> list[Document]:
     """A YAML and the bases under it, the full one first."""
     documents: list[Document] = []
     seen, named_by, top = [], "", path
@@ -310,37 +289,6 @@ def _base_chain(path: str) -> list[Document]:
         if base is None:
             return documents
         named_by, path = path, os.path.join(document.folder, text_of(base))
-
-
-# ----------------------------------------------------------------------------
-# Overrides as pairs of a path and a value.
-
-
-def _mapping(overrides: Overrides) -> dict:
-    """Overrides from a dict, ``key: value`` lines or any YAML."""
-    if not isinstance(overrides, str):
-        return overrides or {}
-    lines = [line for line in overrides.split("\n") if line.strip()]
-    pairs = [re.fullmatch(r"([A-Za-z_][\w.]*):(?: (.*))?", li) for li in lines]
-    if all(pairs):
-        return {pair[1]: Raw(pair[2] or "") for pair in pairs if pair}
-    try:
-        tree = YAML(typ="safe", pure=True).load(overrides)
-    except YAMLError as error:
-        raise ValueError(f"cannot be read as YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError("must be `key: value` lines")
-    return tree
-
-
-def _leaves(tree: dict, above: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The leaves of a nested dict; dotted keys are split."""
-    for key, value in tree.items():
-        path = above + tuple(str(key).split("."))
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, path)
-        else:
-            yield path, value
 
 
 # ----------------------------------------------------------------------------

@@ -114,27 +114,7 @@ def build(
         title="Speech LLM", delete_cache=(FORGET, FORGET)
     ) as page:
         gradio.Markdown(HEAD.format(title="Fewer layers", lead=lead))
-        audio = gradio.Audio(
-            sources=["upload", "microphone"],
-            type="filepath",
-            label="Recording",
-            elem_id="recording",
-            buttons=[],
-            editable=False,
-        )
-        task = gradio.Radio(
-            tasks, value=tasks[0], label="Task", visible=len(tasks) > 1
-        )
-        depth = gradio.Slider(
-            min(depths, default=0),
-            first,
-            value=first,
-            step=_step(depths),
-            label="Layers removed on the right",
-            visible=len(set(depths)) > 1,
-            elem_id="depth",
-            buttons=[],
-        )
+        audio, task, depth = _inputs(gradio, tasks, depths)
         known = gradio.State({})
         blank = session.show(None, tasks[0], first, {})
         with gradio.Row(equal_height=True, elem_id="pair"):
@@ -154,7 +134,38 @@ def build(
                 trigger_mode="always_last",
                 show_progress_on=[left, right],
             )
-    how = {
+    return page, _launched(gradio)
+
+
+def _inputs(gradio: Any, tasks: list[str], depths: list[int]) -> tuple:
+    """The recording, the task, and how many layers are gone on the right."""
+    audio = gradio.Audio(
+        sources=["upload", "microphone"],
+        type="filepath",
+        label="Recording",
+        elem_id="recording",
+        buttons=[],
+        editable=False,
+    )
+    task = gradio.Radio(
+        tasks, value=tasks[0], label="Task", visible=len(tasks) > 1
+    )
+    depth = gradio.Slider(
+        min(depths, default=0),
+        max(depths, default=0),
+        value=max(depths, default=0),
+        step=_step(depths),
+        label="Layers removed on the right",
+        visible=len(set(depths)) > 1,
+        elem_id="depth",
+        buttons=[],
+    )
+    return audio, task, depth
+
+
+def _launched(gradio: Any) -> dict[str, Any]:
+    """How the page is launched: plain fonts, and nothing that calls home."""
+    return {
         "theme": gradio.themes.Default(
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
@@ -167,7 +178,6 @@ def build(
         "footer_links": [],
         "quiet": True,
     }
-    return page, how
 
 
 def _step(depths: Sequence[int]) -> int:

@@ -34,7 +34,8 @@ from speechllm.multitask import (
     read_wavs,
     told_memory,
 )
-from speechllm.settings import load_hparams, own_options
+from speechllm.overrides import own_options
+from speechllm.settings import load_hparams
 
 SCORES = {"WER": score_recognition, "BLEU": score_translation}
 
