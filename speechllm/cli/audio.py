@@ -64,7 +64,7 @@ MODEL = "SPEECHLLM_MODEL"
     "--vad",
     is_flag=True,
     help="Decode only where silero-vad hears speech (pip install "
-    "'speechbrain_ext[vad]').",
+    "'speechllm[vad]').",
 )
 @click.option(
     "--stream", is_flag=True, help="Print the text as it is decoded (txt)."

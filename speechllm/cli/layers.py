@@ -196,7 +196,7 @@ def _check_picture(picture):
     except ImportError as error:
         raise ImportError(
             "--picture needs matplotlib, which is not installed: pip install "
-            "'speechbrain_ext[report]'"
+            "'speechllm[report]'"
         ) from error
     known = Figure().canvas.get_supported_filetypes()
     ending = os.path.splitext(picture)[1].lstrip(".").lower()

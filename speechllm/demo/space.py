@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from speechbrain_ext import __version__
 from speechbrain_ext.runs.files import write_text
 from speechllm.exported.format import ExportFolder, files_of
 from speechllm.exported.load import HUB_ID
@@ -100,4 +101,4 @@ def _requirement(package, out):
         name = os.path.basename(package)
         shutil.copyfile(package, os.path.join(out, name))
         return f"./{name}[demo]"
-    return package or f"speechbrain_ext[demo]=={version('speechbrain_ext')}"
+    return package or f"speechllm[demo]=={__version__}"

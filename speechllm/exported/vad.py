@@ -44,7 +44,7 @@ def speech_finder() -> Callable[[torch.Tensor, int], list[dict[str, int]]]:
     except ImportError as error:
         raise ImportError(
             "--vad needs the package silero-vad, which is not installed: "
-            "pip install 'speechbrain_ext[vad]'"
+            "pip install 'speechllm[vad]'"
         ) from error
     finally:
         torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from exported import RATE, make_run, speech_like, write_wav
 
+from speechbrain_ext import __version__
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.removal import Block
 from speechllm.cli import main
@@ -125,7 +126,7 @@ def test_what_does_not_fit_is_refused(exports, tmp_path, encoder_folders):
 
 def test_a_space_is_a_folder(exports, tmp_path, capsys):
     pytest.importorskip("gradio")
-    wheel = tmp_path / "speechbrain_ext-9-py3-none-any.whl"
+    wheel = tmp_path / "speechllm-9-py3-none-any.whl"
     wheel.write_bytes(b"")
     folder = tmp_path / "space"
     words = ["demo", exports[1], "someone/pruned", "--space", str(folder)]
@@ -135,8 +136,13 @@ def test_a_space_is_a_folder(exports, tmp_path, capsys):
     compile(app, "app.py", "exec")
     assert "['models/whole', 'someone/pruned']" in app
     assert (folder / "models/whole/manifest.json").is_file()
-    wanted = "./speechbrain_ext-9-py3-none-any.whl[demo]\n"
+    wanted = "./speechllm-9-py3-none-any.whl[demo]\n"
     assert (folder / "requirements.txt").read_text() == wanted
+    # Without a wheel: this very release, by the name that it is installed by.
+    plain = tmp_path / "plain"
+    assert main(["demo", exports[1], "--space", str(plain)]) == 0
+    wanted = f"speechllm[demo]=={__version__}\n"
+    assert (plain / "requirements.txt").read_text() == wanted
     head = (folder / "README.md").read_text().split("---")[1]
     import yaml
 
