@@ -374,7 +374,7 @@ def test_vad_keeps_what_is_spoken(monkeypatch):
 def test_vad_that_is_not_installed_says_how(monkeypatch):
     vad.speech_finder.cache_clear()
     monkeypatch.setitem(sys.modules, "silero_vad", None)
-    with pytest.raises(ImportError, match=r"speechbrain_ext\[vad\]"):
+    with pytest.raises(ImportError, match=r"speechllm\[vad\]"):
         vad.speech_finder()
 
 

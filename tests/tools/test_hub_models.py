@@ -231,6 +231,9 @@ def test_targets_are_where_they_belong(family, hub):
         found_NV, labels_N = hub(*waves(hub, 2), targets)
     assert labels_N.tolist() == torch.cat(targets).tolist()
     inputs, lengths = hub.prompt.inputs(heard(hub, 2), targets)
+    # The end token is predicted and never read: tables are of the one before.
+    read = [n + len(said) - 1 for n, said in zip(lengths, targets)]
+    assert inputs["attention_mask"].sum(dim=1).tolist() == read
     whole_BQV = logits(hub.whole, inputs)
     rows = [
         row[n - 1 : n - 1 + len(said)]

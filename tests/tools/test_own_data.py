@@ -13,6 +13,7 @@ import soundfile
 from recipe_scripts import RECIPES, load_script, quick, run_command, train
 
 from speechbrain_ext.data.audio import read_place
+from speechbrain_ext.data.augment import perturbed
 from speechbrain_ext.data.manifests import PreparationError
 from speechbrain_ext.data.sets import read_manifest
 from speechbrain_ext.runs.files import read_utterances
@@ -400,6 +401,9 @@ def test_copies_are_rows_of_their_own_with_features_of_their_own(
     seconds = [train.data[name]["duration"] for name in copies]
     assert seconds == pytest.approx([0.3, 0.375, 0.24, 0.3])
     assert (wavs[3] - train[names.index(copies[3])]["sig"]).abs().max() == 0
+    # Each utterance has noise of its own.
+    pair = [perturbed(wavs[0], name, {"snr": 10}) for name in "ab"]
+    assert not pair[0].equal(pair[1])
     # SpeechBrain's noise replaces a share of the speech.
     speech = wavs[0] @ wavs[3] / (wavs[0] @ wavs[0])
     noise = wavs[3] - speech * wavs[0]
