@@ -6,6 +6,15 @@ import warnings
 
 from transformers.utils import logging as hf_logging
 
+# The last is torch's on what torchao registers with it.
+LOGGERS = (
+    "speechbrain",
+    "peft",
+    "huggingface_hub",
+    "filelock",
+    "torch.utils._pytree",
+)
+
 
 @contextlib.contextmanager
 def quiet_loading():
@@ -32,5 +41,5 @@ def quiet_libraries():
     warnings.simplefilter("ignore")
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    for name in ("speechbrain", "peft", "huggingface_hub", "filelock"):
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -67,13 +67,13 @@ def export(
     if gguf:
         from speechllm.export.gguf_file import check_gguf, write_gguf
 
-        runs_given = os.path.isfile(os.path.join(runs[0], "result.json"))
-        if not runs_given and len(runs) > 1:
+        runs_given = os.path.isfile(os.path.join(named[0], "result.json"))
+        if not runs_given and len(named) > 1:
             raise click.UsageError("--gguf takes one model: MODEL FILE.gguf")
         file = f"{folder.rstrip('/')}-{gguf}.gguf" if runs_given else folder
         check_gguf(file, gguf, overwrite)
         if not runs_given:
-            _tell_gguf(write_gguf(runs[0], file, gguf, overwrite), as_json)
+            _tell_gguf(write_gguf(named[0], file, gguf, overwrite), as_json)
             return
     from speechllm.export.write import export_runs
 
