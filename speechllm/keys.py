@@ -28,7 +28,7 @@ FRAGMENT = re.compile(r"!include:.*?((?:backbones|encoders)/[\w.-]+)$")
 FROM_PAPER = {
     "stated": "the paper states it",
     "reference": "from the recipes that the paper builds on",
-    "guess": "a guess: open in the paper and in its references",
+    "guess": "open in the paper and in its references",
     "derived": "derived from figures that the paper states",
 }
 

@@ -135,7 +135,7 @@ def test_keys_are_told_in_a_terminal():
     def say(*words):
         return CliRunner().invoke(cli, ["keys", *words])
 
-    assert "a guess: open in the paper" in say("steps").output
+    assert "guess: open in the paper" in say("steps").output
     assert "split.seed: 1" in say("split").output
     listed = say().output
     assert "Healing" in listed and "  prune_layers: 0" in listed
