@@ -34,6 +34,10 @@ FORMATS = (
     "eac3,flac,matroska,mov,mp3,mpeg,"
     "mpegts,nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
+# Titles in Latin-1 are no reason to refuse the sound; from PyAV 19 on they
+# never are, and nothing need be said.
+PYAV = int(av.__version__.partition(".")[0])
+TITLES = {"metadata_errors": "replace"} if PYAV < 19 else {}
 # Their heads state the length to the sample; elsewhere it is an estimate, or
 # what an encoder has filled up.
 STATED = ("wav", "flac", "aiff", "au", "nistsphere")
@@ -76,8 +80,9 @@ def naming(name: str) -> Iterator[None]:
     """Whatever error a library raises becomes one that names the file."""
     try:
         yield
-    except (AudioError, ImportError):
-        # A package that is not there is no damage to the file.
+    except (AudioError, ImportError, TypeError):
+        # A package that is not there, or is called in a way that it does not
+        # know, is no damage to the file.
         raise
     # PyAV has a class of error for each of FFmpeg's, numpy and the operating
     # system have theirs.
@@ -118,8 +123,7 @@ class AudioFile:
             self._container = av.open(
                 _Nameless(stream),
                 options={"format_whitelist": FORMATS},
-                # Titles in Latin-1 are no reason to refuse the sound.
-                metadata_errors="replace",
+                **TITLES,
             )
         except (av.error.FFmpegError, ValueError) as error:
             raise self._no_audio(_reason(error)) from error
