@@ -55,7 +55,7 @@ test: .venv/ready
 quick: BIN := .venv-quick/bin
 quick: .venv-quick/ready
 	$(BIN)/speechllm --version
-	$(BIN)/python -m pytest -m 'not slow' tests/core/test_prompt.py tests/core/test_scoring.py tests/tools/test_hparams.py tests/tools/test_packaged.py
+	$(BIN)/python -m pytest -m 'not slow' tests/core/test_audio_formats.py tests/core/test_prompt.py tests/core/test_scoring.py tests/tools/test_hparams.py tests/tools/test_packaged.py
 
 check: .venv/ready
 	$(BIN)/ruff check .

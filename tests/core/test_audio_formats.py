@@ -261,3 +261,14 @@ def test_files_that_failed(name):
 def test_the_table_is_of_every_kind():
     """The table is of every kind."""
     assert set(MADE_OTHERWISE) < set(SOUND_KINDS)
+
+
+def test_a_call_that_a_library_does_not_know_is_no_damage(
+    tmp_path, monkeypatch
+):
+    """A call that a library does not know is no damage."""
+    path = tmp_path / "a.wav"
+    write_encoded(path, "a.wav")
+    monkeypatch.setattr(audio_file, "TITLES", {"of_another_release": True})
+    with pytest.raises(TypeError, match="of_another_release"):
+        read_utterance(str(path), resample=True)
