@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -104,6 +105,11 @@ def table(found: list[dict]) -> str:
             for one in found
         ],
     )
+
+
+def figures(file: str | Path) -> dict[str, str]:
+    """The table of what was measured, as a page has it, by its name."""
+    return {"int8": table(json.loads(Path(file).read_text())["quantised"])}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -43,8 +43,9 @@ INTERVAL = re.compile(
 FIGURE = re.compile(r"(?<![\d.])\d+\.\d{2,4}(?![\d.]*\d)|\d[\d.]* %")
 STATED = {"0.25", "0.10", "25 %", "10 %", "95 %"}
 CODE = re.compile(r"```.*?```|`[^`\n]*`|Python [\d.]+( to [\d.]+)?", re.S)
-# What `benchmarks/short.py` makes, of no study.
+# Of no study: what the scripts of `recheck.MEASURED` make.
 BENCHMARKS = ("benchmarks-rows", "benchmarks-gpu")
+OTHERS = (*BENCHMARKS, "int8", "reliability-made", "reliability")
 SETS = {"ood": "out of domain"}
 SHORT = {
     "none": "not healed",
@@ -132,7 +133,7 @@ def study_of(name: str) -> str | None:
 
 def unknown(name: str) -> str:
     """Why no figures go by a name, or nothing."""
-    if study_of(name) or name in BENCHMARKS:
+    if study_of(name) or name in OTHERS:
         return ""
     studies = ", ".join(study.name for study in STUDIES)
     return (

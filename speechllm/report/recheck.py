@@ -39,6 +39,12 @@ CLOSE = 1e-9
 # Differences of one file that are told.
 TOLD = 5
 VERSION = re.compile(r"\|version:[^|]*")
+# What says the figures that stand in pages, and of which results.
+MEASURED = {
+    "benchmarks/short.py": "benchmarks/results",
+    "benchmarks/quantised.py": "docs/int8.json",
+    "tests/soak/page.py": "docs/reliability.json",
+}
 PICTURE = b"\x89PNG"
 
 
@@ -274,21 +280,14 @@ def pages(root: Path) -> list[Path]:
     return sorted({path for path in found if path.is_file()})
 
 
-def benchmark_figures(root: Path) -> dict[str, str]:
-    """The benchmarks' figures that stand in pages, by name."""
-    made = runpy.run_path(str(root / "benchmarks/short.py"))["figures"]
-    return {
-        name: blocks.plain_columns(text.strip())
-        for name, text in made(root / "benchmarks/results").items()
-    }
-
-
-def soak_figures(root: Path) -> dict[str, str]:
-    """The counts of the reliability campaign that stand in its page."""
-    page = root / "tests/soak/page.py"
-    if not page.is_file():
-        return {}
-    return runpy.run_path(str(page))["figures"](root / "docs")
+def measured_figures(root: Path) -> dict[str, str]:
+    """Figures in pages that no study made, by name: the scripts that say them."""
+    found = {}
+    for script, results in MEASURED.items():
+        if (root / script).is_file() and (root / results).exists():
+            made = runpy.run_path(str(root / script))["figures"]
+            found |= made(root / results)
+    return {k: blocks.plain_columns(v.strip()) for k, v in found.items()}
 
 
 def check_benchmarks(root: Path) -> Outcome:
@@ -345,12 +344,9 @@ def check_all(root: Path, write: bool = False) -> list[Outcome]:
     else:
         outcomes = [recheck(*one) for one in work]
     figures = {k: v for one in outcomes for k, v in one.blocks.items()}
-    measured = (root / "benchmarks/results").is_dir()
-    if measured:
-        figures |= benchmark_figures(root)
-    figures |= soak_figures(root)
+    figures |= measured_figures(root)
     outcomes += [check_page(path, root, figures, write) for path in pages(root)]
-    if measured:
+    if (root / "benchmarks/results").is_dir():
         outcomes.append(check_benchmarks(root))
     return outcomes
 

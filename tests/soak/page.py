@@ -19,12 +19,9 @@ FAMILIES = {
 }
 
 
-def figures(docs: Path) -> dict[str, str]:
-    """Texts by name, of what a campaign counted; none where none is there."""
-    file = Path(docs) / "reliability.json"
-    if not file.is_file():
-        return {}
-    told = json.loads(file.read_text(encoding="utf-8"))
+def figures(file: Path) -> dict[str, str]:
+    """Texts by name, of what a campaign counted."""
+    told = json.loads(Path(file).read_text(encoding="utf-8"))
     return {"reliability-made": made(told), "reliability": table(told)}
 
 

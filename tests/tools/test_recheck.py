@@ -582,7 +582,7 @@ def test_what_is_committed_is_small_and_of_no_machine():
 
 def test_the_benchmarks_figures_stand_in_pages(root):
     shutil.copytree(recheck.ROOT / "benchmarks", root / "benchmarks")
-    figures = recheck.benchmark_figures(root)
+    figures = recheck.measured_figures(root)
     assert set(figures) == set(blocks.BENCHMARKS)
     page = root / "README.md"
     names = blocks.BENCHMARKS
@@ -597,7 +597,7 @@ def test_the_benchmarks_figures_stand_in_pages(root):
     for row in told["rows"]["redundancy_table"]["rows"]:
         row["ratio"] *= 0.5
     file.write_text(json.dumps(told))
-    again = recheck.benchmark_figures(root)
+    again = recheck.measured_figures(root)
     (one,) = recheck.check_page(page, root, again, False).differs
     assert "31 times as fast" in one
 
