@@ -137,8 +137,9 @@ class Experiment:
 
         def fail(why):
             """Note why this run did not end as it should."""
-            result.status, result.error = "failed", why
-            self.save(result)
+            if result.status != "done":
+                result.status, result.error = "failed", why
+                self.save(result)
 
         if watch():
             watch().record = fail

@@ -33,7 +33,7 @@ LOOK = 1.0
 BEGIN, FROZEN, NO_STORE, GRACE = 600, 30, 5, 2
 # Seconds for which one may keep the others waiting while it computes nothing,
 # unless this variable says otherwise.
-PATIENCE, VARIABLE = 45, "SPEECHLLM_PATIENCE"
+PATIENCE, VARIABLE = 40, "SPEECHLLM_PATIENCE"
 # Seconds of its main thread that are no work.
 IDLE = 0.2
 AGAIN = "the same command goes on from the last checkpoint"
@@ -61,7 +61,7 @@ class Watch(threading.Thread):
         self.meetings = self.calls = 0
         # Notes in the run's result what ended it.
         self.record: Callable[[str], None] = lambda told: None
-        self.patience = float(os.environ.get(VARIABLE, PATIENCE))
+        self.patience = _patience()
         self._beats, self._end, self._where = 0, None, _where()
         self._is_first = True
         self._lock, self._closed = threading.Lock(), threading.Event()
@@ -69,7 +69,7 @@ class Watch(threading.Thread):
         # life, and without work while it is waited for.
         self._seen: dict[int, dict] = {}
         self._silent = dict.fromkeys(range(world_size), 0)
-        self._idle = dict.fromkeys(range(world_size), (0, 0.0))
+        self._idle = dict.fromkeys(range(world_size), (0, 0.0, 0))
         self._no_store, self._deserted = 0, False
         self._beat()
 
@@ -161,16 +161,17 @@ class Watch(threading.Thread):
 
     def _judge(self, rank, told):
         """What is wrong with another process, by its last word, or None."""
-        before, self._seen[rank] = self._seen.get(rank), told
         if told is None:
-            del self._seen[rank]
             self._silent[rank] += 1
             too_long = self._silent[rank] > BEGIN
             return ("has not begun", True) if too_long else None
+        before, self._seen[rank] = self._seen.get(rank), told
+        if told["end"]:
+            return f"ended: {told['end']}", False
+        is_missed = told["meetings"] < self.meetings
         if told["end"] is not None:
-            if told["end"]:
-                return f"ended: {told['end']}", False
-            return ("ended before this one", True) if self._deserted else None
+            is_missed = is_missed or self._deserted
+            return ("ended before this one", True) if is_missed else None
         is_new = before is None or told["beat"] != before["beat"]
         self._silent[rank] = 0 if is_new else self._silent[rank] + 1
         if not is_new and _is_gone(told, self._where):
@@ -179,16 +180,16 @@ class Watch(threading.Thread):
                 return "was killed, by hand or for want of memory", True
         if self._silent[rank] > FROZEN:
             return f"has given no sign for {FROZEN * LOOK:.0f} s", True
-        return self._judge_idle(rank, told)
+        return self._judge_idle(rank, told, is_missed)
 
-    def _judge_idle(self, rank, told):
+    def _judge_idle(self, rank, told, is_missed):
         """Whether it keeps this one waiting, and computes nothing."""
-        looks, work = self._idle[rank]
-        waited = told["meetings"] < self.meetings
-        if not waited or told["work"] - work > IDLE:
-            self._idle[rank] = 0, told["work"]
+        looks, work, met = self._idle[rank]
+        is_on = told["work"] - work > IDLE or told["meetings"] > met
+        if is_on or not is_missed:
+            self._idle[rank] = 0, told["work"], told["meetings"]
             return None
-        self._idle[rank] = looks + 1, work
+        self._idle[rank] = looks + 1, work, met
         if looks * LOOK < self.patience:
             return None
         return (
@@ -219,7 +220,8 @@ class Watch(threading.Thread):
 def watch() -> Watch | None:
     """The watch of this process, from now on; None where it runs alone."""
     global _watch
-    if _watch is None and distributed.is_distributed_initialized():
+    is_group = distributed.is_distributed_initialized()
+    if _watch is None and is_group and "MASTER_ADDR" in os.environ:
         _watch = _begin()
     return _watch
 
@@ -231,8 +233,8 @@ def _begin():
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
-        timeout=datetime.timedelta(seconds=5 * LOOK),
     )
+    store.set_timeout(datetime.timedelta(seconds=5 * LOOK))
     # Of a torchrun that starts again, an earlier start's are there.
     prefix = f"watch {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     one = Watch(
@@ -271,7 +273,7 @@ def ended_by(error: BaseException) -> bool:
     """
     if _watch is None:
         return True
-    if isinstance(error, RuntimeError) and _is_collective(error):
+    if _is_collective(error):
         _watch.settle()
     return _watch.close(error)
 
@@ -284,10 +286,24 @@ def named() -> str:
 
 
 def _is_collective(error):
+    """Whether a collective operation failed, or the store."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
     trace = error.__traceback__
     while trace.tb_next:
         trace = trace.tb_next
     return trace.tb_frame.f_globals["__name__"].startswith("torch.distributed")
+
+
+def _patience():
+    """Seconds for which a process may keep others waiting (float)."""
+    told = os.environ.get(VARIABLE, PATIENCE)
+    try:
+        return float(told)
+    except ValueError:
+        raise ValueError(f"{VARIABLE}={told}: give seconds: 600") from None
 
 
 def _where():
