@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from speechbrain_ext.training.faults import ConfigError
+from speechbrain_ext.training.processes import ended_by, named
 
 REFUSED, STOPPED = 2, 130
 # Packages that refuse in words of their own.
@@ -38,10 +39,12 @@ def run_command(main: Callable[[], Any]) -> None:
             raise
         print("\nStopped: the same command goes on from here.", file=sys.stderr)
         _end(STOPPED)
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        is_new = ended_by(error)
         if debug or not _is_refusal(error):
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        if is_new:  # and no other process has said it
+            print(f"Error{named()}: {error}", file=sys.stderr)
         _end(REFUSED)
 
 
@@ -49,6 +52,8 @@ def _is_refusal(error):
     """Whether one of us said no, rather than a library."""
     if isinstance(error, ConfigError):
         return True
+    if not isinstance(error, (ValueError, OSError)):
+        return False
     trace = error.__traceback__
     while trace.tb_next:
         trace = trace.tb_next

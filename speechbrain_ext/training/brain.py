@@ -13,6 +13,7 @@ import time
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -34,27 +35,10 @@ from speechbrain_ext.training.checkpoints import (
     save_newest,
 )
 from speechbrain_ext.training.evaluation import EvaluationBrain
+from speechbrain_ext.training.processes import Stopped
+from speechbrain_ext.training.stops import JoinedSteps, hears_signals
 
 logger = get_logger(__name__)
-
-
-def mean_over_ranks(tensors, weight):
-    """Each tensor's mean over all processes, in its place, by one all-reduce.
-
-    Arguments
-    ---------
-    tensors : list of torch.Tensor
-        Of any shapes, on one device.
-    weight : float
-        How much this process's count.
-    """
-    ones = torch.ones_like(tensors[-1]).reshape(-1)[:1]
-    flat = torch.cat([*(one.reshape(-1) for one in tensors), ones])
-    torch.distributed.all_reduce(flat.mul_(weight))
-    flat.div_(flat[-1].clone())
-    parts = flat[:-1].split([one.numel() for one in tensors])
-    for one, part in zip(tensors, parts):
-        one.copy_(part.view_as(one))
 
 
 def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
@@ -113,6 +97,8 @@ class SpeechLLMBrain(EvaluationBrain):
         self.train_seconds = 0.0
         self.loss_since = [0.0, 0]
         self.random_states = None
+        self.asked = ()  # signals to stop
+        self.joined = JoinedSteps()
         self._unread = None  # a step and its loss, still on the device
         # Adam then leaves out a step by itself, and nobody has to look first.
         self.fused = torch.device(self.device).type == "cuda"
@@ -202,7 +188,7 @@ class SpeechLLMBrain(EvaluationBrain):
                 parameter.grad = torch.zeros_like(parameter)
         if self.world_size > 1:
             gradients = [parameter.grad for parameter in parameters]
-            mean_over_ranks([loss, *gradients], tokens)
+            self.joined.join(loss, gradients, tokens, bool(self.asked))
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             parameters, self.hparams.max_grad_norm
@@ -241,6 +227,24 @@ class SpeechLLMBrain(EvaluationBrain):
         logger.warning("Step %d: the loss is %s.", step, number)
         self.check_loss_isfinite(loss)
 
+    def check_loss_isfinite(self, loss):
+        """SpeechBrain's; its last word says which processes' it is."""
+        try:
+            super().check_loss_isfinite(loss)
+        except ValueError as error:
+            fine = self._gather(self.joined.is_finite())
+            bad = [
+                str(rank) for rank, is_fine in enumerate(fine) if not is_fine
+            ]
+            if not bad:
+                raise
+            raise ValueError(
+                f"Step {self.optimizer_step}: the loss of process "
+                f"{', '.join(bad)} of {self.world_size}, or its gradients, is "
+                f"not finite, {self.nonfinite_count} times in a row"
+            ) from error
+
+    @hears_signals
     def fit(self, train_set, valid_set=None, progressbar=None):
         """Train up to `steps` optimiser steps, from the last checkpoint on.
 
@@ -257,11 +261,14 @@ class SpeechLLMBrain(EvaluationBrain):
         self.nonfinite_count, self._unread = 0, None
         self.on_fit_start()
         steps = self.steps_to_take()
+        if not self.test_only and self._is_unvalidated(steps):
+            self._after_step(steps, valid_set)
         if self.test_only or self.optimizer_step >= steps:
             return
         if self.random_states is not None:
             moment = self.hparams.seed + self.optimizer_step
-            resume_random_state(self.random_states, self.rank, moment)
+            world = self.rank, self.world_size
+            resume_random_state(self.random_states, *world, moment)
         bar = tqdm(
             total=steps,
             initial=self.optimizer_step,
@@ -280,6 +287,9 @@ class SpeechLLMBrain(EvaluationBrain):
             self.train_seconds += time.monotonic() - began
             bar.update()
             self._after_step(steps, valid_set)
+            alone = self.world_size == 1
+            if self.asked if alone else self.joined.is_stop():
+                self._stop(bar)
         bar.close()
 
     def validate(self, dataset) -> float:
@@ -294,6 +304,8 @@ class SpeechLLMBrain(EvaluationBrain):
         self.modules.eval()
         rows = []
         for batch in self.shard(dataset):
+            if self.asked:
+                break
             batch = to_device(batch, self.device)
             with self.evaluation_ctx:
                 logits_NV, labels_N, *_ = self.compute_forward(
@@ -308,6 +320,8 @@ class SpeechLLMBrain(EvaluationBrain):
                 {"id": i, "loss": loss, "tokens": n}
                 for i, loss, n in zip(batch.id, losses_B.tolist(), tokens)
             ]
+        if any(self._gather(bool(self.asked))):
+            self._stop()  # and validate after the next start
         return self._in_order(rows, dataset)
 
     def end_training(self):
@@ -367,6 +381,21 @@ class SpeechLLMBrain(EvaluationBrain):
         step = self.optimizer_step
         return step == steps or not all(step % every for every in often)
 
+    def _is_unvalidated(self, steps):
+        """Whether a stop came before this step's validation was done."""
+        step = self.optimizer_step
+        due = step and (step == steps or not step % self.hparams.valid_interval)
+        return due and step > max((e["step"] for e in self.history), default=0)
+
+    def _stop(self, bar=None):
+        """Save and leave: a signal asked for it (Stopped)."""
+        self._read_loss(bar)
+        self.save_checkpoint()
+        stopped = Stopped(*self.asked[:1], step=self.optimizer_step)
+        if if_main_process():
+            print(f"Stopped {stopped}.", flush=True)
+        raise stopped
+
     def _after_step(self, steps, valid_set):
         """Validate and save where it is time to."""
         step = self.optimizer_step
@@ -377,9 +406,9 @@ class SpeechLLMBrain(EvaluationBrain):
                 "step": step,
                 "train_loss": loss / count if count else None,
             }
-            self.loss_since = [0.0, 0]
             if valid_set is not None:
                 entry["valid_loss"] = self.validate(valid_set)
+            self.loss_since = [0.0, 0]
             self.history.append(entry)
             # On every process: only the main one writes, all wait for it.
             if hasattr(self.hparams, "train_logger"):

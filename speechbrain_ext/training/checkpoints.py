@@ -231,15 +231,16 @@ def same_random_state():
         set_random_state(state)
 
 
-def resume_random_state(states, rank, seed):
+def resume_random_state(states, rank, world_size, seed):
     """Go on with the random numbers of a checkpoint, on any process."""
+    if rank == 0 and world_size != len(states):
+        print(
+            f"Trained by {len(states)} processes so far, by {world_size} from "
+            "here on: the end differs from that with as many as before."
+        )
     if rank < len(states):
         set_random_state(states[rank])
         return
-    print(
-        f"Process {rank} was not there when the checkpoint was saved (there "
-        f"were {len(states)}): it begins with random numbers of its own."
-    )
     words = np.random.SeedSequence([abs(seed), rank]).generate_state(3)
     torch.manual_seed(int(words[0]))
     random.seed(int(words[1]))

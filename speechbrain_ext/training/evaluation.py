@@ -11,6 +11,8 @@ from tqdm import tqdm
 from speechbrain_ext.data.batches import by_duration, to_device, true_lengths
 from speechbrain_ext.data.sets import speaker_of
 from speechbrain_ext.model.speech_llm import answer_limits
+from speechbrain_ext.training.processes import meet
+from speechbrain_ext.training.stops import hear_nothing
 
 
 class EvaluationBrain(sb.Brain):
@@ -121,6 +123,7 @@ class EvaluationBrain(sb.Brain):
             collate_fn=PaddedBatch,
             num_workers=self.hparams.num_workers,
             pin_memory=torch.device(self.device).type == "cuda",
+            worker_init_fn=hear_nothing,
             generator=torch.Generator(),
         )
 
@@ -143,5 +146,6 @@ class EvaluationBrain(sb.Brain):
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
+        meet()
         torch.distributed.all_gather_object(values, value)
         return values

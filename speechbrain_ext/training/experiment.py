@@ -13,11 +13,7 @@ import time
 from pathlib import Path
 
 import speechbrain as sb
-from speechbrain.utils.distributed import (
-    ddp_barrier,
-    if_main_process,
-    run_on_main,
-)
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 from speechbrain_ext.data.sets import (
     about_sets,
@@ -36,6 +32,7 @@ from speechbrain_ext.training.build import (
     save_trained,
 )
 from speechbrain_ext.training.choose_layers import choose_layers, measure_table
+from speechbrain_ext.training.processes import ended_by, run_on_main, watch
 from speechbrain_ext.training.run_record import (
     PeakMemory,
     add_speed,
@@ -83,7 +80,7 @@ def open_experiment(
         if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
             Path(folder, "hyperparams.yaml").write_text(settings, "utf-8")
             shutil.copy(inspect.getfile(dataio_prepare), folder)
-    run_on_main(prepare, args=[hparams])
+    run_on_main(prepare, [hparams])
     prompt = load_prompt(hparams)
     datasets = dataio_prepare(hparams, prompt)
     return Experiment(brain_class, hparams, run_opts, datasets, prompt)
@@ -137,12 +134,20 @@ class Experiment:
                 print(f"{self.folder} is finished already; nothing to do.")
                 return before
             go_on_from(before, result)
+
+        def fail(why):
+            """Note why this run did not end as it should."""
+            if result.status != "done":
+                result.status, result.error = "failed", why
+                self.save(result)
+
+        if watch():
+            watch().record = fail
         try:
             self.train_and_evaluate(result)
         except BaseException as error:
-            result.status = "failed"
-            result.error = f"{type(error).__name__}: {error}"
-            self.save(result)
+            ended_by(error)
+            fail(f"{type(error).__name__}: {error}")
             raise
         return result
 
@@ -193,9 +198,9 @@ class Experiment:
         result.steps = brain.optimizer_step
         result.validation.update(history=brain.history, final_loss=final_loss)
         result.speed["train_seconds"] = brain.train_seconds
-        run_on_main(write_losses, args=[self.folder, brain.losses])
+        run_on_main(write_losses, [self.folder, brain.losses])
         about = self.identify()
-        run_on_main(save_trained, args=[brain.model, self.folder, about])
+        run_on_main(save_trained, [brain.model, self.folder, about])
 
     def evaluate(self, brain, result):
         """Decode and score every test set, saving after each."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
@@ -18,6 +18,7 @@ from speechbrain_ext.training.experiment import Experiment
 from speechbrain_ext.training.faults import Fault
 from speechbrain_ext.training.fingerprint import fingerprint
 from speechbrain_ext.training.options import get, is_whole
+from speechbrain_ext.training.processes import run_on_main
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.hub.model import HubModel, load_prompt
 
@@ -69,7 +70,7 @@ def open_hub_experiment(
         if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
             Path(folder, "hyperparams.yaml").write_text(settings, "utf-8")
             shutil.copy(inspect.getfile(dataio_prepare), folder)
-    run_on_main(prepare, args=[hparams])
+    run_on_main(prepare, [hparams])
     backbone = hparams["backbone"]
     prompt = load_prompt(
         backbone["source"], backbone.get("revision"), hparams["prompt"]

@@ -94,14 +94,20 @@ def die_with_parent() -> None:
 def run_started(command, folder, environment, log, gpus=0) -> int:
     """Run a command in a fresh process, to its end; its exit status."""
     with open(log, "wb") as stream:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*_starter(gpus), *command],
             cwd=folder,
             env=environment,
             stdout=stream,
             stderr=subprocess.STDOUT,
             preexec_fn=die_with_parent,
-        ).wait()
+        )
+        try:
+            return process.wait()
+        except SystemExit:  # told to stop: a training saves first
+            process.terminate()
+            process.wait()
+            raise
 
 
 def _starter(gpus):

@@ -39,7 +39,7 @@ from speechllm.study.state import (
 from speechllm.study.tuning import with_best_rates
 
 # How a run that was told to stop ends, though Python says "failed".
-STOPPED = ("KeyboardInterrupt", "SystemExit")
+STOPPED = ("KeyboardInterrupt", "SystemExit", "Stopped", "ProcessLost")
 # Its exit codes: from a shell, or of a script that ended by itself.
 STOPPING = (
     128 + signal.SIGTERM,

@@ -14,13 +14,14 @@ import os
 import sys
 
 import speechbrain as sb
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
 from loquacious_prepare import CHECKS, find_root, prepare_loquacious
 from speechbrain_ext.runs.files import write_hypotheses
 from speechbrain_ext.scores.score import score_recognition
 from speechbrain_ext.training.evaluation import EvaluationBrain
+from speechbrain_ext.training.processes import run_on_main
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.command import run_command
 from train import open_split
@@ -68,12 +69,13 @@ def main(argv):
     run = TrainedRun(options.run_folder)
     sb.utils.distributed.ddp_init_group(run_opts)
     run_on_main(
-        prepare_loquacious,
-        args=[options.data_folder, options.manifest_folder, options.splits],
-        kwargs={
-            "skip_bad": options.skip_bad,
-            "check_audio": options.check_audio,
-        },
+        lambda: prepare_loquacious(
+            options.data_folder,
+            options.manifest_folder,
+            options.splits,
+            skip_bad=options.skip_bad,
+            check_audio=options.check_audio,
+        )
     )
     model = run.load(run_opts.device or sb.utils.distributed.infer_device())
     settings = {**run.settings, "num_workers": options.num_workers}

@@ -1,0 +1,219 @@
+"""Ranks of a run as forked processes, one of which meets with a fault.
+
+A process that has everything imported is copied for each rank (Linux). As
+under torchrun the store by which they find each other is another process's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from conftest import RECIPE
+from speechbrain import Stage
+
+sys.path.insert(0, str(RECIPE))
+import train  # noqa: E402
+
+sys.path.remove(str(RECIPE))
+
+from speechllm.command import run_command  # noqa: E402
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one rank: at which step, in training or validation."""
+
+    what: str
+    rank: int = 1
+    step: int = 3
+    stage: str = "TRAIN"
+
+
+def strike(what, brain):
+    """The fault itself, within a step."""
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what == "sleep":
+        time.sleep(3600)
+    if what == "leave":
+        sys.exit(0)
+    if what == "memory":
+        raise MemoryError("nothing left of the host's memory")
+    if what == "card":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+    if what == "allocate":
+        torch.empty(2**52)
+    if what in ("SIGTERM", "SIGUSR1"):
+        os.kill(os.getpid(), getattr(signal, what))
+
+
+def inject(fault: Fault, mark: Path):
+    """Have this process meet with a fault; its moment is written down."""
+    real = train.ASR.compute_forward
+
+    def forward(brain, batch, stage):
+        """The recipe's, or what the fault makes of it."""
+        due = brain.optimizer_step >= fault.step
+        if stage == Stage[fault.stage] and due and fault.what != "nan":
+            if not mark.exists():
+                mark.write_text(str(time.monotonic()))
+                strike(fault.what, brain)
+        logits_NV, *rest = real(brain, batch, stage)
+        if stage == Stage.TRAIN and due and fault.what == "nan":
+            mark.write_text(
+                mark.read_text() if mark.exists() else str(time.monotonic())
+            )
+            logits_NV = logits_NV * float("nan")
+        return logits_NV, *rest
+
+    train.ASR.compute_forward = forward
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as one:
+        one.bind((HOST, 0))
+        return one.getsockname()[1]
+
+
+def be_store(port):
+    """Hold the store until ended, as torchrun does."""
+    timeout = datetime.timedelta(seconds=60)
+    store = torch.distributed.TCPStore(
+        HOST, port, is_master=True, wait_for_workers=False, timeout=timeout
+    )
+    while store:
+        time.sleep(60)
+
+
+def be_rank(rank, of, port, words):
+    """Run the recipe's script as one rank of so many."""
+    os.chdir(RECIPE)
+    if of > 1:
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(of),
+            MASTER_ADDR=HOST,
+            MASTER_PORT=str(port),
+            TORCHELASTIC_USE_AGENT_STORE="True",
+            GLOO_SOCKET_IFNAME="lo",
+        )
+        words = [*words, "--distributed_backend", "gloo"]
+    run_command(lambda: train.prepare_experiment(words).run())
+
+
+def fork(log: Path, work, *given) -> int:
+    """A copy of this process that does some work, its words in a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(stream, 1)
+        os.dup2(stream, 2)
+        work(*given)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@dataclass
+class Group:
+    """The ranks of one start: how and when each of them ended."""
+
+    folder: Path
+    words: list[str]
+    size: int
+    fault: Fault | None = None
+    pids: dict[int, int] = field(default_factory=dict)
+    codes: dict[int, int] = field(default_factory=dict)
+    ended: dict[int, float] = field(default_factory=dict)
+    store: int = 0
+
+    def start(self):
+        """Fork the ranks, and what holds their store."""
+        self.folder.mkdir(parents=True)
+        port, self.began = free_port(), time.monotonic()
+        if self.size > 1:
+            self.store = fork(self.folder / "store.log", be_store, port)
+        for rank in range(self.size):
+            given = rank, self.size, port, self.words
+            self.pids[rank] = fork(self.log(rank), self._be, *given)
+        return self
+
+    def _be(self, rank, *given):
+        if self.fault and self.fault.rank in (rank, -1):
+            inject(self.fault, self.folder / f"fault-{rank}")
+        be_rank(rank, *given)
+
+    def log(self, rank) -> Path:
+        """What a rank said."""
+        return self.folder / f"rank-{rank}.log"
+
+    def struck(self) -> float | None:
+        """When the fault came, on the monotonic clock."""
+        marks = [p.read_text() for p in self.folder.glob("fault-*")]
+        return min(map(float, filter(None, marks)), default=None)
+
+    def is_over(self, longest: float, after: float) -> bool:
+        """Look who ended; true once all have who are to, or time is up."""
+        for rank in sorted(set(self.pids) - set(self.codes)):
+            done, status = os.waitpid(self.pids[rank], os.WNOHANG)
+            if done:
+                self.codes[rank] = os.waitstatus_to_exitcode(status)
+                self.ended[rank] = time.monotonic()
+        left = set(self.pids) - set(self.codes)
+        if self.fault and self.fault.what == "stop":
+            left.discard(self.fault.rank)
+        now, struck = time.monotonic(), self.struck()
+        late = now - self.began > longest
+        late = late or (struck is not None and now - struck > after)
+        if left and not late:
+            return False
+        self.end()
+        return True
+
+    def end(self):
+        """End what is left, these processes alone."""
+        left = [self.pids[r] for r in set(self.pids) - set(self.codes)]
+        for one in [*left, *([self.store] if self.store else [])]:
+            os.kill(one, signal.SIGKILL)
+            os.waitpid(one, 0)
+        self.store = 0
+
+    def said(self, rank=None) -> str:
+        """What one or all said."""
+        ranks = self.pids if rank is None else [rank]
+        return "".join(self.log(r).read_text("utf-8", "replace") for r in ranks)
+
+
+def result(results) -> dict:
+    """A run's ``result.json``."""
+    return json.loads((Path(results) / "base/result.json").read_text())
