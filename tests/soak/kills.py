@@ -15,7 +15,12 @@ from pathlib import Path
 from soak.campaign import Outcome
 from soak.kills_child import Ended, Moment, run_child
 from soak.kills_jobs import Job, jobs
-from soak.kills_state import differences, state_of, torn_files
+from soak.kills_state import (
+    differences,
+    let_age,
+    state_of,
+    torn_files,
+)
 
 # Draws until a child is killed before its end.
 DRAWS = 8
@@ -94,6 +99,7 @@ class Case:
                     break
                 self.begin()
             torn = torn_files(self.folder, self.before, self.after)
+            let_age(self.folder)
             if torn:
                 return ", ".join(which), f"after the kill {'; '.join(torn[:5])}"
         ended = self.start()

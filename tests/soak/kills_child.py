@@ -248,4 +248,3 @@ class _Moments:
         if moment and moment.after is None and number >= moment.number:
             os.truncate(path, os.path.getsize(path) // 2)
         self._passed()
-

@@ -20,9 +20,9 @@ from conftest import RECIPE  # noqa: E402
 from exported import make_run  # noqa: E402
 from mini_study import LARGE, MiniStudy  # noqa: E402
 from recipe_scripts import load_script  # noqa: E402
+
 from soak.kills_child import run_child  # noqa: E402
 from soak.world import World, make_world  # noqa: E402
-
 from speechbrain_ext.data.features import FeatureCache  # noqa: E402
 from speechbrain_ext.training.measure import measure_command  # noqa: E402
 from speechllm import cli  # noqa: E402
@@ -322,5 +322,3 @@ def scheduled(file: Path, folder: Path) -> int:
 
     processes.multiprocessing, local.subprocess = Forking, Subprocess
     return local.main([str(file), "--results", str(folder / "out")])
-
-
