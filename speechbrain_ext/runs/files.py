@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import math
 import os
 import platform
+import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
+
+if os.name == "posix":
+    import fcntl
 
 MENDS = {
     errno.ENOSPC: "Free some space there",
@@ -22,6 +28,8 @@ MENDS = {
     errno.ENOENT: "Make its folder",
     errno.EACCES: "Get the right to write there or choose another folder",
 }
+# Seconds in which an unfinished file is not taken for a killed process's.
+JUST_MADE = 5
 
 
 def plain(value, where=""):
@@ -99,18 +107,19 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     ('WER 1.58', ['scores.txt'])
     """
     path = Path(path)
-    # In the same folder, as a rename is atomic within a file system only.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _unfinished(path)
     how: dict[str, Any] = {"encoding": "utf-8", "newline": ""}
     if "b" in mode:
         how = {}
     try:
-        with open(temporary, mode, **how) as stream:
-            yield stream
-            stream.flush()
-            # Or a power cut could leave the new name with no content.
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        with contextlib.ExitStack() as until_named:
+            with open(temporary, mode, **how) as stream:
+                until_named.enter_context(held(temporary))
+                yield stream
+                stream.flush()
+                # Or a power cut could leave the new name with no content.
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         # The block may have failed over another file, which is named, or say
@@ -127,6 +136,89 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: str | os.PathLike) -> Iterator[str]:
+    """A folder to fill, whose files then get their names in another one.
+
+    Each appears there whole, in place of an earlier one of its name; where
+    the block fails, none does.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = _unfinished(folder)
+    temporary.mkdir()
+    try:
+        with held(temporary):
+            yield str(temporary)
+            for path in sorted(temporary.rglob("*")):
+                target = folder / path.relative_to(temporary)
+                if path.is_dir():
+                    target.mkdir(exist_ok=True)
+                    continue
+                with open(path, "rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(path, target)
+                _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# ----------------------------------------------------------------------------
+# What is not whole yet is held, so that what a killed process left is known.
+
+
+def _unfinished(path):
+    """A name beside a path; what killed writers of it left is removed."""
+    for left in abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp"):
+        remove(left)
+    # In the same folder, as a rename is atomic within a file system only.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+@contextlib.contextmanager
+def held(path: str | os.PathLike) -> Iterator[None]:
+    """Hold an unfinished file or folder; the kernel frees a killed one's."""
+    with contextlib.ExitStack() as stack:
+        # Some network disks have no locks: what is left there stays.
+        with contextlib.suppress(OSError):
+            stack.callback(os.close, _locked(path))
+        yield
+
+
+def _locked(path):
+    """A handle of a file or folder, locked (OSError where it cannot be)."""
+    if os.name != "posix":
+        raise OSError("no locks here")
+    is_dir = os.path.isdir(path)
+    handle = os.open(path, os.O_RDONLY if is_dir else os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def abandoned(folder: Path, pattern: str) -> list[Path]:
+    """Unfinished files and folders of a name that nobody holds any more."""
+    found = []
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            # It may be about to be held.
+            if time.time() - path.stat().st_mtime > JUST_MADE:
+                os.close(_locked(path))
+                found.append(path)
+    return found
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def format_of(path: str) -> str:

@@ -72,8 +72,30 @@ class AtomicCheckpointer(Checkpointer):
         }
         return Checkpoint(final, written.meta, files)
 
+    def recover_if_possible(self, *args, **kwargs):
+        """As the parent's; first, what a killed process left is removed."""
+        self._sweep()
+        return super().recover_if_possible(*args, **kwargs)
+
+    def keep_newest(self):
+        """Keep the newest checkpoint and the best one, no others."""
+        kept = [
+            self.find_checkpoint(),
+            self.find_checkpoint(min_key=VALID_LOSS),
+        ]
+        paths = [one.path for one in kept if one is not None]
+        ddp_barrier()
+        if if_main_process():
+            for one in self.list_checkpoints():
+                # Without its name first: half of one is no checkpoint.
+                name = one.path.name.replace(CKPT_PREFIX, UNFINISHED, 1)
+                if one.path not in paths:
+                    one.path.rename(one.path.with_name(name))
+        self._sweep()
+        ddp_barrier()
+
     def _sweep(self):
-        """Remove what an earlier process was killed over."""
+        """Remove what is no checkpoint yet, or no longer."""
         if if_main_process():
             for folder in self.checkpoints_dir.glob(f"{UNFINISHED}+*"):
                 for path in folder.iterdir():
@@ -123,14 +145,8 @@ def save_newest(checkpointer, history=()):
         Where this is the best one: step and valid_loss, its own last.
     """
     meta = {k: history[-1][k] for k in ("step", VALID_LOSS)} if history else {}
-    checkpointer.save_and_keep_only(
-        meta,
-        end_of_epoch=False,
-        num_to_keep=1,
-        # SpeechBrain adds to its own default list.
-        importance_keys=[],
-        min_keys=[VALID_LOSS],
-    )
+    checkpointer.save_checkpoint(meta, end_of_epoch=False)
+    checkpointer.keep_newest()
 
 
 def load_best(checkpointer, trainable):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -22,7 +21,11 @@ from speechbrain_ext.data.sets import (
 )
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
-from speechbrain_ext.runs.files import write_hypotheses, write_losses
+from speechbrain_ext.runs.files import (
+    write_hypotheses,
+    write_losses,
+    write_text,
+)
 from speechbrain_ext.runs.result import RESULT_FILE, RunResult
 from speechbrain_ext.training.baseline import check_baseline, identify
 from speechbrain_ext.training.build import (
@@ -78,12 +81,18 @@ def open_experiment(
         Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
         # What a started run was made with stays, whatever is asked of it later.
         if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
-            Path(folder, "hyperparams.yaml").write_text(settings, "utf-8")
-            shutil.copy(inspect.getfile(dataio_prepare), folder)
+            keep_settings(folder, settings, dataio_prepare)
     run_on_main(prepare, [hparams])
     prompt = load_prompt(hparams)
     datasets = dataio_prepare(hparams, prompt)
     return Experiment(brain_class, hparams, run_opts, datasets, prompt)
+
+
+def keep_settings(folder, settings, dataio_prepare):
+    """Keep with a run the YAML and the script that it was started with."""
+    write_text(f"{folder}/hyperparams.yaml", settings)
+    script = Path(inspect.getfile(dataio_prepare))
+    write_text(f"{folder}/{script.name}", script.read_text("utf-8"))
 
 
 class Experiment:

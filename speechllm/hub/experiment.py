@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import shutil
 from pathlib import Path
 
 import speechbrain as sb
@@ -14,7 +12,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.runs.result import RESULT_FILE
-from speechbrain_ext.training.experiment import Experiment
+from speechbrain_ext.training.experiment import Experiment, keep_settings
 from speechbrain_ext.training.faults import Fault
 from speechbrain_ext.training.fingerprint import fingerprint
 from speechbrain_ext.training.options import get, is_whole
@@ -68,8 +66,7 @@ def open_hub_experiment(
     if if_main_process():
         Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
         if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
-            Path(folder, "hyperparams.yaml").write_text(settings, "utf-8")
-            shutil.copy(inspect.getfile(dataio_prepare), folder)
+            keep_settings(folder, settings, dataio_prepare)
     run_on_main(prepare, [hparams])
     backbone = hparams["backbone"]
     prompt = load_prompt(

@@ -1,0 +1,250 @@
+"""A child that is killed at a moment of its own work on files. Linux only.
+
+Everything is imported before; a child is a copy of this process (fork), so
+that a case takes the time of its work alone. A moment is the n-th operation
+on files below a folder: a file about to be opened for writing, just opened
+(there, empty), half written by a library that opens it itself, brought to the
+disk, renamed, removed, a folder made. Children of a child count with it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+# A child that hangs is a fault.
+PATIENCE = 300.0
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
+# Whose writers of tensors open their files by themselves.
+LIBRARIES = ("speechbrain", "speechllm", "peft", "transformers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """At the n-th operation at once, or so many seconds after it.
+
+    0 is the start. ``victim`` is all processes, the first one alone, or that
+    one of those it started which comes there.
+    """
+
+    number: int
+    after: float | None = None
+    victim: str = "all"
+
+    def __str__(self):
+        when = f"at operation {self.number}"
+        if self.after is not None:
+            when = f"{1000 * self.after:.0f} ms after operation {self.number}"
+        return when
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: whether killed, after what, with what last words."""
+
+    status: int
+    killed: bool
+    operations: int
+    seconds: float
+    said: str
+
+
+def run_child(
+    work: Callable[[], object],
+    folder: Path,
+    aside: Path,
+    moment: Moment | None = None,
+) -> Ended:
+    """Do some work in a copy of this process, which may be killed.
+
+    ``aside`` is a folder for what it says and counts, apart from the work's.
+    """
+    aside.mkdir(parents=True, exist_ok=True)
+    said, count = aside / "said", aside / "count"
+    count.write_bytes(b"")
+    reached, tell = os.pipe()
+    began = time.monotonic()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if not child:
+        os.close(reached)
+        os.setsid()
+        _in_child(work, folder, said, _Moments(folder, count, moment, tell))
+    os.close(tell)
+    status, victim = _watch(child, reached, moment)
+    if victim == child:
+        victim = status == -signal.SIGKILL
+    return Ended(
+        status,
+        bool(victim),
+        count.stat().st_size,
+        time.monotonic() - began,
+        said.read_text(errors="replace") if said.exists() else "",
+    )
+
+
+def _in_child(work, folder, said, moments):
+    """The child's life; never returns."""
+    code = 1
+    try:
+        stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        for number in (1, 2):
+            os.dup2(stream, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        moments.begin()
+        code = work()
+        code = code if isinstance(code, int) else 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _watch(child, reached, moment):
+    """Kill whom a child tells, a while after; its status, and who it was."""
+    victim, until = 0, time.monotonic() + PATIENCE
+    ready, _, _ = select.select([reached], [], [], PATIENCE)
+    told = os.read(reached, 8) if ready else b""
+    if told:
+        victim = int.from_bytes(told, "big")
+        time.sleep(moment.after or 0)
+        # One that is killed at once does it by itself.
+        if moment.after is not None:
+            _kill(child, victim, moment.victim)
+    os.close(reached)
+    while not (done := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise TimeoutError(f"a child hung for {PATIENCE:.0f} s")
+        time.sleep(0.003)
+    return os.waitstatus_to_exitcode(done[1]), victim
+
+
+def _kill(first, here, victim):
+    """Kill all of a group, its first process, or the one that is here."""
+    with contextlib.suppress(ProcessLookupError):
+        if victim == "all":
+            os.killpg(first, signal.SIGKILL)
+        else:
+            os.kill(first if victim == "first" else here, signal.SIGKILL)
+
+
+class _Moments:
+    """Counts operations in a file, which copies of a process share."""
+
+    def __init__(self, folder, count, moment, tell):
+        self.folder = os.path.realpath(folder)
+        self.count = os.open(count, os.O_WRONLY | os.O_APPEND)
+        self.moment, self.pipe = moment, tell
+        self.told = False
+
+    def begin(self):
+        """From now on operations count."""
+        self.first = os.getpid()
+        sys.addaudithook(self._audited)
+        fsync = os.fsync
+        os.fsync = lambda handle: (self._passed(), fsync(handle))[1]
+        for module, name in ((builtins, "open"), (io, "open"), (os, "open")):
+            setattr(module, name, self._opened(getattr(module, name)))
+        self._libraries()
+        if self.moment and not self.moment.number:
+            self._passed()
+
+    def _passed(self):
+        """One more operation; perhaps the last."""
+        os.write(self.count, b".")
+        if self.moment is None or self.told:
+            return
+        if os.fstat(self.count).st_size < self.moment.number:
+            return
+        here = os.getpid()
+        if self.moment.victim == "started" and here == self.first:
+            return
+        self.told = True
+        os.write(self.pipe, here.to_bytes(8, "big"))
+        if self.moment.after is None:
+            _kill(self.first, here, self.moment.victim)
+
+    def _ours(self, path):
+        """Whether a path lies in the folder of the work."""
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return False
+        path = os.path.abspath(os.fsdecode(path))
+        return path.startswith(self.folder + os.sep)
+
+    def _audited(self, event, told):
+        if event == "open":
+            path, mode, flags = told
+            writes = flags & WRITES if isinstance(flags, int) else False
+            if mode and not set(str(mode)) & set("wax+"):
+                writes = False
+            if writes and self._ours(path):
+                self._passed()
+        elif event in EVENTS:
+            # Below an open folder a path is a mere name.
+            inside = told[-1] if isinstance(told[-1], int) else -1
+            if inside >= 0 or self._ours(told[0]):
+                self._passed()
+
+    def _opened(self, opens):
+        """An open that counts once more when the file is there, empty."""
+
+        def counted(file, mode="r", *more, **named):
+            stream = opens(file, mode, *more, **named)
+            writes = mode & WRITES if isinstance(mode, int) else "w" in mode
+            if writes and self._ours(file):
+                self._passed()
+            return stream
+
+        return counted
+
+    def _libraries(self):
+        """Those that open files by themselves leave half of one too."""
+        writers = [(torch, "save")]
+        for name, module in list(sys.modules.items()):
+            if name.startswith(LIBRARIES):
+                known = vars(module).items()
+                writers += [(module, n) for n, one in known if one is save_file]
+        for module, name in writers:
+            setattr(module, name, self._torn(getattr(module, name)))
+
+    def _torn(self, save):
+        """A writer with a moment at which half of its file is there."""
+
+        def saved(*given, **named):
+            path = [*given, *named.values()][1]
+            self._passed()
+            done = save(*given, **named)
+            if self._ours(path):
+                self._tear(path)
+            return done
+
+        return saved
+
+    def _tear(self, path):
+        """Where this is the moment, leave half of a file."""
+        number = os.fstat(self.count).st_size + 1
+        moment = self.moment
+        if moment and moment.after is None and number >= moment.number:
+            os.truncate(path, os.path.getsize(path) // 2)
+        self._passed()

@@ -1,0 +1,186 @@
+"""Killed at every operation on files in turn, and done again: nothing lost."""
+
+import json
+import os
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from soak.kills_child import Moment, run_child
+from soak.kills_state import let_age
+from speech_llm_fixtures import make_model
+
+from speechbrain_ext.healing import heal
+from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.runs.files import atomic_files, atomic_write, write_text
+from speechbrain_ext.training.build import save_trained
+from speechbrain_ext.training.checkpoints import (
+    AtomicCheckpointer,
+    save_newest,
+)
+from speechbrain_ext.training.experiment import keep_settings
+from speechllm.saved import whole_folder
+
+
+def killed_at_each(work, folder, begin=None):
+    """Kill a piece of work at each of its operations; yields which each time.
+
+    Then, and where it was killed once more, what it left has aged a little.
+    """
+    aside = folder.parent / f"{folder.name}-aside"
+    number = 0
+    while True:
+        number += 1
+        if begin:
+            begin(number)
+        ended = run_child(work, folder, aside, Moment(number))
+        let_age(folder)
+        yield number
+        if not ended.killed:
+            assert ended.status == 0, ended.said
+            assert number > 3, "hardly any operation was met"
+            return
+
+
+def names(folder):
+    """Names of all files below a folder."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_killed_writers_file_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "scores.txt"
+    for number in killed_at_each(partial(write_text, path, "new"), tmp_path):
+        assert not path.exists() or path.read_text() == "new", number
+        write_text(path, "after")
+        assert os.listdir(tmp_path) == ["scores.txt"]
+        path.unlink()
+
+
+def test_a_living_writers_file_is_left_alone(tmp_path):
+    path = tmp_path / "scores.txt"
+    with atomic_write(path) as stream:
+        stream.write("one")
+        let_age(tmp_path)
+        write_text(path, "other")
+    assert path.read_text() == "one" and os.listdir(tmp_path) == ["scores.txt"]
+
+
+def two_files(fill, folder, text):
+    """Fill a folder with two files that say the same."""
+    with fill(folder) as unfinished:
+        for name in ("a", "b"):
+            with open(os.path.join(unfinished, name), "w") as stream:
+                stream.write(text)
+
+
+def test_files_that_belong_together_are_each_whole(tmp_path):
+    top = tmp_path / "top"
+    folder = top / "trained"
+    top.mkdir()
+
+    def begin(number):
+        two_files(atomic_files, folder, "old")
+
+    work = partial(two_files, atomic_files, folder, "new")
+    for number in killed_at_each(work, top, begin):
+        said = [(folder / name).read_text() for name in ("a", "b")]
+        assert set(said) <= {"old", "new"}, number
+        two_files(atomic_files, folder, "new")
+        assert names(top) == {"trained/a", "trained/b"}
+        assert os.listdir(top) == ["trained"]
+
+
+def test_a_folder_is_replaced_or_put_back(tmp_path):
+    top = tmp_path / "top"
+    folder = top / "my [model]"
+    top.mkdir()
+
+    def begin(number):
+        two_files(whole_folder, folder, "old")
+
+    work = partial(two_files, whole_folder, folder, "new")
+    for number in killed_at_each(work, top, begin):
+        if folder.exists():
+            said = {(folder / name).read_text() for name in ("a", "b")}
+            assert said in ({"old"}, {"new"}), number
+        # Even where the next try fails.
+        with pytest.raises(KeyError), whole_folder(folder):
+            raise KeyError
+        assert os.listdir(top) == ["my [model]"], number
+        assert names(folder) == {"a", "b"}
+
+
+def test_a_living_exports_folder_is_left_alone(tmp_path):
+    with whole_folder(tmp_path / "model") as unfinished:
+        let_age(tmp_path)
+        two_files(whole_folder, tmp_path / "model", "other")
+        assert os.path.isdir(unfinished)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_half_a_checkpoint_is_never_left(tmp_path):
+    """Neither one that is written nor one that is removed."""
+    folder = tmp_path / "save"
+    parameter = torch.nn.Linear(2, 2)
+
+    def saved(step):
+        checkpointer = AtomicCheckpointer(str(folder), {"trained": parameter})
+        checkpointer.recover_if_possible()
+        save_newest(checkpointer, [{"step": step, "valid_loss": 1 / step}])
+
+    def begin(number):
+        saved(1)
+
+    for number in killed_at_each(partial(saved, 2), folder, begin):
+        for path in folder.glob("CKPT+*"):
+            assert names(path) == {"CKPT.yaml", "trained.ckpt"}, number
+        AtomicCheckpointer(
+            str(folder), {"trained": parameter}
+        ).recover_if_possible()
+        left = {path.name[:5] for path in folder.iterdir()}
+        assert left == {"CKPT+"}, number
+        for path in folder.glob("CKPT+*/*"):
+            path.unlink()
+        for path in folder.glob("CKPT+*"):
+            path.rmdir()
+
+
+def test_the_newest_and_the_best_checkpoint_are_kept(tmp_path):
+    checkpointer = AtomicCheckpointer(
+        str(tmp_path), {"trained": torch.nn.Linear(2, 2)}
+    )
+    for step, loss in enumerate([3.0, 1.0, 2.0, None, None], start=1):
+        history = [{"step": step, "valid_loss": loss}] if loss else ()
+        save_newest(checkpointer, history)
+    kept = checkpointer.list_checkpoints()
+    assert sorted(one.meta.get("step", 0) for one in kept) == [0, 2]
+
+
+def test_settings_kept_with_a_run_are_whole(tmp_path):
+    work = partial(keep_settings, tmp_path, "a: 1\n", keep_settings)
+    for number in killed_at_each(work, tmp_path):
+        for path in tmp_path.glob("[a-z]*"):
+            assert path.read_text().endswith("\n"), number
+
+
+def test_trained_parts_are_whole_or_those_before(decoder_folders, tmp_path):
+    """A finished run whose parts are written anew keeps ones that load."""
+    model = make_model(decoder_folders["qwen2"], Block(1, 2))
+    heal(model, Block(1, 2), "both", verbose=False)
+    folder = tmp_path / "run"
+    save_trained(model, str(folder), {})
+    expected = names(folder)
+    for number in killed_at_each(
+        partial(save_trained, model, str(folder), {}), folder
+    ):
+        for name in expected:
+            if name.endswith(".safetensors"):
+                assert load_file(folder / name), number
+            elif name.endswith(".json"):
+                assert json.loads((folder / name).read_text()), number
+    assert names(folder) == expected
