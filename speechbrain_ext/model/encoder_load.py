@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -22,6 +24,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging as hf_logging
 
 from speechbrain_ext.layers.weights import pickle_fault
+from speechbrain_ext.runs.files import ODD_FORM
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ def load_config(
         config = AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except (OSError, StrictDataclassError, *ODD_FORM) as error:
         raise ValueError(
             f"encoder source {source}: neither a readable folder here nor "
             "a model that the hub gives (is HF_HUB_OFFLINE set? is the name "
@@ -124,7 +127,7 @@ def load_model(
         raise ValueError(
             f"encoder source {source}: its .bin file {pickle_fault(error)}"
         ) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, *ODD_FORM) as error:
         raise ValueError(
             f"encoder source {source}: its weights cannot be loaded: {error}"
         ) from error

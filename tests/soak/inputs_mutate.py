@@ -83,9 +83,9 @@ def _place(path, random):
     elif way == "loop":
         path.symlink_to(path.name)
     elif way == "out":
-        outside = path.parent / f"../outside-{path.name}"
+        outside = Path.cwd() / f"outside-{path.name}"
         outside.write_bytes(raw)
-        path.symlink_to(outside.resolve())
+        path.symlink_to(outside)
     return way
 
 
@@ -157,7 +157,7 @@ def json_lines(raw: bytes, random) -> tuple[str, bytes]:
     return f"line {place + 1}: {told}", b"\n".join(lines) + b"\n"
 
 
-def tree(content, random) -> tuple[str, object]:
+def tree(content, random, deep: int = 400) -> tuple[str, object]:
     """A tree of plain values, changed at one place."""
     content = copy.deepcopy(content)
     places = list(_places((), content))
@@ -193,7 +193,7 @@ def tree(content, random) -> tuple[str, object]:
             other = other[part]
         parent[key] = copy.deepcopy(other[last])
     elif way == "deep":
-        for _ in range(random.choice([3, 400])):
+        for _ in range(random.choice([3, deep])):
             value = [value]
         parent[key] = value
     elif isinstance(parent, dict):
@@ -257,7 +257,9 @@ def weights_file(raw: bytes, random) -> tuple[str, bytes]:
     """A safetensors file with another head, or another length of it."""
     length = int.from_bytes(raw[:8], "little")
     head, data = json.loads(raw[8 : 8 + length]), raw[8 + length :]
-    way = random.choice("length tree offsets shape type twice meta tail".split())
+    way = random.choice(
+        "length tree offsets shape type twice meta tail".split()
+    )
     if way == "length":
         length = random.choice([0, 1, length - 1, length + 1, 2**62, 2**64 - 1])
         return f"head of {length}", length.to_bytes(8, "little") + raw[8:]

@@ -26,8 +26,8 @@ from soak.inputs_mutate import put_back, spoil
 
 # Of processor time: the machine may be busy with other things.
 SECONDS = 10
-# Without a word, waiting for what never comes.
-SILENT = 120
+# Without a word or work, waiting for what never comes.
+SILENT = 60
 MEMORY = 2**30
 # Beyond this, asking for memory fails; pages that nobody touched count too.
 ADDRESSES = 2 * MEMORY
@@ -91,7 +91,10 @@ class Seen:
             return
         path = os.path.abspath(os.fsdecode(path))
         there = os.path.realpath(os.path.dirname(path))
-        if not f"{there}/".startswith(f"{self.folder}/") and path != "/dev/null":
+        if (
+            not f"{there}/".startswith(f"{self.folder}/")
+            and path != "/dev/null"
+        ):
             self.did.append(f"{event} {path}")
 
 
@@ -122,7 +125,7 @@ def _child(kind, setting, folder, first, many):
     os.close(theirs)
     ended, last = None, (first, "before its first word", None)
     with os.fdopen(ours) as stream:
-        while select.select([stream], [], [], SILENT)[0]:
+        while _speaks(stream, child):
             if not (line := stream.readline()):
                 ended = "its process died"
                 break
@@ -132,7 +135,7 @@ def _child(kind, setting, folder, first, many):
                 ended = ""
                 break
         else:
-            ended = f"silent for {SILENT} s"
+            ended = f"silent and idle for {SILENT} s"
     with contextlib.suppress(ProcessLookupError):
         if ended:
             os.kill(child, signal.SIGKILL)
@@ -140,6 +143,22 @@ def _child(kind, setting, folder, first, many):
     if ended:
         how = os.waitstatus_to_exitcode(status)
         yield last[0], last[1], f"{ended} ({how})"
+
+
+def _speaks(stream, child):
+    """Wait for a word, as long as a process works; whether one came."""
+    while True:
+        before = _worked(child)
+        if select.select([stream], [], [], SILENT)[0]:
+            return True
+        if _worked(child) == before:
+            return False
+
+
+def _worked(process):
+    """Ticks that a process has had of a processor."""
+    told = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
+    return sum(map(int, told.split()[11:13]))
 
 
 def _all_in_child(kind, setting, folder, numbers, tell):
@@ -154,9 +173,9 @@ def _all_in_child(kind, setting, folder, numbers, tell):
         sys.dont_write_bytecode = True
         tempfile.tempdir = str(work)
         seen = Seen(work)
-        signal.signal(signal.SIGPROF, _too_long)
         # What is loaded at the first reading is not a case's own.
         kind_read(kind, place, setting.random(f"{kind.name} sound"))
+        empty(place / "out")
         most = _status("VmSize") + ADDRESSES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -183,11 +202,13 @@ def one_case(kind: Kind, place: Path, seen, random) -> Iterator[tuple]:
     yield which, None
     if kind.sign:
         signed = kind.sign(place)
-    wrong = _judge(kind, place, path, seen, random)
+    # The alarm waits for the end of a call into C; this limit ends it.
+    used = int(sum(os.times()[:2])) + 2 * SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (used, resource.RLIM_INFINITY))
+    wrong = judge(kind, place, path, seen, random)
     for one, content in [*signed.items(), (path, raw)]:
         put_back(one, content)
-    shutil.rmtree(place / "out", ignore_errors=True)
-    (place / "out").mkdir()
+    empty(place / "out")
     for one in sorted(files_in(place.parent) - outside):
         if not one.startswith("outside-"):
             wrong = wrong or f"left {one}"
@@ -195,6 +216,12 @@ def one_case(kind: Kind, place: Path, seen, random) -> Iterator[tuple]:
     if lacking := sorted(outside - files_in(place.parent)):
         wrong = wrong or f"removed {lacking[0]}"
     yield which, wrong
+
+
+def empty(folder: Path) -> None:
+    """A folder with nothing in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def files_in(folder: Path) -> set[str]:
@@ -206,10 +233,11 @@ def files_in(folder: Path) -> set[str]:
     }
 
 
-def _judge(kind, place, path, seen, random):
+def judge(kind: Kind, place: Path, path: Path, seen: Seen, random) -> str:
     """What was wrong with how a file was read; empty: nothing."""
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
+    signal.signal(signal.SIGPROF, _too_long)
     seen.did, seen.listens = [], True
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     code, said = None, ""
