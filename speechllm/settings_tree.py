@@ -221,6 +221,14 @@ def _tree(text):
         raise ValueError("includes at its root: put the include under a key")
     if not isinstance(root, dict):
         raise ValueError("holds no keys: write `key: value` lines")
+    for path, node in _walk((), root):
+        # These call what they name wherever they stand: HyperPyYAML's loader
+        # knows them too.
+        if "python/" in tag_of(node):
+            raise ValueError(
+                f"has {tag_of(node):.80} at {label(path)}, which would run "
+                "code: objects are made by !new:, in the recipe's own YAML"
+            )
     keys = [path[-1] for path, _ in _walk((), root)]
     odd = [key for key in keys if not isinstance(key, (str, int))]
     if odd:

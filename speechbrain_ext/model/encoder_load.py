@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,7 +168,14 @@ def load_extractor(
         return AutoFeatureExtractor.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-    except (OSError, ValueError):
+    except (OSError, *ODD_FORM) as error:
+        file = Path(source).expanduser() / "preprocessor_config.json"
+        if os.path.lexists(file):
+            # A guess in the place of what it says would be another encoder.
+            raise ValueError(
+                f"encoder source {source}: its {file.name} cannot be read "
+                f"({error}): fetch or save it again"
+            ) from error
         if config.model_type != "whisper":
             return None
         return WhisperFeatureExtractor(feature_size=config.num_mel_bins)

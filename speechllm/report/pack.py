@@ -42,9 +42,9 @@ PLACES = re.compile(
 )
 # Counting starts at "0", so that few values give readable digits.
 FIRST = ord("0")
-# Bytes: of a packed file's content, and of all files in it. The largest of
-# ours has 4 MiB.
-LARGEST, MOST = 32 << 20, 256 << 20
+# Bytes of a packed file's content and of all files in it, and their rows. The
+# largest of ours has 4 MiB, 50 MiB and 300,000.
+LARGEST, MOST, ROWS = 32 << 20, 256 << 20, 2_000_000
 
 
 def runs_folder(results: Path) -> Path:
@@ -323,11 +323,15 @@ def _texts(content) -> Iterator[tuple[str, str]]:
     for name, value in content["json"].items():
         yield name, json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     yield from content["odd"].items()
+    total = 0
     for told in content["groups"]:
         many = len(told["files"])
         columns = {k: [v] * many for k, v in told["same"].items()}
         columns |= {k: _floats(v, many) for k, v in told["floats"].items()}
         columns |= _own(told) if "own" in told else {}
+        total += many * len(columns[told["keys"][0]][0]) if many else 0
+        if total > ROWS:
+            raise ValueError(f"its files have over {ROWS} rows")
         for place, name in enumerate(told["files"]):
             rows = zip(*(columns[key][place] for key in told["keys"]))
             yield name, _lines(dict(zip(told["keys"], row)) for row in rows)

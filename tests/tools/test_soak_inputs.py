@@ -51,7 +51,7 @@ def test_found(file, sound, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SPEECHLLM_DEBUG", raising=False)
     seen = Seen(tmp_path)
-    for seed in range(6):
+    for seed in range(3):
         wrong = judge(kind, place, path, seen, random.Random(seed))
         assert not wrong
 
