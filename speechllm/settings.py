@@ -47,6 +47,8 @@ from speechllm.settings_tree import (
 )
 
 COMMAND_LINE = "command line"
+# What numbers, texts, lists and mappings may be tagged as.
+PLAIN_TAG = "tag:yaml.org,2002:"
 Rule = Callable[[dict], Iterable[Fault]]
 
 
@@ -346,7 +348,7 @@ def _fragment(
     for path, node in list(fragment.walk()):
         if is_include(node):
             faults += _open(fragment, path, (*above, real))
-        elif tag_of(node).startswith("!"):
+        elif tag_of(node) and not tag_of(node).startswith(PLAIN_TAG):
             raise ValueError(
                 f"{name} has {tag_of(node)} at {label(path)}: included files "
                 "hold plain data, objects and references stand in the recipe's"

@@ -32,6 +32,9 @@ from ruamel.yaml.tokens import AliasToken, AnchorToken, CommentToken
 from speechbrain_ext.training.faults import label
 from speechllm.packaged import included_path
 
+# Letters, and brackets or indents open at once: parsers of YAML take minutes
+# over a hundred thousand brackets. The largest settings have 7,000 letters.
+LARGEST, DEEPEST = 100_000, 40
 INCLUDE = "!include:"
 INDENT = 4
 Path = tuple  # of keys (str) and places in lists (int)
@@ -176,8 +179,22 @@ def _head(text):
     return re.match(r"(?:[ \t]*(?:#[^\n]*)?\n)*", text).group()
 
 
+def refuse_bomb(text: str) -> None:
+    """Refuse what is no settings file, and takes a parser very long."""
+    if len(text) > LARGEST:
+        raise ValueError(f"has {len(text)} letters: it is no settings file")
+    deep = 0
+    for sign in text:
+        deep += (sign in "[{") - (sign in "]}")
+        if deep > DEEPEST:
+            raise ValueError("is nested too deep: it is no settings file")
+    if re.search(rf"^ {{{8 * DEEPEST},}}\S", text, re.MULTILINE):
+        raise ValueError("is indented too deep: it is no settings file")
+
+
 def _tree(text):
     """The tree of a text, without what HyperPyYAML reads otherwise than meant."""
+    refuse_bomb(text)
     try:
         tokens = list(YAML().scan(text))
         root = _yaml().load(text)
@@ -192,6 +209,8 @@ def _tree(text):
                 "and choose another with a variant"
             ) from error
         raise ValueError(f"is no YAML: {error}") from error
+    except RecursionError:
+        raise ValueError("is nested too deep: it is no settings file") from None
     for token in tokens:
         if isinstance(token, (AnchorToken, AliasToken)):
             line = token.start_mark.line + 1
@@ -202,7 +221,19 @@ def _tree(text):
         raise ValueError("includes at its root: put the include under a key")
     if not isinstance(root, dict):
         raise ValueError("holds no keys: write `key: value` lines")
-    if any(path[-1] == "<<" for path, _ in _walk((), root)):
+    for path, node in _walk((), root):
+        # These call what they name wherever they stand: HyperPyYAML's loader
+        # knows them too.
+        if "python/" in tag_of(node):
+            raise ValueError(
+                f"has {tag_of(node):.80} at {label(path)}, which would run "
+                "code: objects are made by !new:, in the recipe's own YAML"
+            )
+    keys = [path[-1] for path, _ in _walk((), root)]
+    odd = [key for key in keys if not isinstance(key, (str, int))]
+    if odd:
+        raise ValueError(f"has the key {odd[0]!r:.80}: write a word")
+    if "<<" in keys:
         raise ValueError("has `<<:`: put the include under a key")
     return root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from speechbrain_ext.layers.rules import (
     search_passes,
 )
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.runs.files import format_of
+from speechbrain_ext.runs.files import format_of, of_form
 from speechllm.streamed.walk import StreamedLM
 from speechllm.text_lm import (
     enough_of,
@@ -293,10 +294,33 @@ def best_plan(
     return Removal.of(best["removed"], layers), about
 
 
+def read_comparison(path: str) -> dict[str, Any]:
+    """What `compare_rules` reported into a file (ValueError: no such)."""
+    mend = "Let `speechllm rules` write it again"
+    with of_form(path, ": is no comparison of rules", mend):
+        with open(path, encoding="utf-8") as stream:
+            report = json.load(stream)
+        model, layers = report["model"], report["layers"]
+        if not isinstance(model, str) or type(layers) is not int:
+            raise ValueError("it does not say of which model it is")
+        plans = report["plans"]
+        for one in plans:
+            Removal.of(one["removed"], layers)
+            if not isinstance(one["rule"], str):
+                raise ValueError(f"a rule is called {one['rule']!r:.40}")
+        keys = [(report, "perplexity_before")]
+        for one, key in keys + [(one, "perplexity") for one in plans]:
+            # JSON has no infinity: none is written in its place.
+            if one[key] is None:
+                one[key] = math.inf
+            if type(one[key]) not in (int, float):
+                raise ValueError(f"its {key} is {one[key]!r:.40}")
+    return report
+
+
 def _found(path):
-    """What `compare_rules` reported into a file."""
-    with open(path, encoding="utf-8") as stream:
-        report = json.load(stream)
-    if not report.get("plans"):
+    """A comparison with a plan at least."""
+    report = read_comparison(path)
+    if not report["plans"]:
         raise ValueError(f"{path}: has no plan yet: let `rules` finish one")
     return report

@@ -12,11 +12,12 @@ import math
 from collections.abc import Iterable
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from speechbrain_ext.healing.lora import ADAPTER
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.residual import entering
+from speechbrain_ext.layers.weights import read_tensors
 
 FULL = "full"
 
@@ -208,7 +209,7 @@ def load_bridges(decoder, path: str, name: str = ADAPTER) -> None:
     """
     layers = decoder_layers(decoder)
     states: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(path).items():
+    for key, value in read_tensors(path).items():
         number, _, part = key.partition(".")
         states.setdefault(int(number), {})[part] = value
     for index, state in states.items():

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from speechbrain_ext.healing.bridge import (
     FULL,
@@ -30,6 +30,7 @@ from speechbrain_ext.healing.lora import ADAPTER
 from speechbrain_ext.layers.linear_map import LinearMap, MapSums
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.residual import states_at, target_loss
+from speechbrain_ext.layers.weights import read_tensors
 from speechbrain_ext.model.prompt import IGNORE
 
 POSITIONS = ("all", "target")
@@ -90,7 +91,7 @@ def save_folds(decoder, path: str) -> None:
 
 def load_folds(decoder, path: str) -> None:
     """Fold saved maps into a decoder, in place."""
-    weights = load_file(path)
+    weights = read_tensors(path)
     fold_maps(decoder, {int(k.split(".")[0]): v for k, v in weights.items()})
 
 

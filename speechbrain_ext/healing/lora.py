@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
 
 from speechbrain_ext.layers.removal import renumber
+from speechbrain_ext.layers.weights import read_tensors
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -134,7 +134,7 @@ def kept_adapter(
     ]
     state = {
         renumber(key, new_index): value
-        for key, value in load_file(path).items()
+        for key, value in read_tensors(path).items()
     }
     state.pop(None, None)
     return config, state

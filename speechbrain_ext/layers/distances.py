@@ -38,7 +38,7 @@ from speechbrain_ext.layers.residual import (
     on_stream,
     refuse_overflow,
 )
-from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.files import of_form, write_json
 
 FORMAT = "speechbrain_ext.redundancy/1"
 
@@ -184,24 +184,23 @@ class RedundancyTable:
             If the file is not such a table, or was cut short.
         """
         mend = "Measure again with measure.py, or give another file."
-        try:
+        with of_form(path, " is not a redundancy table", mend):
             with open(path, encoding="utf-8") as stream:
                 content = json.load(stream)
             if content["format"] != FORMAT:
-                raise ValueError(f"its format is {content['format']!r}")
+                raise ValueError(f"its format is {content['format']!r:.80}")
             distances, errors = (
                 np.array(content[name], dtype=np.float64)
                 for name in ("distances", "errors")
             )
             if distances.ndim != 2 or len(set(distances.shape)) != 1:
                 raise ValueError("its distances are not square")
-            return cls(
-                distances, errors, content["count"], content["provenance"]
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not a redundancy table ({error}). {mend}"
-            ) from error
+            if errors.shape != distances.shape:
+                raise ValueError("its errors are of other blocks")
+            count, provenance = content["count"], content["provenance"]
+            if type(count) is not int or not isinstance(provenance, dict):
+                raise ValueError("it does not say what it was measured on")
+            return cls(distances, errors, count, provenance)
 
     def check_model(
         self, num_layers: int, name: str, path: str = "the table"

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.runs.files import format_of, write_json
+from speechbrain_ext.runs.files import format_of, of_form, write_json
 
 FORMAT = "speechbrain_ext.plans/1"
 # What plans of one file share, and of which type it is there.
@@ -118,11 +118,12 @@ def load_plans(path: str) -> list[Plan]:
         If the file holds no plans, was cut short, or names layers that
         cannot be removed.
     """
-    try:
+    mend = "Make one with measure.py --rule, or give another file."
+    with of_form(path, " is no file of plans", mend):
         with open(path, encoding="utf-8") as stream:
             content = json.load(stream)
         if content.get("format") != FORMAT:
-            raise ValueError(f"its format is {content.get('format')!r}")
+            raise ValueError(f"its format is {content.get('format')!r:.80}")
         head = {name: content[name] for name in SHARED}
         for name, kind in SHARED.items():
             if not isinstance(head[name], kind):
@@ -136,11 +137,6 @@ def load_plans(path: str) -> list[Plan]:
             )
             for entry in content["plans"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no file of plans ({error}). Make one with measure.py "
-            "--rule, or give another file."
-        ) from error
 
 
 def plan_of_size(path: str, size: int, num_layers: int, name: str) -> Plan:

@@ -56,8 +56,8 @@ def load_tokenizer(
         )
         if len(tokenizer) > len(set(tokenizer.all_special_tokens)):
             return tokenizer
-    except ValueError as error:
-        why = f" ({error})"
+    except Exception as error:  # a damaged one fails in many ways
+        why = f" ({str(error) or type(error).__name__:.300})"
     raise ValueError(
         f"{source}: has no tokenizer: copy tokenizer.json and "
         "tokenizer_config.json there from the model that it was made of, or "

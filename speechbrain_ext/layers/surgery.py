@@ -39,10 +39,12 @@ from speechbrain_ext.layers.weights import (
     any_config,
     fetch_file,
     first_values,
+    shape_of,
     source_config,
     wanted_weights,
     weight_files,
 )
+from speechbrain_ext.runs.files import of_form
 
 # PEFT's name of what says that a folder holds an adapter.
 ADAPTER_FILE = "adapter_config.json"
@@ -198,16 +200,20 @@ def load_pruned(
     )
     # The Auto class wants a folder; the concrete one takes a lazy state.
     model_class: Any = place.class_of(whole)
-    model, report = model_class.from_pretrained(
-        None,
-        config=pruned_place(place, whole, removed),
-        state_dict=state,
-        output_loading_info=True,
-        # Refused below, in words that name the tensor.
-        ignore_mismatched_sizes=True,
-        trust_remote_code=False,
-        **kwargs,
-    )
+    config = pruned_place(place, whole, removed)
+    mend = "Save or download the model again"
+    with of_form(source, ": the weights do not fit its config.json", mend):
+        _check_sizes(model_class, config, len(removed.kept), state)
+        model, report = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
+            # Refused below, in words that name the tensor.
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            **kwargs,
+        )
     check_report(report, source, place)
     layers = place.inner(model).layers
     _check_layers(layers, removed.kept, samples, source)
@@ -248,6 +254,21 @@ def _kept_state(place, files, source, revision, removed, dtype=None):
         if layer is not None:
             samples.setdefault(layer, {})[rest] = first_values(value)
     return state, samples
+
+
+def _check_sizes(model_class, config, layers, state):
+    """Refuse, before memory is taken, what is larger than its weights."""
+    if layers > len(state):
+        raise ValueError(
+            f"it wants {layers} layers, and these have {len(state)} tensors"
+        )
+    with torch.device("meta"):
+        model = model_class(copy.deepcopy(config))
+    for name, value in model.named_parameters():
+        if name in state and (shape := shape_of(state[name])) != value.shape:
+            raise ValueError(
+                f"{name} has shape {shape}, and it wants {tuple(value.shape)}"
+            )
 
 
 def check_report(report, source, place=PLAIN):

@@ -9,13 +9,17 @@ import zipfile
 from dataclasses import dataclass, replace
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     PretrainedConfig,
 )
 from transformers.utils import cached_file
+
+from speechbrain_ext.runs.files import of_form
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -42,6 +46,8 @@ TYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+# More than any model has; what counts them up would take all memory.
+MOST_LAYERS = 10_000
 # Values converted at once.
 PIECE = 1 << 16
 
@@ -88,30 +94,42 @@ class ConvertedTensor:
 
 def read_head(path: str) -> dict[str, TensorPlace]:
     """Where a safetensors file's tensors lie; reads none, refuses a torn file."""
+    mend = "Fetch or write it again"
     try:
-        # The library refuses sizes and offsets that do not fit the file.
-        safe_open(path, framework="pt")
-        with open(path, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            head = json.loads(stream.read(length))
-        head.pop("__metadata__", None)
-        return {
-            name: TensorPlace(
-                str(path),
-                TYPES[entry["dtype"]],
-                tuple(entry["shape"]),
-                8 + length + entry["data_offsets"][0],
-            )
-            for name, entry in head.items()
-        }
-    except KeyError as error:
-        fault = f"type {error} is unknown here"
-    except (SafetensorError, ValueError) as error:
-        fault = str(error)
-    raise ValueError(
-        f"{path}: not a whole safetensors file ({fault}): fetch or write it "
-        "again"
-    )
+        with of_form(path, ": not a whole safetensors file", mend):
+            # The library refuses sizes and offsets that do not fit the file.
+            safe_open(path, framework="pt")
+            with open(path, "rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                head = json.loads(stream.read(length))
+            head.pop("__metadata__", None)
+            return {
+                name: TensorPlace(
+                    str(path),
+                    _type_of(entry["dtype"]),
+                    tuple(entry["shape"]),
+                    8 + length + entry["data_offsets"][0],
+                )
+                for name, entry in head.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}): fetch or write "
+            "it again"
+        ) from error
+
+
+def _type_of(name):
+    """The type that a safetensors file calls so."""
+    if name not in TYPES:
+        raise ValueError(f"type {name!r} is unknown here")
+    return TYPES[name]
+
+
+def read_tensors(path: str) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file; ValueError names one that is torn."""
+    read_head(path)
+    return load_file(path)
 
 
 def check_source(source: str) -> None:
@@ -135,32 +153,43 @@ def check_source(source: str) -> None:
 def any_config(source: str, revision: str | None = None) -> PretrainedConfig:
     """A model's configuration; code that it brings along is never run."""
     check_source(source)
-    try:
-        return AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
-    except OSError as error:
-        # The hub's client names neither the model nor, offline, the mend.
-        why = str(error).strip().split("\n")[0]
-        raise OSError(
-            f"source: {source}: no such folder here, and not to be had from "
-            f"the hub ({why}): is the name right? Offline, fetch it once "
-            f"before: hf download {source}"
-        ) from error
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(
-            f"{source}: needs code of its own, which is never run: give a "
-            "model of a kind that transformers has (Llama, Qwen2)"
-        ) from error
+    mend = "Save or download the model again"
+    with of_form(source, ": its config.json is not a model's", mend):
+        try:
+            return AutoConfig.from_pretrained(
+                source, revision=revision, trust_remote_code=False
+            )
+        except OSError as error:
+            why = str(error).strip().split("\n")[0]
+            if os.path.isdir(source):
+                raise ValueError(why) from error
+            # The hub's client names neither the model nor, offline, the mend.
+            raise OSError(
+                f"source: {source}: no such folder here, and not to be had "
+                f"from the hub ({why}): is the name right? Offline, fetch it "
+                f"once before: hf download {source}"
+            ) from error
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"{source}: needs code of its own, which is never run: give a "
+                "model of a kind that transformers has (Llama, Qwen2)"
+            ) from error
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from error
 
 
 def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
     """The configuration of a plain causal LM."""
     config = any_config(source, revision)
     # What is put together of several models has no depth of its own.
-    layered = hasattr(config, "num_hidden_layers")
+    layers = getattr(config, "num_hidden_layers", None)
+    layered = layers is not None
+    if layered and (type(layers) is not int or not 0 < layers <= MOST_LAYERS):
+        raise ValueError(
+            f"{source}: num_hidden_layers {layers!r:.80} cannot be"
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not layered:
         raise TypeError(
             f"{source} is a {config.model_type} model, not a causal LM: give "
@@ -178,16 +207,24 @@ def weight_files(
             return {single: None}
         index_path = fetch_file(source, index, revision, missing_ok=True)
         if index_path:
-            with open(index_path, encoding="utf-8") as stream:
-                weight_map = json.load(stream)["weight_map"]
-            files: dict[str, list[str]] = {}
-            for tensor, name in weight_map.items():
-                files.setdefault(name, []).append(tensor)
-            return {**files}
+            return {**_indexed(index_path)}
     raise FileNotFoundError(
         f"{source} holds no weights: neither {SAFETENSORS} nor {BIN}, whole "
         "or sharded. Give the folder of a Hugging Face model, or a hub id."
     )
+
+
+def _indexed(path):
+    """Tensors by the file that an index says they are in."""
+    files: dict[str, list[str]] = {}
+    with of_form(path, ": no index of weights", "Download the model again"):
+        with open(path, encoding="utf-8") as stream:
+            weight_map = json.load(stream)["weight_map"]
+        for tensor, name in weight_map.items():
+            if os.path.basename(name) != name or not name:
+                raise ValueError(f"{name!r:.80} is not a file beside it")
+            files.setdefault(name, []).append(tensor)
+    return files
 
 
 def fetch_file(
@@ -216,8 +253,8 @@ def open_weights(path, dtype=None):
     """Pairs of tensor name and lazily read value of one weight file."""
     if not path.endswith(".safetensors"):
         return list(_open_pickle(path).items())
-    weights = safe_open(path, framework="pt", device="cpu")
     places = read_head(path)
+    weights = safe_open(path, framework="pt", device="cpu")
     return [
         (name, ConvertedTensor(places[name], dtype))
         if _differs(places[name].dtype, dtype)
@@ -253,13 +290,16 @@ def first_values(value, count=8):
         total = value.place.shape
         shape = (min(count, int(torch.Size(total).numel())),)
         return replace(value.place, shape=shape).read(value.dtype)
-    while len(shape := tuple(_shape(value))) > 1:
+    while len(shape := shape_of(value)) > 1:
         value = value[0]
     return value[:count] if shape else value[...].reshape(1)
 
 
-def _shape(value):
-    return value.shape if torch.is_tensor(value) else value.get_shape()
+def shape_of(value) -> tuple[int, ...]:
+    """The shape of what `open_weights` gives."""
+    if isinstance(value, ConvertedTensor):
+        return value.place.shape
+    return tuple(value.shape if torch.is_tensor(value) else value.get_shape())
 
 
 def _open_pickle(path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -22,6 +25,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging as hf_logging
 
 from speechbrain_ext.layers.weights import pickle_fault
+from speechbrain_ext.runs.files import ODD_FORM
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +73,7 @@ def load_config(
         config = AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except (OSError, StrictDataclassError, *ODD_FORM) as error:
         raise ValueError(
             f"encoder source {source}: neither a readable folder here nor "
             "a model that the hub gives (is HF_HUB_OFFLINE set? is the name "
@@ -124,7 +128,7 @@ def load_model(
         raise ValueError(
             f"encoder source {source}: its .bin file {pickle_fault(error)}"
         ) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, *ODD_FORM) as error:
         raise ValueError(
             f"encoder source {source}: its weights cannot be loaded: {error}"
         ) from error
@@ -164,7 +168,14 @@ def load_extractor(
         return AutoFeatureExtractor.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
-    except (OSError, ValueError):
+    except (OSError, *ODD_FORM) as error:
+        file = Path(source).expanduser() / "preprocessor_config.json"
+        if os.path.lexists(file):
+            # A guess in the place of what it says would be another encoder.
+            raise ValueError(
+                f"encoder source {source}: its {file.name} cannot be read "
+                f"({error}): fetch or save it again"
+            ) from error
         if config.model_type != "whisper":
             return None
         return WhisperFeatureExtractor(feature_size=config.num_mel_bins)

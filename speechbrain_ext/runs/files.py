@@ -221,12 +221,59 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+# What Python says of a content that is not of the form that was expected.
+ODD_FORM = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+@contextlib.contextmanager
+def of_form(path: str | os.PathLike, fault: str, mend: str) -> Iterator[None]:
+    """Whatever a file's odd content brings up becomes one error of the file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, which comes first in the message.
+    fault : str
+        What is wrong with it, such as ": not whole JSON".
+    mend : str
+        What to do about it, a sentence or more.
+
+    Raises
+    ------
+    ValueError
+        In the place of what the block raises of `ODD_FORM`, unless that
+        names the file already.
+
+    Example
+    -------
+    >>> with of_form("a.json", " is no table", "Measure again"):
+    ...     {}["distances"]
+    Traceback (most recent call last):
+    ValueError: a.json is no table (it lacks 'distances'). Measure again
+    """
+    try:
+        yield
+    except ODD_FORM as error:
+        if str(error).startswith(str(path)):
+            raise
+        lacks = "it lacks " if isinstance(error, KeyError) else ""
+        why = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ValueError(f"{path}{fault} ({lacks}{why}). {mend}") from error
+
+
 def format_of(path: str) -> str:
     """What a JSON file says that it holds; empty where it says nothing."""
     try:
         with open(path, encoding="utf-8") as stream:
             content = json.load(stream)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return ""
     known = content.get("format") if isinstance(content, dict) else None
     return known if isinstance(known, str) else ""
@@ -259,6 +306,7 @@ def _sync_folder(folder):
 # What a run says of each utterance, in files beside its result.
 
 LOSSES_FILE = "losses-valid.jsonl"
+TEXTS = "reference", "hypothesis"
 
 
 def write_hypotheses(folder, set_name, rows):
@@ -315,22 +363,30 @@ def read_utterances(path):
     Raises
     ------
     ValueError
-        If a line is not JSON: names file and line.
+        If a line is not JSON, or lacks a text: names file and line.
     """
     rows = []
-    # Split at newlines only: a text may hold other line separators.
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    path = Path(path)
+    mend = "Evaluate the run again to write it anew"
+    with of_form(path, ": not text in UTF-8", mend):
+        # Split at newlines only: a text may hold other line separators.
+        lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: not JSON ({error}); evaluate the "
-                "run again to write it anew"
-            ) from error
+        if line:
+            with of_form(path, f", line {number}: not JSON of ours", mend):
+                rows.append(_row(json.loads(line), path.name))
     return rows
+
+
+def _row(row, name):
+    """A row with what it must have: an id, and texts or a loss."""
+    if not isinstance(row, dict):
+        raise ValueError(f"it is {row!r:.40}")
+    texts = ("id",) if name == LOSSES_FILE else ("id", *TEXTS)
+    for key in texts:
+        if not isinstance(row[key], str):
+            raise ValueError(f"its {key} is {row[key]!r:.40}, not a text")
+    return row
 
 
 # ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechbrain_ext.runs.files import configuration_hash, write_json
+from speechbrain_ext.runs.files import configuration_hash, of_form, write_json
 
 RESULT_FILE = "result.json"
 STATUSES = ("running", "done", "failed")
@@ -88,7 +88,8 @@ class RunResult:
             raise ValueError(
                 f"status: {self.status!r} is none of {', '.join(STATUSES)}"
             )
-        if not 0 <= self.removed <= self.layers:
+        # No model has more; all are counted up below.
+        if not 0 <= self.removed <= self.layers < 10_000:
             raise ValueError(
                 f"removed: {self.removed} of {self.layers} layers (layers is "
                 "the depth before pruning)"
@@ -172,32 +173,46 @@ def load_run(folder):
     """
     path = Path(folder)
     path = path / RESULT_FILE if path.suffix != ".json" else path
-    try:
+    mend = "Start its command again, or give another folder"
+    with of_form(path, ": not whole JSON", mend):
         content = json.loads(
             path.read_text(encoding="utf-8"), parse_constant=_refuse_constant
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: not whole JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not the result of a run")
-    try:
+    with of_form(path, ": not a result of ours", mend):
         run = RunResult(**content)
-        _check_scores(run)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: not a result of ours ({error})") from error
+        _check_run(run)
     return run
 
 
-def _check_scores(run):
-    """A done run must have the scores that it was to have, as numbers."""
+def _check_run(run):
+    """Refuse values of other types than the reader of a table expects."""
+    for where, one in [("", run), *run.scores.items()]:
+        for each in dataclasses.fields(one):
+            _check_type(
+                f"{where} {each.name}", getattr(one, each.name), each.type
+            )
+    for where in ("speed", "trainable"):
+        for name, value in getattr(run, where).items():
+            _check_type(f"{where}.{name}", value, float | None)
+    for layer in run.kept_layers or []:
+        _check_type("a kept layer", layer, int)
+    # A done run must have the scores that it was to have, as numbers.
     wanted = run.configuration.get("test_splits", True)
     if run.status == "done" and wanted and not run.scores:
         raise ValueError("its status is done, but it has no scores")
     for name, one in run.scores.items():
-        for value in [one.value, *(one.interval or [])]:
-            # type() and not isinstance(): a bool is an int, but no score.
-            if value is not None and type(value) not in (int, float):
-                raise ValueError(f"the score of {name} is {value!r}")
+        for value in one.interval or []:
+            _check_type(f"the interval of {name}", value, float | None)
+
+
+def _check_type(where, value, kind):
+    """Refuse a value of another type; a whole number is a number as well."""
+    # type() and not isinstance(): a bool is an int, but no number.
+    fits = isinstance(value, kind) and type(value) is not bool
+    if not fits and not (type(value) is int and isinstance(0.5, kind)):
+        raise ValueError(f"{where.strip()} is {value!r:.80}")
 
 
 def _refuse_constant(name):

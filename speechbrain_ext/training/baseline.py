@@ -17,6 +17,7 @@ from speechbrain_ext.model.encoder_load import (
     load_extractor,
     normalises,
 )
+from speechbrain_ext.runs.files import of_form
 from speechbrain_ext.runs.result import RESULT_FILE, load_run
 from speechbrain_ext.training.fingerprint import fingerprint
 
@@ -171,8 +172,14 @@ def read_system(run_folder: str, key: str | None = "baseline") -> dict:
             f"there). Train it first: python train.py hparams/{name}.yaml "
             f"(with the same results_folder), or give another folder{how}."
         )
-    with open(path, encoding="utf-8") as stream:
-        return json.load(stream)
+    with of_form(path, ": not what a run is", "Train that run again"):
+        with open(path, encoding="utf-8") as stream:
+            system = json.load(stream)
+        kept, layers = system["kept_layers"], system["layers"]
+        whole = range(layers) if layers < 10_000 else ()
+        if not all(type(one) is int and one in whole for one in kept):
+            raise ValueError(f"it keeps {kept!r:.80} of {layers!r:.40} layers")
+    return system
 
 
 def known_of(run_folder: str) -> dict:

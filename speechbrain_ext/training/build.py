@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from speechbrain_ext.healing.apply import (
     check_places,
@@ -27,6 +27,7 @@ from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.saved_lm import load_tokenizer
+from speechbrain_ext.layers.weights import read_tensors
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
@@ -213,7 +214,7 @@ def load_baseline(model, run_folder, about):
 
 def put_projector(model, path):
     """Put a projector's file (and speech markers in it) into a model."""
-    state, ours = load_file(path), _projector_state(model)
+    state, ours = read_tensors(path), _projector_state(model)
     for name in sorted(set(state) | set(ours)):
         theirs = tuple(state[name].shape) if name in state else None
         wanted = tuple(ours[name].shape) if name in ours else None

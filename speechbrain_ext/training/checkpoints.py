@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import pickle
 import random
 import shutil
 
@@ -23,6 +22,10 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 UNFINISHED = "unfinished"
 # What the best checkpoint so far is known by.
 VALID_LOSS = "valid_loss"
+TORN = (
+    "holds other things than a run's state, or is torn: move this checkpoint "
+    "away and start the run again"
+)
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -123,7 +126,7 @@ class TrainableState:
     def load(self, path, end_of_epoch):
         """Read them back; refuse those of another model."""
         del end_of_epoch
-        load_trained(self.trainable, torch.load(path, map_location="cpu"), path)
+        load_trained(self.trainable, _saved(path), path)
 
 
 def is_best(history, step):
@@ -173,7 +176,7 @@ def load_best(checkpointer, trainable):
     if best is None:
         return None
     path = best.paramfiles["trained"]
-    load_trained(trainable, torch.load(path, map_location="cpu"), path)
+    load_trained(trainable, _saved(path), path)
     return best.meta["step"]
 
 
@@ -184,10 +187,11 @@ def load_trained(trainable, state, path):
     faults += [
         f"{name} is not trained here" for name in sorted(set(state) - set(ours))
     ]
+    shapes = {k: tuple(getattr(v, "shape", ())) for k, v in state.items()}
     faults += [
-        f"{name} has shape {tuple(state[name].shape)}, not {tuple(p.shape)}"
+        f"{name} has shape {shapes[name]}, not {tuple(p.shape)}"
         for name, p in ours.items()
-        if name in state and state[name].shape != p.shape
+        if name in state and shapes[name] != p.shape
     ]
     if faults:
         raise ValueError(
@@ -219,13 +223,24 @@ def read_state(path):
     # NumPy 1 had it elsewhere.
     parts.append((rebuild, "numpy.core.multiarray._reconstruct"))
     with torch.serialization.safe_globals(parts):
-        try:
-            return torch.load(path, weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path}: holds other things than a run's state, or is torn: "
-                "move this checkpoint away and start the run again"
-            ) from error
+        return _saved(path)
+
+
+def _saved(path):
+    """What torch saved, by name; no code is run."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict):
+            return state
+    except OSError as error:
+        # torch has such of its own, without a file's name, for torn ones.
+        if error.filename:
+            raise
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged pickles fail in many ways
+        raise ValueError(f"{path}: {TORN}") from error
+    raise ValueError(f"{path}: {TORN}")
 
 
 def set_random_state(state):

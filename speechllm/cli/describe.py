@@ -15,7 +15,7 @@ from speechllm.exported.format import (
     ExportFolder,
     read_json,
 )
-from speechllm.text_rules import is_comparison
+from speechllm.text_rules import is_comparison, read_comparison
 
 
 def describe(path: str) -> dict:
@@ -91,7 +91,7 @@ def _plans(path):
 
 
 def _comparison(path):
-    report = read_json(path)
+    report = read_comparison(path)
     about = {"kind": "comparison of rules"}
     about |= {name: report[name] for name in ("model", "layers")}
     about["perplexity_before"] = report["perplexity_before"]
@@ -119,7 +119,10 @@ def _table(path):
 
 
 def _model(path):
-    config = read_json(os.path.join(path, "config.json"))
+    file = os.path.join(path, "config.json")
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise ExportError(f"{file}: holds no settings of a model")
     files = sorted(n for n in os.listdir(path) if n.endswith(".safetensors"))
     places = [
         place

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from speechbrain_ext.healing.lora import ADAPTER, kept_adapter, load_adapter
 from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.weights import read_tensors
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.training.baseline import read_system
 from speechbrain_ext.training.build import (
@@ -55,7 +56,7 @@ def load_run(run: str, device: str = "cpu") -> tuple[HubModel, dict]:
         system["prompt"],
     )
     folder = os.path.join(run, TRAINED)
-    put_trained(hub, load_file(os.path.join(folder, PROJECTOR_FILE)))
+    put_trained(hub, read_tensors(os.path.join(folder, PROJECTOR_FILE)))
     if system["folded"]:
         from speechbrain_ext.healing.closed_form import load_folds
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechbrain_ext.runs.files import read_utterances
+from speechbrain_ext.runs.files import of_form, read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.scores.intervals import (
     group_sums,
@@ -81,7 +81,11 @@ def _compare(a, b):
 
 def _check_forms(name, scores):
     """Refuse scores whose texts were made ready in different ways."""
-    forms = [(k, form_of(one.metric, one.language)) for k, one in scores]
+    forms = []
+    for folder, one in scores:
+        mend = "Evaluate the run again"
+        with of_form(folder, f": {name} has no score of ours", mend):
+            forms.append((folder, form_of(one.metric, one.language)))
     if len({form for _, form in forms}) > 1:
         told = ", ".join(f"{k}: {form}" for k, form in forms)
         raise ValueError(

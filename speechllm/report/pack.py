@@ -24,6 +24,7 @@ import numpy as np
 from speechbrain_ext.runs.files import (
     LOSSES_FILE,
     atomic_write,
+    of_form,
     plain,
 )
 from speechbrain_ext.runs.result import RESULT_FILE
@@ -41,6 +42,9 @@ PLACES = re.compile(
 )
 # Counting starts at "0", so that few values give readable digits.
 FIRST = ord("0")
+# Bytes of a packed file's content and of all files in it, and their rows. The
+# largest of ours has 4 MiB, 50 MiB and 300,000.
+LARGEST, MOST, ROWS = 32 << 20, 256 << 20, 2_000_000
 
 
 def runs_folder(results: Path) -> Path:
@@ -113,23 +117,52 @@ def unpack(packed: Path, folder: Path) -> None:
     ValueError
         If it is no such file, or names files outside the folder.
     """
-    try:
-        content = json.loads(bz2.decompress(packed.read_bytes()))
-        known = content["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise ValueError(f"{packed}: no packed results ({error})") from error
-    if not known:
-        raise ValueError(
-            f"{packed}: its format is {content['format']!r}, not {FORMAT!r}; "
-            "pack the results again"
-        )
-    for name, text in _texts(content):
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or re.search(r"[\\:]", name):
-            raise ValueError(f"{packed}: {name!r} is outside of the folder")
-        path = folder.joinpath(*parts)
+    mend = "Pack the results again, or give another file"
+    with of_form(packed, ": no packed results", mend):
+        content = json.loads(_decompressed(packed))
+        if content["format"] != FORMAT:
+            raise ValueError(
+                f"its format is {content['format']!r:.80}, not {FORMAT!r}"
+            )
+        texts = _checked(_texts(content))
+    # Not before all of it was looked at.
+    for name, text in texts.items():
+        path = folder.joinpath(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="")
+        path.write_bytes(text)
+
+
+def _decompressed(packed) -> bytes:
+    """What is in a file; a few bytes of bzip2 may stand for gigabytes."""
+    try:
+        with bz2.open(packed) as stream:
+            text = stream.read(LARGEST + 1)
+    except (EOFError, OSError) as error:
+        raise ValueError(error) from error
+    if len(text) > LARGEST:
+        raise ValueError(f"it is over {LARGEST >> 20} MiB unpacked")
+    return text
+
+
+def _checked(texts) -> dict[str, bytes]:
+    """Texts by their names, none of which leads out of a folder."""
+    found: dict[str, bytes] = {}
+    total = 0
+    for name, text in texts:
+        # As a path has them: neither "a//b" nor "./a".
+        inside = name == str(PurePosixPath(name)) and name.isprintable()
+        parts = name.split("/")
+        if (
+            not inside
+            or {"", ".", ".."} & {*parts}
+            or re.search(r"[\\:]", name)
+        ):
+            raise ValueError(f"{name!r:.80} is outside of the folder")
+        found[name] = text.encode()
+        total += len(found[name])
+        if total > MOST:
+            raise ValueError(f"its files are over {MOST >> 20} MiB")
+    return found
 
 
 def _matching(folders: Iterable[Path], patterns) -> Iterator[Path]:
@@ -290,11 +323,15 @@ def _texts(content) -> Iterator[tuple[str, str]]:
     for name, value in content["json"].items():
         yield name, json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     yield from content["odd"].items()
+    total = 0
     for told in content["groups"]:
         many = len(told["files"])
         columns = {k: [v] * many for k, v in told["same"].items()}
         columns |= {k: _floats(v, many) for k, v in told["floats"].items()}
         columns |= _own(told) if "own" in told else {}
+        total += many * len(columns[told["keys"][0]][0]) if many else 0
+        if total > ROWS:
+            raise ValueError(f"its files have over {ROWS} rows")
         for place, name in enumerate(told["files"]):
             rows = zip(*(columns[key][place] for key in told["keys"]))
             yield name, _lines(dict(zip(told["keys"], row)) for row in rows)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from speechbrain_ext.runs.files import of_form
+from speechllm.settings_tree import refuse_bomb
 from speechllm.study.besides import (
     as_words,
     check_run,
@@ -372,12 +374,17 @@ class Plan(Study):
 
 def read_plan(file, **changes) -> Plan:
     """The plan of a configuration file; keywords are in place of its keys."""
-    # $NAME stands for a variable: where data lie is not the study's business.
-    told = os.path.expandvars(Path(file).read_text(encoding="utf-8"))
-    try:
-        config = yaml.safe_load(told)
-    except yaml.YAMLError as error:
-        raise PlanError(f"{file}: {error}") from None
-    if not isinstance(config, dict):
-        raise PlanError(f"{file}: {config!r} is no study: give its keys")
-    return Plan({**config, **changes}, str(file))
+    with of_form(file, ": no study", "Give its keys, as in workflow/config"):
+        # $NAME stands for a variable: where data lie is not the study's
+        # business.
+        told = os.path.expandvars(Path(file).read_text(encoding="utf-8"))
+        refuse_bomb(told)
+        try:
+            config = yaml.safe_load(told)
+        except yaml.YAMLError as error:
+            raise PlanError(f"{file}: {error}") from None
+        if not isinstance(config, dict):
+            raise PlanError(
+                f"{file}: {config!r:.80} is no study: give its keys"
+            )
+        return Plan({**config, **changes}, str(file))

@@ -1,0 +1,131 @@
+"""Coverage-guided bytes for three readers, where atheris is installed.
+
+``pip install atheris`` (CPython up to 3.13). Of each reader's branches those
+that bytes reached steer the next bytes; counted apart from the grammar's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+
+from soak.campaign import Outcome
+
+RUNS = 10_000
+# Longest input, in bytes.
+LONGEST = 4096
+
+
+def heads(path):
+    """The head of a safetensors file."""
+    from speechbrain_ext.layers.weights import read_head
+
+    read_head(str(path))
+
+
+def manifests(path):
+    """An export's manifest, and each file that it names."""
+    from speechllm.exported.format import ExportFolder
+
+    ExportFolder(str(path.parent))
+
+
+def lists(path):
+    """A list of recordings."""
+    from speechbrain_ext.data.own_forms import read_table
+
+    read_table(str(path), str(path.parent), "csv")
+
+
+READERS = {
+    "heads": (heads, "a.safetensors", b'@\0\0\0\0\0\0\0{"a":{"dtype":"F32"'),
+    "manifests": (manifests, "manifest.json", b'{"format": "", "files": {}}'),
+    "lists": (lists, "list.tsv", b"audio\ttext\na.wav\tone two\n"),
+}
+
+
+def guided(setting):
+    """A reader's cases; none where atheris is not there, or in haste."""
+    there = importlib.util.find_spec("atheris")
+    if setting.quick or not there:
+        return
+    for name in READERS:
+        folder = setting.folder / f"guided-{name}"
+        folder.mkdir()
+        tried, wrong = fuzzed(name, folder, setting)
+        for number in range(tried):
+            yield Outcome(f"guided: {name}", str(number))
+        if wrong or tried < RUNS:
+            yield Outcome(
+                f"guided: {name}", "last", wrong or f"ended at {tried}"
+            )
+
+
+def fuzzed(name, folder, setting):
+    """How many inputs a reader met in a child, and what was wrong with one."""
+    child = os.fork()
+    if not child:
+        _fuzz(name, folder, setting)
+    os.waitpid(child, 0)
+    counted, fault = folder / "count", folder / "fault"
+    tried = int(counted.read_text()) if counted.exists() else 0
+    return tried, fault.read_text() if fault.exists() else ""
+
+
+def _fuzz(name, folder, setting):
+    """Never returns: atheris ends the process."""
+    import atheris
+
+    read, file, first = READERS[name]
+    path, seeds = folder / "in" / file, folder / "seeds"
+    path.parent.mkdir()
+    seeds.mkdir()
+    (seeds / "first").write_bytes(first)
+    tried = 0
+
+    def once(given):
+        nonlocal tried
+        tried += 1
+        path.write_bytes(given)
+        try:
+            read(path)
+        except (ValueError, OSError) as error:
+            if str(path.parent) not in str(error):
+                _end(folder, tried, given, f"names no file: {error!r}")
+        except BaseException:
+            _end(folder, tried, given, traceback.format_exc())
+        if tried == RUNS:
+            _end(folder, tried, b"", "")
+
+    for module in list(sys.modules):
+        if module.startswith(
+            ("speechbrain_ext.layers.weights", "speechllm.exp")
+        ):
+            pass
+    seed = setting.random(f"guided {name}").randrange(1, 2**31)
+    words = [sys.argv[0], f"-seed={seed}", f"-max_len={LONGEST}", str(seeds)]
+    words += [
+        "-rss_limit_mb=4096",
+        "-timeout=10",
+        f"-artifact_prefix={folder}/",
+    ]
+    os.chdir(folder)
+    null = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    read_traced = atheris.instrument_func(read)
+    read = read_traced
+    atheris.Setup(words, once)
+    atheris.Fuzz()
+    os._exit(1)
+
+
+def _end(folder, tried, given, wrong):
+    """Note what came of it and leave."""
+    (folder / "count").write_text(str(tried))
+    if wrong:
+        told = f"{given!r:.2000}: {wrong[-2000:]}"
+        (folder / "fault").write_text(told)
+    os._exit(0)
