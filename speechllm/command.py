@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from speechbrain_ext.training.faults import ConfigError
+from speechllm.pipes import printable
 
 REFUSED, STOPPED = 2, 130
 # Packages that refuse in words of their own.
@@ -41,7 +42,7 @@ def run_command(main: Callable[[], Any]) -> None:
     except (ValueError, OSError) as error:
         if debug or not _is_refusal(error):
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(error)}", file=sys.stderr)
         _end(REFUSED)
 
 
