@@ -9,6 +9,7 @@ from typing import Any
 
 from speechbrain_ext.training.faults import ConfigError
 from speechbrain_ext.training.processes import ended_by, named
+from speechllm.pipes import printable
 
 REFUSED, STOPPED = 2, 130
 # Packages that refuse in words of their own.
@@ -44,7 +45,7 @@ def run_command(main: Callable[[], Any]) -> None:
         if debug or not _is_refusal(error):
             raise
         if is_new:  # and no other process has said it
-            print(f"Error{named()}: {error}", file=sys.stderr)
+            print(f"Error{named()}: {printable(error)}", file=sys.stderr)
         _end(REFUSED)
 
 

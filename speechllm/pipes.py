@@ -1,11 +1,31 @@
-"""A reader that goes, such as `head`, is nothing to complain of."""
+"""Terminals and pipes: what may be written there, and who reads it.
+
+A reader that goes, such as `head`, is nothing to complain of.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
+
+# Of one message; some megabytes of a file may stand in it.
+LETTERS = 8000
+
+
+def printable(told: object) -> str:
+    """A message for a terminal: files may hold what would steer it."""
+    text = str(told)
+    if len(text) > LETTERS:
+        text = f"{text[:LETTERS]} ... ({len(text) - LETTERS} letters more)"
+    return "".join(
+        ascii(letter)[1:-1]
+        if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\n\t"
+        else letter
+        for letter in text
+    )
 
 
 @contextlib.contextmanager

@@ -354,10 +354,12 @@ class AudioFile:
 
 def _opened(path, name):
     """Open a file for reading, or say in plain words why not."""
+    # A pipe would be waited for without end.
     if not os.path.isfile(path):
+        there = os.path.exists(path)
+        why = "is a folder, pipe or device" if there else "no such audio file"
         raise AudioError(
-            f"{name}: no such audio file: check data_folder, or fetch the "
-            "file again"
+            f"{name}: {why}: check data_folder, or fetch the file again"
         )
     try:
         return open(path, "rb")

@@ -33,7 +33,7 @@ from typing import BinaryIO
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_ext.data.audio import audio_info, check_format, read_utterance
+from speechbrain_ext.data.audio import audio_blocks, audio_info, check_format
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.sets import speaker_of
 from speechbrain_ext.runs.files import write_json, write_text
@@ -41,6 +41,7 @@ from speechbrain_ext.runs.files import write_json, write_text
 logger = get_logger(__name__)
 SAMPLE_RATE = 16000
 SHOWN = 10  # faults named in an error; the others are counted
+LETTERS = 500  # of each
 
 
 class PreparationError(ValueError):
@@ -193,7 +194,8 @@ class Manifests:
             self._write_left_out(split)
         counts = Counter(u.fault for u in bad)
         kinds = ", ".join(f"{n} {fault}" for fault, n in counts.most_common())
-        lines = [f"\n  - {u}" for u in bad[:SHOWN]]
+        # All of a text of some megabytes stands in the file.
+        lines = [f"\n  - {str(u)[:LETTERS]}" for u in bad[:SHOWN]]
         if len(bad) > SHOWN:
             lines.append(f"\n  - and {len(bad) - SHOWN} more")
         files = " and ".join(str(self._left_out(s)) for s in splits if s.bad)
@@ -219,6 +221,8 @@ class Manifests:
             If there is a bad utterance, or no good one.
         """
         for split in splits:
+            for utterance in split.good:
+                refuse_unwritable(utterance)
             if split.bad and not self.skip_bad:
                 continue
             self._write(split)
@@ -238,7 +242,7 @@ class Manifests:
         if not split.good:
             raise PreparationError(
                 f"{split.name}: no utterance can be used; each one's fault is "
-                f"in {self._left_out(split)}"
+                f"in {self._left_out(split)}. {self.mend}"
             )
         rows = [
             [u.name, str(u.duration), *(u.row[c] for c in self.columns)]
@@ -266,7 +270,21 @@ class Manifests:
 def _write_csv(path, header, rows):
     text = io.StringIO(newline="")
     csv.writer(text).writerows([header, *rows])
-    write_text(path, text.getvalue())
+    # A name on the disk need be no UTF-8; such are refused, and told here.
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    write_text(path, content.decode())
+
+
+def refuse_unwritable(one: Utterance) -> None:
+    """Mark an utterance that no manifest could give back as it is."""
+    for cell in (one.name, *map(str, one.row.values())):
+        if len(cell) > csv.field_size_limit():
+            one.refuse("endless text", f"{len(cell)} letters")
+        if (
+            not cell.isascii()
+            and cell.encode("utf-8", "ignore").decode() != cell
+        ):
+            one.refuse("no UTF-8", f"{cell!r}: give it another name or text")
 
 
 def mark_repeated(splits: list[Split], noted: bool = False) -> None:
@@ -354,8 +372,9 @@ def audio_seconds(
         It is damaged or of another rate, or has several channels.
     """
     if full:
-        wav_N = read_utterance(audio, SAMPLE_RATE, resample=resample, name=name)
-        return len(wav_N) / SAMPLE_RATE
+        # A small file can hold days of silence: never all of it at once.
+        blocks = audio_blocks(audio, SAMPLE_RATE, resample=resample, name=name)
+        return sum(map(len, blocks)) / SAMPLE_RATE
     info = audio_info(audio, name, decode)
     check_format(info, name or str(audio), SAMPLE_RATE, resample)
     return info.seconds
@@ -381,10 +400,27 @@ def fingerprint(settings: list, files: Iterable[str]) -> str:
         try:
             stat = os.stat(file)
             size, time = stat.st_size, stat.st_mtime_ns
-        except OSError:
+        # A list may name what no file can be called.
+        except (OSError, ValueError):
             size, time = -1, -1
-        state.update(f"{file}|{size}|{time}\n".encode())
+        line = f"{file}|{size}|{time}\n"
+        state.update(line.encode("utf-8", "surrogatepass"))
     return state.hexdigest()
+
+
+def read_text(file: str) -> str:
+    """A text file's content; a pipe is not waited for (PreparationError)."""
+    if not os.path.isfile(file):
+        raise PreparationError(f"{file}: is no file: give a text file")
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            return stream.read()
+    except UnicodeDecodeError as error:
+        raise PreparationError(
+            f"{file}: is no UTF-8 at byte {error.start}: save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise PreparationError(f"{file}: {error.strerror}") from error
 
 
 def choose(key: str, value: str, choices: Sequence[str]) -> None:

@@ -22,7 +22,12 @@ from collections.abc import Iterator
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_ext.data.manifests import PreparationError, Utterance, holds
+from speechbrain_ext.data.manifests import (
+    PreparationError,
+    Utterance,
+    holds,
+    read_text,
+)
 
 logger = get_logger(__name__)
 # What it may be called, the first that a row has.
@@ -44,6 +49,8 @@ ALIASES = {
 }
 ENDINGS = {".jsonl": "nemo", ".json": "nemo", ".csv": "csv", ".tsv": "csv"}
 METADATA = ("metadata.csv", "metadata.jsonl")
+# More seconds than any recording has.
+ENDLESS = 1e9
 
 
 def form_of(place: str) -> str | None:
@@ -109,6 +116,28 @@ def read_data(
         )
     why = "as format: says" if form else "by its looks"
     logger.info(f"{name}: {place} is read as {found}, {why}")
+    utterances, files = read_form(place, root, found, name)
+    tell_outside(utterances, root, name)
+    return utterances, files
+
+
+def tell_outside(utterances, root, name):
+    """Say which recordings a list, maybe a stranger's, takes from elsewhere.
+
+    Absolute paths are usual in Kaldi's and NeMo's lists: no refusal.
+    """
+    files = [one.row["file"] for one in utterances if "file" in one.row]
+    outside = [file for file in files if not file.startswith(root + os.sep)]
+    if outside:
+        logger.warning(
+            f"{name}: {len(outside)} of {len(files)} recordings lie outside "
+            f"{root}, such as {outside[0]}: leave out their lines if you did "
+            "not expect that"
+        )
+
+
+def read_form(place, root, found, name):
+    """What `read_data` gives, of a known form."""
     if found == "kaldi":
         return read_kaldi(place, root)
     if os.path.isdir(place):
@@ -124,19 +153,6 @@ def read_data(
     return read_table(place, root, found), [place]
 
 
-def read_text(file: str) -> str:
-    """A text file's content (str)."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            return stream.read()
-    except UnicodeDecodeError as error:
-        raise PreparationError(
-            f"{file}: is no UTF-8 at byte {error.start}: save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise PreparationError(f"{file}: {error.strerror}") from error
-
-
 # ----------------------------------------------------------------------------
 # Kaldi's folders.
 
@@ -149,7 +165,7 @@ def read_kaldi(folder: str, root: str) -> tuple[list[Utterance], list[str]]:
         if not os.path.isfile(files[name]):
             raise PreparationError(
                 f"{folder}: no {name} ({holds(folder)}): a Kaldi data folder "
-                "has wav.scp and text"
+                "has wav.scp and text: write both, or set format"
             )
     there = {n: keyed(f) if os.path.isfile(f) else {} for n, f in files.items()}
     cut = "segments" if os.path.isfile(files["segments"]) else "wav.scp"
@@ -197,7 +213,7 @@ def keyed(file: str) -> dict[str, tuple[str, str]]:
 def add_segment(one, unit, recordings, folder, root):
     """Note the part of a recording that a line of ``segments`` names."""
     one.place, said = unit
-    recording, *times = said.split()
+    recording, *times = said.split() or [""]
     if len(times) < 2:
         one.refuse("no segment", f"{said!r}: write RECORDING START END")
     elif recording not in recordings:
@@ -239,7 +255,9 @@ def read_table(file: str, root: str, form: str) -> list[Utterance]:
         else:
             fill(one, cells, os.path.dirname(file), root, form)
     if not utterances:
-        raise PreparationError(f"{file}: holds no utterance")
+        raise PreparationError(
+            f"{file}: holds no utterance: write a line for each"
+        )
     return utterances
 
 
@@ -282,10 +300,11 @@ def json_rows(file: str) -> Iterator[tuple[int, dict | str]]:
             continue
         try:
             cells = json.loads(line)
-        except ValueError as error:
+            if not isinstance(cells, dict):
+                cells = f"a {type(cells).__name__}: write one object a line"
+        # Brackets in brackets without end are a RecursionError.
+        except (ValueError, RecursionError) as error:
             cells = f"no JSON ({error}): write one object a line"
-        if not isinstance(cells, (dict, str)):
-            cells = f"a {type(cells).__name__}: write one object a line"
         yield number, cells
 
 
@@ -296,7 +315,12 @@ def fill(one, cells, folder, root, form):
     def said(what):
         """The row's text under the first name that it has."""
         values = (cells[name] for name in COLUMNS[what] if name in cells)
-        return " ".join(str(next(values, "")).split())
+        value = next(values, "")
+        if isinstance(value, (dict, list)):
+            is_a = f"{what} is a {type(value).__name__}"
+            one.refuse("no text", f"{is_a}: write text or a number")
+            return ""
+        return " ".join(str(value).split())
 
     path, name = said("audio"), said("split").lower()
     if not name and form == "audiofolder":
@@ -329,7 +353,7 @@ def add_part(one, start, end="", seconds=""):
     except ValueError as error:
         one.refuse("no number of seconds", str(error))
         return
-    if not 0 <= first < (float("inf") if last is None else last):
+    if not 0 <= first < (ENDLESS if last is None else last) <= ENDLESS:
         told = f"from {start} to {'its end' if last is None else last} s"
         one.refuse("empty part", f"{told}: give a start before the end")
     one.row["part"] = first, last

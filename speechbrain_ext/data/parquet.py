@@ -53,6 +53,8 @@ def open_parquet(path: str) -> pyarrow.parquet.ParquetFile:
         raise ImportError(
             "Parquet files need pyarrow: pip install pyarrow"
         ) from error
+    if not os.path.isfile(path):
+        raise AudioError(f"{path}: no such file: fetch it again")
     try:
         return pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from speechllm.device import check_device_name
-from speechllm.pipes import reader_may_go
+from speechllm.pipes import printable, reader_may_go
 
 FAILED, PARTLY, OURS, STOPPED = 1, 3, 70, 130
 Decorator = Callable[[Callable], Callable]
@@ -47,7 +47,7 @@ def show_progress(as_json: bool = False) -> bool:
 
 def tell(line: str) -> None:
     """A line for the person at the terminal, not for a pipe."""
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
 
 
 def print_json(content: Any) -> None:

@@ -39,7 +39,8 @@ class Sound:
         if self.fault:
             raise AudioError(f"{self.name}: {self.fault}")
         if isinstance(self.source, str) and not os.path.isfile(self.source):
-            why = "a folder" if os.path.isdir(self.source) else "no such file"
+            there = os.path.exists(self.source)
+            why = "a folder, pipe or device" if there else "no such file"
             raise AudioError(f"{self.name}: {why}: give an audio file")
         if self.source is not None:
             info = audio_info(self.source, self.name, decode=False)

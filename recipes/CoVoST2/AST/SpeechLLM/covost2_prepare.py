@@ -18,7 +18,7 @@ import re
 
 import soundfile
 
-from speechbrain_ext.data.audio import read_utterance
+from speechbrain_ext.data.audio import audio_blocks
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.manifests import (
     SAMPLE_RATE,
@@ -257,10 +257,15 @@ def read_clip(one, root, flac_folder, full):
         raise AudioError(f"{clip}: cannot be opened ({error})") from error
     if os.path.isfile(file) and os.path.getmtime(file) >= changed:
         return audio_seconds(file)
-    wav_N = read_utterance(clip, SAMPLE_RATE, resample=True).numpy()
-    content = io.BytesIO()
-    soundfile.write(content, wav_N, SAMPLE_RATE, "PCM_16", format="FLAC")
+    content, samples = io.BytesIO(), 0
+    with soundfile.SoundFile(
+        content, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC"
+    ) as out:
+        # A small file can hold days of silence: never all of it at once.
+        for wav_N in audio_blocks(clip, SAMPLE_RATE, resample=True):
+            out.write(wav_N.numpy())
+            samples += len(wav_N)
     os.makedirs(os.path.dirname(file), exist_ok=True)
     with atomic_write(file, "wb") as stream:
         stream.write(content.getvalue())
-    return len(wav_N) / SAMPLE_RATE
+    return samples / SAMPLE_RATE

@@ -19,6 +19,7 @@ from speechbrain_ext.data.manifests import (
     holds,
     mark_repeated,
     measure,
+    read_text,
 )
 
 WHERE = "http://www.openslr.org/12"
@@ -85,10 +86,16 @@ def find_root(data_folder, splits):
 def scan(root, name, settings):
     """Find a split's audio and transcripts, and what does not match."""
     found, files = {}, []
+    seen = set()
     for place, below, names in os.walk(
         os.path.join(root, name), followlinks=True
     ):
         below.sort()
+        # Links may go in circles.
+        if os.path.realpath(place) in seen:
+            below.clear()
+            continue
+        seen.add(os.path.realpath(place))
         files += [os.path.join(place, file) for file in sorted(names)]
     files = [f for f in files if f.endswith((".flac", ".trans.txt"))]
     for file in files:
@@ -127,12 +134,11 @@ def add_transcripts(path, found):
     """Note the lines of one transcript file: ``ID WORDS``."""
     try:
         # A text may hold what str.splitlines takes for the end of a line.
-        with open(path, encoding="utf-8-sig", newline="\n") as stream:
-            lines = stream.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).split("\n")
+    except PreparationError as error:
         name = os.path.basename(path)
         found[name] = Utterance(name)
-        found[name].refuse("unreadable transcripts", f"{path}: {error}")
+        found[name].refuse("unreadable transcripts", str(error))
         return
     for line in lines:
         name, _, text = line.strip().partition(" ")

@@ -36,6 +36,7 @@ VERSION = 2
 NEEDED = ["ID", "duration", "wav", "spk_id", "text"]
 COLUMNS = ["wav", "spk_id", "wrd"]
 CHECKS = ("none", "header", "full")
+AUDIO = re.compile(r"struct<.*\bbytes: (large_)?binary")
 MEND = f"Fetch the files again ({WHERE})"
 
 
@@ -133,6 +134,12 @@ def read_file(file, name, check_audio):
             f"{file}: no column {', '.join(lacking)} (there is "
             f"{', '.join(there)}): {MEND[0].lower()}{MEND[1:]}"
         )
+    kind = str(source.schema_arrow.field("wav").type)
+    if not AUDIO.match(kind):
+        raise PreparationError(
+            f"{file}: the column wav holds {kind[:80]}, not the bytes of "
+            f"audio files: {MEND[0].lower()}{MEND[1:]}"
+        )
     # The audio is most of the file: left alone where nobody looks at it.
     columns = [c for c in NEEDED if c != "wav" or check_audio != "none"]
     utterances = []
@@ -167,7 +174,11 @@ def utterance(cells, place, check_audio):
         one.duration = float(cells["duration"] or 0)
     except (TypeError, ValueError):
         one.refuse("no duration", str(cells["duration"]))
-    text = " ".join((cells["text"] or "").split())
+    text = cells["text"] or ""
+    if not isinstance(text, str):
+        one.refuse("no text", f"a {type(text).__name__} in the column text")
+        text = ""
+    text = " ".join(text.split())
     speaker = cells["spk_id"] or "unknown"
     one.row = {"wav": place, "spk_id": speaker, "wrd": text}
     if not cells["ID"]:

@@ -129,7 +129,7 @@ def find_places(data_folder, splits, given):
             if not os.path.exists(places[name]):
                 raise PreparationError(
                     f"{name}_data: {given[name]}, no such file or folder in "
-                    f"{root} ({holds(root)})"
+                    f"{root} ({holds(root)}): name one that is there"
                 )
             continue
         names = [
