@@ -1,12 +1,8 @@
-"""Folders that are whole or not there, and the plain causal LMs in them."""
+"""Folders that are written, and the plain causal LMs in them."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,22 +31,6 @@ def check_target(folder: str, marker: str, overwrite: bool) -> None:
             f"{folder}: is there already and not empty: give another folder, "
             "or --overwrite"
         )
-
-
-@contextlib.contextmanager
-def whole_folder(folder: str) -> Iterator[str]:
-    """A folder to fill, which gets its name if no error comes, or goes."""
-    folder = os.path.abspath(folder)
-    unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
-    os.makedirs(unfinished)
-    try:
-        yield unfinished
-        if os.path.isdir(folder):
-            shutil.rmtree(folder)
-        os.rename(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def load_plain(

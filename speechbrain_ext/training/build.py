@@ -32,6 +32,7 @@ from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
     TRAINED,
@@ -152,8 +153,14 @@ def choose_trained(model, hparams, removed, maps=None):
 
 def save_trained(model, run_folder, about):
     """Write the trained parts and what they belong to."""
-    folder = os.path.join(run_folder, TRAINED)
-    os.makedirs(folder, exist_ok=True)
+    # As a whole: half of a later one beside half of an earlier is a model
+    # that nobody trained.
+    with whole_folder(os.path.join(run_folder, TRAINED)) as folder:
+        _write_trained(model, folder, about)
+
+
+def _write_trained(model, folder, about):
+    """Write the trained parts into a new folder."""
     save_file(_projector_state(model), os.path.join(folder, PROJECTOR_FILE))
     if model.decoder.adapter is not None:
         save_adapter(model.decoder, folder)
