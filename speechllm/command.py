@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from speechbrain_ext.runs.files import MENDS, disk_words
 from speechbrain_ext.training.faults import ConfigError
 from speechbrain_ext.training.processes import ended_by, named
 from speechllm.pipes import printable
@@ -42,7 +43,12 @@ def run_command(main: Callable[[], Any]) -> None:
         _end(STOPPED)
     except Exception as error:
         is_new = ended_by(error)
-        if debug or not _is_refusal(error):
+        if debug:
+            raise
+        # A disk's faults are the user's to mend, whoever meets them.
+        if isinstance(error, OSError) and error.errno in MENDS:
+            error = OSError(disk_words(error))
+        elif not _is_refusal(error):
             raise
         if is_new:  # and no other process has said it
             print(f"Error{named()}: {printable(error)}", file=sys.stderr)

@@ -129,7 +129,8 @@ def unpack(packed: Path, folder: Path) -> None:
     for name, text in texts.items():
         path = folder.joinpath(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text)
+        with atomic_write(path, "wb") as stream:
+            stream.write(text)
 
 
 def _decompressed(packed) -> bytes:
