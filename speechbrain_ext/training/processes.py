@@ -62,7 +62,8 @@ class Watch(threading.Thread):
         # Notes in the run's result what ended it.
         self.record: Callable[[str], None] = lambda told: None
         self.patience = _patience()
-        self._beats, self._end, self._where = 0, None, _where()
+        self._beats, self._where = 0, _where()
+        self._end: str | None = None
         self._is_first = True
         self._lock, self._closed = threading.Lock(), threading.Event()
         # Of each other process: its last word, and looks without a sign of

@@ -282,7 +282,7 @@ def pages(root: Path) -> list[Path]:
 
 def measured_figures(root: Path) -> dict[str, str]:
     """Figures in pages that no study made, by name: the scripts that say them."""
-    found = {}
+    found: dict[str, str] = {}
     for script, results in MEASURED.items():
         if (root / script).is_file() and (root / results).exists():
             made = runpy.run_path(str(root / script))["figures"]

@@ -13,14 +13,14 @@ from speech_llm_fixtures import make_model
 
 from speechbrain_ext.healing import heal
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.runs.files import atomic_files, atomic_write, write_text
+from speechbrain_ext.runs.files import atomic_write, write_text
+from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.build import save_trained
 from speechbrain_ext.training.checkpoints import (
     AtomicCheckpointer,
     save_newest,
 )
-from speechbrain_ext.training.experiment import keep_settings
-from speechllm.saved import whole_folder
+from speechbrain_ext.training.run_record import keep_settings
 
 
 def killed_at_each(work, folder, begin=None):
@@ -76,23 +76,6 @@ def two_files(fill, folder, text):
         for name in ("a", "b"):
             with open(os.path.join(unfinished, name), "w") as stream:
                 stream.write(text)
-
-
-def test_files_that_belong_together_are_each_whole(tmp_path):
-    top = tmp_path / "top"
-    folder = top / "trained"
-    top.mkdir()
-
-    def begin(number):
-        two_files(atomic_files, folder, "old")
-
-    work = partial(two_files, atomic_files, folder, "new")
-    for number in killed_at_each(work, top, begin):
-        said = [(folder / name).read_text() for name in ("a", "b")]
-        assert set(said) <= {"old", "new"}, number
-        two_files(atomic_files, folder, "new")
-        assert names(top) == {"trained/a", "trained/b"}
-        assert os.listdir(top) == ["trained"]
 
 
 def test_a_folder_is_replaced_or_put_back(tmp_path):
