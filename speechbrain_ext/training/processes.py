@@ -32,8 +32,9 @@ LOOK = 1.0
 # process to end by itself, with the words of its own error.
 BEGIN, FROZEN, NO_STORE, GRACE = 600, 30, 5, 2
 # Seconds for which one may keep the others waiting while it computes nothing,
-# unless this variable says otherwise.
-PATIENCE, VARIABLE = 40, "SPEECHLLM_PATIENCE"
+# unless this variable says otherwise: a network disk may stand still for
+# minutes, and NCCL waits as long.
+PATIENCE, VARIABLE = 600, "SPEECHLLM_PATIENCE"
 # Seconds of its main thread that are no work.
 IDLE = 0.2
 AGAIN = "the same command goes on from the last checkpoint"

@@ -113,6 +113,7 @@ def be_rank(rank, of, port, words):
             MASTER_PORT=str(port),
             TORCHELASTIC_USE_AGENT_STORE="True",
             GLOO_SOCKET_IFNAME="lo",
+            SPEECHLLM_PATIENCE="40",
         )
         words = [*words, "--distributed_backend", "gloo"]
     run_command(lambda: train.prepare_experiment(words).run())
