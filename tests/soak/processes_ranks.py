@@ -124,10 +124,12 @@ def be_torchrun(of, words, fault, mark):
     """Become torchrun, whose ranks are started as users start them."""
     os.chdir(RECIPE)
     tests = Path(__file__).parents[1]
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, sys.path))
+    # Not the campaign's own folder: it has names of the standard library's.
+    path = [str(tests), str(tests / "core"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     told = [fault.what, fault.rank, fault.step, fault.stage, mark]
     starter = ["-m", "torch.distributed.run", "--standalone"]
-    script = [f"--nproc_per_node={of}", tests / "soak/processes_ranks.py"]
+    script = [f"--nproc_per_node={of}", "-m", "soak.processes_ranks"]
     words = [*starter, *script, *told, *words]
     os.execv(sys.executable, [sys.executable, *map(str, words)])
 
