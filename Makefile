@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tiny models are many times faster on one thread than on several.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: mini mini-full mini-models paper-mini study-healing real test quick test-slurm check recheck report bench docs upstream
+.PHONY: mini mini-full mini-models paper-mini study-healing real test soak quick test-slurm check recheck report bench docs upstream
 
 mini: .venv/ready
 	$(BIN)/python -m speechllm.study.local workflow/config/mini.yaml
@@ -50,6 +50,12 @@ test-slurm: .venv/workflow
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# Faults injected and counted: `make soak SOAK=quick`, some ten minutes, or
+# SOAK=full, some two hours of two cores; ARGS="--only kills --seed 2".
+soak: SOAK ?= quick
+soak: .venv/ready
+	$(BIN)/python tests/soak $(if $(filter full,$(SOAK)),--full) $(ARGS)
 
 # A few small tests on another Python: `make quick PYTHON=python3.13`.
 quick: BIN := .venv-quick/bin

@@ -31,7 +31,7 @@ from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
-from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.files import usual_rights, write_json
 from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
     TRAINED,
@@ -176,6 +176,7 @@ def save_trained(model, run_folder, about):
             "folded": folded,
         },
     )
+    usual_rights(folder)
 
 
 def _save_bridges(decoder, folder):

@@ -283,6 +283,14 @@ def benchmark_figures(root: Path) -> dict[str, str]:
     }
 
 
+def soak_figures(root: Path) -> dict[str, str]:
+    """The counts of the reliability campaign that stand in its page."""
+    page = root / "tests/soak/page.py"
+    if not page.is_file():
+        return {}
+    return runpy.run_path(str(page))["figures"](root / "docs")
+
+
 def check_benchmarks(root: Path) -> Outcome:
     """Make the benchmarks' page again from their results."""
     write_readme = runpy.run_path(str(root / "benchmarks/readme.py"))[
@@ -340,6 +348,7 @@ def check_all(root: Path, write: bool = False) -> list[Outcome]:
     measured = (root / "benchmarks/results").is_dir()
     if measured:
         figures |= benchmark_figures(root)
+    figures |= soak_figures(root)
     outcomes += [check_page(path, root, figures, write) for path in pages(root)]
     if measured:
         outcomes.append(check_benchmarks(root))

@@ -15,16 +15,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "core")]
+# In place of this folder, which Python puts there.
+sys.path[:1] = [str(TESTS), str(TESTS / "core")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from soak.campaign import FAMILIES, Setting, run_family  # noqa: E402
-
+from soak.campaign import Setting, run_family  # noqa: E402
+from soak.page import FAMILIES  # noqa: E402
 from speechbrain_ext.runs.files import versions, write_json  # noqa: E402
 
 # The longest first, so that two processes end together.
-ORDER = "kills inputs recordings processes disks long_runs numbers power supply"
+ORDER = "kills inputs recordings processes disks long_runs numbers_kept power supply"
 
 
 def main() -> int:

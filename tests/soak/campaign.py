@@ -1,6 +1,6 @@
 """What a campaign is made of: faults injected, survived or not, and counted.
 
-Each module beside this one that is named in `FAMILIES` has a function
+Each module beside this one that is named in `page.FAMILIES` has a function
 ``faults(setting)`` that injects faults one by one and yields an `Outcome` for
 each. Everything random comes from the setting's seed, so that a command and a
 seed make the same faults again.
@@ -17,18 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Module of a family: what the page calls it.
-FAMILIES = {
-    "kills": "Kills",
-    "disks": "Disks",
-    "power": "Power",
-    "processes": "Processes",
-    "inputs": "Inputs: files of ours",
-    "recordings": "Inputs: recordings and lists",
-    "numbers": "Numbers that stay",
-    "long_runs": "Long runs",
-    "supply": "Supply chain",
-}
 # Faults of one kind of which the first are told in full.
 TOLD = 5
 

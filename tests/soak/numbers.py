@@ -1,6 +1,0 @@
-"""Power."""
-
-
-def faults(setting):
-    """Nothing yet."""
-    yield from ()

@@ -1,0 +1,62 @@
+"""The counts of a campaign, as docs/reliability.md has them."""
+
+import json
+from pathlib import Path
+
+from speechllm.report.tables import markdown_table
+
+# What the page calls the families, in its order.
+FAMILIES = {
+    "kills": "Kills",
+    "disks": "Disks",
+    "power": "Power",
+    "processes": "Processes",
+    "inputs": "Inputs: files of ours",
+    "recordings": "Inputs: recordings and lists",
+    "numbers_kept": "Numbers that stay",
+    "long_runs": "Long runs",
+    "supply": "Supply chain",
+}
+
+
+def figures(docs: Path) -> dict[str, str]:
+    """Texts by name, of what a campaign counted; none where none is there."""
+    file = Path(docs) / "reliability.json"
+    if not file.is_file():
+        return {}
+    told = json.loads(file.read_text(encoding="utf-8"))
+    return {"reliability-made": made(told), "reliability": table(told)}
+
+
+def made(told: dict) -> str:
+    """How large the campaign was, where and with what."""
+    parts = told["families"].values()
+    cases = sum(k["cases"] for p in parts for k in p["kinds"].values())
+    survived = sum(k["survived"] for p in parts for k in p["kinds"].values())
+    minutes = sum(p["seconds"] for p in parts) / 60
+    packages = ("python", "torch", "transformers", "speechbrain", "av")
+    versions = ", ".join(f"{n} {told['versions'][n]}" for n in packages)
+    return (
+        f"A {told['size']} campaign, seed {told['seed']}: {cases:,} faults, "
+        f"{survived:,} of them survived; {minutes:.0f} minutes of one core "
+        f"({told['machine']}; {versions})."
+    )
+
+
+def table(told: dict) -> str:
+    """A row for each kind of fault."""
+    rows = []
+    for family, title in FAMILIES.items():
+        kinds = told["families"].get(family, {}).get("kinds", {})
+        rows += [
+            (
+                title if at == 0 else "",
+                kind,
+                f"{one['cases']:,}",
+                f"{one['survived']:,}",
+            )
+            for at, (kind, one) in enumerate(kinds.items())
+        ]
+        if not kinds:
+            rows.append((title, "not run", "", ""))
+    return markdown_table(("family", "fault", "injected", "survived"), rows)
