@@ -83,7 +83,7 @@ def faults(setting: Setting) -> Iterator[Outcome]:
     waiting = cases(setting)
     for size in sorted({case.size for case in waiting}):
         study.finish(study.whole(size))
-    running: list[tuple[Case, Group]] = []
+    running = study.running
     while waiting or running:
         busy = [c for c, _ in running if "stuck" not in c.kind]
         while waiting and ("stuck" in waiting[0].kind or len(busy) < AT_A_TIME):
@@ -104,6 +104,7 @@ class Study:
     def __init__(self, world: World, folder: Path):
         self.world, self.folder = world, folder
         self.ends: dict[int, tuple] = {}
+        self.running: list[tuple[Case, Group]] = []
 
     def words(self, results, **changes):
         """A short run, of which every step and every number counts."""
@@ -126,6 +127,9 @@ class Study:
         """See a run to its end, and keep that; what is wrong with it."""
         while not group.is_over(LONGEST, LONGEST):
             time.sleep(0.05)
+            # Or an end would be noted when somebody looks for it.
+            for _, other in self.running:
+                other.reap()
         if set(group.codes.values()) != {0}:
             return f"did not end well {group.codes}: {group.said()[-1500:]}"
         results = group.folder.parent / "results"

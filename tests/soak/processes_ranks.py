@@ -204,13 +204,17 @@ class Group:
         marks = [p.read_text() for p in self.folder.glob("fault-*")]
         return min(map(float, filter(None, marks)), default=None)
 
-    def is_over(self, longest: float, after: float) -> bool:
-        """Look who ended; true once all have who are to, or time is up."""
+    def reap(self):
+        """Look who ended, and when."""
         for rank in sorted(set(self.pids) - set(self.codes)):
             done, status = os.waitpid(self.pids[rank], os.WNOHANG)
             if done:
                 self.codes[rank] = os.waitstatus_to_exitcode(status)
                 self.ended[rank] = time.monotonic()
+
+    def is_over(self, longest: float, after: float) -> bool:
+        """Whether all have ended who are to, or time is up."""
+        self.reap()
         left = set(self.pids) - set(self.codes)
         if self.fault and self.fault.what == "stop":
             left.discard(self.fault.rank)
