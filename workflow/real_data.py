@@ -161,8 +161,10 @@ def fetch_all(results):
     for name, repository in models.items():
         from huggingface_hub import snapshot_download
 
+        repository, _, revision = repository.partition("@")
         snapshot_download(
             repository,
+            revision=revision or None,
             local_dir=results / "models" / name,
             allow_patterns=FILES,
         )

@@ -29,7 +29,7 @@ from speechbrain_ext.healing.bridge import (
 from speechbrain_ext.healing.lora import ADAPTER
 from speechbrain_ext.layers.linear_map import LinearMap, MapSums
 from speechbrain_ext.layers.lm_calls import decoder_layers
-from speechbrain_ext.layers.residual import states_at, target_loss
+from speechbrain_ext.layers.residual import no_numbers, states_at, target_loss
 from speechbrain_ext.layers.weights import read_tensors
 from speechbrain_ext.model.prompt import IGNORE
 
@@ -197,9 +197,32 @@ def _choose(sums, place, held_out, strengths, rank):
     for strength, linear_map in candidates.items():
         place.put(linear_map)
         losses[strength] = held_out_loss(place.decoder, held_out)
+    if not math.isfinite(losses[None]):
+        place.put(identity)
+        _refuse_held_out(place.decoder, held_out)
     best = least_loss(losses)
     place.put(candidates[best])
     return FittedMap(candidates[best], best, int(sums.count), losses)
+
+
+def _refuse_held_out(decoder, sequences):
+    """Say whose loss it is that is no number (ValueError)."""
+    bad = []
+    for sequence in sequences:
+        logits_NV, labels_N = decoder.target_logits(
+            on_device(sequence, decoder.device)
+        )
+        bad_N = ~target_loss(logits_NV, labels_N, "none").isfinite()
+        counts_B = (sequence.labels_BQ != IGNORE).sum(1).tolist()
+        bad += _named(sequence, [one.any() for one in bad_N.split(counts_B)])
+    raise ValueError(no_numbers(bad or ["an utterance"], "the held-out loss"))
+
+
+def _named(sequence, bad_B):
+    """Names of those rows of a batch that are marked (list of str)."""
+    rows = range(len(sequence.mask_BQ))
+    names = sequence.names or [f"row {row} of a batch" for row in rows]
+    return [name for name, bad in zip(names, bad_B) if bad]
 
 
 def least_loss(losses: dict) -> float | None:
@@ -214,7 +237,7 @@ def _sums(whole, pruned, index, rows, form, positions):
     device = pruned.device
     # The sums of the MLP's map have no bias: there is nowhere to put one.
     sums = MapSums(pruned.width, bias=not folded, device=device)
-    count = 0
+    count, bad = 0, []
     for sequence in rows:
         sequence = on_device(sequence, device)
         before_BQD, m_BQD = states_at(pruned, index, sequence, mlp=folded)
@@ -225,7 +248,12 @@ def _sums(whole, pruned, index, rows, form, positions):
         real = weights_BQ > 0
         sums.add(x_BQD[real], y_BQD[real], weights_BQ[real])
         count += len(sequence.mask_BQ)
+        is_bad_BQ = ~y_BQD.isfinite().all(-1) & real
+        bad += _named(sequence, is_bad_BQ.any(1).tolist())
     sums.add_up()
+    if bad:
+        what = "a state that a map is to be fitted on"
+        raise ValueError(no_numbers(bad, what))
     sums.check(f"from {count} utterances, counting {positions} positions")
     return sums
 

@@ -35,6 +35,7 @@ from speechbrain_ext.layers.lm_calls import (
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.residual import (
     in_double,
+    no_numbers,
     on_stream,
     refuse_overflow,
 )
@@ -341,17 +342,29 @@ def measure(
     model = base_model(decoder)
     device = next(model.parameters()).device
     sums = DistanceSums(len(model.layers), device)
+    names, bad = [], []
     with evaluating(model):
         for place, batch in enumerate(batches):
             distances_BLL = _batch_distances(decoder, batch, position)
-            if place == 0:
-                # A model overflows on its first words; the table, made at the
-                # end, looks at all. Asking each time would wait for the card.
-                refuse_overflow(distances_BLL, "distances of the first batch")
             sums.add(distances_BLL)
+            rows = range(len(names), len(names) + len(distances_BLL))
+            names += batch.get("id") or [f"sequence {row}" for row in rows]
+            bad.append(distances_BLL.isnan().any(dim=(1, 2)))
+            if place == 0:
+                # A model overflows on its first words. Asking each time
+                # would wait for the card.
+                _refuse_bad(names, bad)
     if across_ranks:
         sums.add_up()
+    _refuse_bad(names, bad)
     return sums.table(dict(provenance or {}, position=position))
+
+
+def _refuse_bad(names, bad):
+    """Refuse sequences that have a distance that is no number."""
+    found = torch.cat(bad).nonzero()[:, 0].tolist() if bad else []
+    if found:
+        raise ValueError(no_numbers([names[i] for i in found], "a distance"))
 
 
 # Texts that are measured together.

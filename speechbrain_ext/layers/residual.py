@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -224,8 +224,22 @@ def refuse_overflow(values: Iterable[float], what: str) -> None:
     bad = sum(not math.isfinite(value) for value in flat)
     if bad:
         raise ValueError(
-            f"{what}: {bad} of {len(flat)} are not a number. Numbers over "
-            "65504 overflow float16: use bfloat16 or float32 (--dtype, or "
-            "dtype of the backbone). Where that is in use, the weights hold "
-            "what is no number: get the model again."
+            f"{what}: {bad} of {len(flat)} are not a number. {OVERFLOW}"
         )
+
+
+OVERFLOW = (
+    "Numbers over 65504 overflow float16: use bfloat16 or float32 (--dtype, or "
+    "dtype of the backbone or the encoder). Where that is in use, the weights "
+    "hold what is no number: get the model again."
+)
+# Names that a message has room for.
+NAMED = 10
+
+
+def no_numbers(names: Sequence[str], what: str) -> str:
+    """What to tell of utterances of which something is NaN or infinite."""
+    more = len(names) - NAMED
+    told = ", ".join(map(str, names[:NAMED]))
+    told += f" and {more} more" if more > 0 else ""
+    return f"{told}: {what} is not a number. {OVERFLOW}"

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from speechbrain_ext.layers.families import OLD_ROPE, old_rope
-from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.files import usual_rights, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ def save_causal_lm(lm, tokenizer, folder, shard_size=SHARD):
     """
     lm.save_pretrained(folder, max_shard_size=shard_size)
     describe_causal_lm(lm, tokenizer, folder)
+    usual_rights(folder)
 
 
 def describe_causal_lm(lm, tokenizer, folder):

@@ -241,11 +241,12 @@ def candidate_losses(
     total = torch.zeros(len(candidates), dtype=torch.float64)
     what = f"{len(removed)} layers gone, trying {len(candidates)}"
     for batch in data.watched(what):
-        total += search.batch_losses(batch)
+        losses = search.batch_losses(batch)
+        among = ", ".join(batch.get("id") or ["some sequence"])
+        refuse_overflow(losses, f"losses without layers, of one of {among}")
+        total += losses
         data.budget.check(spent + Cost(seconds()))
-    losses = (total / data.targets).tolist()
-    refuse_overflow(losses, "losses without layers")
-    return losses, Cost(seconds(), passes)
+    return (total / data.targets).tolist(), Cost(seconds(), passes)
 
 
 class _Search:

@@ -20,6 +20,8 @@ from speechbrain_ext.layers.lm_calls import last_states, logits_of
 
 # A vocabulary is looked through in stretches of this size.
 STRETCH = 128
+# In the place of a token, where the scores of a row are no numbers.
+NO_NUMBER = -1
 
 
 def first_best(logits_BV):
@@ -41,7 +43,7 @@ def first_best(logits_BV):
     Returns
     -------
     torch.Tensor
-        Shape ``[B]``, int64.
+        Shape ``[B]``, int64; `NO_NUMBER` where the best is none.
     """
     logits_BV = logits_BV.float()
     missing = -logits_BV.shape[-1] % STRETCH
@@ -59,7 +61,9 @@ def first_best(logits_BV):
     index_B1W = stretch_B[:, None, None].expand(-1, 1, STRETCH)
     inside_BW = logits_BPW.gather(1, index_B1W)[:, 0]
     place_B = (inside_BW >= least_B).int().argmax(dim=-1)
-    return stretch_B * STRETCH + place_B
+    token_B = stretch_B * STRETCH + place_B
+    # A NaN is what amax gives wherever there is one.
+    return token_B.where(best_B[:, 0].isfinite(), NO_NUMBER)
 
 
 # How often decoding asks a GPU whether every row has ended: asking waits for
@@ -102,11 +106,12 @@ def greedy(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
     Returns
     -------
     list of list of int
-        A row's tokens, the end token (if it came) left out.
+        A row's tokens, the end token (if it came) left out. The last is
+        `NO_NUMBER` where the row's scores were none from there on.
     """
     limits_B = limits_B.to(sequence.embeds_BQD.device)
     longest = int(limits_B.max()) if len(limits_B) else 0
-    said_BT = limits_B.new_full((len(limits_B), longest), -1)
+    said_BT = limits_B.new_zeros((len(limits_B), longest))
     steps = greedy_steps(lm, sequence, limits_B, stop_ids, on_rows, static)
     for step, (rows, token_B) in enumerate(steps):
         said_BT[rows, step] = token_B
@@ -130,7 +135,7 @@ def greedy_steps(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
     for step in range(longest):
         token_B = steps.next_token()
         yield rows, token_B
-        ended = ended | torch.isin(token_B, stops)
+        ended = ended | torch.isin(token_B, stops) | (token_B == NO_NUMBER)
         ended = ended | (limits_B[rows] <= step + 1)
         if (step + 1) % every == 0:
             share = ended.float().mean().item()
@@ -183,7 +188,7 @@ class Steps:
         if self.mask_BQ is not None:
             more = self.mask_BQ.new_ones(len(token_B), 1)
             self.mask_BQ = torch.cat([self.mask_BQ, more], dim=1)
-        self.inputs = {"input_ids": token_B[:, None]}
+        self.inputs = {"input_ids": token_B[:, None].clamp(min=0)}
 
 
 def head(lm_head, h_BD):
@@ -207,10 +212,12 @@ def _is_large_and_plain(lm_head):
 
 def _cut(said_BT, limits_B, stop_ids):
     """Each row's tokens up to its first stop token or its limit."""
-    stops = set(stop_ids)
+    stops = {*stop_ids, NO_NUMBER}
     texts = []
     for row, limit in zip(said_BT.tolist(), limits_B.tolist()):
         row = row[:limit]
         ends = (place for place, token in enumerate(row) if token in stops)
-        texts.append(row[: next(ends, len(row))])
+        end = next(ends, len(row))
+        # What is no number is kept, for whoever has to tell of it.
+        texts.append(row[: end + (row[end : end + 1] == [NO_NUMBER])])
     return texts

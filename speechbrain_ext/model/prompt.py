@@ -215,6 +215,8 @@ class Sequence:
         Where padding may stand: "none", "right", or "any" (not known).
     places_N : torch.Tensor or None
         Where there are labels, in the rows one after another; None: not known.
+    names : list of str or None
+        What messages call the rows.
     """
 
     embeds_BQD: torch.Tensor
@@ -224,6 +226,7 @@ class Sequence:
     labels_BQ: torch.Tensor | None = None
     padding: str = "any"
     places_N: torch.Tensor | None = None
+    names: list[str] | None = None
 
     def as_inputs(self) -> dict[str, torch.Tensor]:
         """The rows as keyword arguments of a Hugging Face model."""

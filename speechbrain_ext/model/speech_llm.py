@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.decoding import NO_NUMBER
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
 from speechbrain_ext.model.prompt import Prompt, assemble
 
@@ -204,11 +206,15 @@ class SpeechLLM(torch.nn.Module):
 
 
 class Answer(NamedTuple):
-    """What is said to one utterance, and whether it ran into its limit."""
+    """What is said to one utterance, and whether it ran into its limit.
+
+    Not finite where it breaks off since its scores are no numbers.
+    """
 
     text: str
     ids: list[int]
     hit_limit: bool
+    finite: bool = True
 
 
 @torch.no_grad()
@@ -241,26 +247,41 @@ def answer(
     """
     sequence = assemble(prompts, speech, decoder.embed, side="left")
     said = decoder.greedy(sequence, limits_B, on_rows)
+    return answers_of(prompts, said, limits_B)
+
+
+def answers_of(prompts, said, limits_B) -> list[Answer]:
+    """What `Decoder.greedy` gives, in words."""
     if not isinstance(prompts, (list, tuple)):
         prompts = [prompts] * len(said)
-    # An end token is left out: an answer that had one is shorter.
-    return [
-        Answer(prompt.decode(ids), ids, len(ids) >= limit)
-        for prompt, ids, limit in zip(prompts, said, limits_B.tolist())
-    ]
+    answers = []
+    for prompt, ids, limit in zip(prompts, said, limits_B.tolist()):
+        finite = ids[-1:] != [NO_NUMBER]
+        ids = ids if finite else ids[:-1]
+        # An end token is left out: an answer that had one is shorter.
+        hit_limit = len(ids) >= limit
+        answers.append(Answer(prompt.decode(ids), ids, hit_limit, finite))
+    return answers
 
 
 @torch.no_grad()
 def answer_ids(
-    decoder: Decoder, prompt: Prompt, spoken_SD: torch.Tensor, limit: int
+    decoder: Decoder,
+    prompt: Prompt,
+    spoken_SD: torch.Tensor,
+    limit: int,
+    name: str = "an utterance",
 ) -> Iterator[int]:
     """The ids of one row's `answer`, each as soon as it is decoded."""
     sequence = assemble(prompt, [spoken_SD], decoder.embed, side="left")
     stops = set(decoder.stop_ids)
     for _, token_B in decoder.greedy_steps(sequence, torch.tensor([limit])):
-        if int(token_B) in stops:
+        token = int(token_B)
+        if token in stops:
             return
-        yield int(token_B)
+        if token == NO_NUMBER:
+            raise ValueError(no_numbers([name], "what is computed of it"))
+        yield token
 
 
 def answer_limits(

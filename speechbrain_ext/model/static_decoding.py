@@ -191,7 +191,7 @@ class StaticSteps:
         h_B1D = last_states(
             self.lm,
             self.cache,
-            input_ids=self.token_B1,
+            input_ids=self.token_B1.clamp(min=0),
             attention_mask=self.mask_B11Q,
             position_ids=self.positions_B1,
         )
@@ -250,8 +250,13 @@ class FixedCache:
         """Take over a cache's contents; gives their width."""
         width = cache.get_seq_length()
         for index, layer in enumerate(cache.layers):
-            self.keys[index][:, :, :width] = layer.keys
-            self.values[index][:, :, :width] = layer.values
+            for buffers, own in (
+                (self.keys, layer.keys),
+                (self.values, layer.values),
+            ):
+                buffers[index][:, :, :width] = own
+                # No mask hides a NaN that an earlier batch has left there.
+                buffers[index][:, :, width:] = 0
         self.place.fill_(width)
         return width
 

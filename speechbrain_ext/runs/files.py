@@ -315,6 +315,19 @@ def of_form(path: str | os.PathLike, fault: str, mend: str) -> Iterator[None]:
         raise ValueError(f"{path}{fault} ({lacks}{why}). {mend}") from error
 
 
+def usual_rights(folder: str | os.PathLike) -> None:
+    """Give files below a folder the rights that any new file has here.
+
+    safetensors leaves files that only their owner may read.
+    """
+    # For the moment in which it has to be set to be read, nobody else's.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for top, _, names in os.walk(folder):
+        for name in names:
+            os.chmod(os.path.join(top, name), 0o666 & ~mask)
+
+
 def format_of(path: str) -> str:
     """What a JSON file says that it holds; empty where it says nothing."""
     try:

@@ -76,6 +76,8 @@ class RunResult:
     train_peak_memory_bytes: int | None = None
     configuration: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
+    # What was loaded: commits, files and their hashes.
+    models: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
     status: str = "running"
     error: str | None = None

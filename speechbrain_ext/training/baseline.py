@@ -19,7 +19,7 @@ from speechbrain_ext.model.encoder_load import (
 )
 from speechbrain_ext.runs.files import of_form
 from speechbrain_ext.runs.result import RESULT_FILE, load_run
-from speechbrain_ext.training.fingerprint import fingerprint
+from speechbrain_ext.training.fingerprint import fingerprint, loaded_from
 
 TRAINED = "trained"
 SYSTEM_FILE = "system.json"
@@ -142,6 +142,46 @@ def identify(hparams: dict) -> dict:
         **weights,
         "normalise_input": bool(normalised),
     }
+
+
+def models_of(hparams: dict, before: dict, run_folder: str) -> dict:
+    """What backbone and encoder were loaded from, for the result.
+
+    Arguments
+    ---------
+    hparams : dict
+        A recipe's settings.
+    before : dict
+        What an earlier start of this run noted; empty where there was none.
+    run_folder : str
+        The run's, for the message.
+
+    Returns
+    -------
+    dict
+        "backbone" and "encoder" to what `fingerprint.loaded_from` gives.
+
+    Raises
+    ------
+    ValueError
+        If a branch of the hub, or a folder, has other weights since then.
+    """
+    found = {}
+    for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
+        model = hparams[key]
+        if not model.get("source"):  # part of the other
+            continue
+        told = loaded_from(model["source"], model.get("revision"))
+        found[part] = told
+        known = before.get(part, told)
+        if known["fingerprint"] != told["fingerprint"]:
+            raise ValueError(
+                f"{run_folder}: begun with {model['source']} at "
+                f"{known['commit'] or known['fingerprint']}, which is now "
+                f"{told['commit'] or told['fingerprint']}, other weights: "
+                f"give --{key}.revision that commit, or another --run_name."
+            )
+    return found
 
 
 def read_system(run_folder: str, key: str | None = "baseline") -> dict:

@@ -24,7 +24,11 @@ from speechbrain_ext.data.batches import (
     true_lengths,
 )
 from speechbrain_ext.data.sets import groups_of, positions_of, seconds_of
-from speechbrain_ext.layers.residual import in_double, target_loss
+from speechbrain_ext.layers.residual import (
+    in_double,
+    no_numbers,
+    target_loss,
+)
 from speechbrain_ext.runs.files import writing
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
@@ -100,7 +104,8 @@ class SpeechLLMBrain(EvaluationBrain):
         self.random_states = None
         self.asked = ()  # signals to stop
         self.joined = JoinedSteps()
-        self._unread = None  # a step and its loss, still on the device
+        # A step, its loss and the norm of its gradients, still on the device.
+        self._unread = self._norm = None
         # Adam then leaves out a step by itself, and nobody has to look first.
         self.fused = torch.device(self.device).type == "cuda"
 
@@ -194,6 +199,7 @@ class SpeechLLMBrain(EvaluationBrain):
         norm = torch.nn.utils.clip_grad_norm_(
             parameters, self.hparams.max_grad_norm
         )
+        self._norm = norm
         self._step_unless(norm.isfinite().logical_not())
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -217,16 +223,41 @@ class SpeechLLMBrain(EvaluationBrain):
         """Note the loss of the step before: by now it should be there."""
         if self._unread is None:
             return
-        (step, loss), self._unread = self._unread, None
-        number = loss.item()
+        (step, loss, norm, batches), self._unread = self._unread, None
+        number, length = torch.stack([loss, norm.to(loss)]).tolist()
         bar.set_postfix(loss=f"{number:.3f}")
-        if math.isfinite(number):
-            self.nonfinite_count = 0
-            self.loss_since[0] += number
-            self.loss_since[1] += 1
+        if not math.isfinite(number):
+            self._leave_out(step, "loss", loss, batches)
             return
-        logger.warning("Step %d: the loss is %s.", step, number)
-        self.check_loss_isfinite(loss)
+        self.loss_since[0] += number
+        self.loss_since[1] += 1
+        # A scaler finds its scale by trying.
+        tries = self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        if tries or math.isfinite(length):
+            self.nonfinite_count = 0
+        else:
+            self._leave_out(step, "gradients' norm", norm, batches)
+
+    def _leave_out(self, step, what, value, batches):
+        """Say that a step was left out, and whose utterance it was."""
+        self.modules.eval()
+        with torch.no_grad():
+            rows = [row for batch in batches for row in self._losses_of(batch)]
+        self.modules.train()
+        ids = [row["id"] for row in rows if not math.isfinite(row["loss"])]
+        whose = f": so is that of {', '.join(ids)}" if ids else ""
+        if not ids and self.world_size == 1:
+            whose = f": it had {', '.join(row['id'] for row in rows)}"
+        # Another process may know more of it than the main one.
+        logger.warning(
+            "Step %d: the %s is %s. The step is left out%s.",
+            step,
+            what,
+            value.item(),
+            whose,
+            main_process_only=not ids,
+        )
+        self.check_loss_isfinite(value)
 
     def check_loss_isfinite(self, loss):
         """SpeechBrain's; its last word says which processes' it is."""
@@ -282,7 +313,7 @@ class SpeechLLMBrain(EvaluationBrain):
             began = time.monotonic()
             loss = self.fit_step(batches)
             self._read_loss(bar)
-            self._unread = self.optimizer_step, loss
+            self._unread = self.optimizer_step, loss, self._norm, batches
             if self._is_halt(steps):
                 self._read_loss(bar)
             self.train_seconds += time.monotonic() - began
@@ -307,23 +338,31 @@ class SpeechLLMBrain(EvaluationBrain):
         for batch in self.shard(dataset):
             if self.asked:
                 break
-            batch = to_device(batch, self.device)
-            with self.evaluation_ctx:
-                logits_NV, labels_N, *_ = self.compute_forward(
-                    batch, sb.Stage.VALID
-                )
-            losses_N = target_loss(logits_NV, labels_N, "none")
-            tokens = true_lengths(batch.target_ids).tolist()
-            losses_B = torch.stack(
-                [in_double(own).sum() for own in losses_N.split(tokens)]
-            )
-            rows += [
-                {"id": i, "loss": loss, "tokens": n}
-                for i, loss, n in zip(batch.id, losses_B.tolist(), tokens)
-            ]
+            rows += self._losses_of(batch)
         if any(self._gather(bool(self.asked))):
             self._stop()  # and validate after the next start
-        return self._in_order(rows, dataset)
+        rows = self._in_order(rows, dataset)
+        bad = [row["id"] for row in rows if not math.isfinite(row["loss"])]
+        if bad:
+            logger.warning(no_numbers(bad, "the loss"))
+        return rows
+
+    def _losses_of(self, batch):
+        """The rows of `utterance_losses` of one batch."""
+        batch = to_device(batch, self.device)
+        with self.evaluation_ctx:
+            logits_NV, labels_N, *_ = self.compute_forward(
+                batch, sb.Stage.VALID
+            )
+        losses_N = target_loss(logits_NV, labels_N, "none")
+        tokens = true_lengths(batch.target_ids).tolist()
+        losses_B = torch.stack(
+            [in_double(own).sum() for own in losses_N.split(tokens)]
+        )
+        return [
+            {"id": i, "loss": loss, "tokens": n}
+            for i, loss, n in zip(batch.id, losses_B.tolist(), tokens)
+        ]
 
     def end_training(self):
         """Let go of what only training needs: its memory is not inference's."""

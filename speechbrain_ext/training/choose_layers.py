@@ -158,7 +158,7 @@ def speech_batches(brain, dataset):
         with brain.evaluation_ctx:
             x_BSF, tokens_B = brain.speech_of(batch)
             sequence = brain.model.sequence(x_BSF, tokens_B, targets_of(batch))
-        yield _as_batch(sequence)
+        yield {**_as_batch(sequence), "id": batch.id}
 
 
 def text_batches(decoder, prompt, texts, batch_size, prompted=False):

@@ -6,13 +6,17 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_ext.data.batches import by_duration, to_device, true_lengths
 from speechbrain_ext.data.sets import speaker_of
+from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.model.speech_llm import answer_limits
 from speechbrain_ext.training.processes import meet
 from speechbrain_ext.training.stops import hear_nothing
+
+logger = get_logger(__name__)
 
 
 class EvaluationBrain(sb.Brain):
@@ -68,6 +72,7 @@ class EvaluationBrain(sb.Brain):
             id, reference, hypothesis, duration, hit_limit: whether the
             answer ran into its token limit, and speaker, None where the
             manifest does not tell; in the data set's order, on every process.
+            ``finite`` is False where an answer breaks off at what is no number.
         """
         self.modules.eval()
         rows = []
@@ -85,15 +90,20 @@ class EvaluationBrain(sb.Brain):
                 dict(
                     id=i,
                     reference=ref,
-                    hypothesis=hyp,
+                    hypothesis=said.text,
                     duration=float(d),
-                    hit_limit=hit,
+                    hit_limit=said.hit_limit,
+                    **({} if said.finite else {"finite": False}),
                 )
-                for i, ref, (hyp, _, hit), d in zip(
+                for i, ref, said, d in zip(
                     batch.id, batch.target, answers, batch.duration
                 )
             ]
-        return self._in_order(rows, dataset)
+        rows = self._in_order(rows, dataset)
+        bad = [row["id"] for row in rows if not row.get("finite", True)]
+        if bad:
+            logger.warning(no_numbers(bad, f"{name}: what is computed of them"))
+        return rows
 
     def limits(self, batch):
         """Most tokens each utterance's answer may have (int64, ``[B]``)."""

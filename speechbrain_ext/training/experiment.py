@@ -21,7 +21,11 @@ from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.folders import alone
 from speechbrain_ext.runs.result import RunResult
-from speechbrain_ext.training.baseline import check_baseline, identify
+from speechbrain_ext.training.baseline import (
+    check_baseline,
+    identify,
+    models_of,
+)
 from speechbrain_ext.training.build import (
     build_from_settings,
     build_healed,
@@ -160,6 +164,7 @@ class Experiment:
 
     def build(self, removed, result):
         """The Brain of the model that is trained, or healed."""
+        result.models = models_of(self.hparams, result.models, self.folder)
         model, trainable, teacher = build_healed(self, removed, result)
         # The encoder may have left out what it cannot take.
         result.data = about_sets(self.datasets)

@@ -11,8 +11,10 @@ import functools
 import hashlib
 import math
 import os
+import re
 
 import torch
+from transformers.utils.hub import extract_commit_hash
 
 from speechbrain_ext.layers.weights import (
     TYPES,
@@ -53,6 +55,41 @@ def fingerprint(source: str, revision: str | None = None) -> str:
         stat = os.stat(path)
         files.append((path, stat.st_size, stat.st_mtime_ns))
     return _of_files(tuple(files))
+
+
+def loaded_from(source: str, revision: str | None = None) -> dict:
+    """Where a model's weights came from, for a result: its commit and files.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    dict
+        source, revision, fingerprint; commit, which the revision was, and of
+        each file bytes and hash: SHA-256 of a large file, git's own of a small
+        one, as the hub names them. A local folder has neither.
+    """
+    names = ["config.json", *sorted(weight_files(str(source), revision))]
+    files, commit = {}, None
+    for name in names:
+        path = str(fetch_file(str(source), name, revision))
+        commit = commit or extract_commit_hash(path, None)
+        blob = os.path.basename(os.path.realpath(path))
+        is_hash = re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob)
+        size = os.path.getsize(path)
+        files[name] = {"bytes": size, "hash": blob if is_hash else None}
+    return {
+        "source": str(source),
+        "revision": revision,
+        "commit": commit,
+        "fingerprint": fingerprint(source, revision),
+        "files": files,
+    }
 
 
 @functools.lru_cache(maxsize=16)

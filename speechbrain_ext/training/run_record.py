@@ -151,7 +151,7 @@ def go_on_from(before: RunResult, result: RunResult) -> None:
     """Take over what an earlier start has done already."""
     # Sets are scored after training: what has a score is final.
     result.scores, result.speed = before.scores, before.speed
-    result.kept_layers = before.kept_layers
+    result.kept_layers, result.models = before.kept_layers, before.models
     result.peak_memory_bytes = before.peak_memory_bytes
     result.train_peak_memory_bytes = before.train_peak_memory_bytes
 

@@ -83,5 +83,6 @@ def _sequences(brain, dataset):
         x_BSF, tokens_B = brain.speech_of(batch)
         targets = targets_of(batch)
         sequence = brain.model.sequence(x_BSF, tokens_B, targets)
+        sequence.names = batch.id
         rows.append(on_device(sequence, "cpu"))
     return rows

@@ -16,7 +16,11 @@ from speechbrain_ext.healing.bridge import remove_bridges
 from speechbrain_ext.healing.frozen_adapter import fold_frozen_adapter
 from speechbrain_ext.layers.saved_lm import SHARD
 from speechbrain_ext.quiet import quiet_loading
-from speechbrain_ext.runs.files import write_json, write_text
+from speechbrain_ext.runs.files import (
+    usual_rights,
+    write_json,
+    write_text,
+)
 from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.card import model_card
@@ -78,7 +82,7 @@ def export_runs(
         tell("Reading it back and comparing")
         found = reload_probes(unfinished, device)
         differences = compare_probes(probes, found, merge)
-        _usual_rights(unfinished)
+        usual_rights(unfinished)
         sizes = _sizes(unfinished)
     return {
         "folder": folder,
@@ -189,11 +193,3 @@ def _sizes(folder):
     """Bytes of each file below a folder (dict)."""
     names = files_of(folder)
     return {n: os.path.getsize(os.path.join(folder, n)) for n in names}
-
-
-def _usual_rights(folder):
-    """safetensors leaves files that only their owner may read; undo that."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for name in files_of(folder):
-        os.chmod(os.path.join(folder, name), 0o666 & ~mask)

@@ -39,10 +39,12 @@ HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 def find_export(
     source: str | os.PathLike, revision: str | None = None, verify: bool = True
 ) -> ExportFolder:
-    """The export in a folder or on the hub, checked."""
+    """The export in a folder or on the hub (ID or ID@REVISION), checked."""
     source = os.path.expanduser(str(source))
     if os.path.isdir(source):
         return ExportFolder(source, verify=verify)
+    source, _, named = source.partition("@")
+    revision = revision or named or None
     if not HUB_ID.fullmatch(source):
         raise ExportError(
             f"{source}: no such folder: give one that `speechllm export` "

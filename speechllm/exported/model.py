@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from speechbrain.inference.interfaces import Pretrained
 
+from speechbrain_ext.layers.residual import no_numbers
 from speechllm.device import pick_device
 from speechllm.exported.audio import as_sounds
 from speechllm.exported.format import ExportError, TaskSettings
@@ -231,7 +232,9 @@ class ExportedSpeechLLM:
         ):
             if not spoken:
                 continue
-            ids = stream_ids(lambda: self.use(task), settings, wav_N)
+            ids = stream_ids(
+                lambda: self.use(task), settings, wav_N, sound.name
+            )
             space = " " if said else ""
             for text in stream_text(ids, model.prompt.decode):
                 yield space + text
@@ -292,6 +295,9 @@ class SpeechLLMInterface(Pretrained):
         answers = answer_wavs(
             self.speech_llm.use(task), self.speech_llm.settings[task], rows
         )
+        bad = [f"row {i}" for i, one in enumerate(answers) if not one.finite]
+        if bad:
+            raise ValueError(no_numbers(bad, "what is computed of them"))
         return [one.text for one in answers], [one.ids for one in answers]
 
     def forward(self, wavs, wav_lens):

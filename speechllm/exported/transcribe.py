@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from speechbrain_ext.data.audio_damage import AudioError
+from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.model.speech_llm import (
     Answer,
     SpeechLLM,
@@ -79,7 +81,10 @@ def answer_wavs(
 
 
 def stream_ids(
-    use: Callable[[], SpeechLLM], settings: TaskSettings, wav_N: torch.Tensor
+    use: Callable[[], SpeechLLM],
+    settings: TaskSettings,
+    wav_N: torch.Tensor,
+    name: str,
 ) -> Iterator[int]:
     """Token ids of one piece of audio, as they are decoded."""
     model = use()
@@ -87,7 +92,7 @@ def stream_ids(
     with decoding(model, settings):
         x_BSF, tokens_B = features_of(model, settings, [wav_N])
         (spoken_SD,) = model.speech_embeddings(x_BSF, tokens_B)
-    ids = answer_ids(model.decoder, model.prompt, spoken_SD, limit)
+    ids = answer_ids(model.decoder, model.prompt, spoken_SD, limit, name)
     while True:
         # Not around the yield: the caller's code is none of this precision's.
         with decoding(use(), settings):
@@ -279,4 +284,11 @@ class Batching:
                 len(said.ids),
                 each * len(wav_N),
             )
-            self.found[index].pieces.append(piece)
+            self._guarded(index, self._keep, index, piece, said.finite)
+
+    def _keep(self, index, piece, finite):
+        """Add a piece to its recording's transcript."""
+        if not finite:
+            what = f"what is computed from {piece.start:.1f} s on"
+            raise AudioError(no_numbers([self.sounds[index].name], what))
+        self.found[index].pieces.append(piece)

@@ -24,7 +24,7 @@ from speechbrain_ext.model.prompt import (
     Sequence,
     positions_from_mask,
 )
-from speechbrain_ext.model.speech_llm import Answer
+from speechbrain_ext.model.speech_llm import Answer, answers_of
 from speechbrain_ext.quiet import quiet_loading
 from speechllm.hub.decoder import check_merged, known_place, merged, text_lm
 from speechllm.hub.prompts import HubPrompt
@@ -216,10 +216,7 @@ class HubModel(torch.nn.Module):
         """What it says to each waveform, greedily."""
         sequence = self.sequence(wav_BN, lengths_B, side="left")
         said = self.decoder.greedy(sequence, limits_B)
-        return [
-            Answer(self.prompt.decode(ids), ids, len(ids) >= limit)
-            for ids, limit in zip(said, limits_B.tolist())
-        ]
+        return answers_of(self.prompt, said, limits_B)
 
 
 def load_prompt(

@@ -57,8 +57,7 @@ def cases(setting: Setting) -> list[Case]:
         """Some more of a kind, in turns of what it may be."""
         for number in range(setting.many(quick, full)):
             what = whats[number % len(whats)]
-            four = not setting.quick and number % 3 == 2
-            size = 4 if four else 2
+            size = 4 if not setting.quick and number % 3 == 2 else 2
             at = STEPS // 2 if stage == "VALID" else draw.randrange(2, 6)
             fault = Fault(what, draw.randrange(size), at, stage)
             then = again[number % len(again)] if again else 0
@@ -66,6 +65,7 @@ def cases(setting: Setting) -> list[Case]:
 
     add("stuck: frozen", ["stop"], 1, 8, again=(1, 2, 4))
     add("stuck: asleep in a step", ["sleep"], 1, 8, again=())
+    add("under torchrun", ["kill", "torchrun told", "memory"], 2, 9)
     add("killed", ["kill"], 2, 20, again=(2, 4, 1, 3))
     add("left before the others", ["leave"], 1, 6, again=())
     add("loss of NaN", ["nan"], 1, 8, again=())
@@ -83,7 +83,7 @@ def faults(setting: Setting) -> Iterator[Outcome]:
     waiting = cases(setting)
     for size in sorted({case.size for case in waiting}):
         study.finish(study.whole(size))
-    running: list[tuple[Case, Group]] = []
+    running = study.running
     while waiting or running:
         busy = [c for c, _ in running if "stuck" not in c.kind]
         while waiting and ("stuck" in waiting[0].kind or len(busy) < AT_A_TIME):
@@ -104,6 +104,7 @@ class Study:
     def __init__(self, world: World, folder: Path):
         self.world, self.folder = world, folder
         self.ends: dict[int, tuple] = {}
+        self.running: list[tuple[Case, Group]] = []
 
     def words(self, results, **changes):
         """A short run, of which every step and every number counts."""
@@ -126,6 +127,9 @@ class Study:
         """See a run to its end, and keep that; what is wrong with it."""
         while not group.is_over(LONGEST, LONGEST):
             time.sleep(0.05)
+            # Or an end would be noted when somebody looks for it.
+            for _, other in self.running:
+                other.reap()
         if set(group.codes.values()) != {0}:
             return f"did not end well {group.codes}: {group.said()[-1500:]}"
         results = group.folder.parent / "results"
@@ -150,11 +154,18 @@ class Study:
                 top / "results/manifests",
             )
             changes = {"data_folder": corpus, "skip_prep": True}
-        return self.group(top, "ranks", case.size, case.fault, **changes)
+        words = self.words(top / "results", **changes)
+        torchrun = "torchrun" in case.kind
+        group = Group(
+            top / "ranks", words, case.size, case.fault, torchrun=torchrun
+        )
+        return group.start()
 
     def judge(self, case, group):
         """What is wrong with how a run met its fault; empty: nothing."""
-        if case.fault.what in SIGNALS:
+        if group.torchrun:
+            wrong = self.judge_torchrun(case, group)
+        elif case.fault.what in SIGNALS:
             wrong = self.judge_signal(case, group)
         elif case.fault.what == "unreadable":
             wrong = judge_unreadable(group)
@@ -167,6 +178,7 @@ class Study:
     def go_on(self, case, group):
         """What is wrong with the run once it is started again."""
         top = group.folder.parent
+        saved = [*(top / "results/base/save").glob("CKPT*")]
         again = self.group(top, "again", case.again)
         wrong = self.finish(again)
         if wrong:
@@ -175,8 +187,10 @@ class Study:
         if is_same and end_of(top / "results") != self.ends[case.size]:
             return "started again: another end than undisturbed"
         told = f"by {case.again} from here on" in again.said()
-        if told == is_same:
-            return "started again: not told that there are other processes"
+        if told != (bool(saved) and not is_same):
+            return (
+                "started again: not told rightly how many processes there are"
+            )
         return ""
 
     def judge_signal(self, case, group):
@@ -187,15 +201,20 @@ class Study:
         # Who was not told itself says what torchrun would have sent.
         if not codes <= {wanted, 143}:
             return f"exit codes {group.codes}, not {wanted}"
-        [found] = (group.folder.parent / "results/base/save").glob("CKPT*")
-        step = read_state(found / "brain.ckpt")["optimizer_step"]
-        least = case.fault.step
-        if not least <= step <= least + 2:
-            return f"saved after step {step}, told to stop in step {least}"
-        lines = re.findall(r"^Stopped by .*$", group.said(), re.M)
-        if len(lines) != 1 or f"after step {step}" not in lines[0]:
-            return f"not told once and rightly: {lines}"
-        return ""
+        return judge_saved(case, group)
+
+    def judge_torchrun(self, case, group):
+        """What is wrong with how torchrun and its ranks ended."""
+        struck = group.struck()
+        if struck is None or not group.ended:
+            return "no fault, or no end within a minute"
+        if group.ended[0] - struck > MINUTE or group.codes[0] == 0:
+            return f"too late, or as if all was well: {group.codes}"
+        if case.fault.what == "torchrun told":
+            return judge_saved(case, group)
+        who = rf"^Error: Process {case.fault.rank} of {case.size} .*$"
+        lines = re.findall(who, group.said(), re.M)
+        return "" if len(lines) == 1 else f"not one line: {lines}"
 
 
 def end_of(results) -> tuple:
@@ -221,6 +240,19 @@ def value_of(folder):
     return next(
         iter(load_file(folder / "trained/projector.safetensors").values())
     )
+
+
+def judge_saved(case, group):
+    """What is wrong with what was saved at a signal, and told of it."""
+    [found] = (group.folder.parent / "results/base/save").glob("CKPT*")
+    step = read_state(found / "brain.ckpt")["optimizer_step"]
+    least = case.fault.step
+    if not least <= step <= least + 2:
+        return f"saved after step {step}, told to stop in step {least}"
+    lines = re.findall(r"^Stopped by .*$", group.said(), re.M)
+    if len(lines) != 1 or f"after step {step}" not in lines[0]:
+        return f"not told once and rightly: {lines}"
+    return ""
 
 
 def judge_fault(case, group):

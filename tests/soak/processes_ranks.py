@@ -60,6 +60,8 @@ def strike(what, brain):
         torch.empty(2**52)
     if what in ("SIGTERM", "SIGUSR1"):
         os.kill(os.getpid(), getattr(signal, what))
+    if what == "torchrun told":
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def inject(fault: Fault, mark: Path):
@@ -119,6 +121,20 @@ def be_rank(rank, of, port, words):
     run_command(lambda: train.prepare_experiment(words).run())
 
 
+def be_torchrun(of, words, fault, mark):
+    """Become torchrun, whose ranks are started as users start them."""
+    os.chdir(RECIPE)
+    tests = Path(__file__).parents[1]
+    # Not the campaign's own folder: it has names of the standard library's.
+    path = [str(tests), str(tests / "core"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    told = [fault.what, fault.rank, fault.step, fault.stage, mark]
+    starter = ["-m", "torch.distributed.run", "--standalone"]
+    script = [f"--nproc_per_node={of}", "-m", "soak.processes_ranks"]
+    words = [*starter, *script, *told, *words]
+    os.execv(sys.executable, [sys.executable, *map(str, words)])
+
+
 def fork(log: Path, work, *given) -> int:
     """A copy of this process that does some work, its words in a file."""
     sys.stdout.flush()
@@ -157,11 +173,17 @@ class Group:
     codes: dict[int, int] = field(default_factory=dict)
     ended: dict[int, float] = field(default_factory=dict)
     store: int = 0
+    torchrun: bool = False
 
     def start(self):
         """Fork the ranks, and what holds their store."""
         self.folder.mkdir(parents=True)
         port, self.began = free_port(), time.monotonic()
+        if self.torchrun:
+            mark = self.folder / "fault-0"
+            told = self.size, self.words, self.fault, mark
+            self.pids[0] = fork(self.log(0), be_torchrun, *told)
+            return self
         if self.size > 1:
             self.store = fork(self.folder / "store.log", be_store, port)
         for rank in range(self.size):
@@ -183,13 +205,17 @@ class Group:
         marks = [p.read_text() for p in self.folder.glob("fault-*")]
         return min(map(float, filter(None, marks)), default=None)
 
-    def is_over(self, longest: float, after: float) -> bool:
-        """Look who ended; true once all have who are to, or time is up."""
+    def reap(self):
+        """Look who ended, and when."""
         for rank in sorted(set(self.pids) - set(self.codes)):
             done, status = os.waitpid(self.pids[rank], os.WNOHANG)
             if done:
                 self.codes[rank] = os.waitstatus_to_exitcode(status)
                 self.ended[rank] = time.monotonic()
+
+    def is_over(self, longest: float, after: float) -> bool:
+        """Whether all have ended who are to, or time is up."""
+        self.reap()
         left = set(self.pids) - set(self.codes)
         if self.fault and self.fault.what == "stop":
             left.discard(self.fault.rank)
@@ -218,3 +244,15 @@ class Group:
 def result(results) -> dict:
     """A run's ``result.json``."""
     return json.loads((Path(results) / "base/result.json").read_text())
+
+
+def main(what, rank, step, stage, mark, *words):
+    """Be a rank that torchrun has started."""
+    if os.environ["RANK"] == rank:
+        inject(Fault(what, int(rank), int(step), stage), Path(mark))
+    words = [*words, "--distributed_backend", "gloo"]
+    run_command(lambda: train.prepare_experiment(words).run())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -88,7 +88,8 @@ def test_one_that_does_not_come_is_told_with_its_place(group, monkeypatch):
     group.one.meetings += 1
     rank, what, is_lost = group.look(100)
     assert rank == 1 and is_lost
-    assert "has not come" in what and "test_soak_processes.py:" in what
+    # Here the main thread is the one that says where it is.
+    assert "has not come" in what and "processes.py:" in what
     assert processes.VARIABLE in what
 
 
@@ -326,3 +327,30 @@ def test_the_last_word_on_a_loss_names_the_process(folder):
     brain._gather = lambda value: [True, value]
     with pytest.raises(ValueError, match="the loss of process 1 of 2"):
         brain.check_loss_isfinite(torch.tensor(float("nan")))
+
+
+def test_a_job_that_is_told_to_stop_waits_for_its_training(
+    tmp_path, monkeypatch
+):
+    from speechllm.study import processes as started
+
+    script = (
+        "trap 'sleep 0.3; echo saved >saved; exit 143' TERM; echo >ready; "
+        "while :; do sleep 0.05; done"
+    )
+    monkeypatch.setattr(started, "_starter", lambda gpus: ["sh", "-c", script])
+    wait, told = subprocess.Popen.wait, []
+
+    def waiting(process):
+        """The job's own signal comes while it waits the first time."""
+        if told:
+            return wait(process)
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        told.append(1)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", waiting)
+    with pytest.raises(SystemExit):
+        started.run_started([], tmp_path, dict(os.environ), tmp_path / "log")
+    assert (tmp_path / "saved").exists()

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_ext.data.sets import read_manifest, speaker_of
+from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.runs.files import write_hypotheses, write_json
 from speechbrain_ext.scores.language import check_bleu, language_of
 from speechbrain_ext.scores.score import score_recognition, score_translation
@@ -100,6 +101,9 @@ def decode(tasks, rows, batch_size):
         answers = tasks.answer(read_wavs(batch), names, torch.cat(most))
         for row, said in zip(batch, answers):
             row["hypothesis"], row["hit_limit"] = said.text, said.hit_limit
+            if not said.finite:
+                told = no_numbers([row["id"]], "what is computed of it")
+                print(f"{row['task']}: {told}", file=sys.stderr)
 
 
 def score(rows, settings, languages, folder):

@@ -31,7 +31,7 @@ from speechbrain_ext.data.manifests import (
 from speechbrain_ext.data.parquet import open_parquet, place_of
 
 WHERE = "https://huggingface.co/datasets/speechbrain/LoquaciousSet"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 VERSION = 2
 NEEDED = ["ID", "duration", "wav", "spk_id", "text"]
 COLUMNS = ["wav", "spk_id", "wrd"]
@@ -90,9 +90,11 @@ def fetch(name, splits):
     from huggingface_hub import snapshot_download
 
     try:
+        name, _, revision = name.partition("@")
         return snapshot_download(
             name,
             repo_type="dataset",
+            revision=revision or None,
             allow_patterns=[f"{split}/*.parquet" for split in splits],
         )
     except Exception as error:  # the hub's are of many kinds
