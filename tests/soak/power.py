@@ -364,6 +364,7 @@ def _features(scratch):
 def _models(scratch):
     from speechbrain_ext.healing import Lora, heal
     from speechbrain_ext.layers.removal import Block
+    from speechbrain_ext.layers.saved_lm import load_tokenizer
     from speechbrain_ext.training.build import save_trained
     from speechllm.streamed.walk import StreamedLM
     from speechllm.text_prune import Choice, prune
@@ -389,6 +390,7 @@ def _models(scratch):
 
     def copied(top):
         lm = StreamedLM(source, "float32")
+        lm.tokenizer = load_tokenizer(source)
         prune(lm, Choice(layers=(1, 2)), str(top / "small"))
 
     yield Site("a pruned copy", copied, folder("small"))
