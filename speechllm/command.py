@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from speechbrain_ext.runs.files import disk_words
 from speechbrain_ext.training.faults import ConfigError
 
 REFUSED, STOPPED = 2, 130
@@ -39,9 +40,13 @@ def run_command(main: Callable[[], Any]) -> None:
         print("\nStopped: the same command goes on from here.", file=sys.stderr)
         _end(STOPPED)
     except (ValueError, OSError) as error:
-        if debug or not _is_refusal(error):
+        if debug:
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        # A disk's faults are the user's to mend, whoever meets them.
+        told = disk_words(error) if isinstance(error, OSError) else ""
+        if not (told or _is_refusal(error)):
+            raise
+        print(f"Error: {told or error}", file=sys.stderr)
         _end(REFUSED)
 
 

@@ -1,14 +1,8 @@
-"""Folders that are whole or not there, and the plain causal LMs in them."""
+"""Folders that are written, and the plain causal LMs in them."""
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from speechbrain_ext.layers.lm_calls import CausalLM
 from speechbrain_ext.quiet import quiet_loading
-from speechbrain_ext.runs.files import abandoned, held, remove
 
 # Tokens that are generated to compare two models.
 TOKENS = 16
-# How the name ends that a folder has while another takes its place.
-BEFORE = "-before"
 
 
 def check_target(folder: str, marker: str, overwrite: bool) -> None:
@@ -40,40 +31,6 @@ def check_target(folder: str, marker: str, overwrite: bool) -> None:
             f"{folder}: is there already and not empty: give another folder, "
             "or --overwrite"
         )
-
-
-@contextlib.contextmanager
-def whole_folder(folder: str) -> Iterator[str]:
-    """A folder to fill, which gets its name if no error comes, or goes."""
-    folder = os.path.abspath(folder)
-    _tidy(folder)
-    unfinished = f"{folder}.unfinished-{uuid.uuid4().hex[:8]}"
-    before = unfinished + BEFORE
-    os.makedirs(unfinished)
-    try:
-        with held(unfinished):
-            yield unfinished
-            # Not removed first: half of it could not be told from a whole.
-            if os.path.isdir(folder):
-                os.rename(folder, before)
-            os.rename(unfinished, folder)
-    except BaseException:
-        if os.path.isdir(before):
-            os.rename(before, folder)
-        raise
-    finally:
-        for left in (unfinished, before):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _tidy(folder):
-    """Remove what a killed process left; what it was to replace is put back."""
-    place, name = os.path.split(folder)
-    for left in abandoned(Path(place), f"{glob.escape(name)}.unfinished-*"):
-        if left.name.endswith(BEFORE) and not os.path.exists(folder):
-            os.rename(left, folder)
-        else:
-            remove(left)
 
 
 def load_plain(

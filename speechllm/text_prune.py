@@ -18,8 +18,9 @@ from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import DTYPES, Decoder
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.choose_layers import read_path
-from speechllm.saved import check_saved, check_target, whole_folder
+from speechllm.saved import check_saved, check_target
 from speechllm.streamed.copy import Exchanged, write_pruned
 from speechllm.streamed.walk import StreamedLM, Way
 from speechllm.text_lm import (

@@ -25,7 +25,8 @@ import urllib.request
 from pathlib import Path
 
 from speechbrain_ext.data.own_forms import read_data
-from speechbrain_ext.runs.files import write_text
+from speechbrain_ext.runs.files import sync_folder, write_text
+from speechbrain_ext.runs.folders import sync
 from speechllm.mini_world.corpus.building import build, in_shards
 from speechllm.mini_world.corpus.speech import speak
 from speechllm.mini_world.corpus.voices import speakers, utter
@@ -128,6 +129,8 @@ def fetch(url, file):
             goes_on = answer.status == 206
             with open(part, "ab" if goes_on else "wb") as stream:
                 shutil.copyfileobj(answer, stream, PIECE)
+                stream.flush()
+                os.fsync(stream.fileno())
     if part.stat().st_size != size:
         sys.exit(f"{url}: {part.stat().st_size} of {size} bytes: start again")
     part.rename(file)
@@ -142,7 +145,10 @@ def unpack(file, folder, place):
         archive.extractall(work, filter="data")
     target = folder / place
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Before the archive goes.
+    sync(work / place)
     (work / place).rename(target)
+    sync_folder(target.parent)
     shutil.rmtree(work)
     file.unlink()
 

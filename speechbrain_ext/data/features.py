@@ -49,7 +49,7 @@ from speechbrain_ext.data.audio import PART
 from speechbrain_ext.data.audio_hash import AudioHashes
 from speechbrain_ext.data.batches import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
-from speechbrain_ext.runs.files import atomic_write, write_json
+from speechbrain_ext.runs.files import atomic_write, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -169,10 +169,13 @@ class FeatureCache:
         OSError
             No space left: before the start where it can be known.
         """
+        share = self._share(rank, world_size)
+        # A whole cache may be one that we cannot write to.
+        if not self._missing(share):
+            return
         _make_folder(self.folder)
         with _locked(self.folder / f"lock-{rank}"):
-            there, share = self._there(), self._share(rank, world_size)
-            todo = [i for i in share if self._names[i] not in there]
+            todo = self._missing(share)
             if not todo:
                 return
             self._about(encoder)
@@ -237,6 +240,11 @@ class FeatureCache:
         """Names of all files that are whole, whoever wrote them (set)."""
         names = chain.from_iterable(map(os.listdir, self.folder.glob("??")))
         return {name for name in names if name.endswith(".safetensors")}
+
+    def _missing(self, share):
+        """Those of some utterances that nobody has computed (list)."""
+        there = self._there()
+        return [i for i in share if self._names[i] not in there]
 
     def _remove_leftovers(self):
         """Remove what killed writers left, unless it may be a live one's."""
@@ -408,7 +416,9 @@ def _locked(path: Path) -> Iterator[None]:
 
     The kernel frees the lock of a killed one.
     """
-    with open(path, "a+") as lock:
+    with writing(path):
+        lock = open(path, "a+")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from speechbrain_ext.layers.families import OLD_ROPE, old_rope
+from speechbrain_ext.runs.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def describe_causal_lm(lm, tokenizer, folder):
     content.update(old)
     if content.get("dtype"):
         content["torch_dtype"] = content["dtype"]
-    _write(path, content)
+    write_json(path, content)
     # A chat template in a file of its own is unknown to older versions.
     tokenizer.save_pretrained(folder, save_jinja_files=False)
     _respell_tokenizer(tokenizer, folder)
@@ -177,15 +178,9 @@ def _respell_tokenizer(tokenizer, folder):
         content["model_input_names"] = list(tokenizer.model_input_names)
         for key in ("clean_up_tokenization_spaces", "padding_side"):
             content[key] = getattr(tokenizer, key)
-    _write(path, content)
+    write_json(path, content)
 
 
 def _read(path):
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
-
-
-def _write(path, content):
-    with open(path, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=2, ensure_ascii=False)
-        stream.write("\n")

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import platform
-import shutil
+import re
 import sys
 import time
 import uuid
@@ -22,14 +22,23 @@ from typing import IO, Any
 if os.name == "posix":
     import fcntl
 
+# What a person can mend about a disk, and how.
 MENDS = {
     errno.ENOSPC: "Free some space there",
     errno.EDQUOT: "Free some of your quota there",
+    errno.EFBIG: "Choose another disk, or raise your limit (ulimit -f)",
     errno.ENOENT: "Make its folder",
     errno.EACCES: "Get the right to write there or choose another folder",
+    errno.EPERM: "Get the right to write there or choose another folder",
+    errno.EROFS: "Choose a folder that is not read-only",
+    errno.EIO: "Look after the disk",
 }
 # Seconds in which an unfinished file is not taken for a killed process's.
 JUST_MADE = 5
+
+
+class WriteError(OSError):
+    """Something could not be written: names the file and the mend."""
 
 
 def plain(value, where=""):
@@ -107,12 +116,15 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     ('WER 1.58', ['scores.txt'])
     """
     path = Path(path)
-    temporary = _unfinished(path)
+    for left in abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
+    # In the same folder, as a rename is atomic within a file system only.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     how: dict[str, Any] = {"encoding": "utf-8", "newline": ""}
     if "b" in mode:
         how = {}
     try:
-        with contextlib.ExitStack() as until_named:
+        with writing(path, temporary), contextlib.ExitStack() as until_named:
             with open(temporary, mode, **how) as stream:
                 until_named.enter_context(held(temporary))
                 yield stream
@@ -120,61 +132,89 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
                 # Or a power cut could leave the new name with no content.
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        # The block may have failed over another file, which is named, or say
-        # in words of its own why.
-        ours = error.filename in (None, str(temporary), str(path.parent))
-        if error.errno is None or not ours:
-            raise
-        mend = MENDS.get(error.errno, "Choose another folder")
-        raise OSError(
-            error.errno,
-            f"could not be written ({error.strerror}); what stood there "
-            f"before is untouched. {mend}, then start the same command again",
-            str(path),
-        ) from error
+            sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        # An error of the block is told, whatever comes now.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_files(folder: str | os.PathLike) -> Iterator[str]:
-    """A folder to fill, whose files then get their names in another one.
+def writing(
+    path: str | os.PathLike, temporary: str | os.PathLike | None = None
+) -> Iterator[None]:
+    """Say of an error in writing which file it was, and what helps.
 
-    Each appears there whole, in place of an earlier one of its name; where
-    the block fails, none does.
+    Arguments
+    ---------
+    path : str or Path
+        The file or folder that is written in the block.
+    temporary : str or Path or None
+        Under which name, until it is whole.
+
+    Raises
+    ------
+    WriteError
+        Where the disk failed, whoever noticed: libraries tell a full one
+        without a file's name, or by errors of their own. All else is raised
+        as it is, such as an error over a file elsewhere.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = _unfinished(folder)
-    temporary.mkdir()
     try:
-        with held(temporary):
-            yield str(temporary)
-            for path in sorted(temporary.rglob("*")):
-                target = folder / path.relative_to(temporary)
-                if path.is_dir():
-                    target.mkdir(exist_ok=True)
-                    continue
-                with open(path, "rb") as stream:
-                    os.fsync(stream.fileno())
-                os.replace(path, target)
-                _sync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        number, why = _disk_error(error)
+        about = getattr(error, "filename", None)
+        if number is None or not _is_ours(about, path, temporary):
+            raise
+        mend = MENDS.get(number, "Choose another folder")
+        raise WriteError(
+            number,
+            f"could not be written ({why}); what stood there before is "
+            f"untouched. {mend}, then start the same command again",
+            os.fspath(path),
+        ) from error
+
+
+def disk_words(error: OSError) -> str:
+    """What a person is told of a disk's error; empty where it is none."""
+    mend = MENDS.get(error.errno or 0, "")
+    what = f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        mend = "Put it back or make it again"
+        # safetensors says all in its words.
+        what = what if error.filename else str(error)
+    if isinstance(error, WriteError) or not mend or what.startswith("None"):
+        return ""
+    return f"{what}. {mend}, then start the same command again"
+
+
+def _is_ours(about, path, temporary):
+    """Whether an error is over what is written: it, in it, or no name."""
+    if about is None or not isinstance(about, (str, os.PathLike)):
+        return about is None
+    about, path = os.path.abspath(about), os.path.abspath(path)
+    names = {path, os.path.abspath(temporary or path), os.path.dirname(path)}
+    unfinished = (f"{path}{os.sep}", f"{path}.")
+    return about in names or about.startswith(unfinished)
+
+
+def _disk_error(error):
+    """The number and words of what a disk said, or None."""
+    if isinstance(error, OSError):
+        return error.errno, error.strerror
+    # What is written in Rust says so, torch's writer no more than that.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    if found:
+        return int(found[1]), os.strerror(int(found[1]))
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):
+        return errno.ENOSPC, "torch could not write all of it"
+    return None, ""
 
 
 # ----------------------------------------------------------------------------
 # What is not whole yet is held, so that what a killed process left is known.
-
-
-def _unfinished(path):
-    """A name beside a path; what killed writers of it left is removed."""
-    for left in abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp"):
-        remove(left)
-    # In the same folder, as a rename is atomic within a file system only.
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 @contextlib.contextmanager
@@ -213,14 +253,6 @@ def abandoned(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all in it."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def format_of(path: str) -> str:
     """What a JSON file says that it holds; empty where it says nothing."""
     try:
@@ -244,7 +276,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         stream.write(text)
 
 
-def _sync_folder(folder):
+def sync_folder(folder: str | os.PathLike) -> None:
     """Make the rename itself last through a power cut, where that is known."""
     if os.name != "posix":
         return

@@ -24,6 +24,7 @@ from speechbrain_ext.data.batches import (
 )
 from speechbrain_ext.data.sets import groups_of, positions_of, seconds_of
 from speechbrain_ext.layers.residual import in_double, target_loss
+from speechbrain_ext.runs.files import writing
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
     is_best,
@@ -384,7 +385,9 @@ class SpeechLLMBrain(EvaluationBrain):
             # On every process: only the main one writes, all wait for it.
             if hasattr(self.hparams, "train_logger"):
                 told = {k: v for k, v in entry.items() if v is not None}
-                self.hparams.train_logger.log_stats({}, told)
+                diary = self.hparams.train_logger
+                with writing(getattr(diary, "save_file", "train_logger")):
+                    diary.log_stats({}, told)
             self.modules.train()
         best = getattr(self.hparams, "keep", "last") == "best"
         best = best and is_best(self.history, step)

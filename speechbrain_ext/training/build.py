@@ -31,7 +31,8 @@ from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
-from speechbrain_ext.runs.files import atomic_files, write_json
+from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
     TRAINED,
@@ -152,17 +153,24 @@ def choose_trained(model, hparams, removed, maps=None):
 
 def save_trained(model, run_folder, about):
     """Write the trained parts and what they belong to."""
-    folder, decoder = os.path.join(run_folder, TRAINED), model.decoder
-    folded = FOLDED_FILE if decoder.folded else None
-    with atomic_files(folder) as parts:
-        save_file(_projector_state(model), os.path.join(parts, PROJECTOR_FILE))
-        if decoder.adapter is not None:
-            save_adapter(decoder, parts)
-        bridge = _save_bridges(decoder, parts)
-        if folded:
-            from speechbrain_ext.healing.closed_form import save_folds
+    # As a whole: half of a later one beside half of an earlier is a model
+    # that nobody trained.
+    with whole_folder(os.path.join(run_folder, TRAINED)) as folder:
+        _write_trained(model, folder, about)
 
-            save_folds(decoder, os.path.join(parts, folded))
+
+def _write_trained(model, folder, about):
+    """Write the trained parts into a new folder."""
+    save_file(_projector_state(model), os.path.join(folder, PROJECTOR_FILE))
+    if model.decoder.adapter is not None:
+        save_adapter(model.decoder, folder)
+    decoder = model.decoder
+    bridge = _save_bridges(decoder, folder)
+    folded = FOLDED_FILE if decoder.folded else None
+    if folded:
+        from speechbrain_ext.healing.closed_form import save_folds
+
+        save_folds(decoder, os.path.join(folder, folded))
     write_json(
         os.path.join(folder, SYSTEM_FILE),
         {

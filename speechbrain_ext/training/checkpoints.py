@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
+    METAFNAME,
     Checkpoint,
     Checkpointer,
     mark_as_loader,
@@ -18,6 +19,9 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from speechbrain_ext.runs.files import WriteError, sync_folder, writing
+from speechbrain_ext.runs.folders import sync
 
 # A folder with this prefix is not taken for a checkpoint.
 UNFINISHED = "unfinished"
@@ -42,16 +46,12 @@ class AtomicCheckpointer(Checkpointer):
         """As the parent's; the folder appears under its name at the end."""
         self._sweep()
         try:
-            written = super().save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError) as error:
-            # torch reports a full disk as a RuntimeError of its writer.
-            free = shutil.disk_usage(self.checkpoints_dir).free
-            raise OSError(
-                f"{self.checkpoints_dir}: the checkpoint could not be "
-                f"written ({error}); {free / 2**20:.0f} MiB are free there. "
-                "The one before it is intact: make room and type the same "
-                "command again."
-            ) from error
+            with writing(self.checkpoints_dir):
+                written = super().save_checkpoint(*args, **kwargs)
+        except WriteError:
+            # Its room may be what is lacking.
+            self._sweep()
+            raise
         if written is not None:
             written = self._publish(written)
         # Which checkpoints to delete is found on each process: all must see
@@ -61,12 +61,12 @@ class AtomicCheckpointer(Checkpointer):
 
     def _publish(self, written):
         """Give a checkpoint its name, now that everything is in it."""
-        for path in written.path.iterdir():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
+        sync(written.path)
         name = written.path.name.replace(UNFINISHED, CKPT_PREFIX, 1)
         final = written.path.with_name(name)
         os.rename(written.path, final)
+        # Before an earlier one is deleted.
+        sync_folder(self.checkpoints_dir)
         files = {
             name: final / path.name for name, path in written.paramfiles.items()
         }
@@ -97,10 +97,15 @@ class AtomicCheckpointer(Checkpointer):
     def _sweep(self):
         """Remove what is no checkpoint yet, or no longer."""
         if if_main_process():
-            for folder in self.checkpoints_dir.glob(f"{UNFINISHED}+*"):
-                for path in folder.iterdir():
-                    path.unlink()
-                folder.rmdir()
+            left = set(self.checkpoints_dir.glob(f"{UNFINISHED}+*"))
+            # Half deleted ones have lost the file that tells of them.
+            left |= {
+                folder
+                for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*")
+                if not (folder / METAFNAME).is_file()
+            }
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @register_checkpoint_hooks

@@ -6,7 +6,9 @@ is said once, in `Experiment.train_and_evaluate`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import os
 import time
 from pathlib import Path
@@ -29,7 +31,9 @@ from speechbrain_ext.runs.files import (
     write_hypotheses,
     write_losses,
     write_text,
+    writing,
 )
+from speechbrain_ext.runs.folders import alone
 from speechbrain_ext.runs.result import RESULT_FILE, RunResult
 from speechbrain_ext.training.baseline import check_baseline, identify
 from speechbrain_ext.training.build import (
@@ -77,25 +81,29 @@ def open_experiment(
     """
     check_baseline(hparams)
     folder = hparams["output_folder"]
-    sb.create_experiment_directory(folder)
-    if if_main_process():
-        # SpeechBrain copies the file that asks it for the folder: this one,
-        # which tells nothing about the run.
-        Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
-        # What a started run was made with stays, whatever is asked of it later.
-        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
-            keep_settings(folder, settings, dataio_prepare)
+    begin_folder(folder, settings, dataio_prepare)
     run_on_main(prepare, args=[hparams])
     prompt = load_prompt(hparams)
     datasets = dataio_prepare(hparams, prompt)
     return Experiment(brain_class, hparams, run_opts, datasets, prompt)
 
 
-def keep_settings(folder, settings, dataio_prepare):
-    """Keep with a run the YAML and the script that it was started with."""
-    write_text(f"{folder}/hyperparams.yaml", settings)
-    script = Path(inspect.getfile(dataio_prepare))
-    write_text(f"{folder}/{script.name}", script.read_text("utf-8"))
+def begin_folder(folder: str, settings: str, script) -> None:
+    """A run's folder, with its settings and the file of a function."""
+    # What cannot be written is told once, and not at each line of the log.
+    logging.raiseExceptions = False
+    with writing(folder):
+        sb.create_experiment_directory(folder)
+        if not if_main_process():
+            return
+        # SpeechBrain copies the file that asks it for the folder: this one,
+        # which tells nothing about the run.
+        Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
+        # What a started run was made with stays, whatever is asked of it later.
+        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
+            write_text(f"{folder}/hyperparams.yaml", settings)
+            source = Path(inspect.getfile(script))
+            write_text(f"{folder}/{source.name}", source.read_text("utf-8"))
 
 
 class Experiment:
@@ -137,6 +145,12 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Everything; a failure is recorded as one, and raised."""
+        if not if_main_process():
+            return self._run()
+        with alone(self.folder):
+            return self._run()
+
+    def _run(self):
         result = new_result(self.hparams, self.datasets, self.layers)
         before = earlier_result(self.folder, result)
         # No process may find what another of this very start has written.
@@ -151,7 +165,9 @@ class Experiment:
         except BaseException as error:
             result.status = "failed"
             result.error = f"{type(error).__name__}: {error}"
-            self.save(result)
+            # On a full disk what was running stays so, which is as good.
+            with contextlib.suppress(OSError):
+                self.save(result)
             raise
         return result
 

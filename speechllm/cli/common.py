@@ -243,6 +243,10 @@ def guarded(call: Callable[[], int | None], as_json: bool = False) -> int:
             raise
         code = FAILED if isinstance(error, MENDABLE) else OURS
         why = str(error).strip() or type(error).__name__
+        if isinstance(error, OSError):
+            from speechbrain_ext.runs.files import disk_words
+
+            why = disk_words(error) or why
         if code == OURS:
             why = (
                 f"{type(error).__name__}: {why} (this should not happen; "

@@ -85,7 +85,10 @@ def copy(recipe: tuple[str, Path], folder: str) -> None:
         raise FileExistsError(
             f"{target}: is there already: move it away, or name another folder"
         )
-    shutil.copytree(source, target, ignore=MADE)
+    from speechbrain_ext.runs.folders import whole_folder
+
+    with whole_folder(target) as new:
+        shutil.copytree(source, new, ignore=MADE, dirs_exist_ok=True)
     click.echo(f"cd {target}\npip install -r extra_requirements.txt")
 
 

@@ -9,9 +9,10 @@ from importlib.metadata import version
 
 from speechbrain_ext import __version__
 from speechbrain_ext.runs.files import write_text
+from speechbrain_ext.runs.folders import whole_folder
 from speechllm.exported.format import ExportFolder, files_of
 from speechllm.exported.load import HUB_ID
-from speechllm.saved import check_target, whole_folder
+from speechllm.saved import check_target
 
 APP = """\
 \"\"\"Whole and pruned speech LLMs, side by side.\"\"\"

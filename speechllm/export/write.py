@@ -17,6 +17,7 @@ from speechbrain_ext.healing.frozen_adapter import fold_frozen_adapter
 from speechbrain_ext.layers.saved_lm import SHARD
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json, write_text
+from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.card import model_card
 from speechllm.export.parts import (
@@ -39,7 +40,7 @@ from speechllm.exported.format import (
 )
 from speechllm.kind import MODEL_TYPE, SAMPLING_RATE
 from speechllm.multitask import MultiTask
-from speechllm.saved import check_target, whole_folder
+from speechllm.saved import check_target
 
 
 def export_runs(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
-from speechbrain_ext.runs.result import RESULT_FILE
-from speechbrain_ext.training.experiment import Experiment, keep_settings
+from speechbrain_ext.training.experiment import Experiment, begin_folder
 from speechbrain_ext.training.faults import Fault
 from speechbrain_ext.training.fingerprint import fingerprint
 from speechbrain_ext.training.options import get, is_whole
@@ -60,12 +57,8 @@ def open_hub_experiment(
 ):
     """A run's folder, manifests and data sets; as `open_experiment`'s."""
     folder = hparams["output_folder"]
-    sb.create_experiment_directory(folder)
+    begin_folder(folder, settings, dataio_prepare)
     os.makedirs(hparams["tables_folder"], exist_ok=True)
-    if if_main_process():
-        Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
-        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
-            keep_settings(folder, settings, dataio_prepare)
     run_on_main(prepare, args=[hparams])
     backbone = hparams["backbone"]
     prompt = load_prompt(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from speechbrain_ext.healing.lora import ADAPTER, kept_adapter, load_adapter
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.baseline import read_system
 from speechbrain_ext.training.build import (
     FOLDED_FILE,
@@ -20,7 +21,7 @@ from speechbrain_ext.training.fingerprint import fingerprint
 from speechllm.hub.decoder import known_place
 from speechllm.hub.experiment import put_trained
 from speechllm.hub.model import HubModel
-from speechllm.saved import check_target, whole_folder
+from speechllm.saved import check_target
 from speechllm.streamed.copy import describe_speech_llm
 from speechllm.text_prune import PRUNING
 

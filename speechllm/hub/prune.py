@@ -24,10 +24,11 @@ from speechbrain_ext.layers.search import RuleData, text_labels
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES
 from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.folders import whole_folder
 from speechllm.hub.model import HubModel, load_prompt
 from speechllm.hub.speech import as_batch, has_text, read_speech, sequences
 from speechllm.hub.tables import about, hub_dtype, load_hub, measure_speech
-from speechllm.saved import check_target, whole_folder
+from speechllm.saved import check_target
 from speechllm.streamed.copy import Exchanged, write_pruned
 from speechllm.text_lm import batches_of, read_rows, split_rows
 from speechllm.text_prune import PRUNING, Choice, planned

@@ -25,6 +25,7 @@ from speechbrain_ext.runs.files import (
     LOSSES_FILE,
     atomic_write,
     plain,
+    write_text,
 )
 from speechbrain_ext.runs.result import RESULT_FILE
 
@@ -129,7 +130,7 @@ def unpack(packed: Path, folder: Path) -> None:
             raise ValueError(f"{packed}: {name!r} is outside of the folder")
         path = folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="")
+        write_text(path, text)
 
 
 def _matching(folders: Iterable[Path], patterns) -> Iterator[Path]:

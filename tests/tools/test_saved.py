@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from speechllm.saved import check_saved, check_target, load_plain, whole_folder
+from speechbrain_ext.runs.folders import whole_folder
+from speechllm.saved import check_saved, check_target, load_plain
 
 
 def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):

@@ -13,14 +13,14 @@ from speech_llm_fixtures import make_model
 
 from speechbrain_ext.healing import heal
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.runs.files import atomic_files, atomic_write, write_text
+from speechbrain_ext.runs.files import atomic_write, write_text
+from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.build import save_trained
 from speechbrain_ext.training.checkpoints import (
     AtomicCheckpointer,
     save_newest,
 )
-from speechbrain_ext.training.experiment import keep_settings
-from speechllm.saved import whole_folder
+from speechbrain_ext.training.experiment import begin_folder
 
 
 def killed_at_each(work, folder, begin=None):
@@ -70,29 +70,12 @@ def test_a_living_writers_file_is_left_alone(tmp_path):
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["scores.txt"]
 
 
-def two_files(fill, folder, text):
+def two_files(folder, text):
     """Fill a folder with two files that say the same."""
-    with fill(folder) as unfinished:
+    with whole_folder(folder) as unfinished:
         for name in ("a", "b"):
             with open(os.path.join(unfinished, name), "w") as stream:
                 stream.write(text)
-
-
-def test_files_that_belong_together_are_each_whole(tmp_path):
-    top = tmp_path / "top"
-    folder = top / "trained"
-    top.mkdir()
-
-    def begin(number):
-        two_files(atomic_files, folder, "old")
-
-    work = partial(two_files, atomic_files, folder, "new")
-    for number in killed_at_each(work, top, begin):
-        said = [(folder / name).read_text() for name in ("a", "b")]
-        assert set(said) <= {"old", "new"}, number
-        two_files(atomic_files, folder, "new")
-        assert names(top) == {"trained/a", "trained/b"}
-        assert os.listdir(top) == ["trained"]
 
 
 def test_a_folder_is_replaced_or_put_back(tmp_path):
@@ -101,9 +84,9 @@ def test_a_folder_is_replaced_or_put_back(tmp_path):
     top.mkdir()
 
     def begin(number):
-        two_files(whole_folder, folder, "old")
+        two_files(folder, "old")
 
-    work = partial(two_files, whole_folder, folder, "new")
+    work = partial(two_files, folder, "new")
     for number in killed_at_each(work, top, begin):
         if folder.exists():
             said = {(folder / name).read_text() for name in ("a", "b")}
@@ -118,7 +101,7 @@ def test_a_folder_is_replaced_or_put_back(tmp_path):
 def test_a_living_exports_folder_is_left_alone(tmp_path):
     with whole_folder(tmp_path / "model") as unfinished:
         let_age(tmp_path)
-        two_files(whole_folder, tmp_path / "model", "other")
+        two_files(tmp_path / "model", "other")
         assert os.path.isdir(unfinished)
     assert os.listdir(tmp_path) == ["model"]
 
@@ -162,10 +145,11 @@ def test_the_newest_and_the_best_checkpoint_are_kept(tmp_path):
 
 
 def test_settings_kept_with_a_run_are_whole(tmp_path):
-    work = partial(keep_settings, tmp_path, "a: 1\n", keep_settings)
+    work = partial(begin_folder, str(tmp_path), "a: 1\n", save_trained)
     for number in killed_at_each(work, tmp_path):
-        for path in tmp_path.glob("[a-z]*"):
-            assert path.read_text().endswith("\n"), number
+        for name in ("hyperparams.yaml", "build.py"):
+            path = tmp_path / name
+            assert not path.exists() or path.read_text().endswith("\n"), number
 
 
 def test_trained_parts_are_whole_or_those_before(decoder_folders, tmp_path):
@@ -173,14 +157,15 @@ def test_trained_parts_are_whole_or_those_before(decoder_folders, tmp_path):
     model = make_model(decoder_folders["qwen2"], Block(1, 2))
     heal(model, Block(1, 2), "both", verbose=False)
     folder = tmp_path / "run"
-    save_trained(model, str(folder), {})
+    work = partial(save_trained, model, str(folder), {})
+    work()
     expected = names(folder)
-    for number in killed_at_each(
-        partial(save_trained, model, str(folder), {}), folder
-    ):
-        for name in expected:
-            if name.endswith(".safetensors"):
-                assert load_file(folder / name), number
-            elif name.endswith(".json"):
-                assert json.loads((folder / name).read_text()), number
+    for number in killed_at_each(work, folder, lambda number: work()):
+        assert names(folder / "trained") or number > 10
+        for path in folder.glob("trained/**/*"):
+            if path.suffix == ".safetensors":
+                assert load_file(path), number
+            elif path.suffix == ".json":
+                assert json.loads(path.read_text()), number
+    work()
     assert names(folder) == expected

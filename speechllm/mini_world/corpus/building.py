@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 
+from speechbrain_ext.runs.files import sync_folder
+from speechbrain_ext.runs.folders import sync
 from speechllm.mini_world.corpus.speech import Utterance
 
 # Utterances that one process speaks.
@@ -32,7 +34,9 @@ def build(root: str, settings: dict, write: Callable) -> str:
             json.dump(settings, file)
         if _finished(root) != settings:
             shutil.rmtree(root, ignore_errors=True)
+            sync(new)
             os.rename(new, root)
+            sync_folder(folder)
     return root
 
 

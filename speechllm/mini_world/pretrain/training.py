@@ -6,23 +6,21 @@ import copy
 import json
 import math
 import os
-import shutil
 import time
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from speechbrain_ext.runs.folders import whole_folder
+
 
 def save(model, processor, folder: str) -> None:
     """Write a model in half precision; a killed save leaves the old one."""
-    new = f"{folder}.new"
-    shutil.rmtree(new, ignore_errors=True)
-    # A copy, because the training goes on in full precision.
-    copy.deepcopy(model).half().save_pretrained(new)
-    processor.save_pretrained(new)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(new, folder)
+    with whole_folder(folder) as new:
+        # A copy, because the training goes on in full precision.
+        copy.deepcopy(model).half().save_pretrained(new)
+        processor.save_pretrained(new)
 
 
 def load_weights(model, folder: str) -> None:

@@ -1,0 +1,161 @@
+"""Folders that are whole or not there, and that one process works in."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechbrain_ext.runs.files import (
+    abandoned,
+    held,
+    sync_folder,
+    writing,
+)
+
+UNFINISHED, LOCK = "unfinished", "lock"
+# How the name ends that a folder has while another takes its place.
+BEFORE = "-before"
+# Seconds to wait for another process that may be about to end.
+PATIENCE = 60.0
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | os.PathLike) -> Iterator[str]:
+    """A folder to fill, which gets its name if no error comes, or goes.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its final name; what stands there is replaced.
+
+    Yields
+    ------
+    unfinished : str
+        A new folder beside it. At the end of the block all in it is brought
+        to the disk, so that not even a power cut leaves half of it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written: names the folder and what to do. What stood
+        there before is untouched.
+    """
+    folder = Path(os.path.abspath(folder))
+    with writing(folder):
+        _sweep(folder)
+        unfinished = _beside(folder)
+        unfinished.mkdir(parents=True)
+        try:
+            with held(unfinished):
+                yield str(unfinished)
+                sync(unfinished)
+                _put(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _beside(folder, end=""):
+    name = f"{folder.name}.{UNFINISHED}-{uuid.uuid4().hex[:8]}{end}"
+    return folder.with_name(name)
+
+
+def _sweep(folder):
+    """Remove what killed processes left beside a folder, or put it back."""
+    pattern = f"{glob.escape(folder.name)}.{UNFINISHED}-*"
+    for left in abandoned(folder.parent, pattern):
+        if left.name.endswith(BEFORE) and not folder.exists():
+            os.rename(left, folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def sync(folder: str | os.PathLike) -> None:
+    """Bring all files below a folder, and their names, to the disk."""
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(top, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        sync_folder(top)
+
+
+def _put(unfinished, folder):
+    """Give a folder its name; what has it already goes in one piece."""
+    old = None
+    if folder.is_dir():
+        old = _beside(folder, BEFORE)
+        os.rename(folder, old)
+    try:
+        os.rename(unfinished, folder)
+    except OSError:
+        if old:
+            os.rename(old, folder)
+        raise
+    sync_folder(folder.parent)
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(folder: str | os.PathLike, patience: float = PATIENCE) -> Iterator:
+    """Let no second process work in a folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of a run, say.
+    patience : float
+        Seconds to wait for the other to end.
+
+    Raises
+    ------
+    ValueError
+        If another process works there still: names it.
+    """
+    path = Path(folder, LOCK)
+    with contextlib.ExitStack() as locked:
+        with writing(path):
+            stream = locked.enter_context(open(path, "a+"))
+            _wait(stream, folder, patience)
+            where = f"on {socket.gethostname()}"
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} {where}\n")
+            stream.flush()
+        yield
+
+
+def _wait(stream, folder, patience):
+    """Wait until a lock is ours, but not for ever."""
+    until, told = time.monotonic() + patience, False
+    while not _mine(stream):
+        stream.seek(0)
+        owner = stream.read().strip() or "another process"
+        if time.monotonic() >= until:
+            raise ValueError(
+                f"{folder}: {owner} works there: wait until it has ended, "
+                "end it, or give another run_name"
+            )
+        if not told:
+            print(f"{folder}: waiting for {owner}", flush=True)
+        told = True
+        time.sleep(0.2)
+
+
+def _mine(stream):
+    """Whether a lock is this process's now; it goes when the process ends."""
+    try:
+        import fcntl
+
+        # Not flock(), whose locks live on in processes that read data.
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except (ImportError, OSError):
+        pass  # no locks on this disk
+    return True
