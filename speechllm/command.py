@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from speechbrain_ext.runs.files import MENDS, disk_words
+from speechbrain_ext.runs.files import disk_words
 from speechbrain_ext.training.faults import ConfigError
 from speechbrain_ext.training.processes import ended_by, named
 from speechllm.pipes import printable
@@ -46,12 +46,12 @@ def run_command(main: Callable[[], Any]) -> None:
         if debug:
             raise
         # A disk's faults are the user's to mend, whoever meets them.
-        if isinstance(error, OSError) and error.errno in MENDS:
-            error = OSError(disk_words(error))
-        elif not _is_refusal(error):
+        told = disk_words(error) if isinstance(error, OSError) else ""
+        if not (told or _is_refusal(error)):
             raise
         if is_new:  # and no other process has said it
-            print(f"Error{named()}: {printable(error)}", file=sys.stderr)
+            why = told or printable(error)
+            print(f"Error{named()}: {why}", file=sys.stderr)
         _end(REFUSED)
 
 

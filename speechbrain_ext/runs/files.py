@@ -176,17 +176,16 @@ def writing(
 
 
 def disk_words(error: OSError) -> str:
-    """What a person is told of a disk's error that nobody has worded."""
-    if isinstance(error, WriteError) or not error.filename:
-        return str(error)
-    if error.errno == errno.ENOENT:
+    """What a person is told of a disk's error; empty where it is none."""
+    mend = MENDS.get(error.errno or 0, "")
+    what = f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
         mend = "Put it back or make it again"
-    else:
-        mend = MENDS.get(error.errno or 0, "")
-    if not mend:
-        return str(error)
-    told = f"{error.filename}: {error.strerror}. {mend}"
-    return f"{told}, then start the same command again"
+        # safetensors says all in its words.
+        what = what if error.filename else str(error)
+    if isinstance(error, WriteError) or not mend or what.startswith("None"):
+        return ""
+    return f"{what}. {mend}, then start the same command again"
 
 
 def _is_ours(about, path, temporary):

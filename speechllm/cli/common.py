@@ -246,7 +246,7 @@ def guarded(call: Callable[[], int | None], as_json: bool = False) -> int:
         if isinstance(error, OSError):
             from speechbrain_ext.runs.files import disk_words
 
-            why = disk_words(error)
+            why = disk_words(error) or why
         if code == OURS:
             why = (
                 f"{type(error).__name__}: {why} (this should not happen; "

@@ -227,7 +227,8 @@ def features(world, folder):
                 wav, _ = soundfile.read(items[name][0], dtype="float32")
                 return torch.from_numpy(wav)
 
-            cache.compute(encoder, read, batch_seconds=2, progress=False)
+            # One at a time: what is padded alike sums alike.
+            cache.compute(encoder, read, batch_seconds=0.1, progress=False)
 
         run_command(compute)
 

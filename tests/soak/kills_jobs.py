@@ -204,7 +204,7 @@ def prepare_jobs(top: Path) -> Iterator[Job]:
 def model_jobs(top: Path, world: World) -> Iterator[Job]:
     """Of a causal LM, and of a finished run."""
     text = top / "lines.txt"
-    text.write_text(TEXT * 3)
+    text.write_text(TEXT * 20)
     measure = ["measure", world.decoder, "--text", str(text), "--output"]
     prune = ["prune", world.decoder, "--text", str(text), "--layers", "2"]
     prune += ["--heal", "map", "--output"]
