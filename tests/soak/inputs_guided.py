@@ -12,6 +12,9 @@ import sys
 import traceback
 
 from soak.campaign import Outcome
+from speechbrain_ext.data.own_forms import read_table
+from speechbrain_ext.layers.weights import read_head
+from speechllm.exported.format import ExportFolder
 
 RUNS = 10_000
 # Longest input, in bytes.
@@ -20,22 +23,16 @@ LONGEST = 4096
 
 def heads(path):
     """The head of a safetensors file."""
-    from speechbrain_ext.layers.weights import read_head
-
     read_head(str(path))
 
 
 def manifests(path):
     """An export's manifest, and each file that it names."""
-    from speechllm.exported.format import ExportFolder
-
     ExportFolder(str(path.parent))
 
 
 def lists(path):
     """A list of recordings."""
-    from speechbrain_ext.data.own_forms import read_table
-
     read_table(str(path), str(path.parent), "csv")
 
 
@@ -44,6 +41,22 @@ READERS = {
     "manifests": (manifests, "manifest.json", b'{"format": "", "files": {}}'),
     "lists": (lists, "list.tsv", b"audio\ttext\na.wav\tone two\n"),
 }
+
+
+# Whose functions are traced.
+MODULES = (
+    "speechbrain_ext.layers.weights",
+    "speechllm.exported.format",
+    "speechbrain_ext.data.own_forms",
+)
+
+
+def functions_of(module):
+    """A module's own functions and methods."""
+    for one in vars(module).values():
+        if getattr(one, "__module__", None) == module.__name__:
+            inside = vars(one).values() if isinstance(one, type) else [one]
+            yield from (f for f in inside if isinstance(f, FunctionType))
 
 
 def guided(setting):
@@ -99,11 +112,6 @@ def _fuzz(name, folder, setting):
         if tried == RUNS:
             _end(folder, tried, b"", "")
 
-    for module in list(sys.modules):
-        if module.startswith(
-            ("speechbrain_ext.layers.weights", "speechllm.exp")
-        ):
-            pass
     seed = setting.random(f"guided {name}").randrange(1, 2**31)
     words = [sys.argv[0], f"-seed={seed}", f"-max_len={LONGEST}", str(seeds)]
     words += [
@@ -115,8 +123,10 @@ def _fuzz(name, folder, setting):
     null = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    read_traced = atheris.instrument_func(read)
-    read = read_traced
+    # What is loaded already cannot be traced by the package's import hook.
+    for module in {read.__module__, *MODULES}:
+        for one in functions_of(sys.modules[module]):
+            atheris.instrument_func(one)
     atheris.Setup(words, once)
     atheris.Fuzz()
     os._exit(1)
