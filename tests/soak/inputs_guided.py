@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import traceback
+from types import FunctionType
 
 from soak.campaign import Outcome
 from speechbrain_ext.data.own_forms import read_table

@@ -319,7 +319,14 @@ KINDS = [
         "backbone.yaml",
         spoil=spoil_fragment,
     ),
-    Kind("overrides", make_words, read_words, "words.json", spoil=spoil_words),
+    Kind(
+        "overrides",
+        make_words,
+        read_words,
+        "words.json",
+        spoil=spoil_words,
+        names="--",
+    ),
     Kind("studies", make_study, read_study, "*.yaml", spoil=spoil_study),
     Kind(
         "backbones",
