@@ -121,6 +121,18 @@ def make_results(folder):
         )
 
 
+def make_reports(folder):
+    """The same with a table, and losses that are read."""
+    make_results(folder)
+    for run in ("run1", "run2"):
+        file = folder / run / "result.json"
+        told = json.loads(file.read_text())
+        history = [{"step": 1, "valid_loss": 1.5}]
+        told["validation"] = {"history": history, "final_loss": 1.5}
+        file.write_text(json.dumps(told))
+    make_tables(folder / "run1")
+
+
 def read_results(place, random):
     """Compare, report or say what it is."""
     one, other = str(place / "run1"), str(place / "run2")
@@ -307,6 +319,8 @@ KINDS = [
     Kind("tables", make_tables, read_tables, "*.json"),
     Kind("plans", make_plans, read_plans, "*.json"),
     Kind("results", make_results, read_results, "run1/*"),
+    # A second each, of pictures.
+    Kind("reports", make_reports, read_report, "run1/*", quick=10, full=500),
     Kind("packed", make_packed, read_packed, "*.bz2", spoil=spoil_packed),
     Kind("values", make_values, read_values, "*.json", spoil=spoil_values),
     Kind(
