@@ -82,6 +82,11 @@ def _checked_system(system, where):
     if system.get("score"):
         _check(system["score"], SCORE_KEYS, f"{where}score.", ["data"])
         _check_recipe(system["score"], f"{where}score.")
+    for key in ("tables", "plans", "needs"):
+        names = system.get(key) or []
+        texts = [one for one in names if isinstance(one, str)]
+        if not isinstance(names, list) or texts != names:
+            raise PlanError(f"{where}{key}: {names!r:.80}, give a list of names")
     entries = list(_flat(system.get("study", [])))
     for one in entries:
         _check(one, ENTRY_KEYS, f"{where}study.", ["depths", "healing"])
