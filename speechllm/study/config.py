@@ -86,7 +86,9 @@ def _checked_system(system, where):
         names = system.get(key) or []
         texts = [one for one in names if isinstance(one, str)]
         if not isinstance(names, list) or texts != names:
-            raise PlanError(f"{where}{key}: {names!r:.80}, give a list of names")
+            raise PlanError(
+                f"{where}{key}: {names!r:.80}, give a list of names"
+            )
     entries = list(_flat(system.get("study", [])))
     for one in entries:
         _check(one, ENTRY_KEYS, f"{where}study.", ["depths", "healing"])
