@@ -41,7 +41,7 @@ TIMING_KEYS = (
 ).split()
 
 
-# Values of a configuration, aliases followed; the largest of ours has 1,000.
+# Values of a configuration, aliases followed; the largest of ours has 400.
 MOST = 100_000
 
 

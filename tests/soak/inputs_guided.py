@@ -7,15 +7,19 @@ that bytes reached steer the next bytes; counted apart from the grammar's.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import traceback
 from types import FunctionType
 
+import torch
+from safetensors.torch import save
+
 from soak.campaign import Outcome
 from speechbrain_ext.data.own_forms import read_table
 from speechbrain_ext.layers.weights import read_head
-from speechllm.exported.format import ExportFolder
+from speechllm.exported.format import FORMAT, ExportFolder, file_hash
 
 RUNS = 10_000
 # Longest input, in bytes.
@@ -37,13 +41,48 @@ def lists(path):
     read_table(str(path), str(path.parent), "csv")
 
 
+def head_seeds(folder):
+    """A sound file of two tensors."""
+    tensors = {"a": torch.zeros(2), "b": torch.ones(1, 2, dtype=torch.int8)}
+    return [save(tensors, {"format": "pt"})]
+
+
+def manifest_seeds(folder):
+    """The manifest of a folder that it fits."""
+    files = {
+        "README.md": "# A card",
+        "config.json": json.dumps(
+            {
+                "format": FORMAT,
+                "backbone": {"kept_layers": [0]},
+                "tasks": ["asr"],
+                "default_task": "asr",
+            }
+        ),
+        "tasks/asr/task.json": "{}",
+    }
+    named = {}
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        named[name] = {"bytes": len(text), "sha256": file_hash(path)}
+    return [json.dumps({"format": FORMAT, "files": named}).encode()]
+
+
+def list_seeds(folder):
+    """A list of two recordings, and one with quotes and times."""
+    return [
+        b"audio\ttext\na.wav\tone two\nb.wav\tthree\n",
+        b'id,audio,start,end,text\n1,a.wav,0,1.5,"one, two"\n',
+    ]
+
+
 READERS = {
-    "heads": (heads, "a.safetensors", b'@\0\0\0\0\0\0\0{"a":{"dtype":"F32"'),
-    "manifests": (manifests, "manifest.json", b'{"format": "", "files": {}}'),
-    "lists": (lists, "list.tsv", b"audio\ttext\na.wav\tone two\n"),
+    "heads": (heads, "a.safetensors", head_seeds),
+    "manifests": (manifests, "manifest.json", manifest_seeds),
+    "lists": (lists, "list.tsv", list_seeds),
 }
-
-
 # Whose functions are traced.
 MODULES = (
     "speechbrain_ext.layers.weights",
@@ -92,11 +131,12 @@ def _fuzz(name, folder, setting):
     """Never returns: atheris ends the process."""
     import atheris
 
-    read, file, first = READERS[name]
+    read, file, made = READERS[name]
     path, seeds = folder / "in" / file, folder / "seeds"
     path.parent.mkdir()
     seeds.mkdir()
-    (seeds / "first").write_bytes(first)
+    for number, first in enumerate(made(path.parent)):
+        (seeds / str(number)).write_bytes(first)
     tried = 0
 
     def once(given):
