@@ -231,7 +231,7 @@ KINDS = [
         read_words,
         "words.json",
         spoil=spoil_words,
-        names="--",
+        names=("--", "device:"),
         full=3000,
     ),
     Kind(

@@ -57,7 +57,7 @@ class Kind:
     sign: Callable[[Path], None] | None = None
     spoil: Callable[[Path, object], str] = spoil
     # What else says what a refusal is of, such as an option.
-    names: str = "\n\n"
+    names: tuple[str, ...] = ()
     quick: int = 200
     full: int = 10_000
 
@@ -257,7 +257,7 @@ def judge(kind: Kind, place: Path, path: Path, seen: Seen, random) -> str:
         return f"did {seen.did[:3]}"
     if _status("VmHWM") - before > MEMORY:
         return f"took {(_status('VmHWM') - before) >> 20} MiB"
-    named = str(place), path.name, kind.names
+    named = str(place), path.name, *kind.names
     return _said_well(code, said, named)
 
 
