@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
-from speechllm.settings_tree import Path
+from speechllm.settings_tree import Path, refuse_bomb
 
 Overrides = dict | str | None
 
@@ -45,6 +45,7 @@ def mapping(overrides: Overrides) -> dict:
     pairs = [re.fullmatch(r"([A-Za-z_][\w.]*):(?: (.*))?", li) for li in lines]
     if all(pairs):
         return {pair[1]: Raw(pair[2] or "") for pair in pairs if pair}
+    refuse_bomb(overrides)
     try:
         tree = YAML(typ="safe", pure=True).load(overrides)
     except YAMLError as error:

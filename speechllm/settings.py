@@ -41,6 +41,7 @@ from speechllm.settings_tree import (
     include_file,
     is_include,
     point,
+    refuse_bomb,
     tag_of,
     text_of,
     written,
@@ -263,6 +264,7 @@ class _Overlay:
         )
         if takes_text and not quoted:
             return "null" if text in ("null", "~", "") else as_yaml(text)
+        refuse_bomb(text)
         try:
             YAML().compose(f"key: {text}")
         except YAMLError:

@@ -219,9 +219,11 @@ def _tree(text):
         return _yaml().map()
     if is_include(root):
         raise ValueError("includes at its root: put the include under a key")
+    if tag_of(root).startswith("!"):
+        raise ValueError(f"is a {tag_of(root)} as a whole: put it under a key")
     if not isinstance(root, dict):
         raise ValueError("holds no keys: write `key: value` lines")
-    for path, node in _walk((), root):
+    for path, node in [(("root",), root), *_walk((), root)]:
         # These call what they name wherever they stand: HyperPyYAML's loader
         # knows them too.
         if "python/" in tag_of(node):

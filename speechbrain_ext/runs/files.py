@@ -441,10 +441,18 @@ def _row(row, name):
     """A row with what it must have: an id, and texts or a loss."""
     if not isinstance(row, dict):
         raise ValueError(f"it is {row!r:.40}")
-    texts = ("id",) if name == LOSSES_FILE else ("id", *TEXTS)
+    texts, numbers = ("id", *TEXTS), ()
+    if name == LOSSES_FILE:
+        texts, numbers = ("id",), ("loss", "tokens")
+    if row.get("speaker") is not None:
+        texts = (*texts, "speaker")
     for key in texts:
         if not isinstance(row[key], str):
             raise ValueError(f"its {key} is {row[key]!r:.40}, not a text")
+    for key in numbers:
+        # None: what JSON has for NaN.
+        if type(row[key]) not in (int, float, type(None)):
+            raise ValueError(f"its {key} is {row[key]!r:.40}, not a number")
     return row
 
 

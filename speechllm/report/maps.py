@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from pathlib import Path
 from string import ascii_lowercase
 from typing import NamedTuple
 
 import numpy as np
 
+from speechbrain_ext.runs.files import of_form
 from speechllm.report.chance import (
     Agreement,
     overlap_by_place,
@@ -36,16 +38,34 @@ def read_tables(folder: str | Path) -> list[dict]:
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             # Broken results are the business of `load_runs`.
             continue
         if isinstance(content, dict) and {"distances", "path"} <= set(content):
+            try:
+                with of_form(path, ": no table of distances", "Measure again"):
+                    _check_table(content)
+            except ValueError as error:
+                print(f"{error}: left out", file=sys.stderr)
+                continue
             key = json.dumps(
                 [content["distances"], content.get("provenance")],
                 sort_keys=True,
             )
             found.setdefault(key, content)
     return sorted(found.values(), key=_table_order)
+
+
+def _check_table(content):
+    """Refuse what cannot be drawn."""
+    table, layers = distances(content), len(content["distances"])
+    if table.shape != (layers, layers) or not layers:
+        raise ValueError("its distances are not square")
+    for start, size in content["path"]:
+        if not (type(start) is type(size) is int and 0 <= start < layers):
+            raise ValueError(f"its path has {start!r:.40}, {size!r:.40}")
+    if not isinstance(content.get("provenance", {}) or {}, dict):
+        raise ValueError("its provenance is no mapping")
 
 
 def _table_order(table):

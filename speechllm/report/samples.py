@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechbrain_ext.runs.files import LOSSES_FILE, read_utterances
+from speechbrain_ext.runs.files import LOSSES_FILE, of_form, read_utterances
 from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.scores.intervals import (
     LOG,
@@ -153,7 +153,9 @@ class Samples:
         ids = tuple(sorted(found))
         rows = [found[i] for i in ids]
         speakers = [row.get("speaker") for row in rows]
-        return (ids, speakers, counts_of(rows)) if rows else None
+        mend = "Evaluate the run again"
+        with of_form(Path(folder) / file, ": cannot be counted", mend):
+            return (ids, speakers, counts_of(rows)) if rows else None
 
     def _drawn(self, run, name, value, statistic):
         """A run's figure on a set, with each speaker left out."""

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechbrain_ext.runs.files import ODD_FORM
 from speechllm.report.estimates import Estimate
 
 # Others may keep this share of a machine's cores busy while it is timed.
@@ -98,7 +99,7 @@ def read_timings(folder: str | Path) -> list[Timing]:
                 told = json.loads(file.read_text(encoding="utf-8"))
                 one = Timing(file.stem, told)
                 one.busy, one.ratio(), one.of_removed(), one.memory_left()
-            except (ValueError, KeyError, TypeError) as error:
+            except ODD_FORM as error:
                 print(
                     f"{file}: no timing ({error!r}): remove it",
                     file=sys.stderr,

@@ -41,12 +41,31 @@ TIMING_KEYS = (
 ).split()
 
 
+# Values of a configuration, aliases followed; the largest of ours has 400.
+MOST = 100_000
+
+
 class PlanError(ValueError):
     """What is wrong with a study's configuration, and how to mend it."""
 
 
+def _refuse_many(config, file):
+    """Refuse a few lines whose aliases stand for any number of values."""
+    left, count = [config], 0
+    while left:
+        one = left.pop()
+        inside = one.values() if isinstance(one, dict) else one
+        left.extend(inside if isinstance(one, (dict, list)) else ())
+        count += 1
+        if count + len(left) > MOST:
+            raise PlanError(
+                f"{file}: stands for over {MOST} values: its aliases multiply"
+            )
+
+
 def checked(config: dict, file: str) -> dict:
     """A configuration, refused where it has what is not known."""
+    _refuse_many(config, file)
     needed = ("results", "seeds", "systems")
     _check(config, KEYS, f"{file}: ", needed)
     for key, kind in KEYS.items():
@@ -82,6 +101,13 @@ def _checked_system(system, where):
     if system.get("score"):
         _check(system["score"], SCORE_KEYS, f"{where}score.", ["data"])
         _check_recipe(system["score"], f"{where}score.")
+    for key in ("tables", "plans", "needs"):
+        names = system.get(key) or []
+        texts = [one for one in names if isinstance(one, str)]
+        if not isinstance(names, list) or texts != names:
+            raise PlanError(
+                f"{where}{key}: {names!r:.80}, give a list of names"
+            )
     entries = list(_flat(system.get("study", [])))
     for one in entries:
         _check(one, ENTRY_KEYS, f"{where}study.", ["depths", "healing"])

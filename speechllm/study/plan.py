@@ -387,4 +387,8 @@ def read_plan(file, **changes) -> Plan:
             raise PlanError(
                 f"{file}: {config!r:.80} is no study: give its keys"
             )
-        return Plan({**config, **changes}, str(file))
+        plan = Plan({**config, **changes}, str(file))
+        for run in plan.runs.values():
+            # Words that no command line can have.
+            run.typed()
+        return plan

@@ -158,9 +158,10 @@ def _marked(plan, name):
 def _content(file):
     """What a JSON file says; a broken or absent one is as good as none."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def result_of(plan, name) -> dict:

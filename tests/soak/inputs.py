@@ -9,6 +9,7 @@ elsewhere, nothing run. Linux only.
 
 from __future__ import annotations
 
+from soak.inputs_guided import guided
 from soak.inputs_kinds import KINDS
 from soak.inputs_watch import cases
 
@@ -17,3 +18,4 @@ def faults(setting):
     """Some cases of each kind."""
     for kind in KINDS:
         yield from cases(kind, setting)
+    yield from guided(setting)

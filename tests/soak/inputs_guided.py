@@ -7,11 +7,19 @@ that bytes reached steer the next bytes; counted apart from the grammar's.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import traceback
+from types import FunctionType
+
+import torch
+from safetensors.torch import save
 
 from soak.campaign import Outcome
+from speechbrain_ext.data.own_forms import read_table
+from speechbrain_ext.layers.weights import read_head
+from speechllm.exported.format import FORMAT, ExportFolder, file_hash
 
 RUNS = 10_000
 # Longest input, in bytes.
@@ -20,30 +28,75 @@ LONGEST = 4096
 
 def heads(path):
     """The head of a safetensors file."""
-    from speechbrain_ext.layers.weights import read_head
-
     read_head(str(path))
 
 
 def manifests(path):
     """An export's manifest, and each file that it names."""
-    from speechllm.exported.format import ExportFolder
-
     ExportFolder(str(path.parent))
 
 
 def lists(path):
     """A list of recordings."""
-    from speechbrain_ext.data.own_forms import read_table
-
     read_table(str(path), str(path.parent), "csv")
 
 
+def head_seeds(folder):
+    """A sound file of two tensors."""
+    tensors = {"a": torch.zeros(2), "b": torch.ones(1, 2, dtype=torch.int8)}
+    return [save(tensors, {"format": "pt"})]
+
+
+def manifest_seeds(folder):
+    """The manifest of a folder that it fits."""
+    files = {
+        "README.md": "# A card",
+        "config.json": json.dumps(
+            {
+                "format": FORMAT,
+                "backbone": {"kept_layers": [0]},
+                "tasks": ["asr"],
+                "default_task": "asr",
+            }
+        ),
+        "tasks/asr/task.json": "{}",
+    }
+    named = {}
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        named[name] = {"bytes": len(text), "sha256": file_hash(path)}
+    return [json.dumps({"format": FORMAT, "files": named}).encode()]
+
+
+def list_seeds(folder):
+    """A list of two recordings, and one with quotes and times."""
+    return [
+        b"audio\ttext\na.wav\tone two\nb.wav\tthree\n",
+        b'id,audio,start,end,text\n1,a.wav,0,1.5,"one, two"\n',
+    ]
+
+
 READERS = {
-    "heads": (heads, "a.safetensors", b'@\0\0\0\0\0\0\0{"a":{"dtype":"F32"'),
-    "manifests": (manifests, "manifest.json", b'{"format": "", "files": {}}'),
-    "lists": (lists, "list.tsv", b"audio\ttext\na.wav\tone two\n"),
+    "heads": (heads, "a.safetensors", head_seeds),
+    "manifests": (manifests, "manifest.json", manifest_seeds),
+    "lists": (lists, "list.tsv", list_seeds),
 }
+# Whose functions are traced.
+MODULES = (
+    "speechbrain_ext.layers.weights",
+    "speechllm.exported.format",
+    "speechbrain_ext.data.own_forms",
+)
+
+
+def functions_of(module):
+    """A module's own functions and methods."""
+    for one in vars(module).values():
+        if getattr(one, "__module__", None) == module.__name__:
+            inside = vars(one).values() if isinstance(one, type) else [one]
+            yield from (f for f in inside if isinstance(f, FunctionType))
 
 
 def guided(setting):
@@ -78,11 +131,12 @@ def _fuzz(name, folder, setting):
     """Never returns: atheris ends the process."""
     import atheris
 
-    read, file, first = READERS[name]
+    read, file, made = READERS[name]
     path, seeds = folder / "in" / file, folder / "seeds"
     path.parent.mkdir()
     seeds.mkdir()
-    (seeds / "first").write_bytes(first)
+    for number, first in enumerate(made(path.parent)):
+        (seeds / str(number)).write_bytes(first)
     tried = 0
 
     def once(given):
@@ -99,11 +153,6 @@ def _fuzz(name, folder, setting):
         if tried == RUNS:
             _end(folder, tried, b"", "")
 
-    for module in list(sys.modules):
-        if module.startswith(
-            ("speechbrain_ext.layers.weights", "speechllm.exp")
-        ):
-            pass
     seed = setting.random(f"guided {name}").randrange(1, 2**31)
     words = [sys.argv[0], f"-seed={seed}", f"-max_len={LONGEST}", str(seeds)]
     words += [
@@ -115,8 +164,10 @@ def _fuzz(name, folder, setting):
     null = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    read_traced = atheris.instrument_func(read)
-    read = read_traced
+    # What is loaded already cannot be traced by the package's import hook.
+    for module in {read.__module__, *MODULES}:
+        for one in functions_of(sys.modules[module]):
+            atheris.instrument_func(one)
     atheris.Setup(words, once)
     atheris.Fuzz()
     os._exit(1)

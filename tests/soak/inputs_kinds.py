@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import bz2
-import io
 import json
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
-import torch
-from exported import make_run
 from mini_study import MiniStudy
-from safetensors.torch import load_file
-from speech_llm_fixtures import make_decoder, make_encoder
-from transformers import AutoModelForCausalLM
 
 from soak import inputs_mutate
+from soak.inputs_models import (
+    make_backbone,
+    make_encoder_folder,
+    make_export,
+    make_pickles,
+    read_backbone,
+    read_encoder,
+    read_export,
+    read_pickles,
+    sign_export,
+    spoil_pickle,
+)
 from soak.inputs_settings import (
-    as_script,
     make_settings,
     make_study,
     make_values,
@@ -37,18 +40,12 @@ from soak.inputs_settings import (
 from soak.inputs_watch import Kind
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import Plan, save_plans
-from speechbrain_ext.model.encoder import SpeechEncoder
-from speechbrain_ext.runs.files import ODD_FORM, write_json, write_losses
-from speechbrain_ext.training.checkpoints import random_state, read_state
+from speechbrain_ext.runs.files import write_json, write_losses
 from speechllm.cli import main as speechllm
-from speechllm.export.write import export_runs
-from speechllm.exported.format import file_hash
-from speechllm.exported.model import ExportedSpeechLLM
 from speechllm.report import pack
 from speechllm.text_rules import FORMAT as COMPARISON
 
 LAYERS = 6
-CALLS = inputs_mutate.Canary()
 
 
 # ----------------------------------------------------------------------------
@@ -121,6 +118,18 @@ def make_results(folder):
         )
 
 
+def make_reports(folder):
+    """The same with a table, and losses that are read."""
+    make_results(folder)
+    for run in ("run1", "run2"):
+        file = folder / run / "result.json"
+        told = json.loads(file.read_text())
+        history = [{"step": 1, "valid_loss": 1.5}]
+        told["validation"] = {"history": history, "final_loss": 1.5}
+        file.write_text(json.dumps(told))
+    make_tables(folder / "run1")
+
+
 def read_results(place, random):
     """Compare, report or say what it is."""
     one, other = str(place / "run1"), str(place / "run2")
@@ -190,127 +199,23 @@ def read_packed(place, random):
     return pack.main([str(place / "runs.json.bz2"), "--unpack", out])
 
 
-# ----------------------------------------------------------------------------
-# Models.
-
-
-def make_backbone(folder):
-    """A tiny decoder in two files and an index."""
-    made = make_decoder("qwen2", folder / "whole")
-    lm = AutoModelForCausalLM.from_pretrained(made, trust_remote_code=False)
-    lm.save_pretrained(folder / "model", max_shard_size="100KB")
-    for name in os.listdir(made):
-        if name.startswith(("tokenizer", "special", "vocab", "merges")):
-            shutil.copy(Path(made) / name, folder / "model")
-    shutil.rmtree(made)
-    (folder / "lines.txt").write_text("one two\nred green blue\n")
-
-
-def read_backbone(place, random):
-    """Say what it is, and measure it."""
-    model, text = str(place / "model"), str(place / "lines.txt")
-    if random.random() < 0.3:
-        return speechllm(["info", model])
-    return speechllm(
-        ["measure", model, "--text", text, "--json"]
-        + ["--stream"] * (random.random() < 0.4)
-    )
-
-
-def make_encoder_folder(folder):
-    """A tiny encoder."""
-    make_encoder("wavlm", folder / "model")
-
-
-def read_encoder(place, random):
-    """Load it as a recipe does."""
-    source = str(place / "model")
-    return as_script(lambda: SpeechEncoder.from_source(source))
-
-
-def make_pickles(folder):
-    """A tiny decoder in an older .bin file, and a checkpoint's files."""
-    made = Path(make_decoder("qwen2", folder / "model"))
-    state = load_file(made / "model.safetensors")
-    torch.save(state, made / "pytorch_model.bin")
-    (made / "model.safetensors").unlink()
-    torch.save(random_state() | {"step": 3}, folder / "brain.ckpt")
-    (folder / "lines.txt").write_text("one two\nred green blue\n")
-
-
-def spoil_pickle(path, random):
-    """Any bytes; or a pickle that calls, in each of torch's forms."""
-    if random.random() < 0.5:
-        told, new = inputs_mutate.any_bytes(path.read_bytes(), random)
-        path.write_bytes(new)
-        return told
-    zipped = random.random() < 0.5
-    content = random.choice(
-        [
-            CALLS,
-            {"a": CALLS},
-            {"a": torch.ones(2), "b": [CALLS]},
-            [],
-        ]
-    )
-    stream = io.BytesIO()
-    torch.save(content, stream, _use_new_zipfile_serialization=zipped)
-    path.write_bytes(stream.getvalue())
-    return f"calls, {'zipped' if zipped else 'legacy'}"
-
-
-def read_pickles(place, random):
-    """Measure the model, and go on from the checkpoint."""
-    words = ["--text", str(place / "lines.txt"), "--json"]
-    ended = speechllm(["measure", str(place / "model"), *words])
-    return ended or as_script(lambda: read_state(str(place / "brain.ckpt")))
-
-
-def make_export(folder):
-    """An export of one task."""
-    with_models = folder / "models"
-    lm = make_decoder("qwen2", with_models / "decoder")
-    encoder = make_encoder("wavlm", with_models / "encoder")
-    run = make_run(with_models / "run", lm, encoder)
-    export_runs([run], str(folder / "model"), tell=lambda line: None)
-    shutil.rmtree(with_models)
-
-
-def read_export(place, random):
-    """Load it as `transcribe` does, or say what it is."""
-    from speechllm.cli.common import guarded
-
-    model = str(place / "model")
-    if random.random() < 0.3:
-        return speechllm(["info", model])
-    return guarded(lambda: ExportedSpeechLLM.from_pretrained(model) and 0)
-
-
-def sign_export(place):
-    """Have the manifest fit, as a stranger would: what it was before."""
-    path = place / "model/manifest.json"
-    try:
-        before = path.read_bytes()
-        manifest = json.loads(before)
-        for name, entry in manifest["files"].items():
-            file = path.parent / name
-            if file.is_file():
-                entry["bytes"] = file.stat().st_size
-                entry["sha256"] = file_hash(file)
-        path.write_text(json.dumps(manifest))
-    except (OSError, *ODD_FORM):
-        return {}
-    return {path: before}
-
-
+# What takes some 30 ms a case has fewer in a full campaign: settings of all
+# forms are 20,000, models of all forms 13,000.
 KINDS = [
     Kind("tables", make_tables, read_tables, "*.json"),
     Kind("plans", make_plans, read_plans, "*.json"),
     Kind("results", make_results, read_results, "run1/*"),
+    # A second each, of pictures.
+    Kind("reports", make_reports, read_report, "run1/*", quick=8, full=100),
     Kind("packed", make_packed, read_packed, "*.bz2", spoil=spoil_packed),
     Kind("values", make_values, read_values, "*.json", spoil=spoil_values),
     Kind(
-        "settings", make_settings, read_settings, "*.yaml", spoil=spoil_settings
+        "settings",
+        make_settings,
+        read_settings,
+        "*.yaml",
+        spoil=spoil_settings,
+        full=4000,
     ),
     Kind(
         "fragments",
@@ -318,22 +223,40 @@ KINDS = [
         read_settings,
         "backbone.yaml",
         spoil=spoil_fragment,
+        full=3000,
     ),
-    Kind("overrides", make_words, read_words, "words.json", spoil=spoil_words),
-    Kind("studies", make_study, read_study, "*.yaml", spoil=spoil_study),
+    Kind(
+        "overrides",
+        make_words,
+        read_words,
+        "words.json",
+        spoil=spoil_words,
+        names=("--", "device:"),
+        full=3000,
+    ),
+    Kind(
+        "studies",
+        make_study,
+        read_study,
+        "*.yaml",
+        spoil=spoil_study,
+        full=4000,
+    ),
     Kind(
         "backbones",
         make_backbone,
         read_backbone,
         "model/*.json model/*.json model/*.safetensors",
+        full=3000,
     ),
-    Kind("encoders", make_encoder_folder, read_encoder, "model/*"),
+    Kind("encoders", make_encoder_folder, read_encoder, "model/*", full=4000),
     Kind(
         "pickles",
         make_pickles,
         read_pickles,
         "model/*.bin *.ckpt",
         spoil=spoil_pickle,
+        full=2000,
     ),
     Kind(
         "exports",
@@ -344,5 +267,6 @@ KINDS = [
         "model/tasks/asr/*.safetensors model/tasks/asr/adapter/* "
         "model/encoders/*/*",
         sign=sign_export,
+        full=4000,
     ),
 ]

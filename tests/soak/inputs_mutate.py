@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 # What code that must not run would do; the watch sees it try.
-COMMAND = "true"
+COMMAND = "date"
 DEEP = 100_000
 HUGE = 10**9
 ODD = [
@@ -235,6 +235,11 @@ def yaml_file(raw: bytes, random, code: bool = True) -> tuple[str, bytes]:
     way = random.choice("value value value code key indent twice".split())
     if way == "code" and not code:
         way = "value"
+    if way == "code" and random.random() < 0.2:
+        # The whole file.
+        tag = random.choice(TAGS).split()[0]
+        told = f"command: {COMMAND}\nargs: [{COMMAND}]\n"
+        return f"root: {tag}", f"{tag}\n{told}".encode()
     if way in ("value", "code"):
         value = random.choice(TAGS if way == "code" else ODD_YAML)
         lines[place] = f"{key}: {value}"

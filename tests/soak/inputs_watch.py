@@ -56,6 +56,8 @@ class Kind:
     files: str
     sign: Callable[[Path], None] | None = None
     spoil: Callable[[Path, object], str] = spoil
+    # What else says what a refusal is of, such as an option.
+    names: tuple[str, ...] = ()
     quick: int = 200
     full: int = 10_000
 
@@ -255,10 +257,11 @@ def judge(kind: Kind, place: Path, path: Path, seen: Seen, random) -> str:
         return f"did {seen.did[:3]}"
     if _status("VmHWM") - before > MEMORY:
         return f"took {(_status('VmHWM') - before) >> 20} MiB"
-    return _said_well(code, said, place, path)
+    named = str(place), path.name, *kind.names
+    return _said_well(code, said, named)
 
 
-def _said_well(code, said, place, path):
+def _said_well(code, said, named):
     """Whether a refusal says what file it is of."""
     if code == 0:
         return ""
@@ -266,7 +269,7 @@ def _said_well(code, said, place, path):
         return f"exit {code}: {said[-1000:]}"
     if "Traceback" in said or any(one in said for one in SHORT):
         return f"said {said[-1000:]}"
-    if str(place) not in said and path.name not in said:
+    if not any(one in said for one in named):
         return f"names no file: {said[-1000:] or 'not a word'}"
     if len(said) > LONGEST:
         return f"a message of {len(said)} letters: {said[:300]}"
