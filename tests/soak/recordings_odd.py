@@ -15,10 +15,10 @@ import click
 import soundfile
 import torch
 from encoded import encoded
+
 from soak.recordings_audio import wrong_with
 from soak.recordings_child import unclear
 from soak.recordings_lists import sound
-
 from speechllm.cli.audio import _expand
 from speechllm.exported.audio import as_sounds
 
