@@ -41,12 +41,16 @@ def wave(file, seconds=0.2):
     return file
 
 
+class Late(BaseException):
+    """No error that anything would take for one of a file's."""
+
+
 @contextmanager
 def within(seconds):
     """What takes longer is a hang."""
 
     def late(*_):
-        raise TimeoutError("it hangs")
+        raise Late
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -105,14 +109,14 @@ def test_a_text_too_long_for_a_manifest_is_told_in_short(data):
     assert len(str(told.value)) < 2000
 
 
-@pytest.mark.parametrize("form", ["csv", "nemo", "kaldi"])
+@pytest.mark.parametrize("form", ["csv", "nemo"])
 def test_a_pipe_is_not_waited_for(form, data):
     os.mkfifo(data / "list")
-    with within(5), pytest.raises(PreparationError, match="list"):
+    with within(5), pytest.raises(PreparationError, match="list: is no file"):
         prepare(data, given={"train": "list"}, form=form)
 
 
-def test_a_recording_outside_is_told(data, caplog, monkeypatch):
+def test_a_recording_outside_is_told(data, monkeypatch):
     wave(data.parent / "secret.wav")
     (data / "own.csv").write_text("path,text\na.wav,A\n../secret.wav,B\n")
     told = []
