@@ -7,6 +7,7 @@ it from numbers of its own, so that each can be run again alone.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -149,6 +150,7 @@ def serve(numbers, kind, act, seed, folder, pipe):
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # What libraries write by themselves is nobody's.
+    faulthandler.disable()
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
         os.dup2(null, stream)
