@@ -342,7 +342,8 @@ def measure(
     model = base_model(decoder)
     device = next(model.parameters()).device
     sums = DistanceSums(len(model.layers), device)
-    names, bad = [], []
+    names: list[str] = []
+    bad: list[torch.Tensor] = []
     with evaluating(model):
         for place, batch in enumerate(batches):
             distances_BLL = _batch_distances(decoder, batch, position)

@@ -166,7 +166,7 @@ def models_of(hparams: dict, before: dict, run_folder: str) -> dict:
     ValueError
         If a branch of the hub, or a folder, has other weights since then.
     """
-    found = {}
+    found: dict[str, dict] = {}
     for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
         model = hparams[key]
         if not model.get("source"):  # part of the other

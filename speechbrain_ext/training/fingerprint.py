@@ -75,7 +75,8 @@ def loaded_from(source: str, revision: str | None = None) -> dict:
         one, as the hub names them. A local folder has neither.
     """
     names = ["config.json", *sorted(weight_files(str(source), revision))]
-    files, commit = {}, None
+    files: dict[str, dict] = {}
+    commit = None
     for name in names:
         path = str(fetch_file(str(source), name, revision))
         commit = commit or extract_commit_hash(path, None)

@@ -151,7 +151,12 @@ def installed(setting):
     """Files of packages have the hashes that came with them, a sample each."""
     dice = setting.random("hashes")
     for name, package in needed().items():
-        files = [one for one in package.files or [] if one.hash]
+        # Commands get the head of the Python that they are installed for.
+        files = [
+            one
+            for one in package.files or []
+            if one.hash and "bin" not in one.parts
+        ]
         small = [one for one in files if (one.size or 0) < 1 << 20]
         some = dice.sample(small, min(len(small), setting.many(3, 200)))
         bad = [str(file) for file in some if not is_whole(file)]
