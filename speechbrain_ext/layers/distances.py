@@ -349,7 +349,8 @@ def measure(
             distances_BLL = _batch_distances(decoder, batch, position)
             sums.add(distances_BLL)
             rows = range(len(names), len(names) + len(distances_BLL))
-            names += batch.get("id") or [f"sequence {row}" for row in rows]
+            told = batch["id"] if "id" in batch else ()
+            names += told or [f"sequence {row}" for row in rows]
             bad.append(distances_BLL.isnan().any(dim=(1, 2)))
             if place == 0:
                 # A model overflows on its first words. Asking each time

@@ -336,8 +336,10 @@ def _work():
 
 
 def _line():
-    """Where the main thread is."""
+    """Where the main thread is, this module apart."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
     code = frame.f_code if frame else None
     return (
         f"{code.co_filename}:{frame.f_lineno}, {code.co_name}" if code else ""
