@@ -21,6 +21,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -338,19 +339,18 @@ def measure(
     (2, 1)
     """
     tokenizer = tokenizer or getattr(decoder, "tokenizer", None)
-    batches = _tokenized(batches, tokenizer)
+    sequences: Iterable[Any] = _tokenized(batches, tokenizer)
     model = base_model(decoder)
     device = next(model.parameters()).device
     sums = DistanceSums(len(model.layers), device)
     names: list[str] = []
     bad: list[torch.Tensor] = []
     with evaluating(model):
-        for place, batch in enumerate(batches):
+        for place, batch in enumerate(sequences):
             distances_BLL = _batch_distances(decoder, batch, position)
             sums.add(distances_BLL)
             rows = range(len(names), len(names) + len(distances_BLL))
-            told = batch["id"] if "id" in batch else ()
-            names += told or [f"sequence {row}" for row in rows]
+            names += batch.get("id") or [f"sequence {row}" for row in rows]
             bad.append(distances_BLL.isnan().any(dim=(1, 2)))
             if place == 0:
                 # A model overflows on its first words. Asking each time
