@@ -7,11 +7,7 @@ is said once, in `Experiment.train_and_evaluate`.
 from __future__ import annotations
 
 import contextlib
-import inspect
-import logging
-import os
 import time
-from pathlib import Path
 
 import speechbrain as sb
 from speechbrain.utils.distributed import (
@@ -27,14 +23,9 @@ from speechbrain_ext.data.sets import (
 )
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
-from speechbrain_ext.runs.files import (
-    write_hypotheses,
-    write_losses,
-    write_text,
-    writing,
-)
+from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.folders import alone
-from speechbrain_ext.runs.result import RESULT_FILE, RunResult
+from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.training.baseline import check_baseline, identify
 from speechbrain_ext.training.build import (
     build_from_settings,
@@ -46,6 +37,7 @@ from speechbrain_ext.training.choose_layers import choose_layers, measure_table
 from speechbrain_ext.training.run_record import (
     PeakMemory,
     add_speed,
+    begin_folder,
     earlier_result,
     go_on_from,
     new_result,
@@ -88,24 +80,6 @@ def open_experiment(
     return Experiment(brain_class, hparams, run_opts, datasets, prompt)
 
 
-def begin_folder(folder: str, settings: str, script) -> None:
-    """A run's folder, with its settings and the file of a function."""
-    # What cannot be written is told once, and not at each line of the log.
-    logging.raiseExceptions = False
-    with writing(folder):
-        sb.create_experiment_directory(folder)
-        if not if_main_process():
-            return
-        # SpeechBrain copies the file that asks it for the folder: this one,
-        # which tells nothing about the run.
-        Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
-        # What a started run was made with stays, whatever is asked of it later.
-        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
-            write_text(f"{folder}/hyperparams.yaml", settings)
-            source = Path(inspect.getfile(script))
-            write_text(f"{folder}/{source.name}", source.read_text("utf-8"))
-
-
 class Experiment:
     """A run: its settings, its data, and what it leaves behind.
 
@@ -145,9 +119,8 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Everything; a failure is recorded as one, and raised."""
-        if not if_main_process():
-            return self._run()
-        with alone(self.folder):
+        main = if_main_process()
+        with alone(self.folder) if main else contextlib.nullcontext():
             return self._run()
 
     def _run(self):

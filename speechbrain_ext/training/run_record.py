@@ -5,13 +5,23 @@ from __future__ import annotations
 import ctypes
 import datetime
 import gc
+import inspect
+import logging
 import os
 import re
+from pathlib import Path
 
+import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_ext.data.sets import about_sets
-from speechbrain_ext.runs.files import configuration_hash, versions
+from speechbrain_ext.runs.files import (
+    configuration_hash,
+    versions,
+    write_text,
+    writing,
+)
 from speechbrain_ext.runs.result import RESULT_FILE, RunResult, load_run
 from speechbrain_ext.scores.language import form_of, language_of
 from speechbrain_ext.training.baseline import read_system, with_former
@@ -43,6 +53,24 @@ MACHINE = (
 NOT_TRAINING = (*PLACES, *EVALUATION, *MACHINE)
 # A run that does not know them had nothing that they are about.
 ANY_VALUE = ("lr_bridge",)
+
+
+def begin_folder(folder: str, settings: str, script) -> None:
+    """A run's folder, with its settings and the file of a function."""
+    # What cannot be written is told once, and not at each line of the log.
+    logging.raiseExceptions = False
+    with writing(folder):
+        sb.create_experiment_directory(folder)
+        if not if_main_process():
+            return
+        # SpeechBrain copies the file that asks it for the folder: this one,
+        # which tells nothing about the run.
+        Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
+        # What a started run was made with stays, whatever is asked of it later.
+        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
+            write_text(f"{folder}/hyperparams.yaml", settings)
+            source = Path(inspect.getfile(script))
+            write_text(f"{folder}/{source.name}", source.read_text("utf-8"))
 
 
 def new_result(hparams: dict, datasets: dict, layers: int) -> RunResult:

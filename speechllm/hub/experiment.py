@@ -9,10 +9,11 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
-from speechbrain_ext.training.experiment import Experiment, begin_folder
+from speechbrain_ext.training.experiment import Experiment
 from speechbrain_ext.training.faults import Fault
 from speechbrain_ext.training.fingerprint import fingerprint
 from speechbrain_ext.training.options import get, is_whole
+from speechbrain_ext.training.run_record import begin_folder
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.hub.model import HubModel, load_prompt
 
