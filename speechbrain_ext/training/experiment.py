@@ -6,8 +6,8 @@ is said once, in `Experiment.train_and_evaluate`.
 
 from __future__ import annotations
 
-import contextlib
 import time
+from contextlib import nullcontext, suppress
 
 import speechbrain as sb
 from speechbrain.utils.distributed import (
@@ -119,8 +119,7 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Everything; a failure is recorded as one, and raised."""
-        main = if_main_process()
-        with alone(self.folder) if main else contextlib.nullcontext():
+        with alone(self.folder) if if_main_process() else nullcontext():
             return self._run()
 
     def _run(self):
@@ -139,7 +138,7 @@ class Experiment:
             result.status = "failed"
             result.error = f"{type(error).__name__}: {error}"
             # On a full disk what was running stays so, which is as good.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self.save(result)
             raise
         return result
