@@ -55,24 +55,6 @@ NOT_TRAINING = (*PLACES, *EVALUATION, *MACHINE)
 ANY_VALUE = ("lr_bridge",)
 
 
-def begin_folder(folder: str, settings: str, script) -> None:
-    """A run's folder, with its settings and the file of a function."""
-    # What cannot be written is told once, and not at each line of the log.
-    logging.raiseExceptions = False
-    with writing(folder):
-        sb.create_experiment_directory(folder)
-        if not if_main_process():
-            return
-        # SpeechBrain copies the file that asks it for the folder: this one,
-        # which tells nothing about the run.
-        Path(folder, os.path.basename(__file__)).unlink(missing_ok=True)
-        # What a started run was made with stays, whatever is asked of it later.
-        if not os.path.isfile(f"{folder}/{RESULT_FILE}"):
-            write_text(f"{folder}/hyperparams.yaml", settings)
-            source = Path(inspect.getfile(script))
-            write_text(f"{folder}/{source.name}", source.read_text("utf-8"))
-
-
 def new_result(hparams: dict, datasets: dict, layers: int) -> RunResult:
     """A result with everything that is known before the run."""
     configuration = plain_settings(hparams)
