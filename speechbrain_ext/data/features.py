@@ -174,7 +174,7 @@ class FeatureCache:
         if not self._missing(share):
             return
         _make_folder(self.folder)
-        with _locked(self.folder / f"lock-{rank}"):
+        with _locked(self.folder / f"lock-{rank}") as cut_short:
             todo = self._missing(share)
             if not todo:
                 return
@@ -182,8 +182,10 @@ class FeatureCache:
             self._remove_leftovers()
             self._check_space(encoder, todo)
             batches = self._batches(encoder, todo, batch_seconds)
+            if cut_short:
+                batches = self._left(encoder, share, batches, batch_seconds)
             bar = tqdm(
-                total=len(todo),
+                total=sum(map(len, batches)),
                 desc="features",
                 unit="utt",
                 disable=not progress,
@@ -262,6 +264,20 @@ class FeatureCache:
             if number % world_size == rank:
                 share.append(utterance)
         return share
+
+    def _left(self, encoder, share, todo, batch_seconds):
+        """Batches of what is missing; the one that a kill cut short, whole.
+
+        How features are rounded hangs on their batch: so they are what they
+        were without the kill.
+        """
+        missing = set(chain(*todo))
+        batches = self._batches(encoder, share, batch_seconds)
+        left = [one for one in batches if missing.intersection(one)]
+        if sum(not missing.issuperset(one) for one in left) <= 1:
+            return left
+        # Other things are missing too, which were another set's.
+        return todo
 
     def _batches(self, encoder, todo, batch_seconds):
         """Like lengths together, longest first: what does not fit shows soon.
@@ -411,10 +427,11 @@ def _make_folder(folder):
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[bool]:
     """Hold a share, so that of two runs started together one computes it.
 
-    The kernel frees the lock of a killed one.
+    The kernel frees the lock of a killed one, which leaves its name there:
+    gives whether one did.
     """
     with writing(path):
         lock = open(path, "a+")
@@ -429,13 +446,15 @@ def _locked(path: Path) -> Iterator[None]:
         except OSError as error:
             # Some network disks have no locks: work done twice does no harm.
             logger.warning("%s: cannot be locked (%s)", path, error.strerror)
+        lock.seek(0)
+        cut_short = bool(lock.read())
         lock.truncate(0)
         since = time.strftime("%H:%M:%S")
         host = socket.gethostname()
         lock.write(f"process {os.getpid()} on {host} since {since}\n")
         lock.flush()
         try:
-            yield
+            yield cut_short
         finally:
             lock.truncate(0)
 

@@ -76,6 +76,7 @@ def run_child(
     aside.mkdir(parents=True, exist_ok=True)
     said, count = aside / "said", aside / "count"
     count.write_bytes(b"")
+    Path(f"{count}.told").unlink(missing_ok=True)
     reached, tell = os.pipe()
     began = time.monotonic()
     sys.stdout.flush()
@@ -155,6 +156,7 @@ class _Moments:
     def __init__(self, folder, count, moment, tell):
         self.folder = os.path.realpath(folder)
         self.count = os.open(count, os.O_WRONLY | os.O_APPEND)
+        self.mark = f"{count}.told"
         self.moment, self.pipe = moment, tell
         self.told = False
 
@@ -173,14 +175,24 @@ class _Moments:
     def _passed(self):
         """One more operation; perhaps the last."""
         os.write(self.count, b".")
-        if self.moment is None or self.told:
-            return
-        if os.fstat(self.count).st_size < self.moment.number:
-            return
-        here = os.getpid()
-        if self.moment.victim == "started" and here == self.first:
+        if not self._is_moment():
             return
         self.told = True
+        # One process alone is killed, whichever comes first.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL))
+            self._tell(os.getpid())
+
+    def _is_moment(self, ahead=0):
+        """Whether it is reached, by whom it is for, for the first time."""
+        if self.moment is None or self.told or os.path.exists(self.mark):
+            return False
+        if self.moment.victim == "started" and os.getpid() == self.first:
+            return False
+        return os.fstat(self.count).st_size + ahead >= self.moment.number
+
+    def _tell(self, here):
+        """Say that this is the moment; where it is at once, be killed."""
         os.write(self.pipe, here.to_bytes(8, "big"))
         if self.moment.after is None:
             _kill(self.first, here, self.moment.victim)
@@ -243,8 +255,6 @@ class _Moments:
 
     def _tear(self, path):
         """Where this is the moment, leave half of a file."""
-        number = os.fstat(self.count).st_size + 1
-        moment = self.moment
-        if moment and moment.after is None and number >= moment.number:
+        if self._is_moment(1) and self.moment.after is None:
             os.truncate(path, os.path.getsize(path) // 2)
         self._passed()

@@ -3,16 +3,21 @@
 import json
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from soak.kills_child import Moment, run_child
 from soak.kills_state import let_age
 from speech_llm_fixtures import make_model
 
+from speechbrain_ext.data.audio import read_utterance
+from speechbrain_ext.data.features import FeatureCache
 from speechbrain_ext.healing import heal
 from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.runs.files import atomic_write, write_text
 from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.build import save_trained
@@ -168,3 +173,46 @@ def test_trained_parts_are_whole_or_those_before(decoder_folders, tmp_path):
                 assert json.loads(path.read_text()), number
     work()
     assert names(folder) == expected
+
+
+def test_a_batch_of_features_cut_short_is_computed_whole(
+    corpus, encoder_folders, tmp_path, monkeypatch
+):
+    """Rounding hangs on the batch: the bits are those without a kill."""
+    encoder = SpeechEncoder.from_source(encoder_folders["wavlm"])
+    files = sorted(Path(corpus).rglob("*.flac"))
+    items = {
+        one.stem: (str(one), soundfile.info(one).duration) for one in files
+    }
+    batches, encode = [], FeatureCache._encode
+    monkeypatch.setattr(
+        *(FeatureCache, "_encode"),
+        lambda cache, encoder, batch, wavs: (
+            batches.append(batch) or encode(cache, encoder, batch, wavs)
+        ),
+    )
+
+    def compute():
+        cache = FeatureCache(tmp_path, encoder, 3, items)
+        batches.clear()
+        cache.compute(
+            encoder,
+            lambda name: read_utterance(items[name][0]),
+            batch_seconds=4,
+            progress=False,
+        )
+        return cache
+
+    cache = compute()
+    first, cut, *rest = list(batches)
+    assert len(cut) > 2 and rest
+    for name in (*cut[1:], *sum(rest, [])):
+        cache._path(name).unlink()
+    # As a killed process leaves it.
+    (cache.folder / "lock-0").write_text("process 7\n")
+    compute()
+    assert batches == [cut, *rest]
+    # What was removed by hand comes alone.
+    cache._path(cut[1]).unlink()
+    compute()
+    assert batches == [[cut[1]]]
