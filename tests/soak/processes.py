@@ -53,22 +53,23 @@ def cases(setting: Setting) -> list[Case]:
     draw = setting.random("processes")
     found = []
 
-    def add(kind, whats, quick, full, stage="TRAIN", again=(2,)):
+    def add(kind, whats, quick, full, stage="TRAIN", again=(2,), last=5):
         """Some more of a kind, in turns of what it may be."""
         for number in range(setting.many(quick, full)):
             what = whats[number % len(whats)]
             size = 4 if not setting.quick and number % 3 == 2 else 2
-            at = STEPS // 2 if stage == "VALID" else draw.randrange(2, 6)
+            at = STEPS // 2 if stage == "VALID" else draw.randint(2, last)
             fault = Fault(what, draw.randrange(size), at, stage)
             then = again[number % len(again)] if again else 0
             found.append(Case(kind, fault, size, then, len(found)))
 
     add("stuck: frozen", ["stop"], 1, 8, again=(1, 2, 4))
     add("stuck: asleep in a step", ["sleep"], 1, 8, again=())
-    add("under torchrun", ["kill", "torchrun told", "memory"], 2, 9)
+    add("under torchrun", ["kill", "torchrun told", "memory"], 1, 9)
     add("killed", ["kill"], 2, 20, again=(2, 4, 1, 3))
     add("left before the others", ["leave"], 1, 6, again=())
-    add("loss of NaN", ["nan"], 1, 8, again=())
+    # Four steps in a row without a number are given up.
+    add("loss of NaN", ["nan"], 1, 8, again=(), last=3)
     add("unreadable utterance", ["unreadable"], 1, 8, again=())
     add("out of memory", ["memory", "card", "allocate"], 2, 12, again=(0, 4, 2))
     add("signal in a step", list(SIGNALS), 2, 12)
