@@ -220,7 +220,10 @@ def check_format(
             f"{sample_rate} OUT.flac) or set resample: True"
         )
     if info.channels > MOST_CHANNELS:
-        raise AudioError(f"{name}: {info.channels} channels cannot be speech")
+        raise AudioError(
+            f"{name}: {info.channels} channels cannot be speech: convert it "
+            "(ffmpeg -i IN -ac 1 OUT.flac)"
+        )
     if info.channels > 1 and not mix_channels:
         raise AudioError(
             f"{name}: {info.channels} channels, but the encoder takes one: "

@@ -14,7 +14,7 @@ from soak.recordings_audio import FORMATS, audio_case, make_seeds
 from soak.recordings_child import tried
 from soak.recordings_guided import guided
 from soak.recordings_lists import GRAMMARS, list_case, sound
-from soak.recordings_odd import odd_case, silence_case
+from soak.recordings_odd import naming_case, odd_case, silence_case
 
 # The slow ones are fewer.
 QUICK, FULL = 200, 10_000
@@ -25,7 +25,12 @@ def kinds() -> dict[str, Callable]:
     """Every kind of case, by the name under which it is counted."""
     lists = {f"a list: {form}": list_case(form) for form in GRAMMARS}
     sounds = {f"a recording: {form}": audio_case(form) for form in FORMATS}
-    return {**lists, **sounds, "no recording": odd_case}
+    return {
+        **lists,
+        **sounds,
+        "a playlist": naming_case,
+        "no recording": odd_case,
+    }
 
 
 def faults(setting):

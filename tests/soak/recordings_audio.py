@@ -173,7 +173,8 @@ NUMBERS = (0, 1, 2, 3, 8, 64, 65, 1000, 65535)
 def wav_head(random, content):
     """A RIFF file of any code, channels, rate, width and announced length."""
     code, width = random.choice(
-        ((1, 16), (1, 8), (1, 24), (1, 32), (3, 32), (3, 64), (6, 8), (7, 8))
+        ((1, 16), (1, 8), (1, 24), (1, 32), (3, 64), (6, 8), (7, 8))
+        + ((3, 32),) * 4
         + (
             (2, 4),
             (17, 4),
@@ -184,7 +185,11 @@ def wav_head(random, content):
     )
     channels = random.choice((1, 1, 1, 2, 2, *NUMBERS))
     rate = random.choice((16000, *RATES, 0, 2**32 - 1))
-    block = random.choice((channels * width // 8, *NUMBERS)) & 0xFFFF
+    # Half of the heads are true, so that the samples are looked at.
+    true = random.random() < 0.5
+    channels, rate = (1, 16000) if true else (channels, rate)
+    block = channels * width // 8 & 0xFFFF
+    block = block if true else random.choice((block, *NUMBERS))
     data = content[44:]
     if code == 3 and width == 32:
         values = [random.choice((0.1, float("nan"), float("inf"), 1e38, 0.0))]
@@ -192,6 +197,7 @@ def wav_head(random, content):
     if random.random() < 0.2:
         data = data[: random.choice((0, 1, 3))]
     told = random.choice((len(data), len(data), 0, 2**31, 2**32 - 1, 7))
+    told = len(data) if true else told
     form = struct.pack(
         "<HHIIHH",
         code,
@@ -199,7 +205,7 @@ def wav_head(random, content):
         rate,
         random.choice((rate * block, 0, 2**32 - 1)) & 0xFFFFFFFF,
         block,
-        random.choice((width, *NUMBERS)),
+        width if true else random.choice((width, *NUMBERS)),
     )
     parts = [b"fmt ", struct.pack("<I", len(form)), form]
     parts += [b"data", struct.pack("<I", told), data]

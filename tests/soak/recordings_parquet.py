@@ -55,13 +55,16 @@ def write_parquet(random, file) -> None:
 
     def some(pool):
         return [
-            pool[0] if random.random() < 0.6 else random.choice(pool)
+            pool[0] if random.random() < 0.8 else random.choice(pool)
             for _ in range(many)
         ]
 
     wavs = [{"bytes": contents(random), "path": None} for _ in range(many)]
     columns = {
-        "ID": pa.array([f"{n}" if n else "" for n in some(NAMES)], pa.string()),
+        "ID": pa.array(
+            [n or f"u{i}" for i, n in enumerate(some(("", *NAMES)))],
+            pa.string(),
+        ),
         "duration": pa.array(some(SECONDS), pa.float64()),
         "wav": pa.array(
             wavs, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -123,9 +126,9 @@ def with_canary(table):
 def changed(random, content: bytes) -> bytes:
     """Bytes cut or flipped; a Parquet file's head is at its end."""
     way = random.random()
-    if way < 0.5:
-        return content
     if way < 0.6:
+        return content
+    if way < 0.65:
         return content[: random.randrange(len(content))]
     content = bytearray(content)
     most = random.choice((len(content), 600))
