@@ -155,7 +155,9 @@ def writing(
         raise
     except Exception as error:
         number, why = _disk_error(error)
-        about = getattr(error, "filename", None)
+        # Of a copy or a rename, what comes, not what it comes from.
+        about = getattr(error, "filename2", None)
+        about = about or getattr(error, "filename", None)
         if number is None or not _is_ours(about, path, temporary):
             raise
         mend = MENDS.get(number, "Choose another folder")
@@ -170,7 +172,7 @@ def writing(
 def disk_words(error: OSError) -> str:
     """What a person is told of a disk's error; empty where it is none."""
     mend = MENDS.get(error.errno or 0, "")
-    what = f"{error.filename}: {error.strerror}"
+    what = f"{error.filename2 or error.filename}: {error.strerror}"
     if isinstance(error, FileNotFoundError):
         mend = "Put it back or make it again"
         # safetensors says all in its words.

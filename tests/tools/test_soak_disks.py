@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +103,13 @@ def test_a_full_disk_found_elsewhere_ends_a_script_with_a_line(
         assert guarded(library) == 1
         said = capsys.readouterr().err
         assert path in said and mend in said
+
+
+def test_a_copy_that_does_not_fit_names_the_copy(tmp_path, small_files):
+    source = Path(__file__)
+    with pytest.raises(WriteError, match="could not be.*limit.*again.*out"):
+        with files.writing(tmp_path / "out"):
+            shutil.copyfile(source, tmp_path / "out")
 
 
 def test_why_a_run_failed_is_told_though_it_cannot_be_noted(tmp_path):
