@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from speechbrain_ext.runs.files import disk_words
+from speechbrain_ext.runs.files import MENDS, WriteError
 from speechbrain_ext.training.faults import ConfigError
 
 REFUSED, STOPPED = 2, 130
@@ -48,6 +48,19 @@ def run_command(main: Callable[[], Any]) -> None:
             raise
         print(f"Error: {told or error}", file=sys.stderr)
         _end(REFUSED)
+
+
+def disk_words(error: OSError) -> str:
+    """What a person is told of a disk's error; empty where it is none."""
+    mend = MENDS.get(error.errno or 0, "")
+    what = f"{error.filename2 or error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        mend = "Put it back or make it again"
+        # safetensors says all in its words.
+        what = what if error.filename else str(error)
+    if isinstance(error, WriteError) or not mend or what.startswith("None"):
+        return ""
+    return f"{what}. {mend}, then start the same command again"
 
 
 def _is_refusal(error):

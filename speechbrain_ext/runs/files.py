@@ -169,19 +169,6 @@ def writing(
         ) from error
 
 
-def disk_words(error: OSError) -> str:
-    """What a person is told of a disk's error; empty where it is none."""
-    mend = MENDS.get(error.errno or 0, "")
-    what = f"{error.filename2 or error.filename}: {error.strerror}"
-    if isinstance(error, FileNotFoundError):
-        mend = "Put it back or make it again"
-        # safetensors says all in its words.
-        what = what if error.filename else str(error)
-    if isinstance(error, WriteError) or not mend or what.startswith("None"):
-        return ""
-    return f"{what}. {mend}, then start the same command again"
-
-
 def _is_ours(about, path, temporary):
     """Whether an error is over what is written: it, in it, or no name."""
     if about is None or not isinstance(about, (str, os.PathLike)):

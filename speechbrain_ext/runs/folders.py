@@ -16,7 +16,7 @@ from speechbrain_ext.runs.files import sync_folder, writing
 
 UNFINISHED, LOCK = "unfinished", "lock"
 # Seconds to wait for another process that may be about to end.
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 
 @contextlib.contextmanager
@@ -73,16 +73,23 @@ def _beside(folder):
 def _hold(folder):
     """Lock a folder as long as we live; None where another lives."""
     handle = os.open(folder, os.O_RDONLY)
+    if _locked(handle, "flock"):
+        return handle
+    os.close(handle)
+    return None
+
+
+def _locked(handle, how):
+    """Whether a lock is this process's now, or there are none on this disk."""
     try:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
+        getattr(fcntl, how)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
     except (ImportError, OSError):
-        pass  # no locks on this disk
-    return handle
+        pass
+    return True
 
 
 def _sweep(folder):
@@ -152,30 +159,14 @@ def alone(folder: str | os.PathLike, patience: float = PATIENCE) -> Iterator:
 
 def _wait(stream, folder, patience):
     """Wait until a lock is ours, but not for ever."""
-    until, told = time.monotonic() + patience, False
-    while not _mine(stream):
-        stream.seek(0)
-        owner = stream.read().strip() or "another process"
+    until = time.monotonic() + patience
+    # Not flock(), whose locks live on in processes that read data.
+    while not _locked(stream, "lockf"):
         if time.monotonic() >= until:
+            stream.seek(0)
+            owner = stream.read().strip() or "another process"
             raise ValueError(
                 f"{folder}: {owner} works there: wait until it has ended, "
                 "end it, or give another run_name"
             )
-        if not told:
-            print(f"{folder}: waiting for {owner}", flush=True)
-        told = True
         time.sleep(0.2)
-
-
-def _mine(stream):
-    """Whether a lock is this process's now; it goes when the process ends."""
-    try:
-        import fcntl
-
-        # Not flock(), whose locks live on in processes that read data.
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except (ImportError, OSError):
-        pass  # no locks on this disk
-    return True
