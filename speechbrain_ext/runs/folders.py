@@ -46,6 +46,7 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[str]:
         unfinished, held = _begin(folder)
         try:
             yield str(unfinished)
+            _usual_rights(unfinished)
             sync(unfinished)
             _put(unfinished, folder)
         finally:
@@ -101,6 +102,14 @@ def _sweep(folder):
             if held is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(held)
+
+
+def _usual_rights(folder):
+    """safetensors leaves files that only their owner may read; undo that."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in filter(Path.is_file, folder.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o666 & ~mask)
 
 
 def sync(folder: str | os.PathLike) -> None:

@@ -78,7 +78,6 @@ def export_runs(
         tell("Reading it back and comparing")
         found = reload_probes(unfinished, device)
         differences = compare_probes(probes, found, merge)
-        _usual_rights(unfinished)
         sizes = _sizes(unfinished)
     return {
         "folder": folder,
@@ -189,11 +188,3 @@ def _sizes(folder):
     """Bytes of each file below a folder (dict)."""
     names = files_of(folder)
     return {n: os.path.getsize(os.path.join(folder, n)) for n in names}
-
-
-def _usual_rights(folder):
-    """safetensors leaves files that only their owner may read; undo that."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for name in files_of(folder):
-        os.chmod(os.path.join(folder, name), 0o666 & ~mask)

@@ -189,6 +189,17 @@ def test_a_whole_cache_is_read_where_nothing_can_be_written(tmp_path):
     assert sorted(cache.folder.rglob("*")) == before
 
 
+def test_others_may_read_what_the_user_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "out") as new:
+            save_file({"w": torch.ones(9)}, f"{new}/w.safetensors")
+    finally:
+        os.umask(before)
+    [path] = (tmp_path / "out").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 # ------------------------------------------------------------------- power
 
 FOLDERS = (
