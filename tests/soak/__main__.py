@@ -22,7 +22,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from soak.campaign import FAMILIES, Setting, run_family  # noqa: E402
-
 from speechbrain_ext.runs.files import versions, write_json  # noqa: E402
 
 # The longest first, so that two processes end together.
