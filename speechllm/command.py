@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from speechbrain_ext.runs.files import disk_words
+from speechbrain_ext.runs.files import MENDS, WriteError
 from speechbrain_ext.training.faults import ConfigError
 from speechbrain_ext.training.processes import ended_by, named
 from speechllm.pipes import printable
@@ -53,6 +53,19 @@ def run_command(main: Callable[[], Any]) -> None:
             why = told or printable(error)
             print(f"Error{named()}: {why}", file=sys.stderr)
         _end(REFUSED)
+
+
+def disk_words(error: OSError) -> str:
+    """What a person is told of a disk's error; empty where it is none."""
+    mend = MENDS.get(error.errno or 0, "")
+    what = f"{error.filename2 or error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        mend = "Put it back or make it again"
+        # safetensors says all in its words.
+        what = what if error.filename else str(error)
+    if isinstance(error, WriteError) or not mend or what.startswith("None"):
+        return ""
+    return f"{what}. {mend}, then start the same command again"
 
 
 def _is_refusal(error):

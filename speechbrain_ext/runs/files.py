@@ -163,7 +163,9 @@ def writing(
         raise
     except Exception as error:
         number, why = _disk_error(error)
-        about = getattr(error, "filename", None)
+        # Of a copy or a rename, what comes, not what it comes from.
+        about = getattr(error, "filename2", None)
+        about = about or getattr(error, "filename", None)
         if number is None or not _is_ours(about, path, temporary):
             raise
         mend = MENDS.get(number, "Choose another folder")
@@ -173,19 +175,6 @@ def writing(
             f"untouched. {mend}, then start the same command again",
             os.fspath(path),
         ) from error
-
-
-def disk_words(error: OSError) -> str:
-    """What a person is told of a disk's error; empty where it is none."""
-    mend = MENDS.get(error.errno or 0, "")
-    what = f"{error.filename}: {error.strerror}"
-    if isinstance(error, FileNotFoundError):
-        mend = "Put it back or make it again"
-        # safetensors says all in its words.
-        what = what if error.filename else str(error)
-    if isinstance(error, WriteError) or not mend or what.startswith("None"):
-        return ""
-    return f"{what}. {mend}, then start the same command again"
 
 
 def _is_ours(about, path, temporary):

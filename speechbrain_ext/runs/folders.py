@@ -17,6 +17,7 @@ from speechbrain_ext.runs.files import (
     held,
     remove,
     sync_folder,
+    usual_rights,
     writing,
 )
 
@@ -24,7 +25,7 @@ UNFINISHED, LOCK = "unfinished", "lock"
 # How the name ends that a folder has while another takes its place.
 BEFORE = "-before"
 # Seconds to wait for another process that may be about to end.
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 
 @contextlib.contextmanager
@@ -58,6 +59,7 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[str]:
         try:
             with held(unfinished):
                 yield str(unfinished)
+                usual_rights(unfinished)
                 sync(unfinished)
                 _put(unfinished, folder)
         finally:
@@ -129,18 +131,16 @@ def alone(folder: str | os.PathLike, patience: float = PATIENCE) -> Iterator:
 
 def _wait(stream, folder, patience):
     """Wait until a lock is ours, but not for ever."""
-    until, told = time.monotonic() + patience, False
+    until = time.monotonic() + patience
+    # Not flock(), whose locks live on in processes that read data.
     while not _mine(stream):
-        stream.seek(0)
-        owner = stream.read().strip() or "another process"
         if time.monotonic() >= until:
+            stream.seek(0)
+            owner = stream.read().strip() or "another process"
             raise ValueError(
                 f"{folder}: {owner} works there: wait until it has ended, "
                 "end it, or give another run_name"
             )
-        if not told:
-            print(f"{folder}: waiting for {owner}", flush=True)
-        told = True
         time.sleep(0.2)
 
 
@@ -149,7 +149,6 @@ def _mine(stream):
     try:
         import fcntl
 
-        # Not flock(), whose locks live on in processes that read data.
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False

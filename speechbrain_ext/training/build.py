@@ -32,7 +32,7 @@ from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
-from speechbrain_ext.runs.files import usual_rights, write_json
+from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
@@ -182,7 +182,6 @@ def _write_trained(model, folder, about):
             "folded": folded,
         },
     )
-    usual_rights(folder)
 
 
 def _save_bridges(decoder, folder):

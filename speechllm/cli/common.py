@@ -244,7 +244,7 @@ def guarded(call: Callable[[], int | None], as_json: bool = False) -> int:
         code = FAILED if isinstance(error, MENDABLE) else OURS
         why = str(error).strip() or type(error).__name__
         if isinstance(error, OSError):
-            from speechbrain_ext.runs.files import disk_words
+            from speechllm.command import disk_words
 
             why = disk_words(error) or why
         if code == OURS:

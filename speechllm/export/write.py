@@ -17,7 +17,6 @@ from speechbrain_ext.healing.frozen_adapter import fold_frozen_adapter
 from speechbrain_ext.layers.saved_lm import SHARD
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import (
-    usual_rights,
     write_json,
     write_text,
 )
@@ -82,7 +81,6 @@ def export_runs(
         tell("Reading it back and comparing")
         found = reload_probes(unfinished, device)
         differences = compare_probes(probes, found, merge)
-        usual_rights(unfinished)
         sizes = _sizes(unfinished)
     return {
         "folder": folder,

@@ -105,12 +105,15 @@ def vanishing(told):
     features = told.made / "5.flac"
     place = told.disk.place
     run = sorted((told.made / "study").rglob("hypotheses-*.jsonl"))[0]
-    by_name = told.works
-    yield by_name["training"], "an utterance", audio, "train-clean-100.csv"
-    yield by_name["features"], "an utterance", features, "5.flac"
     weights = place / "base/trained/projector.safetensors"
-    yield by_name["measuring"], "the weights", weights, "trained/system.json"
-    yield by_name["export"], "the weights", weights, "trained/system.json"
-    yield by_name["report"], "answers", run, run.name
-    result = run.with_name("result.json")
-    yield by_name["report"], "a result", result, "result.json"
+    system, result = "trained/system.json", run.with_name("result.json")
+    for name, which, path, at in (
+        ("training", "an utterance", audio, "train-clean-100.csv"),
+        ("features", "an utterance", features, "5.flac"),
+        ("measuring", "the weights", weights, system),
+        ("export", "the weights", weights, system),
+        ("report", "answers", run, run.name),
+        ("report", "a result", result, "result.json"),
+    ):
+        if name in told.works:
+            yield told.works[name], which, path, at

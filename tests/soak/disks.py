@@ -260,8 +260,12 @@ def vanished(told):
         gone = disk_faults.give_back()
         if not gone:
             continue
+        left_out = (
+            f"cannot be read, [Errno 2] No such file or directory: '{path}"
+        )
         wrong = ""
-        if code:
+        # A report does without, and says so.
+        if code and left_out not in told.said():
             wrong = told.clear(path)
         wrong = wrong or torn(told.disk.place) or told.goes_on(work)
         yield Outcome(f"vanished: {work.name}", which, wrong)

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +105,13 @@ def test_a_full_disk_found_elsewhere_ends_a_script_with_a_line(
         assert path in said and mend in said
 
 
+def test_a_copy_that_does_not_fit_names_the_copy(tmp_path, small_files):
+    source = Path(__file__)
+    with pytest.raises(WriteError, match="could not be.*limit.*again.*out"):
+        with files.writing(tmp_path / "out"):
+            shutil.copyfile(source, tmp_path / "out")
+
+
 def test_why_a_run_failed_is_told_though_it_cannot_be_noted(tmp_path):
     run = object.__new__(Experiment)
     run.folder = str(tmp_path)
@@ -179,6 +187,17 @@ def test_a_whole_cache_is_read_where_nothing_can_be_written(tmp_path):
     cache.compute(encoder, read=None, progress=False)
     # Not even a lock.
     assert sorted(cache.folder.rglob("*")) == before
+
+
+def test_others_may_read_what_the_user_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "out") as new:
+            save_file({"w": torch.ones(9)}, f"{new}/w.safetensors")
+    finally:
+        os.umask(before)
+    [path] = (tmp_path / "out").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 # ------------------------------------------------------------------- power
