@@ -21,14 +21,10 @@ from speechbrain_ext.data.batches import by_duration
 from speechbrain_ext.healing.bridge import all_bridges, use_bridges
 from speechbrain_ext.healing.frozen_adapter import updates_of
 from speechbrain_ext.layers.residual import entering
+from speechbrain_ext.model.answers import Answer, answer, answer_limits
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt, assemble
-from speechbrain_ext.model.speech_llm import (
-    Answer,
-    SpeechLLM,
-    answer,
-    answer_limits,
-)
+from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechbrain_ext.training.trained_run import TrainedRun
 
 NAME = re.compile(r"[A-Za-z]\w*")

@@ -21,6 +21,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -338,14 +339,14 @@ def measure(
     (2, 1)
     """
     tokenizer = tokenizer or getattr(decoder, "tokenizer", None)
-    batches = _tokenized(batches, tokenizer)
+    sequences: Iterable[Any] = _tokenized(batches, tokenizer)
     model = base_model(decoder)
     device = next(model.parameters()).device
     sums = DistanceSums(len(model.layers), device)
     names: list[str] = []
     bad: list[torch.Tensor] = []
     with evaluating(model):
-        for place, batch in enumerate(batches):
+        for place, batch in enumerate(sequences):
             distances_BLL = _batch_distances(decoder, batch, position)
             sums.add(distances_BLL)
             rows = range(len(names), len(names) + len(distances_BLL))

@@ -322,7 +322,7 @@ def usual_rights(folder: str | os.PathLike) -> None:
     # For the moment in which it has to be set to be read, nobody else's.
     mask = os.umask(0o077)
     os.umask(mask)
-    for top, _, names in os.walk(folder):
+    for top, _, names in os.walk(os.fspath(folder)):
         for name in names:
             os.chmod(os.path.join(top, name), 0o666 & ~mask)
 

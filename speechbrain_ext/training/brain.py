@@ -41,17 +41,14 @@ from speechbrain_ext.training.checkpoints import (
 )
 from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.processes import Stopped
-from speechbrain_ext.training.stops import JoinedSteps, hears_signals
+from speechbrain_ext.training.steps import (
+    JoinedSteps,
+    of_processes,
+    step_factor,
+)
+from speechbrain_ext.training.stops import hears_signals
 
 logger = get_logger(__name__)
-
-
-def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
-    """Learning rate of a step, as a fraction of the peak."""
-    up = (step + 1) / warmup if step < warmup else 1.0
-    left = steps - step
-    down = left / warmdown if left < warmdown else 1.0
-    return min(up, down)
 
 
 # Of the paper's encoders, in Hz.
@@ -265,15 +262,9 @@ class SpeechLLMBrain(EvaluationBrain):
             super().check_loss_isfinite(loss)
         except ValueError as error:
             fine = self._gather(self.joined.is_finite())
-            bad = [
-                str(rank) for rank, is_fine in enumerate(fine) if not is_fine
-            ]
-            if not bad:
-                raise
-            raise ValueError(
-                f"Step {self.optimizer_step}: the loss of process "
-                f"{', '.join(bad)} of {self.world_size}, or its gradients, is "
-                f"not finite, {self.nonfinite_count} times in a row"
+            told = f"not finite, {self.nonfinite_count} times in a row"
+            raise of_processes(
+                error, fine, self.optimizer_step, told
             ) from error
 
     @hears_signals

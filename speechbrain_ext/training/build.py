@@ -153,9 +153,7 @@ def choose_trained(model, hparams, removed, maps=None):
 
 
 def save_trained(model, run_folder, about):
-    """Write the trained parts and what they belong to."""
-    # As a whole: half of a later one beside half of an earlier is a model
-    # that nobody trained.
+    """Write the trained parts and what they belong to, as one folder."""
     with whole_folder(os.path.join(run_folder, TRAINED)) as folder:
         _write_trained(model, folder, about)
 

@@ -7,6 +7,7 @@ is said once, in `Experiment.train_and_evaluate`.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext, suppress
 
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
@@ -119,9 +120,7 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Everything; a failure is recorded as one, and raised."""
-        if not if_main_process():
-            return self._run()
-        with alone(self.folder):
+        with alone(self.folder) if if_main_process() else nullcontext():
             return self._run()
 
     def _run(self):
@@ -147,7 +146,9 @@ class Experiment:
             self.train_and_evaluate(result)
         except BaseException as error:
             ended_by(error)
-            fail(f"{type(error).__name__}: {error}")
+            # On a full disk what was running stays so, which is as good.
+            with suppress(OSError):
+                fail(f"{type(error).__name__}: {error}")
             raise
         return result
 

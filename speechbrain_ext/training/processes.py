@@ -72,14 +72,14 @@ class Watch(threading.Thread):
         self._seen: dict[int, dict] = {}
         self._silent = dict.fromkeys(range(world_size), 0)
         self._idle = dict.fromkeys(range(world_size), (0, 0.0, 0))
-        self._no_store, self._deserted = 0, False
+        self._no_store, self._deserted, self._grace = 0, False, GRACE
         self._beat()
 
     def run(self):
         """Look until this process ends, or another has."""
         while not self._closed.wait(LOOK):
             fault = self._fault()
-            if fault and not self._closed.wait(GRACE * LOOK):
+            if fault and not self._closed.wait(self._grace * LOOK):
                 self._leave(*fault)
 
     def close(self, error: BaseException | None = None) -> bool:
@@ -103,8 +103,16 @@ class Watch(threading.Thread):
 
         Ends this process where that comes to light.
         """
-        self._deserted = True
+        self._deserted, self._grace = True, 0
         self.join((FROZEN + 2 * GRACE) * LOOK)
+
+    def die(self, number, frame):
+        """SIGTERM: torchrun's too where another failed, which is told first."""
+        del frame
+        self._grace = 0
+        self.join(4 * LOOK)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     def call(self, function, args):
         """Call a function on the main process; the others wait, for ever."""
@@ -246,6 +254,8 @@ def _begin():
     )
     one.start()
     atexit.register(one.close)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, one.die)
     return one
 
 
@@ -336,8 +346,10 @@ def _work():
 
 
 def _line():
-    """Where the main thread is."""
+    """Where the main thread is, this module apart."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
     code = frame.f_code if frame else None
     return (
         f"{code.co_filename}:{frame.f_lineno}, {code.co_name}" if code else ""

@@ -11,10 +11,6 @@ import os
 import signal
 import threading
 
-import torch
-
-from speechbrain_ext.training.processes import meet
-
 SIGNALS = [
     getattr(signal, name)
     for name in ("SIGTERM", "SIGUSR1")
@@ -55,48 +51,3 @@ def hear_nothing(worker=0):
     del worker
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-class JoinedSteps:
-    """What the processes tell each other in a step, in one all-reduce."""
-
-    def __init__(self):
-        # Of the last two steps, as losses are read a step later: whether one
-        # was asked to stop, and this process's own loss.
-        self.asked, self.own = [], []
-
-    def join(self, loss, gradients, weight, asked):
-        """Loss and gradients become their mean over all processes."""
-        flag = torch.full_like(loss, float(asked))
-        norms = torch._foreach_norm(gradients)
-        self.own = [*self.own[-1:], loss + 0 * sum(norms)]
-        self.asked = [*self.asked[-1:], flag]
-        meet()
-        mean_over_ranks([loss, flag, *gradients], weight)
-
-    def is_stop(self) -> bool:
-        """Whether all stop now: one was asked to, by the step before."""
-        return len(self.asked) > 1 and self.asked[0].item() > 0
-
-    def is_finite(self) -> bool:
-        """Whether this process's own losses and gradients are numbers."""
-        return all(one.isfinite().item() for one in self.own)
-
-
-def mean_over_ranks(tensors, weight):
-    """Each tensor's mean over all processes, in its place, by one all-reduce.
-
-    Arguments
-    ---------
-    tensors : list of torch.Tensor
-        Of any shapes, on one device.
-    weight : float
-        How much this process's count.
-    """
-    ones = torch.ones_like(tensors[-1]).reshape(-1)[:1]
-    flat = torch.cat([*(one.reshape(-1) for one in tensors), ones])
-    torch.distributed.all_reduce(flat.mul_(weight))
-    flat.div_(flat[-1].clone())
-    parts = flat[:-1].split([one.numel() for one in tensors])
-    for one, part in zip(tensors, parts):
-        one.copy_(part.view_as(one))

@@ -18,13 +18,13 @@ from transformers import AutoProcessor, PreTrainedModel
 from speechbrain_ext.layers.families import check_calls
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
+from speechbrain_ext.model.answers import Answer, answers_of
 from speechbrain_ext.model.decoder import DTYPES, Decoder
 from speechbrain_ext.model.prompt import (
     IGNORE,
     Sequence,
     positions_from_mask,
 )
-from speechbrain_ext.model.speech_llm import Answer, answers_of
 from speechbrain_ext.quiet import quiet_loading
 from speechllm.hub.decoder import check_merged, known_place, merged, text_lm
 from speechllm.hub.prompts import HubPrompt

@@ -20,7 +20,7 @@ from speechbrain.dataio.batch import PaddedBatch
 
 from speechbrain_ext.data.batches import targets_of, true_lengths
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.training.brain import step_factor
+from speechbrain_ext.training.steps import step_factor
 
 BLOCK = Block(1, 2)
 

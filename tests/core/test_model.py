@@ -11,12 +11,9 @@ from speech_llm_fixtures import make_features, make_model
 from speechbrain_ext.healing import heal
 from speechbrain_ext.healing.apply import train_parts
 from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.model.answers import answer_ids, answer_limits
 from speechbrain_ext.model.encoder import SpeechEncoder
-from speechbrain_ext.model.speech_llm import (
-    Projector,
-    answer_ids,
-    answer_limits,
-)
+from speechbrain_ext.model.speech_llm import Projector
 
 SAMPLES = [9000, 4100, 16000, 5300, 12345, 7000, 15999, 4000]
 TEXTS = ["one", "two red cat", "x", "green dog", "five", "six seven", "z", "y"]

@@ -79,7 +79,10 @@ class Case:
         )[number % 3]
         if number % 3 == 2:
             operation = 0
-        return Moment(operation, after, self.job.victim)
+        # Every victim meets every way.
+        victims = self.job.victims
+        victim = victims[(number + number // 3) % len(victims)]
+        return Moment(operation, after, victim)
 
     def inject(self, number: int) -> tuple[str, str]:
         """Kill, start again, compare: which kills, and what was wrong."""

@@ -49,7 +49,7 @@ class Moment:
         when = f"at operation {self.number}"
         if self.after is not None:
             when = f"{1000 * self.after:.0f} ms after operation {self.number}"
-        return when
+        return when + ("" if self.victim == "all" else f", {self.victim}")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import thread
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,14 +44,14 @@ def nothing(folder: Path) -> None:
 class Job:
     """A command: what it finds in a folder, and what it does there.
 
-    ``victim`` says who is killed: all its processes, the first one, or one
-    of those that it started.
+    ``victims`` says who is killed, by turns: all its processes, the first
+    one, or one of those that it started.
     """
 
     kind: str
     work: Callable[[Path], object]
     prepare: Callable[[Path], object] = nothing
-    victim: str = "all"
+    victims: tuple[str, ...] = ("all",)
 
 
 def copied(template: Path) -> Callable[[Path], None]:
@@ -253,12 +255,8 @@ def study_jobs(top: Path, world: World) -> Iterator[Job]:
     yield Job("report writing", reported)
     file = top / "study.yaml"
     file.write_text(yaml.safe_dump(tiny_study(world)))
-    for kind, victim in (
-        ("a study and its jobs", "all"),
-        ("a study's scheduler", "first"),
-        ("a study's job", "started"),
-    ):
-        yield Job(kind, partial(scheduled, file), victim=victim)
+    work, victims = partial(scheduled, file), ("started", "first", "all")
+    yield Job("a study's scheduler and jobs", work, victims=victims)
 
 
 def tiny_study(world: World) -> dict:
@@ -299,13 +297,18 @@ def tiny_study(world: World) -> dict:
 
 def scheduled(file: Path, folder: Path) -> int:
     """``python -m speechllm.study.local``; its children are copies too."""
-    fork = processes.multiprocessing.get_context("fork")
+    fork, script = multiprocessing.get_context("fork"), processes._run_script
+
+    def run_script(*told):
+        # A copy would wait for the scheduler's threads, of which it is one.
+        thread._threads_queues.clear()
+        script(*told)
 
     class Forking:
         """Stands for multiprocessing: what is imported here serves."""
 
         get_context = staticmethod(lambda kind: fork)
-        parent_process = staticmethod(processes.multiprocessing.parent_process)
+        parent_process = staticmethod(multiprocessing.parent_process)
 
     class Subprocess:
         """Stands for subprocess, where the scheduler has the report made."""
@@ -321,4 +324,5 @@ def scheduled(file: Path, folder: Path) -> int:
             os.waitpid(child, 0)
 
     processes.multiprocessing, local.subprocess = Forking, Subprocess
+    processes._run_script = run_script
     return local.main([str(file), "--results", str(folder / "out")])

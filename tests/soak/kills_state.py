@@ -24,9 +24,10 @@ TIMES = set(
     "peak_memory_bytes train_peak_memory_bytes unixtime".split()
 )
 STAMP = re.compile(r"CKPT\+[\d+-]+")
-# Written line by line while something runs: only a person reads them.
-GROWING = ("log.txt", "env.log", "train_log.txt", "*.log", "lock-*")
-LOCKS = ("lock-*", "*/graph/locks/*")
+# Written line by line while something runs, for a person; locks, which the
+# kernel frees.
+GROWING = ("log.txt", "env.log", "train_log.txt", "*.log")
+GROWING += ("lock", "lock-*", "*/graph/locks/*")
 # Names that say by themselves that this is not yet a file or folder.
 UNFINISHED = ("*.tmp", "*.tmp/*", "*unfinished*")
 
@@ -55,7 +56,10 @@ def state_of(folder: Path) -> dict[str, object]:
     for name, path in files_of(folder).items():
         content = None
         if not path.is_dir() and not is_one_of(name, GROWING):
-            content = content_of(path)
+            try:
+                content = content_of(path)
+            except ValueError as error:
+                content = f"not whole: {error}"
         name, number = STAMP.sub("CKPT", name), 1
         while (key := f"{name} #{number}" if number > 1 else name) in state:
             number += 1

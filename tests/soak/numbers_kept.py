@@ -22,9 +22,9 @@ from speech_llm_fixtures import (
 
 from soak.campaign import Outcome
 from speechbrain_ext.layers.removal import Block
+from speechbrain_ext.model.answers import answer
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
-from speechbrain_ext.model.speech_llm import answer
 from speechbrain_ext.model.static_decoding import StaticDecoding
 from speechllm.exported.transcribe import stream_ids
 from speechllm.multitask import MultiTask

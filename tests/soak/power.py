@@ -34,7 +34,7 @@ from speechbrain_ext.training.checkpoints import (
     TrainableState,
     save_newest,
 )
-from speechbrain_ext.training.experiment import begin_folder
+from speechbrain_ext.training.run_record import begin_folder
 from speechllm.mini_world.corpus.building import build as build_corpus
 from speechllm.mini_world.pretrain import training
 from speechllm.report import pack

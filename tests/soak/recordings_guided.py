@@ -15,7 +15,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
-    sys.path[:0] = [str(TESTS), str(TESTS / "core")]
+    # Not this folder itself: a family has the name of a standard module.
+    sys.path[:1] = [str(TESTS), str(TESTS / "core")]
 
 from soak.campaign import Outcome  # noqa: E402
 from soak.recordings_child import MEND  # noqa: E402

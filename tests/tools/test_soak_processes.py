@@ -161,6 +161,23 @@ def test_a_thread_ends_its_process_once_another_has_failed(group, monkeypatch):
     assert left[0] == (1, "ended: ValueError: no", False)
 
 
+def test_what_torchrun_ends_tells_first_of_whom(group, monkeypatch):
+    done = []
+    monkeypatch.setattr(group.one, "_leave", lambda *told: done.append(told))
+    monkeypatch.setattr(os, "kill", lambda pid, number: done.append(number))
+    monkeypatch.setattr(processes, "LOOK", 0.2)
+    before = signal.getsignal(signal.SIGTERM)
+    group.begin().other.close(MemoryError("none"))
+    group.one.start()
+    try:
+        group.one.die(signal.SIGTERM, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        group.one.close()
+    assert done[0] == (1, "ended: MemoryError: none", False)
+    assert done[-1] == signal.SIGTERM
+
+
 def test_the_same_error_of_all_is_told_once(group, monkeypatch, capsys):
     def refuse():
         raise_from_ours("a: no such folder")
