@@ -5,8 +5,8 @@ the batch, and the batch ends with its last row.
 
 In float32 a row's text is the same in any batch. In half precision the states
 themselves come out a rounding apart in batches of different size, and where
-two tokens are that near, now one and now the other is said: in bfloat16 up to
-3 of 64 rows differ. Logits in float32 from those states do not settle it (on
+two tokens are that near, now one and now the other is said: in bfloat16 3 or
+4 of 64 rows differ. Logits in float32 from those states do not settle it (on
 the mini decoders, 2 rows of 768 differ without them and 1 with them).
 """
 

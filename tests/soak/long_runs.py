@@ -48,7 +48,7 @@ def faults(setting):
     """A training, a long session of transcribing; then what is planted."""
     torch.set_num_threads(1)
     world = make_world(setting.folder / "world")
-    steps = setting.many(500, 20_000)
+    steps = setting.many(400, 20_000)
     seen = training(world, setting, "whole", steps)
     yield from judged(setting, "training, validating, decoding", seen, steps)
     rounds = setting.many(80, 2_000)
@@ -56,7 +56,7 @@ def faults(setting):
     yield from judged(setting, "transcribing and streaming", seen, rounds)
     # Leaks are planted in a short run: in a long one they are seen the more.
     for name, leak in LEAKS.items():
-        seen = training(world, setting, f"leak-{name}", 200, leak())
+        seen = training(world, setting, f"leak-{name}", 160, leak())
         found = grown(seen, LEAK[True])
         wrong = "" if name in found else f"not noticed: {found}"
         yield Outcome("a leak on purpose is noticed", name, wrong)
@@ -223,7 +223,7 @@ def _memory():
 def _files():
     kept = []
     return lambda step: (
-        kept.append(open(os.devnull)) if step % 40 == 0 else None
+        kept.append(open(os.devnull)) if step % 20 == 0 else None
     )
 
 
@@ -232,14 +232,14 @@ def _threads():
 
     def leak(step):
         """A thread that waits for what does not come."""
-        if step % 40 == 0:
+        if step % 20 == 0:
             threading.Thread(target=end.wait, daemon=True).start()
 
     return leak
 
 
 def _speed():
-    return lambda step: sum(range(step * 2_000))
+    return lambda step: sum(range(step * 20_000))
 
 
 LEAKS = {
