@@ -56,6 +56,8 @@ def load_tokenizer(
             source, revision=revision, trust_remote_code=False
         )
         if len(tokenizer) > len(set(tokenizer.all_special_tokens)):
+            # Some settings are looked at when there is a text.
+            tokenizer("a")
             return tokenizer
     except Exception as error:  # a damaged one fails in many ways
         why = f" ({str(error) or type(error).__name__:.300})"

@@ -218,7 +218,8 @@ def load_pruned(
     layers = place.inner(model).layers
     _check_layers(layers, removed.kept, samples, source)
     model.config._name_or_path = model.name_or_path = str(source)
-    _load_generation_config(model, source, revision)
+    with of_form(source, ": its generation_config.json is none", mend):
+        _load_generation_config(model, source, revision)
     return model
 
 
