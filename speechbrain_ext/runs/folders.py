@@ -114,7 +114,7 @@ def _usual_rights(folder):
 
 def sync(folder: str | os.PathLike) -> None:
     """Bring all files below a folder, and their names, to the disk."""
-    for top, _, names in os.walk(folder):
+    for top, _, names in os.walk(str(folder)):
         for name in names:
             with open(os.path.join(top, name), "rb") as stream:
                 os.fsync(stream.fileno())
