@@ -238,7 +238,8 @@ class Group:
     def said(self, rank=None) -> str:
         """What one or all said."""
         ranks = self.pids if rank is None else [rank]
-        return "".join(self.log(r).read_text("utf-8", "replace") for r in ranks)
+        logs = [self.log(r) for r in ranks if self.log(r).exists()]
+        return "".join(one.read_text("utf-8", "replace") for one in logs)
 
 
 def result(results) -> dict:
