@@ -152,7 +152,11 @@ def read_utterance(path: Source, *args, **options) -> torch.Tensor:
     wav_N : torch.Tensor
         Samples, nominally in [-1, 1].
     """
-    return torch.cat(list(audio_blocks(path, *args, **options)))
+    blocks = list(audio_blocks(path, *args, **options))
+    if not blocks:
+        # A frame's worth may be announced and none decoded.
+        raise audio_damage.no_samples(options.get("name") or _name_of(path))
+    return torch.cat(blocks)
 
 
 def part_place(file: str, start: int, stop: int) -> str:

@@ -357,9 +357,10 @@ def _opened(path, name):
     # A pipe would be waited for without end.
     if not os.path.isfile(path):
         there = os.path.exists(path)
-        why = "is a folder, pipe or device" if there else "no such audio file"
+        why = " (but a folder, pipe or device)" if there else ""
         raise AudioError(
-            f"{name}: {why}: check data_folder, or fetch the file again"
+            f"{name}: no such audio file{why}: check data_folder, or fetch "
+            "the file again"
         )
     try:
         return open(path, "rb")
