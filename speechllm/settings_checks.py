@@ -42,6 +42,11 @@ def check(
         faults += (
             Fault(label(path), value, mend) for value, mend in _trap(path, node)
         )
+    faults += [
+        Fault(str(key), key, "a key is a name: correct it")
+        for key in plain
+        if not isinstance(key, str)
+    ]
     for path in changed:
         was, now = value_at(before, path), value_at(plain, path)
         if was is not NO_VALUE and now is not NO_VALUE:

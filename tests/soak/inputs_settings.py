@@ -80,7 +80,11 @@ def as_script(call):
 def spoil_settings(path, random):
     """Tags that call belong nowhere but into what is code: not here."""
     if random.random() < 0.4:
-        return inputs_mutate.spoil(path, random)
+        sound = path.read_bytes()
+        told = inputs_mutate.spoil(path, random)
+        if b"!apply" not in path.read_bytes():
+            return told
+        path.write_bytes(sound)  # which is code, and may call
     told, new = yaml_file(path.read_bytes(), random, code=False)
     path.write_bytes(new)
     return told

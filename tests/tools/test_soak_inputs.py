@@ -18,7 +18,7 @@ from soak.campaign import Setting  # noqa: E402
 from soak.inputs_kinds import KINDS  # noqa: E402
 from soak.inputs_watch import Seen, cases, judge  # noqa: E402
 
-FOUND = sorted((SOAK / "found").iterdir())
+FOUND = sorted((SOAK / "found").glob("*--*--*"))
 KINDS = {kind.name: kind for kind in KINDS}
 
 
