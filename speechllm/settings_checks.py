@@ -30,6 +30,10 @@ REFERENCE = re.compile(r"<([^>]*)>")
 OBJECT_TAGS = ("!new:", "!name:", "!apply:", "!applyref:", "!module:")
 
 
+# What YAML does not read as a text where it stands for a key.
+NO_NAME = re.compile(r"(?![A-Za-z_])|(null|true|false|yes|no|on|off)$", re.I)
+
+
 def check(
     document: Document, before: dict, changed: Iterable[Path]
 ) -> tuple[dict, list[Fault]]:
@@ -43,9 +47,9 @@ def check(
             Fault(label(path), value, mend) for value, mend in _trap(path, node)
         )
     faults += [
-        Fault(str(key), key, "a key is a name: correct it")
-        for key in plain
-        if not isinstance(key, str)
+        Fault(str(key), str(key), "is no name: begin it with a letter")
+        for key in document.root
+        if NO_NAME.match(str(key))
     ]
     for path in changed:
         was, now = value_at(before, path), value_at(plain, path)
