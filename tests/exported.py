@@ -141,7 +141,8 @@ def make_lora_baseline(folder, decoder, seed=1):
                 parameter.normal_(std=0.3)
     (folder / "trained").mkdir(parents=True)
     save_adapter(lm, str(folder / "trained"))
-    about = {"adapter": ADAPTER, "layers": lm.num_layers}
+    kept = list(range(lm.num_layers))
+    about = {"adapter": ADAPTER, "layers": len(kept), "kept_layers": kept}
     write_json(folder / "trained/system.json", about)
     return str(folder)
 

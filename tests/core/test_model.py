@@ -204,7 +204,8 @@ def test_an_answer_has_text_ids_and_limit_and_comes_token_by_token(model):
     speech = model.speech_embeddings(x_BSF, tokens_B)
     for said, spoken_SD, limit in zip(answers, speech, limits_B.tolist()):
         ids = list(answer_ids(model.decoder, model.prompt, spoken_SD, limit))
-        assert said == (model.prompt.decode(ids), ids, len(ids) == limit)
+        text, hit_limit = model.prompt.decode(ids), len(ids) == limit
+        assert said == (text, ids, hit_limit, True)
     texts = model.transcribe(x_BSF, tokens_B, limits_B)
     assert texts == [said.text for said in answers]
 

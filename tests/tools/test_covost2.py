@@ -188,7 +188,7 @@ def test_flac_is_made_once_and_goes_on(whole, tmp_path):
 
 def test_unchanged_data_are_not_read_again(release, tmp_path, monkeypatch):
     prepared(release, tmp_path)
-    monkeypatch.setattr(clips, "read_utterance", None)
+    monkeypatch.setattr(clips, "audio_blocks", None)
     prepared(release, tmp_path)
     rewrite(release, lambda lines: lines[:-1])
     with pytest.raises(TypeError):

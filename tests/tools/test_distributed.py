@@ -156,7 +156,7 @@ def test_two_processes_are_one_with_accumulation(pair):
         )
 
 
-def test_nobody_writes_before_all_have_looked(monkeypatch):
+def test_nobody_writes_before_all_have_looked(tmp_path, monkeypatch):
     """Or one process takes what another has just begun for an earlier start."""
     told = []
 
@@ -167,7 +167,8 @@ def test_nobody_writes_before_all_have_looked(monkeypatch):
     monkeypatch.setattr(experiment, "earlier_result", tells("look"))
     monkeypatch.setattr(experiment, "ddp_barrier", tells("wait"))
     run = experiment.Experiment.__new__(experiment.Experiment)
-    run.hparams = run.datasets = run.layers = run.folder = None
+    run.hparams = run.datasets = run.layers = None
+    run.folder = str(tmp_path)
     run.train_and_evaluate = tells("write")
     run.run()
     assert told == ["new", "look", "wait", "write"]

@@ -227,7 +227,7 @@ def test_a_second_start_does_nothing(study):
     files = sorted((study.results / "base").rglob("*"))
     # SpeechBrain notes each start: a log, the environment, the script.
     files = [f for f in files if f.is_file() and f.suffix != ".py"]
-    files = [f for f in files if f.name not in ("log.txt", "env.log")]
+    files = [f for f in files if f.name not in ("log.txt", "env.log", "lock")]
     before = {f: f.stat().st_mtime_ns for f in files}
     result = study.run()
     assert result.status == "done"

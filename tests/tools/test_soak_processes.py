@@ -10,7 +10,7 @@ import pytest
 import torch
 from speech_llm_fixtures import make_brain, make_dataset
 
-from speechbrain_ext.training import processes, stops
+from speechbrain_ext.training import processes, steps, stops
 from speechbrain_ext.training.processes import Stopped, Watch
 from speechllm.command import run_command
 
@@ -273,7 +273,7 @@ def test_a_signal_saves_first_and_the_end_is_the_same(
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(monkeypatch):
-    pair = [stops.JoinedSteps() for _ in range(2)]
+    pair = [steps.JoinedSteps() for _ in range(2)]
     asked = [False, False]
     sums: list = []
     ended: dict = {}
