@@ -158,7 +158,7 @@ def faults(setting):
     yield from vanished(told)
     yield from together(told)
     yield from moved(told)
-    yield from anothers(told)
+    yield from of_another(told)
     told.disk.empty()
 
 
@@ -322,7 +322,7 @@ def moved(told):
         yield Outcome("moved: export", "", told.said()[-700:] if code else "")
 
 
-def anothers(told):
+def of_another(told):
     """Folders of another user: used where they may be, or said why not."""
     if not told.mounted:
         return
