@@ -270,7 +270,7 @@ def judge_fault(case, group):
         return f"processes {left or others} did not end within a minute"
     if 0 in [group.codes[rank] for rank in others]:
         return f"ended as if all was well: {group.codes}"
-    who = rf"[Pp]rocess {one.rank} of {case.size}\b"
+    who = rf"(?i:process) {one.rank} of {case.size}\b"
     lines = re.findall(rf"^.*{who}.*$", group.said(), re.M)
     errors = [line for line in lines if line.startswith("Error")]
     # An error of Python's own has its traceback, there where it happened.
@@ -291,7 +291,7 @@ def judge_unreadable(group):
     if len(group.codes) < group.size or 0 in group.codes.values():
         return f"did not end: {group.codes}"
     lines = re.findall(r"^Error.*$", group.said(), re.M)
-    if not any(re.search(r"[Pp]rocess \d of 2", one) for one in lines):
+    if not any(re.search(r"(?i:process) \d of 2", one) for one in lines):
         return f"no process is named: {lines}"
     if not any(".flac" in one for one in lines):
         return f"no file is named: {lines}"
