@@ -54,7 +54,7 @@ def test_the_plan_has_what_the_study_is_to_show(tmp_path):
         "data": 1,
         "baseline": 3,
         "table": 6,
-        "healed": 46,
+        "healed": 41,
         "check": 1,
         "timing": 2,
     }
@@ -82,7 +82,7 @@ def test_the_plan_has_what_the_study_is_to_show(tmp_path):
         assert f"smollm2-lora-s1-n{depth}-both-speech-k200" in order
     # All that is tuned has as many trials, and none of them a test set.
     trials = [n for n in order if "-trial" in n]
-    assert len(trials) == 15
+    assert len(trials) == 10
     assert {option(plan.runs[n], "test_splits") for n in trials} == {"[]"}
 
 
