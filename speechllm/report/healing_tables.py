@@ -98,8 +98,13 @@ def best_table(records) -> Table:
 
 
 def side_by_side(records) -> Table:
-    """Methods in columns, of the length that has the most of several seeds."""
-    trained = [r for r in records if r["trainable"] and len(r["seeds"]) > 1]
+    """Methods in columns, of the length that has the most of several seeds.
+
+    Where none has several, those of one.
+    """
+    trained = [one for one in records if one["trainable"]]
+    several = [one for one in trained if len(one["seeds"]) > 1]
+    trained = several or trained
     lengths = [one["steps"] for one in trained]
     steps = max(sorted(set(lengths)), key=lengths.count, default=0)
     places: dict[tuple, dict] = {}
