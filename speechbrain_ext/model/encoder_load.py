@@ -165,9 +165,13 @@ def load_extractor(
 ) -> FeatureExtractionMixin | None:
     """The source's own preprocessing; None where a waveform kind has none."""
     try:
-        return AutoFeatureExtractor.from_pretrained(
+        extractor = AutoFeatureExtractor.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
+        rate = getattr(extractor, "sampling_rate", 16000)
+        if not isinstance(rate, int) or rate < 1:
+            raise ValueError(f"sampling_rate: {rate!r:.80} is no rate in Hz")
+        return extractor
     except (OSError, *ODD_FORM) as error:
         file = Path(source).expanduser() / "preprocessor_config.json"
         if os.path.lexists(file):

@@ -5,6 +5,7 @@ fault did harm.
 """
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -49,8 +50,7 @@ def main() -> int:
     with pool:
         tallies = dict(zip(names, pool.map(run_family, *zip(*work))))
     shutil.rmtree(top, ignore_errors=True)
-    told.output.mkdir(parents=True, exist_ok=True)
-    write_json(
+    save(
         told.output / "soak.json",
         {
             "size": "full" if told.full else "quick",
@@ -61,6 +61,17 @@ def main() -> int:
         },
     )
     return report(tallies, told.output)
+
+
+def save(file, told) -> None:
+    """Write the counts; those of other families of as large a campaign stay."""
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        families = before.pop("families")
+        if before == {k: v for k, v in told.items() if k in before}:
+            told = {**told, "families": families | told["families"]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, told)
 
 
 def report(tallies, output) -> int:

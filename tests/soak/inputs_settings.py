@@ -82,7 +82,7 @@ def spoil_settings(path, random):
     if random.random() < 0.4:
         sound = path.read_bytes()
         told = inputs_mutate.spoil(path, random)
-        if b"!apply" not in path.read_bytes():
+        if not path.is_file() or b"!apply" not in path.read_bytes():
             return told
         path.write_bytes(sound)  # which is code, and may call
     told, new = yaml_file(path.read_bytes(), random, code=False)
