@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import resource
 import shutil
@@ -27,6 +28,17 @@ from speechbrain_ext.training import checkpoints
 from speechbrain_ext.training.experiment import Experiment
 from speechllm.cli.common import guarded
 from speechllm.command import run_command
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_this_test_alone():
+    """A run begun here logs to a file that goes with its folder."""
+    before = logging.root.handlers[:]
+    yield
+    for one in logging.root.handlers[:]:
+        if isinstance(one, logging.FileHandler) and one not in before:
+            logging.root.removeHandler(one)
+            one.close()
 
 
 def in_a_child(call):
