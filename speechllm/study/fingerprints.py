@@ -45,7 +45,13 @@ def _content(file, value):
     named = Path(included_path(value, file.parent.parent))
     if not named.is_file():
         return value
-    return yaml.safe_load(named.read_text(encoding="utf-8"))
+    return _fragment(named)
+
+
+@functools.cache
+def _fragment(file):
+    """A YAML without tags, which every run of a study names again."""
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -6,6 +6,7 @@ Linux only: forked children, pipes, /proc. What is wrong is made again by
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 
@@ -39,6 +40,8 @@ def faults(setting):
     # Made once, before any child is forked.
     make_seeds()
     recordings_parquet.sound()
+    # Which pyarrow loads at the first cast.
+    importlib.import_module("pyarrow.compute")
     for form in ("WAV", "FLAC", "mp3"):
         sound(form)
     many = setting.many(QUICK, FULL)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from soak.campaign import Outcome, Setting
+from speechllm.command import run_command
 
 Act = Callable[[random.Random, Path], str]
 SECONDS, MEGABYTES = 10, 1000
@@ -203,8 +204,6 @@ def unclear(message: str, *names: str) -> str:
 
 def typed(main: Callable, recipe: str) -> str | None:
     """What a recipe's command says as its last word; None: it went well."""
-    from speechllm.command import run_command
-
     said, path = io.StringIO(), list(sys.path)
     # A script's own folder is first there.
     sys.path.insert(0, recipe)

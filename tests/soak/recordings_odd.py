@@ -14,9 +14,8 @@ import traceback
 import click
 import soundfile
 import torch
-from encoded import encoded
 
-from soak.recordings_audio import wrong_with
+from soak.recordings_audio import seed, wrong_with
 from soak.recordings_child import unclear
 from soak.recordings_lists import sound
 from speechllm.cli.audio import _expand
@@ -159,7 +158,7 @@ def silence(random, file):
 def growing(random, file):
     """A recording that is still being written: its head says more."""
     name = random.choice(("a.wav", "a.flac", "a.m4a", "a.webm", "a.opus"))
-    content = encoded(name, 0.5)[0]
+    content = seed(name)
     file.write_bytes(content[: random.randrange(len(content))])
     return ""
 

@@ -8,7 +8,9 @@ import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from encoded import encoded, noise
+from encoded import noise
+
+from soak.recordings_audio import seed
 
 TEXTS = ("a cat", "", None, "$5", "\0", "\x1b[2J", "x" * 200_000, "a\nb")
 NAMES = ("a", "b", "", None, "../up", "a b", "é")
@@ -44,7 +46,7 @@ def contents(random):
             b"",
             whole[: random.randrange(len(whole))],
             b"<html>",
-            encoded("headed.mp3", 0.2)[0],
+            seed("headed.mp3"),
         )
     )
 
