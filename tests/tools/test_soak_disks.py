@@ -127,6 +127,34 @@ def test_a_copy_that_does_not_fit_names_the_copy(tmp_path, small_files):
             shutil.copyfile(source, tmp_path / "out")
 
 
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_checkpoint_that_cannot_get_its_name_leaves_none(
+    tmp_path, monkeypatch, call
+):
+    class Counter:
+        number = 0
+
+    parts = {"counter": Counter()}
+    saver = checkpoints.AtomicCheckpointer(
+        str(tmp_path),
+        parts,
+        {"counter": lambda one, path, end: setattr(one, "number", 1)},
+        {"counter": lambda one, path: path.write_text(str(one.number))},
+    )
+    saver.save_checkpoint()
+
+    def full(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(WriteError, match="your quota") as caught:
+            saver.save_checkpoint()
+        assert str(tmp_path) in str(caught.value)
+    (one,) = tmp_path.iterdir()
+    assert one.name.startswith("CKPT+") and (one / "counter.ckpt").is_file()
+
+
 def test_why_a_run_failed_is_told_though_it_cannot_be_noted(tmp_path):
     run = object.__new__(Experiment)
     run.folder = str(tmp_path)
