@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import faulthandler
 import io
 import os
 import select
@@ -87,7 +88,11 @@ def run_child(
         os.setsid()
         _in_child(work, folder, said, _Moments(folder, count, moment, tell))
     os.close(tell)
-    status, victim = _watch(child, reached, moment)
+    try:
+        status, victim = _watch(child, reached, moment)
+    except TimeoutError as error:
+        last = said.read_text(errors="replace")[-3000:]
+        raise TimeoutError(f"{error}, {moment}: {last}") from error
     if victim == child:
         victim = status == -signal.SIGKILL
     return Ended(
@@ -107,6 +112,8 @@ def _in_child(work, folder, said, moments):
         for number in (1, 2):
             os.dup2(stream, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Where it hangs is told before it is ended.
+        faulthandler.dump_traceback_later(PATIENCE - 10, file=stream)
         moments.begin()
         code = work()
         code = code if isinstance(code, int) else 0
