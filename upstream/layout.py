@@ -45,6 +45,7 @@ SLICES: dict[str, tuple[str, ...]] = {
         "data/audio_file",
         "data/audio_hash",
         "data/features",
+        "model/packing",
         "model/static_decoding",
     ),
     "covost": ("scores/translation", "data/manifests", "model/whisper_core"),

@@ -55,6 +55,8 @@ class Decoder(torch.nn.Module):
         Which of the source's layers `lm` has; None: all.
     decode_static : bool
         Decode in buffers of a fixed size, as one recorded graph on a GPU.
+    padding_free : bool
+        Train on a batch as one row without padding.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Decoder(torch.nn.Module):
         source: str = "",
         kept: tuple[int, ...] | None = None,
         decode_static: bool = False,
+        padding_free: bool = False,
     ):
         super().__init__()
         self.lm = lm
@@ -83,6 +86,12 @@ class Decoder(torch.nn.Module):
 
             check_static(lm)
             self.static = StaticDecoding()
+        self.pack = None
+        if padding_free:
+            from speechbrain_ext.model.packing import check_packing, in_one_row
+
+            check_packing(lm)
+            self.pack = in_one_row
 
     @property
     def adapter(self) -> PeftModel | None:
@@ -106,6 +115,7 @@ class Decoder(torch.nn.Module):
         attention: str | None = "sdpa",
         gradient_checkpointing: bool = False,
         decode_static: bool = False,
+        padding_free: bool = False,
     ) -> Decoder:
         """Load a decoder, kept layers only, straight to its device.
 
@@ -128,6 +138,9 @@ class Decoder(torch.nn.Module):
         decode_static : bool
             Decode in buffers of a fixed size, as one recorded graph on a
             GPU: the same text, with less time between two tokens.
+        padding_free : bool
+            Train on a batch as one row without padding: the same loss. With
+            the package flash-attn on a GPU, attention is its own.
 
         Returns
         -------
@@ -144,6 +157,10 @@ class Decoder(torch.nn.Module):
             raise ValueError(
                 f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
             )
+        if padding_free:
+            from speechbrain_ext.model.packing import attention_of_rows
+
+            attention = attention_of_rows(attention, device)
         whole = source_config(source, revision).num_hidden_layers
         removed = Removal.of(removed, whole)
         lm = load_pruned(
@@ -166,7 +183,8 @@ class Decoder(torch.nn.Module):
             # it would be computed through every layer, for nothing.
             lm.disable_input_require_grads()
         tokenizer = load_tokenizer(source, revision)
-        return cls(lm, tokenizer, source, removed.kept, decode_static)
+        options = decode_static, padding_free
+        return cls(lm, tokenizer, source, removed.kept, *options)
 
     @property
     def width(self) -> int:
@@ -218,6 +236,7 @@ class Decoder(torch.nn.Module):
         Row after row, in order, and nowhere else: with a vocabulary of
         150,000 the head costs more than several layers.
         """
+        sequence = self.pack(sequence) if self.pack else sequence
         h_ND, labels_N = sequence.targets_of(self.hidden(sequence))
         return logits_of(self.lm, h_ND), labels_N
 

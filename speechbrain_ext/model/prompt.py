@@ -212,7 +212,8 @@ class Sequence:
     labels_BQ : torch.Tensor or None
         The id each position has to predict, `IGNORE` where it predicts none.
     padding : str
-        Where padding may stand: "none", "right", or "any" (not known).
+        Where padding may stand: "none", "right", or "any" (not known);
+        "rows": nowhere, as the rows stand in one (see `packing`).
     places_N : torch.Tensor or None
         Where there are labels, in the rows one after another; None: not known.
     names : list of str or None
@@ -254,9 +255,12 @@ class Sequence:
         attends with its fastest kernels and copies no grouped heads. What
         comes out at padding differs, and means nothing either way.
         """
-        if self.padding == "any":
-            return self.as_inputs()
-        return {"inputs_embeds": self.embeds_BQD}
+        inputs = self.as_inputs()
+        if self.padding != "any":
+            del inputs["attention_mask"]
+        if self.padding in ("none", "right"):
+            del inputs["position_ids"]
+        return inputs
 
 
 def assemble(

@@ -52,6 +52,7 @@ FORMER: dict[str, Any] = {
     "decode_static": False,
     "length_pool": 1,
     "batch_seconds": None,
+    "padding_free": False,
     "long_audio": "error",
     "keep": "last",
     "start_from": None,

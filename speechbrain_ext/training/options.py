@@ -274,6 +274,7 @@ OPTIONS: dict[str, Test] = {
     "weight_decay": SHARE,
     "max_grad_norm": POSITIVE,
     "gradient_checkpointing": SWITCH,
+    "padding_free": SWITCH,
     "valid_interval": _whole(1),
     "checkpoint_interval": _whole(1),
     "keep": _one_of("last", "best"),

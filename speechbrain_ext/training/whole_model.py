@@ -30,6 +30,7 @@ def pruned_twin(whole, removed):
         decoder.source,
         Removal.of(removed, decoder.num_layers).kept,
         decode_static=decoder.static is not None,
+        padding_free=decoder.pack is not None,
     )
     return SpeechLLM(
         whole.encoder,

@@ -56,6 +56,7 @@ YOUNGER = {
     "keep": "last",
     "length_pool": ...,
     "batch_seconds": None,
+    "padding_free": False,
 }
 
 

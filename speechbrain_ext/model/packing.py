@@ -1,0 +1,102 @@
+"""A batch as one row without padding: attention over rows of any length.
+
+Positions that begin anew tell transformers where a row begins: flash attention
+then runs its kernels for rows of many lengths, `sdpa` masks other rows. With
+`length_pool`, there is next to no padding to save.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from transformers.utils import is_flash_attn_2_available
+
+from speechbrain_ext.layers.lm_calls import base_model, last_states
+from speechbrain_ext.model.prompt import Sequence
+
+# Layers that see other positions through a mask alone.
+KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
+# How far off rows may be, of what they are off where each sees all before it.
+MOST_OFF = {torch.float32: 1e-4}
+MOST_OFF_LOW = 0.05
+
+
+def in_one_row(sequence: Sequence) -> Sequence:
+    """The real positions of all rows as one row.
+
+    Arguments
+    ---------
+    sequence : Sequence
+        Rows ``[B, Q]``.
+
+    Returns
+    -------
+    Sequence
+        One row ``[1, N]`` of N real positions, whose labels are in the same
+        order; its positions begin anew with each row.
+
+    Example
+    -------
+    >>> from speechbrain_ext.model.prompt import assemble
+    >>> from speechbrain_ext.tiny_models import tiny_speech_llm
+    >>> model = tiny_speech_llm()
+    >>> speech = [torch.zeros(2, 32), torch.zeros(3, 32)]
+    >>> rows = assemble(model.prompt, speech, model.decoder.embed)
+    >>> in_one_row(rows).positions_BQ
+    tensor([[0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 7]])
+    """
+    real_BQ = sequence.mask_BQ.bool()
+    labels_BQ = sequence.labels_BQ
+    return dataclasses.replace(
+        sequence,
+        embeds_BQD=sequence.embeds_BQD[real_BQ][None],
+        mask_BQ=sequence.mask_BQ[real_BQ][None],
+        positions_BQ=sequence.positions_BQ[real_BQ][None],
+        labels_BQ=None if labels_BQ is None else labels_BQ[real_BQ][None],
+        padding="rows",
+        places_N=None,
+    )
+
+
+def attention_of_rows(attention: str | None, device: str) -> str | None:
+    """Flash attention in the place of `sdpa`, where it can be had."""
+    on_gpu = torch.device(device).type == "cuda"
+    if attention == "sdpa" and on_gpu and is_flash_attn_2_available():
+        return "flash_attention_2"
+    return attention
+
+
+@torch.no_grad()
+def check_packing(lm: torch.nn.Module) -> None:
+    """Refuse a decoder in which a row behind another sees that one.
+
+    Raises
+    ------
+    ValueError
+        Its layers carry something on from position to position (Mamba's, a
+        convolution), or its attention takes no notice of where a row begins.
+    """
+    model = base_model(lm)
+    weight, lengths = model.embed_tokens.weight, (3, 5)
+    ids = torch.arange(1, 1 + sum(lengths), device=weight.device)
+    x_ND = model.embed_tokens(ids % len(weight))
+    alone = [
+        last_states(lm, inputs_embeds=x[None])[0] for x in x_ND.split(lengths)
+    ]
+
+    def off(**inputs):
+        """How far from rows alone they are as one."""
+        h_ND = last_states(lm, inputs_embeds=x_ND[None], **inputs)[0]
+        return (h_ND - torch.cat(alone)).abs().max()
+
+    places = [torch.arange(n, device=weight.device) for n in lengths]
+    seen = off(position_ids=torch.cat(places)[None])
+    most = MOST_OFF.get(weight.dtype, MOST_OFF_LOW) * off()
+    kinds = set(getattr(lm.config, "layer_types", None) or KINDS)
+    if not (seen <= most and kinds <= KINDS):
+        raise ValueError(
+            f"padding_free: True, but in a {type(lm).__name__} with attention "
+            f"{lm.config._attn_implementation} a row sees what stands before "
+            "it: set padding_free: False."
+        )
