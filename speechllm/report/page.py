@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from speechllm.report.samples import BASELINES, NO_ROWS, SEEDS
 from speechllm.report.study import Study
 from speechllm.report.tables import limit_lines, not_counted
 from speechllm.report.write import as_html, try_to_draw
+from speechllm.study import state
 
 TITLE = "Redundancy of decoder layers in speech LLMs"
 # Paragraphs; a word in braces is a table, a picture or a list.
@@ -230,23 +230,13 @@ def _first(lines, what):
 def planned_runs(folder: str | Path) -> dict[str, str]:
     """The runs that a study is to have, and why one might not be there."""
     for place in (Path(folder), Path(folder).resolve().parent):
-        file = place / "plan.json"
-        if file.is_file():
-            runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-            kinds = ("baseline", "healed", "timing")
+        if (place / state.PLAN_FILE).is_file():
+            plan = state.Study.load(place / state.PLAN_FILE)
             return {
-                one["name"]: _ended(place, one)
-                for one in runs
-                if one["kind"] in kinds
+                name: "{status}, {error}".format_map(noted)
+                if (noted := state.marked(plan, name))
+                else "no run"
+                for name, one in plan.runs.items()
+                if one.kind in ("baseline", "healed", "timing")
             }
     return {}
-
-
-def _ended(place, one):
-    """What the graph noted of a run."""
-    marker = f"{one['name']}.{one['made']}.json"
-    file = place / "graph" / one["kind"] / marker
-    if not file.is_file():
-        return "no run"
-    noted = json.loads(file.read_text(encoding="utf-8"))
-    return f"{noted['status']}, {noted['error']}"

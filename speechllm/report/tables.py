@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from speechllm.report.estimates import Estimate, estimate
+from speechllm.report.estimates import Estimate, estimate, grouped
 from speechllm.report.samples import BASELINES, NO_ROWS, SEEDS
 from speechllm.report.study import healing_rank, sets_of, system
 
@@ -279,12 +279,7 @@ def _depth_lines(study, task):
     )
     for which, *curve in curves:
         depths = study.depths(which, *curve)
-        changes = [
-            estimate(study.degradation(which, depth, *curve, name))
-            for depth in depths
-            for name in study.sets(which)
-        ]
-        chance = dict.fromkeys(chance_text(one) for one in changes if one)
+        chance = chances(study, which, *curve)
         if not chance:
             continue
         threshold = threshold or study.threshold(which)
@@ -299,6 +294,16 @@ def _depth_lines(study, task):
     if not lines:
         return ""
     return "\n".join([DEPTHS_NOTE.format(threshold), *lines, ""])
+
+
+def chances(study, which, *curve) -> list[str]:
+    """What chance the degradations of a curve know, each once."""
+    changes = [
+        estimate(study.degradation(which, depth, *curve, name))
+        for depth in study.depths(which, *curve)
+        for name in study.sets(which)
+    ]
+    return list(dict.fromkeys(chance_text(one) for one in changes if one))
 
 
 def tolerance_text(study, which, *curve) -> str:
@@ -318,11 +323,11 @@ def _paths_table(runs, sets):
     # The layers of a model bring torch, which nothing else here needs.
     from speechbrain_ext.layers.removal import ranges
 
-    places = {}
-    for run in runs:
-        if run.removed:
-            place = system(run), run.removed, run.healing
-            places.setdefault(place, []).append(run)
+    places = grouped(
+        ((system(run), run.removed, run.healing), run)
+        for run in runs
+        if run.removed
+    )
     rows = [
         [
             _system_name(which),

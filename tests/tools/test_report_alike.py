@@ -4,20 +4,18 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-from types import SimpleNamespace
-
 import pytest
 from mini_study import ADAPTED, LARGE, MiniStudy
 
 from speechbrain_ext.runs.result import load_runs
 from speechllm.report import maps
-from speechllm.report.frontier import common_sets
 from speechllm.report.study import Study
 
 
 def test_a_frontier_leaves_out_sets_that_only_some_runs_have():
     scores = {("a", 2): 1.0, ("a", 4): 2.0, ("b", 4): 3.0}
-    cells = SimpleNamespace(
+    cells = Study([])
+    vars(cells).update(
         curves=lambda which: {("both", "speech"): [2, 4]},
         depths=lambda which, healing, path: [2, 4],
         sets=lambda which: ["a", "b"],
@@ -25,7 +23,7 @@ def test_a_frontier_leaves_out_sets_that_only_some_runs_have():
             (name, depth)
         ),
     )
-    assert common_sets(cells, "system") == ["a"]
+    assert cells.common_sets("system") == ["a"]
 
 
 def test_an_adapted_map_stands_beside_the_frozen_one_of_its_task(tmp_path):
