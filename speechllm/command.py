@@ -22,16 +22,6 @@ def run_command(main: Callable[[], Any]) -> None:
 
     What is raised elsewhere, deep in a library, is a fault to be looked into
     and keeps its traceback, as everything does with ``SPEECHLLM_DEBUG=1``.
-
-    Arguments
-    ---------
-    main : callable
-        Takes nothing.
-
-    Raises
-    ------
-    SystemExit
-        2 where the settings or the data were refused, 130 after Ctrl-C.
     """
     debug = os.environ.get("SPEECHLLM_DEBUG")
     try:
