@@ -134,14 +134,14 @@ def rows_of(
     return rows
 
 
-def split_rows(rows: list) -> tuple[list, list]:
+def split_rows(rows: list, every: int = 5) -> tuple[list, list]:
     """Rows to measure on, and some of every fifth to judge by."""
     if len(rows) < 2:
         raise ValueError(
             "text: has one row only, and nothing to judge by: give a file "
             "with more lines"
         )
-    every = min(5, len(rows))
+    every = min(every, len(rows))
     held_out = rows[every - 1 :: every]
     # More would take longer, and say the same.
     held_out = held_out[:: -(-len(held_out) // UTTERANCES)]
@@ -210,6 +210,16 @@ def _about(decoder):
     """Where a measurement comes from (dict)."""
     name = os.path.basename(os.path.normpath(decoder.source))
     return {"model": name, "input": "text", "prompted": False}
+
+
+def measure_rows(
+    decoder: Decoder | StreamedLM,
+    rows: list[torch.Tensor],
+    batch_size: int = 8,
+    progress: bool = False,
+) -> RedundancyTable:
+    """Redundancy table of a causal LM on rows of text."""
+    return look(decoder, rows, [], batch_size, progress)[0]
 
 
 def look(

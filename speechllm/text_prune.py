@@ -42,13 +42,23 @@ TRIED = 12
 
 @dataclass(frozen=True)
 class Choice:
-    """How the layers that go are chosen, one of three ways."""
+    """How the layers that go are chosen, one of three ways.
 
-    # How many; by the rule (None: the paper's), or on a file's path.
+    Arguments
+    ---------
+    size : int or None
+        How many; by the rule, or on a file's path.
+    rule : str or None
+        See `speechbrain_ext.layers.rules`; None: the paper's.
+    plan : str or None
+        A file of plans, a redundancy table, or what `rules` found; of the
+        last, the rule's plan if one is given, or the best.
+    layers : tuple of int or None
+        These.
+    """
+
     size: int | None = None
     rule: str | None = None
-    # A file of plans, a redundancy table, or what `rules` found; of the last,
-    # the rule's plan if one is given, or the best.
     plan: str | None = None
     layers: tuple[int, ...] | None = None
 

@@ -102,13 +102,13 @@ def measure(
     if listens(model, speech, settings["stream"]):
         measure_hub(model, speech, text, output, picture, as_json, **settings)
         return
-    from speechllm.text_lm import look
+    from speechllm.text_lm import measure_rows
 
     if picture:
         _check_picture(picture)
     decoder, rows = load_lm(model, text, settings)
-    table, _ = look(
-        decoder, rows, [], settings["batch_size"], show_progress(as_json)
+    table = measure_rows(
+        decoder, rows, settings["batch_size"], show_progress(as_json)
     )
     if output:
         table.save(output)
