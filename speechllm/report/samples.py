@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +40,8 @@ class Figure(NamedTuple):
     file: str
     what: str
     counts_of: Callable
-    # Of sets of summed counts.
-    statistic: Callable | None
+    # Of sets of summed counts: a callable, where the metric is known.
+    statistic: Any
     scale: Scale
 
 

@@ -237,15 +237,12 @@ class Study:
     def common_sets(self, which) -> list[str]:
         """The sets that every pruned run of a system was scored on."""
         if which not in self._common_sets:
-            points = [
-                (depth, *curve)
-                for curve in self.curves(which)
-                for depth in self.depths(which, *curve)
-            ]
+            runs = self.members(which)
+            cells = {cell_of(run) for run in runs if run.removed}
             self._common_sets[which] = [
                 name
                 for name in self.sets(which)
-                if all(self.score(which, *p, name) is not None for p in points)
+                if all(self.score(*one, name) is not None for one in cells)
             ]
         return self._common_sets[which]
 
@@ -262,7 +259,7 @@ class Study:
         """Score of a cell on a set, over seeds, or None."""
         return self.mean_score(self.members(which, depth, healing, path), name)
 
-    def mean_score(self, runs: list[RunResult], name) -> Drawn | None:
+    def mean_score(self, runs: Iterable[RunResult], name) -> Drawn | None:
         """The mean score of runs on a set, or None."""
         score = self.samples.score
         return self.samples.over_runs((run, score(run, name)) for run in runs)

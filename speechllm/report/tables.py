@@ -148,7 +148,7 @@ def _scores_table(runs, sets):
     rows = []
     for which in dict.fromkeys(map(system, runs)):
         members = [run for run in runs if system(run) == which]
-        best = _best(members, sets)
+        best = _best(members)
         for place, run in _places(members):
             cells = [_name(place, run, members)]
             cells += layers_cells(place[0], members[0].layers)
@@ -182,17 +182,14 @@ def _places(runs):
     A path that was pruned to a depth has a row for each of its healings.
     """
     rows = [(_place(run), run) for run in runs if not run.removed]
-    pruned = [run for run in runs if run.removed]
-    paths = dict.fromkeys(run.path_from for run in pruned)
-    depths = sorted({run.removed for run in pruned})
-    for depth, path in itertools.product(depths, paths):
-        along = [run for run in pruned if run.path_from == path]
-        if depth not in {run.removed for run in along}:
-            continue
-        for healing in sorted({r.healing for r in along}, key=healing_rank):
-            place = depth, path, healing
-            found = [run for run in along if _place(run) == place]
-            rows += [(place, run) for run in found or [None]]
+    pruned = grouped((_place(run), run) for run in runs if run.removed)
+    healings = grouped((path, healing) for _, path, healing in pruned)
+    depths = sorted({depth for depth, _, _ in pruned})
+    for depth, path in itertools.product(depths, healings):
+        if (depth, path) in {place[:2] for place in pruned}:
+            for healing in sorted(set(healings[path]), key=healing_rank):
+                place = depth, path, healing
+                rows += [(place, run) for run in pruned.get(place, [None])]
     return rows
 
 
@@ -241,22 +238,21 @@ def _score_cells(run, sets, best):
     return cells
 
 
-def _best(runs, sets):
+def _best(runs):
     """Best score by depth and set; none where one run stands alone."""
-    best = {}
-    for depth, name in itertools.product({run.removed for run in runs}, sets):
-        scores = [
-            run.scores[name]
-            for run in runs
-            if run.status == "done"
-            and run.removed == depth
-            and name in run.scores
-            and run.scores[name].value is not None
-        ]
-        if len(scores) > 1:
-            pick = max if scores[0].higher_is_better else min
-            best[depth, name] = pick(one.value for one in scores)
-    return best
+    found = grouped(
+        ((run.removed, name), one)
+        for run in runs
+        for name, one in run.scores.items()
+        if run.status == "done" and one.value is not None
+    )
+    return {
+        place: (max if scores[0].higher_is_better else min)(
+            one.value for one in scores
+        )
+        for place, scores in found.items()
+        if len(scores) > 1
+    }
 
 
 def _at_limit(run):
