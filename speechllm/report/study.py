@@ -49,7 +49,7 @@ def system(run: RunResult) -> tuple:
     return run.backbone, run.adapter or "", run.encoder, run.task
 
 
-def cell_of(run: RunResult) -> tuple:
+def cell_of(run: RunResult) -> tuple[tuple, int, str, str | None]:
     """What seeds alone tell apart: system, depth, healing and path."""
     return system(run), run.removed, run.healing, run.path_from
 
