@@ -145,15 +145,14 @@ def write_page(
     if found.done:
         fields |= _findings(study, tables) | _pictures(study, tables, output)
     template = OPENING + FINDINGS * bool(found.done) + MISSING
-    parts = [_filled(part, fields) for part in template.split("\n\n")]
+    # Each paragraph on one line, or what stands for it.
+    parts = [
+        " ".join(part.split()).format_map(fields).rstrip()
+        for part in template.split("\n\n")
+    ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_text(output / "report.md", text)
     write_text(page, as_html(text, output, TITLE))
-
-
-def _filled(paragraph, fields):
-    """A paragraph on one line, or what stands for it."""
-    return " ".join(paragraph.split()).format_map(fields).rstrip()
 
 
 def _findings(study, tables):

@@ -66,10 +66,11 @@ def system_name(which: tuple) -> str:
 
 def chance_text(one: Estimate) -> str:
     """What chance an interval knows, and what it does not."""
+    # Speakers first, then seeds, then those of baselines.
+    ranked = sorted(one.units, key=lambda k: (k == BASELINES, k == SEEDS))
     known, unknown = (
         list(dict.fromkeys(kind.split(" of ")[0] for kind in kinds))
-        # Speakers first, then seeds, then those of baselines.
-        for kinds in (sorted(one.units, key=_seed_rank), one.lacking)
+        for kinds in (ranked, one.lacking)
     )
     unknown = ["speakers" if u == NO_ROWS else u for u in unknown]
     *most, last = known or [""]
@@ -77,10 +78,6 @@ def chance_text(one: Estimate) -> str:
     parts = [f"over {' and '.join(known)}"] if known else []
     parts += [f"not over {' or '.join(unknown)}"] if unknown else []
     return ", ".join(parts)
-
-
-def _seed_rank(kind):
-    return (kind == SEEDS) + 2 * (kind == BASELINES)
 
 
 def layers_cells(removed: int, layers: int) -> list[str]:
