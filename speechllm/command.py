@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,16 +23,6 @@ def run_command(main: Callable[[], Any]) -> None:
 
     What is raised elsewhere, deep in a library, is a fault to be looked into
     and keeps its traceback, as everything does with ``SPEECHLLM_DEBUG=1``.
-
-    Arguments
-    ---------
-    main : callable
-        Takes nothing.
-
-    Raises
-    ------
-    SystemExit
-        2 where the settings or the data were refused, 130 after Ctrl-C.
     """
     debug = os.environ.get("SPEECHLLM_DEBUG")
     try:
@@ -40,7 +31,7 @@ def run_command(main: Callable[[], Any]) -> None:
         if debug:
             raise
         print("\nStopped: the same command goes on from here.", file=sys.stderr)
-        _end(STOPPED)
+        raise SystemExit(STOPPED) from None
     except Exception as error:
         is_new = ended_by(error)
         if debug:
@@ -52,7 +43,7 @@ def run_command(main: Callable[[], Any]) -> None:
         if is_new:  # and no other process has said it
             why = told or printable(error)
             print(f"Error{named()}: {why}", file=sys.stderr)
-        _end(REFUSED)
+        raise SystemExit(REFUSED) from None
 
 
 def disk_words(error: OSError) -> str:
@@ -74,16 +65,8 @@ def _is_refusal(error):
         return True
     if not isinstance(error, (ValueError, OSError)):
         return False
-    trace = error.__traceback__
-    while trace.tb_next:
-        trace = trace.tb_next
-    frame = trace.tb_frame
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     folder = os.path.dirname(os.path.abspath(frame.f_code.co_filename))
     # A recipe's own files lie beside its script, which is first on the path.
     beside = os.path.abspath(sys.path[0] or ".")
     return folder == beside or frame.f_globals["__name__"].startswith(OURS)
-
-
-def _end(code):
-    """Leave, without words of the exception that led here."""
-    raise SystemExit(code) from None

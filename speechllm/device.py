@@ -26,22 +26,9 @@ def check_device_name(device: str) -> str:
 
 
 def pick_device(device: object = None) -> str:
-    """The device asked for, if it is there; None: the best there is.
+    """The device asked for, such as ``cuda:1``, if it is there (ValueError).
 
-    Arguments
-    ---------
-    device : str, torch.device or None
-        ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``. None: a CUDA GPU, an
-        Apple GPU (MPS), another accelerator, or the CPU, in this order.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If there is no such device here: says what there is.
+    None: a CUDA GPU, an Apple GPU, another accelerator, or the CPU.
     """
     import torch
 

@@ -87,13 +87,8 @@ def _key(name, default, about, section, recipe):
 def all_keys() -> dict[str, Key]:
     """Every key of every recipe: as LibriSpeech has it, else the first."""
     found: dict[str, Key] = {}
-    files = {
-        file.relative_to(folder_of("recipes")).parts: file
-        for file in folder_of("recipes").glob(
-            "*/*/SpeechLLM/hparams/train.yaml"
-        )
-    }
-    names = {"/".join(parts[:2]): file for parts, file in files.items()}
+    files = folder_of("recipes").glob("*/*/SpeechLLM/hparams/train.yaml")
+    names = {"/".join(file.parts[-5:-3]): file for file in files}
     for recipe in sorted(names, key=lambda name: (name != FIRST, name)):
         for key in read_keys(names[recipe], recipe):
             if key.name in found:

@@ -349,16 +349,12 @@ def _size(module):
 
 def told_memory(memory: dict[str, Any]) -> str:
     """`memory_of` in lines to be read."""
-
-    def mib(size):
-        return f"{size / 2**20:12.2f} MiB"
-
-    lines = [f"{'backbone, once':<32}{mib(memory['backbone'])}"]
-    for name, size in memory["encoders"].items():
-        lines.append(f"{'encoder ' + name:<32}{mib(size)}")
+    sizes = {"backbone, once": memory["backbone"]}
+    sizes |= {f"encoder {k}": size for k, size in memory["encoders"].items()}
     for name, parts in memory["tasks"].items():
-        for part, size in parts.items():
-            lines.append(f"{f'{name}: {part}':<32}{mib(size)}")
-    lines.append(f"{'all tasks together':<32}{mib(memory['together'])}")
-    lines.append(f"{'as systems of their own':<32}{mib(memory['separately'])}")
-    return "\n".join(lines)
+        sizes |= {f"{name}: {part}": size for part, size in parts.items()}
+    sizes["all tasks together"] = memory["together"]
+    sizes["as systems of their own"] = memory["separately"]
+    return "\n".join(
+        f"{what:<32}{size / 2**20:12.2f} MiB" for what, size in sizes.items()
+    )

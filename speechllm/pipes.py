@@ -1,10 +1,11 @@
-"""Terminals and pipes: what may be written there, and who reads it.
+"""Terminals and pipes: what is typed, what may be written there, who reads it.
 
 A reader that goes, such as `head`, is nothing to complain of.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -13,6 +14,13 @@ from collections.abc import Iterator
 
 # Of one message; some megabytes of a file may stand in it.
 LETTERS = 8000
+
+
+def module_parser(module: str, doc: str | None) -> argparse.ArgumentParser:
+    """The command line of ``python -m``; its help begins as the docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}", description=(doc or "").split("\n")[0]
+    )
 
 
 def printable(told: object) -> str:

@@ -32,7 +32,7 @@ from speechbrain_ext.training.faults import ConfigError, Fault, as_yaml, label
 from speechllm.device import pick_device
 from speechllm.overrides import Overrides, Raw, leaves, mapping, own_options
 from speechllm.packaged import PREFIX, included_path, packaged_path
-from speechllm.settings_checks import check, plain_values, value_at
+from speechllm.settings_checks import check, plain_values
 from speechllm.settings_tree import (
     INCLUDE,
     INDENT,
@@ -44,6 +44,7 @@ from speechllm.settings_tree import (
     refuse_bomb,
     tag_of,
     text_of,
+    value_at,
     written,
 )
 

@@ -7,7 +7,6 @@ import io
 import pydoc
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
@@ -16,16 +15,17 @@ from ruamel.yaml.scalarstring import ScalarString
 from speechbrain_ext.training.faults import ABSENT, Fault, as_yaml, label
 from speechllm.settings_tree import (
     INCLUDE,
+    NO_VALUE,
     Document,
     Path,
     is_include,
     tag_of,
     text_of,
+    value_at,
 )
 
 # Takes the place of what cannot be resolved, so that the rest still can be.
 STAND_IN = "NOT-KNOWN-YET"
-NO_VALUE = object()
 REFERENCE = re.compile(r"<([^>]*)>")
 OBJECT_TAGS = ("!new:", "!name:", "!apply:", "!applyref:", "!module:")
 
@@ -56,16 +56,6 @@ def check(
         if was is not NO_VALUE and now is not NO_VALUE:
             faults += _kind_faults(path, was, now)
     return plain, faults
-
-
-def value_at(plain: Any, path: Path) -> Any:
-    """The value at a path of nested dicts and lists, or ``NO_VALUE``."""
-    for part in path:
-        try:
-            plain = plain[part]
-        except (KeyError, IndexError, TypeError):
-            return NO_VALUE
-    return plain
 
 
 def _trap(path, node):

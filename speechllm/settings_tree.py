@@ -38,6 +38,7 @@ LARGEST, DEEPEST = 100_000, 40
 INCLUDE = "!include:"
 INDENT = 4
 Path = tuple  # of keys (str) and places in lists (int)
+NO_VALUE = object()
 
 
 class _AsWritten(VersionedResolver):
@@ -93,6 +94,16 @@ def written(node: Any) -> str:
     return stream.getvalue()[2:].strip()
 
 
+def value_at(node: Any, path: Path) -> Any:
+    """What lies at a path of nested mappings and lists, or ``NO_VALUE``."""
+    for part in path:
+        try:
+            node = NO_VALUE if isinstance(node, str) else node[part]
+        except (KeyError, IndexError, TypeError):
+            return NO_VALUE
+    return node
+
+
 class Document:
     """A file's tree of mappings, lists, tagged and other scalars.
 
@@ -129,15 +140,8 @@ class Document:
 
     def find(self, path: Path) -> Any:
         """The node at a path, or None."""
-        node = self.root
-        for part in path:
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            elif isinstance(node, list) and part in range(len(node)):
-                node = node[part]
-            else:
-                return None
-        return node
+        found = value_at(self.root, path)
+        return None if found is NO_VALUE else found
 
     def keys(self, path: Path = ()) -> list[str]:
         """The keys of the mapping at a path."""

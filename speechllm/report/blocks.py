@@ -11,20 +11,19 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-
-import numpy as np
+from functools import partial
 
 from speechbrain_ext.runs.result import RunResult, SetScore
 from speechllm.report.claims import all_claims
 from speechllm.report.committed import STUDIES, Evidence
-from speechllm.report.estimates import Drawn, estimate
+from speechllm.report.estimates import estimate
 from speechllm.report.healing_tables import best_table, side_by_side
 from speechllm.report.samples import baseline_name
-from speechllm.report.study import sets_of, system
+from speechllm.report.study import Study, sets_of, system
 from speechllm.report.summary import seconds
 from speechllm.report.tables import (
     GAP,
-    chance_text,
+    chances,
     markdown_table,
     system_name,
     tolerance_text,
@@ -168,15 +167,15 @@ def _rule(match):
 
 def scores(evidence: Evidence) -> str:
     """A row for each depth, healing and path; a column for each set."""
-    return _cells(evidence, _score, "{:.2f}")
+    return _cells(evidence, Study.mean_score, "{:.2f}")
 
 
 def degradation(evidence: Evidence) -> str:
     """The same in relative degradation, with what is tolerated below."""
     study = evidence.study
-    table = _cells(evidence, _degradation, "{:.0f}")
+    table = _cells(evidence, _degradation, "{:.0%}").replace("%", "")
     lines = [
-        f"- {_curve(study, which, healing, path)}: "
+        f"- {system_name(which)}, {which[3]}, {healing}{_along(path)}: "
         f"{tolerance_text(study, which, healing, path)}"
         for which in study.systems()
         for healing, path in study.curves(which)
@@ -216,7 +215,7 @@ def short(evidence: Evidence) -> str:
     header = [f"layers removed of {study.layers(which)}", *SHORT.values()]
     rows: dict[str, dict[str, str]] = {}
     for (depth, healing), runs in _rows(study, which):
-        score = estimate(_score(study, runs, name))
+        score = estimate(study.mean_score(runs, name))
         if score and (healing or "none") in SHORT:
             row = rows.setdefault(depth.partition(",")[0], {})
             row.setdefault(healing or "none", _said(score, "{:.2f}"))
@@ -242,48 +241,27 @@ def _rows(study, which) -> Iterator[tuple[list, list[RunResult]]]:
     depths = sorted(set(itertools.chain(*curves.values())))
     for depth, (healing, path) in itertools.product(depths, curves):
         runs = study.members(which, depth, healing, path)
-        along = "" if path == "speech" else f", {PATHS.get(path, path)}"
-        yield [f"{depth}{along}", healing], runs
+        yield [f"{depth}{_along(path)}", healing], runs
 
 
-def _score(study, runs, name) -> Drawn | None:
-    found = [(run, study.samples.score(run, name)) for run in runs]
-    return study.samples.over_runs(found)
+def _degradation(study, runs, name):
+    return study.degradation_of([run for run in runs if run.removed], name)
 
 
-def _degradation(study, runs, name) -> Drawn | None:
-    pruned = [run for run in runs if run.removed]
-    found = study.degradation_of(pruned, name) if pruned else None
-    # In per cent, the interval on the scale of its own.
-    return None if found is None else _times(found, 100)
-
-
-def _times(drawn, many):
-    scale = drawn.scale
-    return (drawn * many).on(
-        type(scale)(
-            lambda value: scale.there(np.asarray(value) / many),
-            lambda value: scale.back(value) * many,
-        )
-    )
-
-
-def _curve(study, which, healing, path):
-    along = "" if path == "speech" else f", {PATHS.get(path, path)}"
-    return f"{system_name(which)}, {which[3]}, {healing}{along}"
+def _along(path):
+    return "" if path == "speech" else f", {PATHS.get(path, path)}"
 
 
 def chance(evidence: Evidence) -> str:
     """What chance the degradations' intervals know."""
     study = evidence.study
     found = [
-        estimate(study.degradation(which, depth, healing, path, name))
+        text
         for which in study.systems()
-        for (healing, path), depths in study.curves(which).items()
-        for depth in depths
-        for name in study.sets(which)
+        for curve in study.curves(which)
+        for text in chances(study, which, *curve)
     ]
-    return " or ".join(dict.fromkeys(chance_text(one) for one in found if one))
+    return " or ".join(dict.fromkeys(found))
 
 
 def minutes(evidence: Evidence) -> str:
@@ -300,10 +278,8 @@ def claims(evidence: Evidence) -> str:
     """The paper's claims with what was tested of each."""
     rows = []
     for claim in all_claims(evidence.study, evidence.tables):
-        verdict = claim.verdict
-        if claim.missing:
-            verdict += f" (missing: {claim.missing})"
-        rows.append([f"{claim.number}. {claim.says}", *[""] * 4, verdict])
+        says = f"{claim.number}. {claim.says}"
+        rows.append([says, *[""] * 4, claim.decided()])
         rows += [
             ["", p.says, p.wanted, p.value(), p.paper, p.decided()]
             for p in claim.parts
@@ -314,25 +290,11 @@ def claims(evidence: Evidence) -> str:
     return markdown_table(header, rows)
 
 
-def _tasks(name: str) -> Callable[[Evidence], str]:
+def _tasks(name: str, evidence: Evidence) -> str:
     """A part of ``tasks.md``, without its title."""
+    from speechllm.study import tasks
 
-    def part(evidence):
-        from speechllm.study import tasks
-
-        return tasks.PARTS[name](evidence.runs).partition("\n\n")[2]
-
-    return part
-
-
-def best(evidence: Evidence) -> str:
-    """The best method of each depth and length beside the paper's."""
-    return str(best_table(evidence.comparisons))
-
-
-def ratios(evidence: Evidence) -> str:
-    """What methods lose over what the paper's loses, a row for each depth."""
-    return str(side_by_side(evidence.comparisons))
+    return tasks.PARTS[name](evidence.runs).partition("\n\n")[2]
 
 
 def whisper(evidence: Evidence) -> str:
@@ -355,10 +317,10 @@ FIGURES: dict[str, Callable[[Evidence], str]] = {
     ),
     "minutes": minutes,
     "claims": claims,
-    "translation": _tasks("translation"),
-    "distances": _tasks("distances"),
-    "multitask": _tasks("multitask"),
-    "best": best,
-    "ratios": ratios,
+    "translation": partial(_tasks, "translation"),
+    "distances": partial(_tasks, "distances"),
+    "multitask": partial(_tasks, "multitask"),
+    "best": lambda evidence: str(best_table(evidence.comparisons)),
+    "ratios": lambda evidence: str(side_by_side(evidence.comparisons)),
     "whisper": whisper,
 }

@@ -5,11 +5,16 @@ Exact, by counting: the numbers of layers and of models are small.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+import numpy as np
+
+Path = Sequence[tuple[int, int]]  # first layer and size of each block
 
 
 @dataclass(frozen=True)
@@ -31,18 +36,11 @@ class Agreement:
     at_places: tuple[float, ...]
 
 
-def path_agreement(one, other, layers: int) -> Agreement:
-    """Two paths against each other, and one of them against random blocks.
-
-    Arguments
-    ---------
-    one, other : sequence of (int, int)
-        First layer and size of the blocks of each path.
-    layers : int
-        Of the decoder: a block of n has layers - n + 1 places to start.
-    """
+def path_agreement(one: Path, other: Path, layers: int) -> Agreement:
+    """Two paths against each other, and one of them against random blocks."""
     starts = {size: start for start, size in other}
     pairs = [(n, start, starts[n]) for start, n in one if n in starts]
+    # A block of n has so many places to start.
     chances = [1 / (layers - n + 1) for n, _, _ in pairs]
     same = [a == b for _, a, b in pairs]
     return Agreement(
@@ -65,17 +63,9 @@ def path_agreement(one, other, layers: int) -> Agreement:
 
 
 def overlap_by_place(found: Iterable[Agreement]) -> tuple[float, float]:
-    """How likely paths at random places overlap so much, or so little.
+    """How likely paths at random places overlap so much, and so little.
 
-    Arguments
-    ---------
-    found : iterable of Agreement
-        One for each model: paths of different models are independent.
-
-    Returns
-    -------
-    p_more, p_less : float
-        One-sided; neither is below what so few places can tell.
+    Of one agreement for each model, whose paths are independent.
     """
     found = list(found)
     # Summed in steps of 0.001, which keeps the number of sums small.
@@ -83,11 +73,14 @@ def overlap_by_place(found: Iterable[Agreement]) -> tuple[float, float]:
         Counter(round(1000 * one) for one in agreement.at_places)
         for agreement in found
     )
-    total = sum(sums.values())
-    ours = sum(round(1000 * one.overlap) for one in found)
+    return _tails(sums, sum(round(1000 * one.overlap) for one in found))
+
+
+def _tails(sums: Counter, ours: int) -> tuple[float, float]:
+    """One-sided p-values; neither is below what so few sums can tell."""
     more = sum(many for value, many in sums.items() if value >= ours)
     less = sum(many for value, many in sums.items() if value <= ours)
-    return max(more, 1) / total, max(less, 1) / total
+    return max(more, 1) / sums.total(), max(less, 1) / sums.total()
 
 
 def _sums(counted: Iterable[Counter]) -> Counter:
@@ -113,12 +106,9 @@ def at_least(hits: int, chances: Iterable[float]) -> float:
     >>> at_least(1, [0.5, 0.5])
     0.75
     """
-    often = [1.0]
-    for chance in chances:
-        missed = [one * (1 - chance) for one in [*often, 0.0]]
-        hit = [one * chance for one in [0.0, *often]]
-        often = [a + b for a, b in zip(missed, hit)]
-    return min(1.0, sum(often[hits:]))
+    each = [np.array([1 - chance, chance]) for chance in chances]
+    often = functools.reduce(np.convolve, each, np.ones(1))
+    return min(1.0, float(often[hits:].sum()))
 
 
 @dataclass(frozen=True)
@@ -145,18 +135,9 @@ class Concordance:
 def concordance(families: Iterable[Sequence[tuple]]) -> Concordance | None:
     """Size against the share of layers that can go, within families.
 
-    All orders of the shares within each family are tried: a model is the
-    unit, and families may differ in all else.
-
-    Arguments
-    ---------
-    families : iterable of sequences of (float, Fraction)
-        Size and share of each model; equal shares are ties.
-
-    Returns
-    -------
-    Concordance or None
-        None where no family has two sizes.
+    All orders of the shares within each family are tried: a model, told by
+    its size and share, is the unit, and families may differ in all else.
+    None where no family has two sizes.
     """
     pairs: Counter = Counter()
     own: list[Counter] = []
@@ -169,18 +150,12 @@ def concordance(families: Iterable[Sequence[tuple]]) -> Concordance | None:
     sums = _sums(own)
     if not pairs:
         return None
-    found, total = pairs[1] - pairs[-1], sum(sums.values())
-
-    def share(kept):
-        return sum(n for s, n in sums.items() if kept(s)) / total
-
     return Concordance(
         pairs[1],
         pairs[-1],
         pairs[0],
-        share(lambda s: s >= found),
-        share(lambda s: s <= found),
-        sums[max(sums)] / total,
+        *_tails(sums, pairs[1] - pairs[-1]),
+        sums[max(sums)] / sums.total(),
     )
 
 
@@ -195,19 +170,10 @@ def _signs(sizes, shares):
 
 
 def sure_pairs(members: Sequence[tuple]) -> tuple[int, int, int]:
-    """Pairs of a family of which intervals say which one loses more.
+    """Pairs of which the bigger model surely loses more, or less, or neither.
 
-    Arguments
-    ---------
-    members : sequence of (float, Fraction, Fraction or None)
-        Size, share of layers within the threshold, and the first share over
-        it (None: no depth run is).
-
-    Returns
-    -------
-    more, less, open : int
-        Pairs in which the bigger model surely loses more, or less, and those
-        that stay open.
+    A member: size, share of layers within the threshold, and the first share
+    over it (None: no depth run is).
     """
     counts: Counter = Counter()
     for one, other in itertools.combinations(members, 2):

@@ -45,10 +45,7 @@ def claims_table(claims) -> Table:
     """The claims as a table: a row for each statistic."""
     rows = []
     for claim in claims:
-        verdict = claim.verdict
-        if claim.missing:
-            verdict += f" (missing: {claim.missing})"
-        rows.append([claim.number, claim.says, *[""] * 4, verdict])
+        rows.append([claim.number, claim.says, *[""] * 4, claim.decided()])
         for part in claim.parts:
             wanted = part.wanted or "told, not tested"
             row = ["", part.says, wanted, part.value(), part.over()]
@@ -84,7 +81,7 @@ def healing_order(study) -> Claim:
             for tests in (better, worse)
         )
         part = above(
-            None if pooled is None else np.exp(pooled),
+            pooled and np.exp(pooled),
             1,
             f"{says}; above 1: {places_said(up, sum(own))} over {len(places)}",
             "above 1",

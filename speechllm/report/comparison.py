@@ -27,28 +27,8 @@ from speechbrain_ext.scores.score import (
 def compare_runs(a: str | Path, *others: str | Path) -> dict:
     """Differences of runs' scores from the first's, and whether by chance.
 
-    Arguments
-    ---------
-    a : str or Path
-        The folder of the first run.
-    *others : str or Path
-        Folders of runs that were scored on the same utterances.
-
-    Returns
-    -------
-    dict
-        ``a``: its name; ``runs``: for each other its name ``b`` and for each
-        common set metric, scores, their difference (first minus other) with
-        its 95 % interval over speakers, the exact p-value, and ``p_holm``,
-        which allows for all the tests of this call.
-
-    Raises
-    ------
-    ValueError
-        If two runs have no set in common, or their scores or utterances
-        cannot be compared: names both.
-    FileNotFoundError
-        If a run's hypotheses are not there.
+    First minus other, on each common set; ``p_holm`` allows for all the tests
+    of this call.
     """
     compared = [_compare(Path(a), Path(b)) for b in others]
     tests = [one for run in compared for one in run["sets"].values()]
@@ -81,13 +61,13 @@ def _compare(a, b):
 
 def _check_forms(name, scores):
     """Refuse scores whose texts were made ready in different ways."""
-    forms = []
+    forms = {}
     for folder, one in scores:
         mend = "Evaluate the run again"
         with of_form(folder, f": {name} has no score of ours", mend):
-            forms.append((folder, form_of(one.metric, one.language)))
-    if len({form for _, form in forms}) > 1:
-        told = ", ".join(f"{k}: {form}" for k, form in forms)
+            forms[folder] = form_of(one.metric, one.language)
+    if len(set(forms.values())) > 1:
+        told = ", ".join(f"{k}: {form}" for k, form in forms.items())
         raise ValueError(
             f"{name} was not scored alike ({told}): evaluate both with the "
             "same language"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from speechbrain_ext.runs.files import plain
 from speechbrain_ext.scores.intervals import (
     LOG,
     PLAIN,
@@ -61,14 +61,6 @@ class Estimate:
             for end in (self.low, self.high)
         ]
         return f"{form.format(self.value)} [{', '.join(ends)}]"
-
-    def plain(self) -> dict:
-        """As JSON has it; an end without bound is None."""
-        ends = [self.low, self.high]
-        return {
-            "value": self.value,
-            "interval": None if self.low is None else plain(ends),
-        }
 
     def p_above(self, limit: float) -> float:
         """One-sided p-value: how well the truth could be at most a limit."""
@@ -154,9 +146,7 @@ def estimate(drawn: Drawn | None, level: float = 0.95) -> Estimate | None:
     )
 
 
-def ratio_estimate(
-    above: Drawn | None, below: Drawn | None, level: float = 0.95
-) -> Estimate | None:
+def ratio_estimate(above: Drawn | None, below: Drawn | None) -> Estimate | None:
     """A ratio whose base may be near zero, such as that of two degradations.
 
     None where the base is not above zero: there is nothing to divide.
@@ -187,9 +177,17 @@ def ratio_estimate(
     # A system that says the same as another does not move at all.
     ends = (ratio.value, ratio.value)
     if math.isfinite(freedom):
-        ends = fieller(above.value, below.value, covariance, freedom, level)
+        ends = fieller(above.value, below.value, covariance, freedom)
     units = {kind: len(bases[kind]) for kind in kinds}
     return Estimate(ratio.value, *ends, lacking=lacking, units=units)
+
+
+def grouped(pairs: Iterable[tuple]) -> dict[Any, list]:
+    """The second ones of pairs by the first ones, in their order."""
+    found: dict[Any, list] = {}
+    for key, one in pairs:
+        found.setdefault(key, []).append(one)
+    return found
 
 
 def mean(drawn: Iterable):

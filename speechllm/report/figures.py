@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from speechbrain_ext.runs.files import atomic_write
-from speechllm.report.estimates import estimate
+from speechllm.report.estimates import estimate, grouped
 from speechllm.report.samples import BASELINES, SEEDS
 from speechllm.report.tables import chance_text, system_name
 from speechllm.report.timings import LACKING, Timing
@@ -164,11 +164,11 @@ def draw_curves(
 
 def _families(study):
     """Task and family with its systems that have curves, the largest first."""
-    rows = {}
-    for which in study.systems():
-        if any(degradation_curves(study, which, n) for n in study.sets(which)):
-            key = (which[3], study.family(which))
-            rows.setdefault(key, []).append(which)
+    rows = grouped(
+        ((which[3], study.family(which)), which)
+        for which in study.systems()
+        if any(degradation_curves(study, which, n) for n in study.sets(which))
+    )
     for members in rows.values():
         members.sort(key=lambda w: (bool(w[1]), -study.layers(w), w))
     return rows
@@ -309,14 +309,14 @@ def _set_ticks(row):
 # Speed and memory against depth.
 
 
-def draw_costs(study, path: str | Path, width: float = COLUMN_WIDTH) -> None:
+def draw_costs(study, path: str | Path) -> None:
     """Draw speed and memory of pruned models, as times the whole model's."""
     timed = [one for one in study.timings if not one.busy]
     if not timed:
         # Of runs that shared their cores no speed is known.
         raise ValueError(f"missing: {LACKING}")
     costs = {"Decoding speed": Timing.ratio, "Memory": Timing.memory_left}
-    with figure(path, (width, 4.0), pdf=True) as drawn:
+    with figure(path, (COLUMN_WIDTH, 4.0), pdf=True) as drawn:
         grid = drawn.subplots(2, 1, sharex=True)
         handles = {}
         for axes, (what, cost) in zip(grid, costs.items()):
@@ -342,9 +342,10 @@ def draw_costs(study, path: str | Path, width: float = COLUMN_WIDTH) -> None:
 
 def _cost_lines(timed, cost):
     """By system: share of layers and cost as times the whole model's."""
-    found: dict = {}
-    for one in sorted(timed, key=lambda one: one.depth):
-        name = f"{system_name(one.which)}, {one.which[3]}"
-        point = 100 * one.depth / one.layers, cost(one)
-        found.setdefault(name, []).append(point)
-    return found
+    return grouped(
+        (
+            f"{system_name(one.which)}, {one.which[3]}",
+            (100 * one.depth / one.layers, cost(one)),
+        )
+        for one in sorted(timed, key=lambda one: one.depth)
+    )

@@ -32,7 +32,7 @@ PATH_MARKS = ("D", "s", "^", "v", "x", "P", "*", "<", ">")
 def frontier(study, which) -> list[dict]:
     """At each depth every strategy's score, the best first."""
     metric = study.metric(which)
-    rows, sets = [], common_sets(study, which)
+    rows, sets = [], study.common_sets(which)
     for curve in study.curves(which) if sets else ():
         for depth in study.depths(which, *curve):
             by_set = [study.score(which, depth, *curve, n) for n in sets]
@@ -50,20 +50,6 @@ def frontier(study, which) -> list[dict]:
             )
     sign = 1 if metric == "WER" else -1
     return sorted(rows, key=lambda r: (r["depth"], sign * r["score"].value))
-
-
-def common_sets(study, which):
-    """The sets that every pruned run of a system was scored on."""
-    points = [
-        (depth, *curve)
-        for curve in study.curves(which)
-        for depth in study.depths(which, *curve)
-    ]
-    return [
-        name
-        for name in study.sets(which)
-        if all(study.score(which, *one, name) is not None for one in points)
-    ]
 
 
 def best_of(rows) -> list[dict]:
@@ -172,7 +158,7 @@ def _keys(colours, marks):
 
 def _frontier_panel(axes, study, which, looks):
     rows, layers = frontier(study, which), study.layers(which)
-    whole = [study.baseline_score(which, n) for n in common_sets(study, which)]
+    whole = [study.baseline_score(which, n) for n in study.common_sets(which)]
     colours, marks = looks
     best = best_of(rows)
     line_x, line_y = [], []

@@ -11,13 +11,14 @@ mean over the seeds: what hangs on few errors has no mean of ratios.
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import sys
 from pathlib import Path
 
 from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import RunResult, load_runs
 from speechbrain_ext.scores.intervals import PLAIN, holm
+from speechllm.pipes import module_parser
 from speechllm.report.estimates import (
     Drawn,
     estimate,
@@ -25,9 +26,10 @@ from speechllm.report.estimates import (
     ratio_estimate,
 )
 from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
-from speechllm.report.frontier import common_sets, draw_frontier
+from speechllm.report.frontier import draw_frontier
 from speechllm.report.healing_tables import MEASURES, PAPER, page_of
 from speechllm.report.page import planned_runs
+from speechllm.report.samples import VALIDATION
 from speechllm.report.study import TRIAL, Study, standing, system
 from speechllm.report.summary import summarise, told
 from speechllm.report.write import try_to_draw
@@ -44,7 +46,6 @@ class HealingStudy(Study):
 
     def __init__(self, runs, folders):
         super().__init__(standing(runs), folders)
-        self._common_sets: dict[tuple, list[str]] = {}
 
     def steps(self) -> list[int]:
         """How long trained runs healed."""
@@ -74,25 +75,21 @@ class HealingStudy(Study):
             and (not run.trainable or run.steps == steps)
         }
 
-    def methods(self, which) -> list[str]:
-        """Methods of a system's pruned runs, failed ones too."""
-        pruned = [r for r in self.runs if r.removed and system(r) == which]
-        return sorted(set(map(method_of, pruned)))
-
     def lost(self, runs: dict, measure: str) -> Drawn | None:
         """Relative degradation of a cell's runs by seed.
 
         Of scores the mean over the sets: each set's, of all seeds together,
         counts alike.
         """
-        if measure == "cross_entropy":
-            return self.loss_degradation(list(runs.values()))
-        first = next(iter(runs.values()), None)
-        changes = [
-            self.degradation_of(list(runs.values()), name)
-            for name in (self.common_sets(system(first)) if first else ())
-        ]
+        whole = list(runs.values())
+        names = self._names(system(whole[0]), measure) if whole else []
+        changes = [self.degradation_of(whole, name) for name in names]
         return None if any(one is None for one in changes) else mean(changes)
+
+    def _names(self, which, measure):
+        """The sets that a measure is of."""
+        by_loss = measure == "cross_entropy"
+        return [VALIDATION] if by_loss else self.common_sets(which)
 
     def pair(self, which, removed, method, steps, measure) -> tuple:
         """What a method and the paper's healing lose, of the same seeds."""
@@ -108,24 +105,12 @@ class HealingStudy(Study):
 
     def measured(self, which, removed, method, steps, measure) -> dict:
         """Runs of a cell by seed that have all that a measure asks for."""
-        names, samples = self.common_sets(which), self.samples
-
-        def figures(run):
-            if measure == "cross_entropy":
-                return [samples.validation_loss(run)]
-            return [samples.score(run, name) for name in names]
-
+        names, score = self._names(which, measure), self.samples.score
         return {
             seed: run
             for seed, run in self.by_seed(which, removed, method, steps).items()
-            if all(one is not None for one in figures(run))
+            if all(score(run, name) is not None for name in names)
         }
-
-    def common_sets(self, which) -> list[str]:
-        """The sets that all cells of a system were scored on."""
-        if which not in self._common_sets:
-            self._common_sets[which] = common_sets(self, which)
-        return self._common_sets[which]
 
     def scored_on_tuning(self) -> list[str]:
         """Runs whose loss is of the utterances that rates are tuned on."""
@@ -160,15 +145,17 @@ def comparisons(study: HealingStudy) -> list[dict]:
     """Every method against the paper's joint healing, a record each."""
     records = []
     for which in study.systems():
+        # Failed ones too.
         pruned = [r for r in study.runs if r.removed and system(r) == which]
-        for removed in sorted({run.removed for run in pruned}):
-            for steps in study.steps():
-                cell = [
-                    _record(study, which, removed, method, steps)
-                    for method in study.methods(which)
-                ]
-                _adjust(cell)
-                records += cell
+        depths = sorted({run.removed for run in pruned})
+        methods = sorted(set(map(method_of, pruned)))
+        for removed, steps in itertools.product(depths, study.steps()):
+            cell = [
+                _record(study, which, removed, method, steps)
+                for method in methods
+            ]
+            _adjust(cell)
+            records += cell
     return records
 
 
@@ -225,10 +212,7 @@ def _as_json(record):
 
 def main(argv: list[str] | None = None) -> int:
     """Write ``summary.json``, ``table.md`` and the frontiers."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechllm.report.healing",
-        description="Tables and pictures of a healing study.",
-    )
+    parser = module_parser("speechllm.report.healing", __doc__)
     parser.add_argument("results", help="folder with the runs' folders in it")
     parser.add_argument("--output", help="where to write; default: there")
     options = parser.parse_args(argv)

@@ -18,7 +18,7 @@ from speechllm.report.chance import (
     overlap_by_place,
     path_agreement,
 )
-from speechllm.report.estimates import Drawn, mean
+from speechllm.report.estimates import Drawn, grouped, mean
 from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, figure, hide
 from speechllm.report.samples import baseline_name
 from speechllm.report.study import baseline_of, over_systems, system
@@ -135,21 +135,18 @@ def titles(tables: list[dict]) -> list[str]:
 
 def measured(study, tables, kind: str) -> list[tuple]:
     """The unpruned runs that have a table of a kind, with the table."""
-    found = [
-        (run, table_of(tables, run, kind))
+    return [
+        (run, table)
         for run in study.done
         if run.removed == 0
+        if (table := table_of(tables, run, kind)) is not None
     ]
-    return [(run, table) for run, table in found if table is not None]
 
 
 def table_of(tables, run, kind):
-    """The table that was measured on a baseline."""
-    for table in tables:
-        origin = origin_of(table)
-        if origin.get("input") == kind and origin.get("run") == run.name:
-            return table
-    return None
+    """The table that was measured on a baseline, or None."""
+    wanted = {"input": kind, "run": run.name}.items()
+    return next((t for t in tables if wanted <= origin_of(t).items()), None)
 
 
 class PairedMaps(NamedTuple):
@@ -170,12 +167,11 @@ class PairedMaps(NamedTuple):
 
 def paired_maps(study, tables, one: str, other: str) -> PairedMaps | None:
     """How far the maps and paths of two kinds of input are apart."""
-    found: dict = {}
-    for run, table in measured(study, tables, one):
-        beside = table_of(tables, run, other)
-        if beside is not None:
-            row = run, apart(table, beside), agreement(table, beside)
-            found.setdefault(system(run), []).append(row)
+    found = grouped(
+        (system(run), (run, apart(table, beside), agreement(table, beside)))
+        for run, table in measured(study, tables, one)
+        if (beside := table_of(tables, run, other)) is not None
+    )
     if not found:
         return None
 
@@ -226,14 +222,11 @@ def _pruned_distance(study, tables, which, depth):
             whole, table = base
             starts = {size: start for start, size in table["path"]}
             layers = run.removed_layers or [starts.get(depth)]
-            if layers[0] is not None and _in_a_row(layers, depth):
+            in_a_row = len(layers) == 1 or layers[-1] - layers[0] == depth - 1
+            if layers[0] is not None and in_a_row:
                 far = distances(table)[depth - 1, layers[0]]
                 found[whole.name] = whole, far
     return over_baselines(study, list(found.values()))
-
-
-def _in_a_row(layers, depth):
-    return len(layers) == 1 or layers[-1] - layers[0] == depth - 1
 
 
 def _measured_base(study, tables, run):

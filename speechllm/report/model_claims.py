@@ -33,13 +33,13 @@ def bigger_lose_more(study) -> Claim:
 
     The model is the unit: more speakers or seeds are not more models.
     """
-    families: dict = {}
-    for which in study.systems("ASR"):
-        if not which[1] and study.depths(which):
-            families.setdefault(study.family(which), []).append(which)
+    families = [
+        [which for which in members if study.depths(which)]
+        for members in study.families().values()
+    ]
     found = concordance(
         [_size_and_share(study, which) for which in members]
-        for members in families.values()
+        for members in families
     )
     theirs = concordance(
         [(size_of((model,), 0), share) for model, share in members]
@@ -59,7 +59,7 @@ def bigger_lose_more(study) -> Claim:
         tested.why = f"of so many models p is {found.p_least:.2g} at best"
     sure = [
         sure_pairs([_surely(study, which) for which in members])
-        for members in families.values()
+        for members in families
     ]
     more, less, still = (sum(one) for one in zip(*sure or [(0, 0, 0)]))
     parts = [
@@ -71,8 +71,7 @@ def bigger_lose_more(study) -> Claim:
         ),
         *(
             _tolerance_part(study, which)
-            for members in families.values()
-            for which in members
+            for which in itertools.chain(*families)
         ),
     ]
     missing = "" if found else "two sizes of a family, both pruned"
@@ -126,7 +125,7 @@ def adaptation(study, tables) -> Claim:
             form="{:+.4f}",
         ),
         above(
-            None if ratio is None else np.exp(ratio),
+            ratio and np.exp(ratio),
             1,
             "WER pruned over WER whole at equal depths, adapted over frozen",
             "above 1",

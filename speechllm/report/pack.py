@@ -11,7 +11,6 @@ that made it are cut to their last part, and equal results give equal bytes.
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import json
 import re
@@ -28,6 +27,7 @@ from speechbrain_ext.runs.files import (
     plain,
 )
 from speechbrain_ext.runs.result import RESULT_FILE
+from speechllm.pipes import module_parser
 
 FORMAT = "speechllm.results/1"
 PLAN = "plan.json"
@@ -53,27 +53,7 @@ def runs_folder(results: Path) -> Path:
 
 
 def pack(results: Path, output: Path) -> int:
-    """Write a study's results into one file.
-
-    Arguments
-    ---------
-    results : Path
-        The study's folder, or any with runs in it.
-    output : Path
-        The file; it appears when it is whole.
-
-    Returns
-    -------
-    int
-        How many runs are in it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no result.
-    ValueError
-        If a file is not whole: names it.
-    """
+    """Write the results of a study, or of any folder, and count its runs."""
     folders = sorted(
         path.parent for path in runs_folder(results).rglob(RESULT_FILE)
     )
@@ -103,20 +83,7 @@ def pack(results: Path, output: Path) -> int:
 
 
 def unpack(packed: Path, folder: Path) -> None:
-    """Write a study's results as they were, but for places on a machine.
-
-    Arguments
-    ---------
-    packed : Path
-        What `pack` wrote.
-    folder : Path
-        Where to; made where it is missing.
-
-    Raises
-    ------
-    ValueError
-        If it is no such file, or names files outside the folder.
-    """
+    """Write a study's results as they were, but for places on a machine."""
     mend = "Pack the results again, or give another file"
     with of_form(packed, ": no packed results", mend):
         content = json.loads(_decompressed(packed))
@@ -340,10 +307,7 @@ def _texts(content) -> Iterator[tuple[str, str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Pack a study, or unpack one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechllm.report.pack",
-        description=__doc__.split("\n")[0],
-    )
+    parser = module_parser("speechllm.report.pack", __doc__)
     parser.add_argument("results", type=Path, help="a study, or a packed one")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--output", type=Path, help="the file to pack it into")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from speechllm.report.samples import BASELINES, NO_ROWS, SEEDS
 from speechllm.report.study import Study
 from speechllm.report.tables import limit_lines, not_counted
 from speechllm.report.write import as_html, try_to_draw
+from speechllm.study import state
 
 TITLE = "Redundancy of decoder layers in speech LLMs"
 # Paragraphs; a word in braces is a table, a picture or a list.
@@ -145,15 +145,14 @@ def write_page(
     if found.done:
         fields |= _findings(study, tables) | _pictures(study, tables, output)
     template = OPENING + FINDINGS * bool(found.done) + MISSING
-    parts = [_filled(part, fields) for part in template.split("\n\n")]
+    # Each paragraph on one line, or what stands for it.
+    parts = [
+        " ".join(part.split()).format_map(fields).rstrip()
+        for part in template.split("\n\n")
+    ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_text(output / "report.md", text)
     write_text(page, as_html(text, output, TITLE))
-
-
-def _filled(paragraph, fields):
-    """A paragraph on one line, or what stands for it."""
-    return " ".join(paragraph.split()).format_map(fields).rstrip()
 
 
 def _findings(study, tables):
@@ -230,23 +229,13 @@ def _first(lines, what):
 def planned_runs(folder: str | Path) -> dict[str, str]:
     """The runs that a study is to have, and why one might not be there."""
     for place in (Path(folder), Path(folder).resolve().parent):
-        file = place / "plan.json"
-        if file.is_file():
-            runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-            kinds = ("baseline", "healed", "timing")
+        if (place / state.PLAN_FILE).is_file():
+            plan = state.Study.load(place / state.PLAN_FILE)
             return {
-                one["name"]: _ended(place, one)
-                for one in runs
-                if one["kind"] in kinds
+                name: "{status}, {error}".format_map(noted)
+                if (noted := state.marked(plan, name))
+                else "no run"
+                for name, one in plan.runs.items()
+                if one.kind in ("baseline", "healed", "timing")
             }
     return {}
-
-
-def _ended(place, one):
-    """What the graph noted of a run."""
-    marker = f"{one['name']}.{one['made']}.json"
-    file = place / "graph" / one["kind"] / marker
-    if not file.is_file():
-        return "no run"
-    noted = json.loads(file.read_text(encoding="utf-8"))
-    return f"{noted['status']}, {noted['error']}"

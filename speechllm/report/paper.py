@@ -5,6 +5,8 @@ From "Measuring the Redundancy of Decoder Layers in SpeechLLMs", arXiv
 are derived from the shares that it states.
 """
 
+from speechllm.report.estimates import grouped
+
 # Table 1: model, family, layers, removed; WER in per cent by set.
 _SETS = ("test-clean", "test-other", "loquacious-dev")
 _TABLE_1 = """
@@ -42,55 +44,50 @@ SPEED = {"share": 0.40, "speedup": 0.35, "memory_gib": (15.72, 10.37)}
 
 def table_1():
     """The paper's Table 1."""
-    rows = []
-    for line in _TABLE_1.split("\n")[1:-1]:
-        name, family, layers, removed, *scores = line.split()
-        model, _, adapter = name.partition("+")
-        rows.append(
-            {
-                "model": model,
-                "adapter": adapter,
-                "family": family,
-                "layers": int(layers),
-                "removed": int(removed),
-                "scores": dict(zip(_SETS, map(float, scores))),
-            }
-        )
-    return rows
+    return [
+        {
+            "model": name.partition("+")[0],
+            "adapter": name.partition("+")[2],
+            "family": family,
+            "layers": int(layers),
+            "removed": int(removed),
+            "scores": dict(zip(_SETS, map(float, scores))),
+        }
+        for name, family, layers, removed, *scores in _rows(_TABLE_1)
+    ]
 
 
 def table_2():
     """The paper's Table 2."""
-    rows = []
-    for line in _TABLE_2.split("\n")[1:-1]:
-        kind, pair, layers, removed, own, asr = line.split()
-        rows.append(
-            {
-                "task": f"{kind} {pair}",
-                "layers": int(layers),
-                "removed": int(removed),
-                "own": float(own),
-                "asr": float(asr),
-            }
-        )
-    return rows
+    return [
+        {
+            "task": f"{kind} {pair}",
+            "layers": int(layers),
+            "removed": int(removed),
+            "own": float(own),
+            "asr": float(asr),
+        }
+        for kind, pair, layers, removed, own, asr in _rows(_TABLE_2)
+    ]
+
+
+def _rows(table):
+    return map(str.split, table.strip().split("\n"))
 
 
 def prunable_shares():
     """By family, largest first: what share of layers Table 1 removes."""
-    found = {}
-    for row in table_1():
-        if row["removed"] and not row["adapter"]:
-            share = 100 * row["removed"] / row["layers"]
-            found.setdefault(row["family"], []).append((row["model"], share))
-    return found
+    return _by_family(True, lambda row: 100 * row["removed"] / row["layers"])
 
 
 def baselines():
     """By family, largest first: the unpruned models' WER by set."""
-    found = {}
-    for row in table_1():
-        if not row["removed"] and not row["adapter"]:
-            entry = (row["model"], row["scores"])
-            found.setdefault(row["family"], []).append(entry)
-    return found
+    return _by_family(False, lambda row: row["scores"])
+
+
+def _by_family(pruned, figure):
+    return grouped(
+        (row["family"], (row["model"], figure(row)))
+        for row in table_1()
+        if bool(row["removed"]) == pruned and not row["adapter"]
+    )

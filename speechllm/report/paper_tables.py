@@ -11,7 +11,7 @@ from speechbrain_ext.scores.intervals import (
     relative_degradation,
 )
 from speechllm.report import paper
-from speechllm.report.estimates import estimate, mean
+from speechllm.report.estimates import estimate, grouped, mean
 from speechllm.report.study import size_of
 from speechllm.report.tables import (
     GAP,
@@ -32,14 +32,14 @@ def said(drawn, form: str = "{:.2f}") -> str:
     return found.said(form) if found else GAP
 
 
-def table_one(study, task: str = "ASR") -> Table:
+def table_one(study) -> Table:
     """Table 1: each system whole, and pruned as far as the threshold lets."""
-    theirs = paper.table_1() if task == "ASR" else []
-    names = [n for which in study.systems(task) for n in study.sets(which)]
+    theirs, systems = paper.table_1(), study.systems("ASR")
+    names = [n for which in systems for n in study.sets(which)]
     names += [name for row in theirs for name in row["scores"]]
     sets = list(dict.fromkeys(names))
     rows = []
-    for which in study.systems(task):
+    for which in systems:
         rows += _system_rows(study, which, sets)
     for row in theirs:
         removed = row["removed"]
@@ -126,22 +126,20 @@ def _translation_rows(study, which, name):
 # Where the threshold comes from: the gaps between sizes of a family.
 
 
-def adjacent_sizes(study, task: str = "ASR") -> list[tuple]:
+def adjacent_sizes(study) -> list[tuple]:
     """Neighbours in size within each family, the larger one first."""
-    families: dict[str, list[tuple]] = {}
-    for which in study.systems(task):
-        if not which[1]:
-            size = size_of(which, study.layers(which))
-            families.setdefault(study.family(which), []).append((size, which))
-    pairs = []
-    for members in families.values():
-        members.sort(key=lambda member: -member[0])
-        pairs += [
-            (large, small)
-            for (size, large), (other, small) in itertools.pairwise(members)
-            if size > other
-        ]
-    return pairs
+
+    def size(which):
+        return size_of(which, study.layers(which))
+
+    return [
+        (large, small)
+        for members in study.families().values()
+        for large, small in itertools.pairwise(
+            sorted(members, key=size, reverse=True)
+        )
+        if size(large) > size(small)
+    ]
 
 
 def relative_gaps(study) -> list[tuple]:
@@ -174,10 +172,11 @@ def threshold_table(study) -> Table:
         ("here", relative_gaps(study), lambda g: said(g, "{:+.2f}"), mean),
         (PAPERS, papers_gaps(), "{:+.2f}".format, fmean),
     ):
-        steps: dict[tuple, list] = {}
-        for family, large, small, name, gap in gaps:
-            rows.append([source, f"{large} to {small}", name, form(gap)])
-            steps.setdefault((family, name), []).append(gap)
+        rows += [
+            [source, f"{large} to {small}", name, form(gap)]
+            for _, large, small, name, gap in gaps
+        ]
+        steps = grouped(((family, n), gap) for family, *_, n, gap in gaps)
         # From the largest to the smallest size of each family.
         whole = average(sum(one) for one in steps.values())
         each = average(gap for *_, gap in gaps)

@@ -9,7 +9,6 @@ pages up to date with the packed results.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -30,6 +29,7 @@ from pathlib import Path
 
 from speechbrain_ext.runs.files import LOSSES_FILE, read_utterances, write_text
 from speechbrain_ext.scores.score import score_recognition, score_translation
+from speechllm.pipes import module_parser
 from speechllm.report import blocks
 from speechllm.report.committed import KEPT, STUDIES, Committed, Evidence
 
@@ -68,22 +68,9 @@ class Outcome:
 def recheck(
     study: Committed, root: Path, wanted: list[str], write: bool = False
 ) -> Outcome:
-    """Recompute a study and compare it with what is committed.
+    """Recompute a study, and its figures in pages that are wanted.
 
-    Arguments
-    ---------
-    study : Committed
-        Which one.
-    root : Path
-        The folder that ``docs`` is in.
-    wanted : list of str
-        Names of its figures in pages.
-    write : bool
-        Put the files of its report in place of those that are committed.
-
-    Returns
-    -------
-    Outcome
+    Compared with what is committed, or written in its place.
     """
     told = Outcome(study.name)
     packed = study.packed(root)
@@ -306,10 +293,7 @@ def check_benchmarks(root: Path) -> Outcome:
 
 def main(argv: list[str] | None = None) -> int:
     """Recheck all; 1 if something differs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechllm.report.recheck",
-        description=__doc__.split("\n")[0],
-    )
+    parser = module_parser("speechllm.report.recheck", __doc__)
     parser.add_argument(
         "--write", action="store_true", help="bring files and pages up to date"
     )

@@ -8,8 +8,9 @@ of each, G speakers of a set, R sets of summed counts, N units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,33 +18,75 @@ from speechbrain_ext.runs.files import LOSSES_FILE, of_form, read_utterances
 from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.scores.intervals import (
     LOG,
+    Scale,
     group_sums,
     left_out,
     scale_of,
 )
 from speechbrain_ext.scores.score import STATISTICS, utterance_counts
-from speechllm.report.estimates import Drawn
+from speechllm.report.estimates import Drawn, grouped
 
 SEEDS, BASELINES = "seeds", "baseline seeds"
-VALIDATION = "validation"
+# Not the name of a set, which may well be "validation".
+VALIDATION = "validation loss"
 # What stands for the speakers of a set whose answers are not there.
 NO_ROWS = "answers"
 
 
+class Figure(NamedTuple):
+    """A score or a loss of a run, and what it is summed from."""
+
+    value: float
+    file: str
+    what: str
+    counts_of: Callable
+    # Of sets of summed counts: a callable, where the metric is known.
+    statistic: Any
+    scale: Scale
+
+
+def figures_of(run: RunResult) -> dict[str, Figure]:
+    """A run's scores by their sets, and its loss in nats per target token."""
+    found = {
+        name: Figure(
+            one.value,
+            f"hypotheses-{name}.jsonl",
+            f"hypotheses of {name}",
+            lambda rows, one=one: utterance_counts(
+                rows, one.metric, one.language
+            ),
+            STATISTICS.get(one.metric),
+            scale_of(one.metric),
+        )
+        for name, one in run.scores.items()
+        if one.value is not None
+    }
+    loss = run.validation.get("final_loss")
+    if loss is not None:
+        found[VALIDATION] = Figure(
+            loss,
+            LOSSES_FILE,
+            "validation losses",
+            lambda rows: [(row["loss"], row["tokens"]) for row in rows],
+            lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1],
+            LOG,
+        )
+    return found
+
+
 class Samples:
-    """The scores of a study's runs."""
+    """The scores and losses of a study's runs."""
 
     def __init__(self, runs: list[RunResult], folders: dict):
         self.folders = folders
         self.notes: list[str] = []
         # Utterances of each run and set that have their counts.
-        self.ids: dict[tuple, tuple] = {}
+        self._ids: dict[tuple, tuple] = {}
         # What is left out: by kind of chance, the places of its units.
         self.layout: dict[str, list[int]] = {}
         self._places: dict[tuple, int] = {}
         self._kinds: dict[tuple, str] = {}
         self._sums: dict[tuple, tuple] = {}
-        self._losses: dict[str, Drawn] = {}
         self._scores: dict[tuple, Drawn] = {}
         self._baseline_seeds = {r.name: _baseline_seed(r, runs) for r in runs}
         pruned = [run for run in runs if run.removed]
@@ -56,24 +99,22 @@ class Samples:
         for run in runs:
             for kind, seed in self._seed_units(run):
                 self._unit(kind, seed)
-            for name, one in run.scores.items():
-                if one.value is not None:
-                    self._count_answers(run, name, one)
-            if run.validation.get("final_loss") is not None:
-                self._count_losses(run)
+            for name, figure in figures_of(run).items():
+                self._count(run, name, figure)
         # Scores of other utterances than the rest of a set's.
         self._odd = self._refuse_odd(runs)
 
     def _refuse_odd(self, runs):
         """Runs that miss utterances of a set cannot be paired with others."""
-        by_set: dict[tuple, dict] = {}
-        for run in runs:
-            for name in [*run.scores, VALIDATION]:
-                if (ids := self.ids.get((run.name, name))) is not None:
-                    alike = by_set.setdefault((run.task, name), {})
-                    alike.setdefault(ids, []).append(run.name)
+        by_set = grouped(
+            ((run.task, name), run.name)
+            for run in runs
+            for name in [*run.scores, VALIDATION]
+            if (run.name, name) in self._ids
+        )
         odd = set()
-        for (_, name), alike in by_set.items():
+        for (_, name), runs_of_it in by_set.items():
+            alike = grouped((self._ids[run, name], run) for run in runs_of_it)
             usual = max(alike, key=lambda ids: (len(alike[ids]), len(ids)))
             for ids in alike.keys() - {usual}:
                 missing = sorted(set(usual) ^ set(ids))
@@ -105,34 +146,19 @@ class Samples:
         own = [(SEEDS, run.seed)] if healed else []
         return [*own, (BASELINES, self._baseline_seeds[run.name])]
 
-    def _count_answers(self, run, name, one):
-        self._count(
-            run,
-            name,
-            (f"hypotheses-{name}.jsonl", f"hypotheses of {name}"),
-            lambda rows: utterance_counts(rows, one.metric, one.language),
-        )
-
-    def _count_losses(self, run):
-        self._count(
-            run,
-            VALIDATION,
-            (LOSSES_FILE, "validation losses"),
-            lambda rows: [(row["loss"], row["tokens"]) for row in rows],
-        )
-
-    def _count(self, run, name, file, counts_of):
-        """Sum what a run's score is made of over the speakers of a set."""
-        found = self.rows_of(run, name, file, counts_of)
+    def _count(self, run, name, figure):
+        """Sum what a run's figure is made of over the speakers of a set."""
+        found = self.rows_of(run, figure)
         if found is None:
             return
         ids, speakers, counts_UK = found
-        self.ids[run.name, name] = ids
+        self._ids[run.name, name] = ids
         known = None not in speakers
         groups = speakers if known else list(ids)
         sums_GK, names = group_sums(counts_UK, groups)
         # Tasks may call different sets by one name.
-        kind = f"{'speakers' if known else 'utterances'} of {name}"
+        of = name.removesuffix(" loss")
+        kind = f"{'speakers' if known else 'utterances'} of {of}"
         if (run.task, kind) not in self._kinds:
             again = sum(kind == other for _, other in self._kinds)
             self._kinds[run.task, kind] = kind + f" ({run.task})" * again
@@ -140,66 +166,49 @@ class Samples:
         places = [self._unit(kind, one) for one in names]
         self._sums[run.name, name] = sums_GK, places
 
-    def rows_of(self, run, name, file, counts_of):
+    def rows_of(self, run, figure):
         """Ids, speakers and counts of a run's utterances, if they are there."""
-        file, what = file
         folder = self.folders.get(run.name)
-        if not folder or not (Path(folder) / file).is_file():
+        file = Path(folder or "", figure.file)
+        if not folder or not file.is_file():
             self.notes.append(
-                f"{run.name}: no {what}, so no interval over its speakers"
+                f"{run.name}: no {figure.what}, so no interval over its "
+                "speakers"
             )
             return None
-        found = {r["id"]: r for r in read_utterances(Path(folder) / file)}
+        found = {r["id"]: r for r in read_utterances(file)}
         ids = tuple(sorted(found))
         rows = [found[i] for i in ids]
         speakers = [row.get("speaker") for row in rows]
-        mend = "Evaluate the run again"
-        with of_form(Path(folder) / file, ": cannot be counted", mend):
-            return (ids, speakers, counts_of(rows)) if rows else None
+        with of_form(file, ": cannot be counted", "Evaluate the run again"):
+            return (ids, speakers, figure.counts_of(rows)) if rows else None
 
-    def _drawn(self, run, name, value, statistic):
+    def _drawn(self, run, name, figure):
         """A run's figure on a set, with each speaker left out."""
-        values = np.full(1 + len(self._places), float(value))
+        values = np.full(1 + len(self._places), float(figure.value))
         involved = np.zeros(len(self._places), dtype=bool)
         # Without its seed there is no run.
         unknown = [self._places[unit] for unit in self._seed_units(run)]
         if (run.name, name) in self._sums:
             sums_GK, places = self._sums[run.name, name]
-            without = np.asarray(statistic(left_out(sums_GK)))[1:]
+            without = np.asarray(figure.statistic(left_out(sums_GK)))[1:]
             values[1 + np.array(places)] = without
             involved[places] = True
         else:
             unknown.append(self._places[NO_ROWS, NO_ROWS])
         involved[unknown] = True
         values[1 + np.array(unknown)] = np.nan
-        return Drawn(values, involved, self.layout)
+        return Drawn(values, involved, self.layout, figure.scale)
 
     # -- what is asked for
 
     def score(self, run: RunResult, name: str) -> Drawn | None:
-        """A run's score on a set; None where it has none."""
-        one = run.scores.get(name)
-        if one is None or one.value is None or (run.name, name) in self._odd:
-            return None
-        if (run.name, name) not in self._scores:
-            self._scores[run.name, name] = self._drawn(
-                run, name, one.value, STATISTICS[one.metric]
-            ).on(scale_of(one.metric))
-        return self._scores[run.name, name]
-
-    def validation_loss(self, run: RunResult) -> Drawn | None:
-        """A run's validation loss in nats per target token."""
-        loss = run.validation.get("final_loss")
-        if loss is None or (run.name, VALIDATION) in self._odd:
-            return None
-        if run.name not in self._losses:
-            self._losses[run.name] = self._drawn(
-                run,
-                VALIDATION,
-                loss,
-                lambda sums_R2: sums_R2[:, 0] / sums_R2[:, 1],
-            ).on(LOG)
-        return self._losses[run.name]
+        """A run's score on a set, or `VALIDATION` loss; None: it has none."""
+        key = run.name, name
+        if key not in self._scores and key not in self._odd:
+            if figure := figures_of(run).get(name):
+                self._scores[key] = self._drawn(run, name, figure)
+        return self._scores.get(key)
 
     def constant(self, value: float) -> Drawn:
         """A value that no speaker and no seed changes."""

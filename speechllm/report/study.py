@@ -16,11 +16,10 @@ from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.scores.intervals import (
     degradation_scale,
     relative_degradation,
-    scale_of,
 )
 from speechbrain_ext.scores.language import form_of
-from speechllm.report.estimates import Drawn, estimate, mean
-from speechllm.report.samples import Samples, baseline_name
+from speechllm.report.estimates import Drawn, estimate, grouped, mean
+from speechllm.report.samples import VALIDATION, Samples, baseline_name
 from speechllm.report.timings import Timing
 
 # The paper's order, from least to most healing; others follow by name.
@@ -48,6 +47,11 @@ def standing(runs: list[RunResult]) -> list[RunResult]:
 def system(run: RunResult) -> tuple:
     """What a run is a variant of: backbone, adapter, encoder and task."""
     return run.backbone, run.adapter or "", run.encoder, run.task
+
+
+def cell_of(run: RunResult) -> tuple[tuple, int, str, str | None]:
+    """What seeds alone tell apart: system, depth, healing and path."""
+    return system(run), run.removed, run.healing, run.path_from
 
 
 def baseline_of(run: RunResult, runs: list[RunResult]) -> RunResult | None:
@@ -79,12 +83,11 @@ def _badness(run):
     return sum(values) / len(values) if values else float("inf")
 
 
-def scored_alike(one, other) -> bool:
-    """Whether two scores of a set can be told against each other."""
-    if one is None or other is None:
-        return False
-    forms = {(s.metric, form_of(s.metric, s.language)) for s in (one, other)}
-    return len(forms) == 1
+def scored_alike(one: RunResult, other: RunResult, name: str) -> bool:
+    """Whether two runs' scores of a set can be told against each other."""
+    scores = [run.scores.get(name) for run in (one, other)]
+    forms = {s and (s.metric, form_of(s.metric, s.language)) for s in scores}
+    return len(forms) == 1 and None not in forms
 
 
 def healing_rank(healing: str) -> tuple:
@@ -118,9 +121,7 @@ def size_of(which: tuple, layers: int) -> float:
 
 def over_systems(by_place: dict[tuple, Drawn]) -> Drawn | None:
     """The mean over the places of each system, then over the systems."""
-    by_system: dict = {}
-    for (which, *_), one in by_place.items():
-        by_system.setdefault(which, []).append(one)
+    by_system = grouped((place[0], one) for place, one in by_place.items())
     return mean(mean(own) for own in by_system.values())
 
 
@@ -138,26 +139,24 @@ class Study:
         self.done = [run for run in self.runs if run.status == "done"]
         self.timings = list(timings)
         self.samples = samples or Samples(self.done, folders or {})
+        self._common_sets: dict[tuple, list[str]] = {}
         self._note_unpaired()
 
     def _note_unpaired(self):
         """Say which seeds a cell's degradation on a set is without."""
-        cells: dict[tuple, list] = {}
-        for run in self.done:
-            cell = system(run), run.removed, run.healing, run.path_from
+        cells = grouped(
+            (cell_of(run), (run, base))
+            for run in self.done
             # A trial of learning rates has no scores, and should not.
-            if not run.removed or not run.scores:
-                continue
-            if base := baseline_of(run, self.done):
-                cells.setdefault(cell, []).append((run, base))
+            if run.removed and run.scores
+            if (base := baseline_of(run, self.done))
+        )
         for pairs in cells.values():
             for name in sets_of([run for run, _ in pairs]):
                 without = [
                     run.name
                     for run, base in pairs
-                    if not scored_alike(
-                        run.scores.get(name), base.scores.get(name)
-                    )
+                    if not scored_alike(run, base, name)
                 ]
                 if len(without) < len(pairs):
                     self.samples.notes += [
@@ -171,9 +170,9 @@ class Study:
         found = dict.fromkeys(system(run) for run in self.runs)
         return [one for one in found if task is None or one[3] == task]
 
-    def adapted_pairs(self, task: str = "ASR") -> list[tuple]:
+    def adapted_pairs(self) -> list[tuple]:
         """Systems with an adapted decoder, each with its frozen one."""
-        systems = self.systems(task)
+        systems = self.systems("ASR")
         pairs = [(one, (one[0], "", *one[2:])) for one in systems if one[1]]
         return [pair for pair in pairs if pair[1] in systems]
 
@@ -181,16 +180,13 @@ class Study:
         self, which, removed=ANY, healing=ANY, path=ANY
     ) -> list[RunResult]:
         """Finished runs of a system, or of one of its cells."""
-        wanted = (which, removed, healing, path)
+        wanted = which, removed, healing, path
         return [
             run
             for run in self.done
             if all(
                 one is ANY or one == own
-                for one, own in zip(
-                    wanted,
-                    (system(run), run.removed, run.healing, run.path_from),
-                )
+                for one, own in zip(wanted, cell_of(run))
             )
         ]
 
@@ -222,16 +218,33 @@ class Study:
 
     def curves(self, which) -> dict:
         """Depths of each (healing, path) of a system, failed runs' too."""
-        found: dict[tuple, set[int]] = {}
-        for run in self.runs:
-            if run.removed and system(run) == which:
-                depths = found.setdefault((run.healing, run.path_from), set())
-                depths.add(run.removed)
+        found = grouped(
+            ((run.healing, run.path_from), run.removed)
+            for run in self.runs
+            if run.removed and system(run) == which
+        )
         keys = sorted(
             found,
             key=lambda k: (k[1] != "speech", str(k[1]), healing_rank(k[0])),
         )
-        return {key: sorted(found[key]) for key in keys}
+        return {key: sorted(set(found[key])) for key in keys}
+
+    def families(self) -> dict[str, list[tuple]]:
+        """The systems that recognise with a frozen decoder, by family."""
+        frozen = [which for which in self.systems("ASR") if not which[1]]
+        return grouped((self.family(which), which) for which in frozen)
+
+    def common_sets(self, which) -> list[str]:
+        """The sets that every pruned run of a system was scored on."""
+        if which not in self._common_sets:
+            runs = self.members(which)
+            cells = {cell_of(run) for run in runs if run.removed}
+            self._common_sets[which] = [
+                name
+                for name in self.sets(which)
+                if all(self.score(*one, name) is not None for one in cells)
+            ]
+        return self._common_sets[which]
 
     def baselines(self, which) -> list[RunResult]:
         """The unpruned runs that its pruned ones are judged by."""
@@ -240,18 +253,16 @@ class Study:
 
     def baseline_score(self, which, name) -> Drawn | None:
         """Score of the unpruned system on a set, over seeds, or None."""
-        return self._mean(self.baselines(which), name)
+        return self.mean_score(self.baselines(which), name)
 
     def score(self, which, depth, healing, path, name) -> Drawn | None:
         """Score of a cell on a set, over seeds, or None."""
-        return self._mean(self.members(which, depth, healing, path), name)
+        return self.mean_score(self.members(which, depth, healing, path), name)
 
-    def _mean(self, runs, name):
-        """The mean score of runs on a set."""
+    def mean_score(self, runs: Iterable[RunResult], name) -> Drawn | None:
+        """The mean score of runs on a set, or None."""
         score = self.samples.score
-        found = self.samples.over_runs((run, score(run, name)) for run in runs)
-        metrics = {r.scores[name].metric for r in runs if name in r.scores}
-        return found and found.on(scale_of(metrics.pop()))
+        return self.samples.over_runs((run, score(run, name)) for run in runs)
 
     def degradation(self, which, depth, healing, path, name) -> Drawn | None:
         """Relative degradation of a cell on a set, over seeds, or None."""
@@ -263,37 +274,25 @@ class Study:
         """Relative degradation of some runs' mean score on a set, or None.
 
         Over the mean score of their baselines: the mean of several ratios
-        would be too large, as its bases are small numbers of errors.
+        would be too large, as its bases are small numbers of errors. Of their
+        mean loss on `VALIDATION`.
         """
-        pairs = [
-            (run, base)
+        score, bare = self.samples.score, self.samples.without_seeds
+        found = [
+            (run, score(run, name), score(base, name))
             for run in runs
             if (base := baseline_of(run, self.done)) is not None
-            and scored_alike(run.scores.get(name), base.scores.get(name))
+            and (name == VALIDATION or scored_alike(run, base, name))
         ]
-        if not pairs:
-            return None
-        up = pairs[0][0].scores[name].higher_is_better
-        return self._change(pairs, lambda r: self.samples.score(r, name), up)
-
-    def loss_degradation(self, runs: list[RunResult]) -> Drawn | None:
-        """The same of some runs' mean validation loss, or None."""
-        pairs = [(run, baseline_of(run, self.done)) for run in runs]
-        return self._change(
-            [(run, base) for run, base in pairs if base],
-            self.samples.validation_loss,
-        )
-
-    def _change(self, pairs, figure, up=False):
-        """How much worse runs are than their baselines, by a figure."""
-        found = [(run, figure(run), figure(base)) for run, base in pairs]
         # A run without its baseline would be judged by others' baselines.
         found = [row for row in found if all(one is not None for one in row)]
-        over_runs, bare = self.samples.over_runs, self.samples.without_seeds
-        ours = over_runs((run, one) for run, one, _ in found)
-        whole = over_runs((run, bare(one)) for run, _, one in found)
+        ours = self.samples.over_runs((run, one) for run, one, _ in found)
+        whole = self.samples.over_runs(
+            (run, bare(one)) for run, _, one in found
+        )
         if ours is None or whole is None or not whole.value > 0:
             return None
+        up = name != VALIDATION and found[0][0].scores[name].higher_is_better
         change = relative_degradation(ours, whole, up)
         return change.on(degradation_scale(up))
 
@@ -308,18 +307,19 @@ class Study:
             for depth in self.depths(which, *above):
                 pairs = self._unlike(which, depth, above, below)
                 for name in self.sets(which) if pairs else ():
-                    scores = [self._mean(runs, name) for runs in zip(*pairs)]
+                    scores = [
+                        self.mean_score(runs, name) for runs in zip(*pairs)
+                    ]
                     if all(one is not None for one in scores):
                         found[which, depth, name] = tuple(scores)
         return found
 
     def log_ratios(self, systems, above, below) -> dict[tuple, Drawn]:
         """Logarithms of one curve's scores over another's, place by place."""
+        scores = self.compared(systems, above, below)
         return {
             place: np.log(one / other)
-            for place, (one, other) in self.compared(
-                systems, above, below
-            ).items()
+            for place, (one, other) in scores.items()
             if one.value > 0 and other.value > 0
         }
 
@@ -335,15 +335,6 @@ class Study:
             if above[0] != below[0]
             or ours[seed].removed_layers != theirs[seed].removed_layers
         ]
-
-    def score_ratio(self, systems, above, below) -> Drawn | None:
-        """How many times the score of one curve is that of another.
-
-        The geometric mean over depths and sets of each system, and over the
-        systems that have both.
-        """
-        found = over_systems(self.log_ratios(systems, above, below))
-        return None if found is None else np.exp(found)
 
     # -- how many layers a system can lose: the threshold, over all its sets
 
@@ -364,14 +355,13 @@ class Study:
 
     def _worst(self, *cell):
         """The degradation of a cell on the set that suffers most, or None."""
-        by_set = self._degradations(*cell)
-        known = bool(by_set) and all(one is not None for one in by_set)
-        return max(one.value for one in by_set) if known else None
+        values = [one and one.value for one in self._degradations(*cell)]
+        return None if None in values else max(values, default=None)
 
-    def _degradations(self, which, depth, healing, path):
-        names = self.sets(which)
-        cell = which, depth, healing, path
-        return [self.degradation(*cell, name) for name in names]
+    def _degradations(self, which, *cell):
+        return [
+            self.degradation(which, *cell, name) for name in self.sets(which)
+        ]
 
     def standing(self, which, depth, healing="both", path="speech") -> str:
         """Whether a depth is `WITHIN` the threshold, `OVER` it or `OPEN`.
@@ -391,9 +381,9 @@ class Study:
         threshold = self.threshold(which)
         if any(low > threshold for low, _ in known):
             return OVER
-        if ends and len(known) == len(ends):
-            if all(high <= threshold for _, high in known):
-                return WITHIN
+        within = ends and len(known) == len(ends)
+        if within and all(high <= threshold for _, high in known):
+            return WITHIN
         return OPEN
 
     def tolerance(

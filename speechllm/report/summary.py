@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from speechbrain_ext.runs.files import plain
 from speechbrain_ext.runs.result import RunResult
 from speechllm.report.estimates import Estimate, estimate
 from speechllm.report.study import Study, baseline_of
@@ -51,7 +52,10 @@ def degradations(study: Study, run: RunResult) -> dict:
 
 def told(one: Estimate | None) -> dict | None:
     """An estimate as JSON has it; ``over``: how many of what were left out."""
-    return None if one is None else one.plain() | {"over": one.units}
+    if one is None:
+        return None
+    ends = None if one.low is None else plain([one.low, one.high])
+    return {"value": one.value, "interval": ends, "over": one.units}
 
 
 def seconds(run: RunResult) -> float | None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from speechllm.report.estimates import Estimate, estimate
+from speechllm.report.estimates import Estimate, estimate, grouped
 from speechllm.report.samples import BASELINES, NO_ROWS, SEEDS
 from speechllm.report.study import healing_rank, sets_of, system
 
@@ -66,10 +66,11 @@ def system_name(which: tuple) -> str:
 
 def chance_text(one: Estimate) -> str:
     """What chance an interval knows, and what it does not."""
+    # Speakers first, then seeds, then those of baselines.
+    ranked = sorted(one.units, key=lambda k: (k == BASELINES, k == SEEDS))
     known, unknown = (
         list(dict.fromkeys(kind.split(" of ")[0] for kind in kinds))
-        # Speakers first, then seeds, then those of baselines.
-        for kinds in (sorted(one.units, key=_seed_rank), one.lacking)
+        for kinds in (ranked, one.lacking)
     )
     unknown = ["speakers" if u == NO_ROWS else u for u in unknown]
     *most, last = known or [""]
@@ -77,10 +78,6 @@ def chance_text(one: Estimate) -> str:
     parts = [f"over {' and '.join(known)}"] if known else []
     parts += [f"not over {' or '.join(unknown)}"] if unknown else []
     return ", ".join(parts)
-
-
-def _seed_rank(kind):
-    return (kind == SEEDS) + 2 * (kind == BASELINES)
 
 
 def layers_cells(removed: int, layers: int) -> list[str]:
@@ -148,7 +145,7 @@ def _scores_table(runs, sets):
     rows = []
     for which in dict.fromkeys(map(system, runs)):
         members = [run for run in runs if system(run) == which]
-        best = _best(members, sets)
+        best = _best(members)
         for place, run in _places(members):
             cells = [_name(place, run, members)]
             cells += layers_cells(place[0], members[0].layers)
@@ -182,17 +179,14 @@ def _places(runs):
     A path that was pruned to a depth has a row for each of its healings.
     """
     rows = [(_place(run), run) for run in runs if not run.removed]
-    pruned = [run for run in runs if run.removed]
-    paths = dict.fromkeys(run.path_from for run in pruned)
-    depths = sorted({run.removed for run in pruned})
-    for depth, path in itertools.product(depths, paths):
-        along = [run for run in pruned if run.path_from == path]
-        if depth not in {run.removed for run in along}:
-            continue
-        for healing in sorted({r.healing for r in along}, key=healing_rank):
-            place = depth, path, healing
-            found = [run for run in along if _place(run) == place]
-            rows += [(place, run) for run in found or [None]]
+    pruned = grouped((_place(run), run) for run in runs if run.removed)
+    healings = grouped((path, healing) for _, path, healing in pruned)
+    depths = sorted({depth for depth, _, _ in pruned})
+    for depth, path in itertools.product(depths, healings):
+        if (depth, path) in {place[:2] for place in pruned}:
+            for healing in sorted(set(healings[path]), key=healing_rank):
+                place = depth, path, healing
+                rows += [(place, run) for run in pruned.get(place, [None])]
     return rows
 
 
@@ -241,22 +235,21 @@ def _score_cells(run, sets, best):
     return cells
 
 
-def _best(runs, sets):
+def _best(runs):
     """Best score by depth and set; none where one run stands alone."""
-    best = {}
-    for depth, name in itertools.product({run.removed for run in runs}, sets):
-        scores = [
-            run.scores[name]
-            for run in runs
-            if run.status == "done"
-            and run.removed == depth
-            and name in run.scores
-            and run.scores[name].value is not None
-        ]
-        if len(scores) > 1:
-            pick = max if scores[0].higher_is_better else min
-            best[depth, name] = pick(one.value for one in scores)
-    return best
+    found = grouped(
+        ((run.removed, name), one)
+        for run in runs
+        for name, one in run.scores.items()
+        if run.status == "done" and one.value is not None
+    )
+    return {
+        place: (max if scores[0].higher_is_better else min)(
+            one.value for one in scores
+        )
+        for place, scores in found.items()
+        if len(scores) > 1
+    }
 
 
 def _at_limit(run):
@@ -279,12 +272,7 @@ def _depth_lines(study, task):
     )
     for which, *curve in curves:
         depths = study.depths(which, *curve)
-        changes = [
-            estimate(study.degradation(which, depth, *curve, name))
-            for depth in depths
-            for name in study.sets(which)
-        ]
-        chance = dict.fromkeys(chance_text(one) for one in changes if one)
+        chance = chances(study, which, *curve)
         if not chance:
             continue
         threshold = threshold or study.threshold(which)
@@ -299,6 +287,16 @@ def _depth_lines(study, task):
     if not lines:
         return ""
     return "\n".join([DEPTHS_NOTE.format(threshold), *lines, ""])
+
+
+def chances(study, which, *curve) -> list[str]:
+    """What chance the degradations of a curve know, each once."""
+    changes = [
+        estimate(study.degradation(which, depth, *curve, name))
+        for depth in study.depths(which, *curve)
+        for name in study.sets(which)
+    ]
+    return list(dict.fromkeys(chance_text(one) for one in changes if one))
 
 
 def tolerance_text(study, which, *curve) -> str:
@@ -318,11 +316,11 @@ def _paths_table(runs, sets):
     # The layers of a model bring torch, which nothing else here needs.
     from speechbrain_ext.layers.removal import ranges
 
-    places = {}
-    for run in runs:
-        if run.removed:
-            place = system(run), run.removed, run.healing
-            places.setdefault(place, []).append(run)
+    places = grouped(
+        ((system(run), run.removed, run.healing), run)
+        for run in runs
+        if run.removed
+    )
     rows = [
         [
             _system_name(which),

@@ -34,6 +34,9 @@ class Part:
     why: str = ""
     # In place of a number.
     text: str = ""
+    # Whether the baselines' seeds matter: not where both of two compared
+    # systems were made from the same one.
+    baselines: bool = False
 
     def value(self) -> str:
         """The value as a cell of a table."""
@@ -75,13 +78,14 @@ class Claim:
             return CONFIRMED
         return UNDECIDED
 
+    def decided(self) -> str:
+        """The verdict as a cell of a table."""
+        lacks = f" (missing: {self.missing})" if self.missing else ""
+        return f"{self.verdict}{lacks}"
+
 
 def unknown(found: Estimate | None, baselines: bool = False) -> str:
-    """Why an interval decides nothing; empty where it does.
-
-    A baseline that both compared systems were made from is the same for
-    both: its seed matters where `baselines` says so.
-    """
+    """Why an interval decides nothing; empty where it does."""
     if found is None:
         return ""
     reasons = [
@@ -94,31 +98,16 @@ def unknown(found: Estimate | None, baselines: bool = False) -> str:
     return "; ".join(reasons)
 
 
-def above(
-    drawn: Drawn | Estimate | None,
-    limit,
-    says,
-    wanted,
-    baselines: bool = False,
-    **more,
-) -> Part:
+def above(drawn: Drawn | Estimate | None, limit, says, wanted, **more) -> Part:
     """A part that holds where a statistic is above a limit."""
-    found = drawn if isinstance(drawn, Estimate) else estimate(drawn)
-    why, verdict = unknown(found, baselines), UNDECIDED
-    if found and not why and found.low is not None and found.high is not None:
-        if found.low > limit:
-            verdict = CONFIRMED
-        elif found.high < limit:
-            verdict = REFUTED
-    return Part(says, found, wanted, verdict, why=why, **more)
+    part = told(drawn, says, wanted=wanted, **more)
+    return _decide(part, lambda low, _: low > limit, lambda _, top: top < limit)
 
 
-def below(drawn, limit, says, wanted, **more) -> Part:
+def below(drawn: Drawn | Estimate | None, limit, says, wanted, **more) -> Part:
     """A part that holds where a statistic is below a limit."""
-    turned = {CONFIRMED: REFUTED, REFUTED: CONFIRMED}
-    part = above(drawn, limit, says, wanted, **more)
-    part.verdict = turned.get(part.verdict or "", part.verdict)
-    return part
+    part = told(drawn, says, wanted=wanted, **more)
+    return _decide(part, lambda _, top: top < limit, lambda low, _: low > limit)
 
 
 def equivalent(drawn: Drawn | None, low, high, says, wanted, **more) -> Part:
@@ -127,14 +116,23 @@ def equivalent(drawn: Drawn | None, low, high, says, wanted, **more) -> Part:
     Two one-sided tests: the interval of 90 % lies within (Schuirmann, 1987).
     """
     found = estimate(drawn, level=1 - 2 * LEVEL)
-    why, verdict = unknown(found), UNDECIDED
-    if found and not why and found.low is not None and found.high is not None:
-        if low <= found.low and found.high <= high:
-            verdict = CONFIRMED
-        elif found.high < low or found.low > high:
-            verdict = REFUTED
-    says += " (90 % interval)"
-    return Part(says, found, wanted, verdict, why=why, **more)
+    part = told(found, f"{says} (90 % interval)", wanted=wanted, **more)
+    return _decide(
+        part,
+        lambda least, most: low <= least and most <= high,
+        lambda least, most: most < low or least > high,
+    )
+
+
+def _decide(part, holds, fails):
+    """A part with the verdict of its interval, if that knows all chance."""
+    found, part.verdict = part.found, UNDECIDED
+    part.why = unknown(found, part.baselines)
+    if found and not part.why and holds(found.low, found.high):
+        part.verdict = CONFIRMED
+    elif found and not part.why and fails(found.low, found.high):
+        part.verdict = REFUTED
+    return part
 
 
 def significant(tests: Iterable[tuple]) -> list[bool]:

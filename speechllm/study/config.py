@@ -36,6 +36,7 @@ ENTRY_KEYS = (
 SCORE_KEYS = ("recipe", "data", "sets", "set", "runs")
 CHECK_KEYS = ("recipe", "command", "needs")
 DATA_KEYS = ("folder", "make")
+TUNING_KEYS = ("depth", "steps", "trials", "healing", "test_splits")
 TIMING_KEYS = (
     "system depth healing path seed steps set pairs utterances batch"
 ).split()
@@ -101,6 +102,12 @@ def _checked_system(system, where):
     if system.get("score"):
         _check(system["score"], SCORE_KEYS, f"{where}score.", ["data"])
         _check_recipe(system["score"], f"{where}score.")
+    if tuning := system.get("tuning"):
+        where_tuned = f"{where}tuning."
+        _check(tuning, TUNING_KEYS, where_tuned, TUNING_KEYS[:-1])
+        # It may be empty: trials are chosen by their validation loss.
+        if "test_splits" not in tuning:
+            raise PlanError(f"{where_tuned}test_splits: missing, give one")
     for key in ("tables", "plans", "needs"):
         names = system.get(key) or []
         texts = [one for one in names if isinstance(one, str)]

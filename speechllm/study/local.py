@@ -9,7 +9,6 @@ finished already is not run again.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from concurrent.futures import (
     wait,
 )
 
+from speechllm.pipes import module_parser
 from speechllm.study.plan import read_plan
 from speechllm.study.processes import is_script, run_forked
 from speechllm.study.run import make
@@ -36,7 +36,11 @@ def run_all(plan, workers: int = 2) -> None:
     with ThreadPoolExecutor(workers) as pool:
         try:
             while left:
-                ready = [n for n in waiting if not _needed(plan, n, left)]
+                ready = [
+                    name
+                    for name in waiting
+                    if left.isdisjoint(plan.awaited(plan.runs[name]))
+                ]
                 for name in ready[: workers - len(running)]:
                     waiting.remove(name)
                     running[pool.submit(_make, plan, name, stopped)] = name
@@ -52,10 +56,6 @@ def run_all(plan, workers: int = 2) -> None:
             stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _needed(plan, name, left):
-    return left.intersection(plan.awaited(plan.runs[name]))
 
 
 def _make(plan, name, stopped):
@@ -91,10 +91,7 @@ def _report(plan):
 
 def main(argv=None) -> int:
     """Plan, run everything, report; 1 if something failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechllm.study.local",
-        description=__doc__.split("\n")[0],
-    )
+    parser = module_parser("speechllm.study.local", __doc__)
     parser.add_argument("study", help="its configuration, a YAML")
     parser.add_argument("--results", help="in place of the configuration's")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")

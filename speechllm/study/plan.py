@@ -25,7 +25,7 @@ from speechllm.study.besides import (
 from speechllm.study.config import PlanError, checked, recipe_folder
 from speechllm.study.fingerprints import made_of, made_of_recipe
 from speechllm.study.state import ROOT, Run, Study
-from speechllm.study.tuning import TuningError, steps_options, trials_of
+from speechllm.study.tuning import steps_options
 
 
 @dataclass
@@ -53,7 +53,8 @@ class Plan(Study):
         self.warm = config.get("warm", False)
         self.seeds = config["seeds"]
         self.baseline_seeds = config.get("baseline_seeds") or self.seeds
-        self.along_speech, self.pruned = {}, {}
+        # By system, seed, depth, healing, steps and path.
+        self.pruned: dict[tuple, Run] = {}
         for name, one in config.get("data", {}).items():
             self._add_data(name, one)
         systems = self.config["systems"]
@@ -230,8 +231,7 @@ class Plan(Study):
         depths = {depth for one in study for depth in one["depths"]}
         tuning = system.get("tuning") or {}
         if rule in tuning.get("healing", {}).values():
-            # A missing key is refused where the trials are planned.
-            depths |= {tuning["depth"]} if tuning.get("depth") else set()
+            depths.add(tuning["depth"])
         if not depths:
             return []
         words = ["--rule", rule, "--sizes", *map(str, sorted(depths))]
@@ -269,17 +269,14 @@ class Plan(Study):
             one.trials = trials.get(healing, {})
             run = self._add_pruned(name, seed, one)
             own = name, seed, depth, healing, steps
-            key = (*own, one.path)
-            self.pruned[key] = run
-            if one.path == "speech":
-                self.along_speech[own] = run
-            elif entry.get("differs"):
+            self.pruned[*own, one.path] = run
+            if one.path != "speech" and entry.get("differs"):
                 self._let_differ(run, one, entry, own)
 
     def _let_differ(self, run, one, entry, own):
         """Have a run made only where its path removes other layers."""
         name, seed, depth, healing, _ = own
-        twin = self.along_speech.get(own)
+        twin = self.pruned.get((*own, "speech"))
         if twin is None:
             raise self.error(
                 f"systems.{name}.study.differs: depth {depth}, healing "
@@ -297,17 +294,15 @@ class Plan(Study):
 
     def _add_trials(self, name, system):
         """Trials of learning rates, by healing: run's name to its rates."""
-        tuning = system.get("tuning")
-        try:
-            trials = trials_of(tuning)
-        except TuningError as error:
-            raise self.error(f"systems.{name}.tuning.{error}") from None
-        tuned, seed = {}, self.seeds[0]
-        for healing, path, number, rates in trials:
+        tuning = system.get("tuning") or {}
+        trials = enumerate(tuning.get("trials", []), 1)
+        pairs = itertools.product(tuning.get("healing", {}).items(), trials)
+        tuned: dict[str, dict] = {}
+        for (healing, path), (number, rates) in pairs:
             one = Pruned(tuning["depth"], healing, path, tuning["steps"])
             one.run_name = f"{{run}}-trial{number}-{healing}"
             one.options = {**rates, "test_splits": tuning["test_splits"]}
-            run = self._add_pruned(name, seed, one)
+            run = self._add_pruned(name, self.seeds[0], one)
             tuned.setdefault(healing, {})[run.name] = rates
         return tuned
 

@@ -47,9 +47,7 @@ def visible_gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def held_gpus(
-    count: int, folder: Path, patience: float = 1.0
-) -> Iterator[dict[str, str]]:
+def held_gpus(count: int, folder: Path) -> Iterator[dict[str, str]]:
     """Hold some GPUs for a run until it ends, or is killed."""
     if not count or "SLURM_JOB_ID" in os.environ:
         yield {}
@@ -69,7 +67,7 @@ def held_gpus(
             if len(held) == count:
                 yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
                 return
-        time.sleep(patience)
+        time.sleep(1.0)
 
 
 def _lock(folder, gpu, locks):

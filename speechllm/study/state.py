@@ -41,7 +41,7 @@ class Run:
 
     name: str
     kind: str
-    command: list
+    command: list = field(default_factory=list)
     folder: str = "."
     needs: list = field(default_factory=list)
     made: str = ""
@@ -148,10 +148,11 @@ class Study:
 
 def status_of(plan, name) -> str:
     """How a run ended: done, same, failed, skipped or absent."""
-    return _marked(plan, name).get("status", "absent")
+    return marked(plan, name).get("status", "absent")
 
 
-def _marked(plan, name):
+def marked(plan, name) -> dict:
+    """What is noted of how a run ended, or nothing."""
     return _content(plan.marker(plan.runs[name]))
 
 
@@ -249,7 +250,7 @@ def twin_of(run) -> str | None:
 
 def with_twins(plan, run) -> Run:
     """A run whose command names the twins of runs that were not made."""
-    told = {need: _marked(plan, need).get("twin") for need in run.needs}
+    told = {need: marked(plan, need).get("twin") for need in run.needs}
     folders = {
         str(plan.run_folder(need)): str(plan.run_folder(twin))
         for need, twin in told.items()

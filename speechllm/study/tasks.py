@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.result import load_runs
 from speechbrain_ext.training.choose_layers import table_file
 from speechllm.cli.compare_tables import agreement_of, agreement_text
+from speechllm.pipes import module_parser
 from speechllm.report.tables import markdown_table
 
 ASR = "mini"
@@ -183,10 +183,7 @@ def compare_all(results: Path, output: Path) -> None:
 
 def main(argv=None) -> int:
     """Compare the tables, and print and write the tasks' page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechllm.study.tasks",
-        description=__doc__.split("\n")[0],
-    )
+    parser = module_parser("speechllm.study.tasks", __doc__)
     parser.add_argument("results", type=Path, help="folder of the runs")
     parser.add_argument("--output", type=Path, help="by default the same")
     options = parser.parse_args(argv)

@@ -9,7 +9,6 @@ do; what others did meanwhile is written down.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib
 import os
@@ -40,6 +39,7 @@ from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.measure import spread
 from speechbrain_ext.training.run_record import now
 from speechbrain_ext.training.trained_run import TrainedRun
+from speechllm.pipes import module_parser
 from speechllm.study.machine import OthersWork, machine_name
 
 PAIRS, UTTERANCES, BATCH = 9, 40, 1
@@ -320,46 +320,40 @@ def _bytes(sides):
 
 def main(argv=None) -> int:
     """Time two runs and write the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m speechllm.study.timing",
-        description=__doc__.split("\n")[0],
-    )
+    parser = module_parser("speechllm.study.timing", __doc__)
     parser.add_argument("baseline", help="folder of the unpruned run")
     parser.add_argument("pruned", help="folder of the pruned run")
     parser.add_argument("--output", required=True, help="JSON file")
-    parser.add_argument("--set", help="test set; by default the first")
+    parser.add_argument(
+        "--set", dest="name", help="test set; by default the first"
+    )
     number = functools.partial(parser.add_argument, type=int)
     number("--pairs", default=PAIRS)
     number("--utterances", default=UTTERANCES)
     number("--batch", default=BATCH)
-    parser.add_argument("--device", help="by default a GPU if there is one")
-    own = parser.parse_args(argv)
+    parser.add_argument(
+        "--device",
+        default=infer_device(),
+        help="by default a GPU if there is one",
+    )
+    options = vars(parser.parse_args(argv))
+    file = Path(options.pop("output"))
     try:
         recipe = importlib.import_module("train")
     except ModuleNotFoundError as error:
         parser.error(f"{error}: type it in the runs' recipe's folder")
     try:
-        found = time_pair(
-            own.baseline,
-            own.pruned,
-            recipe.dataio_prepare,
-            own.set,
-            own.pairs,
-            own.utterances,
-            own.batch,
-            own.device or infer_device(),
-        )
+        found = time_pair(datasets_of=recipe.dataio_prepare, **options)
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    file = Path(own.output)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, found)
     ratio = found["times"]["system"]["ratio"]
     low, high = ratio["interval"]
     print(
         f"{file}: {found['pruned']}: {ratio['median']:.2f} times as fast as "
-        f"{found['baseline']} [{low:.2f}, {high:.2f}], {own.pairs} pairs"
+        f"{found['baseline']} [{low:.2f}, {high:.2f}], {found['pairs']} pairs"
     )
     return 0
 

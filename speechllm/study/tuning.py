@@ -11,30 +11,6 @@ import math
 
 from speechllm.study.state import Run, Study, result_of
 
-KEYS = ("depth", "steps", "trials", "healing", "test_splits")
-
-
-class TuningError(ValueError):
-    """What is wrong with a tuning, and how to mend it."""
-
-
-def trials_of(tuning: dict | None) -> list[tuple]:
-    """The trials that a system's ``tuning`` asks for."""
-    if not tuning:
-        return []
-    for key in KEYS:
-        # Trials are chosen by their validation loss: they need no test set.
-        if not tuning.get(key) and not (key == "test_splits" and key in tuning):
-            raise TuningError(f"{key}: missing, give one")
-    for key in tuning:
-        if key not in KEYS:
-            raise TuningError(f"{key}: unknown, choose from {', '.join(KEYS)}")
-    return [
-        (healing, path, number, rates)
-        for healing, path in tuning["healing"].items()
-        for number, rates in enumerate(tuning["trials"], 1)
-    ]
-
 
 def steps_options(steps: int | None) -> dict[str, int]:
     """A recipe's options for a number of steps: a tenth of them warms up."""

@@ -65,7 +65,7 @@ class MadeUp(Samples):
         self.counts = counts
         super().__init__(runs, {})
 
-    def rows_of(self, run, name, file, counts_of):
+    def rows_of(self, run, figure):
         """Utterances, their speakers and their counts."""
         counts, groups = self.counts[run.name]
         return tuple(map(str, range(len(groups)))), list(groups), counts

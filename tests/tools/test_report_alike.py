@@ -4,28 +4,33 @@ Authors
  * The speechbrain_ext authors, 2026
 """
 
-from types import SimpleNamespace
-
 import pytest
 from mini_study import ADAPTED, LARGE, MiniStudy
 
-from speechbrain_ext.runs.result import load_runs
+from speechbrain_ext.runs.result import RunResult, SetScore, load_runs
 from speechllm.report import maps
-from speechllm.report.frontier import common_sets
 from speechllm.report.study import Study
 
 
 def test_a_frontier_leaves_out_sets_that_only_some_runs_have():
-    scores = {("a", 2): 1.0, ("a", 4): 2.0, ("b", 4): 3.0}
-    cells = SimpleNamespace(
-        curves=lambda which: {("both", "speech"): [2, 4]},
-        depths=lambda which, healing, path: [2, 4],
-        sets=lambda which: ["a", "b"],
-        score=lambda which, depth, healing, path, name: scores.get(
-            (name, depth)
-        ),
-    )
-    assert common_sets(cells, "system") == ["a"]
+    scores = {2: {"a": 1.0}, 4: {"a": 2.0, "b": 3.0}}
+    how = {"layers": 12, "healing": "both", "status": "done"}
+    runs = [
+        RunResult(
+            f"n{depth}",
+            "mini-qwen2",
+            removed=depth,
+            scores={
+                name: SetScore("WER", value) for name, value in own.items()
+            },
+            **how,
+        )
+        for depth, own in scores.items()
+    ]
+    cells = Study(runs)
+    (which,) = cells.systems()
+    assert cells.sets(which) == ["a", "b"]
+    assert cells.common_sets(which) == ["a"]
 
 
 def test_an_adapted_map_stands_beside_the_frozen_one_of_its_task(tmp_path):
