@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import add_mergekit
-from benchmarks.readme import write_readme
+from benchmarks.readme import PACKAGES, write_readme
 from speechllm.study.machine import machine_name
 
 SCRIPTS = (
@@ -48,7 +48,6 @@ LARGER = {
 ORDER = (*SCRIPTS, *LARGER)
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "speechbrain", "peft")
 
 
 def file_of(machine):
