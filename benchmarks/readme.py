@@ -231,12 +231,12 @@ def decoding_part(whole):
         for depth, entry in depths.items()
         if depth != "0"
     ]
+    removed = {d for depths in whole["results"].values() for d in depths}
     lines += [
         "",
-        f"- An utterance at batch 1 with {whole_depths(whole)} layers "
-        "removed, times faster than whole (the paper's Llama: 1.35): "
-        + "; ".join(speed_ups)
-        + ".",
+        f"- An utterance at batch 1 with {' or '.join(sorted(removed - {'0'}))} "
+        "layers removed, times faster than whole (the paper's Llama: 1.35): "
+        f"{'; '.join(speed_ups)}.",
     ]
     same, changed = whole["same_tokens"], whole["batch_invariance"]
     if "decoder" in same:
@@ -273,12 +273,6 @@ def measured(found, key, digits):
     """A value to some digits, a dash where there is none (str)."""
     value = found.get(key)
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def whole_depths(whole):
-    """How many layers were removed, in words."""
-    removed = {d for depths in whole["results"].values() for d in depths}
-    return " or ".join(sorted(removed - {"0"}))
 
 
 def training_part(whole):

@@ -98,9 +98,7 @@ def target_loss(
 
 
 @torch.no_grad()
-def exactness(
-    model: torch.nn.Module, tokenizer, count: int = 100
-) -> dict[str, float]:
+def exactness(model: torch.nn.Module, tokenizer) -> dict[str, float]:
     """Share of unseen sentences that greedy decoding gets wholly right."""
     model.eval()
     tasks = TextTasks(tokenizer, "dev-clean", 1, seed=1)
@@ -114,7 +112,7 @@ def exactness(
     }
     scores = {}
     for name, (task, language, noise) in wanted.items():
-        sentences = draw_sentences("dev-clean", count, seed=2)
+        sentences = draw_sentences("dev-clean", 100, seed=2)
         examples = [tasks.example(task, language, s, noise) for s in sentences]
         tokens, labels, _ = collate(examples, tokenizer.eos_token_id)
         _, right = target_loss(model, tokens, labels)
