@@ -87,13 +87,12 @@ def brain_of(side, sizes, device="cpu"):
     options = {"device": device}
     if side == "ours":
         brain = Ours(model, trainable, HPARAMS, options)
+        brain.init_optimizers()
     else:
         brain = Peer({"model": model}, None, HPARAMS, options)
         adam = torch.optim.Adam(model.projector.parameters(), lr=1e-3)
         brain.optimizer, brain.optimizers_dict = adam, {"adam": adam}
     brain.nonfinite_count = 0
-    if side == "ours":
-        brain.init_optimizers()
     x_BSF, tokens_B, targets = training_batch(sizes)
     rows = zip(x_BSF, tokens_B.tolist(), targets)
     rows = [

@@ -312,20 +312,15 @@ def training_part(whole):
 
 def write_readme(results, file):
     """Make the page."""
-    lines = [HEAD]
-    pages = [
-        json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
-    ]
-    cards = [whole for whole in pages if "copy_gb_per_s" in whole]
-    for whole in pages:
-        if whole not in cards:
-            lines += machine_part(whole)
-    lines += ["## One GPU, the paper's sizes", ""]
-    for whole in cards:
-        lines += gpu_part(whole) + [""]
-    if not cards:
-        lines.append(GPU_NONE)
-    lines.append(LEARNED)
+    machines, cards = [], []
+    for path in sorted(results.glob("*.json")):
+        whole = json.loads(path.read_text())
+        if "copy_gb_per_s" in whole:
+            cards += [*gpu_part(whole), ""]
+        else:
+            machines += machine_part(whole)
+    head = ["## One GPU, the paper's sizes", ""]
+    lines = [HEAD, *machines, *head, *(cards or [GPU_NONE]), LEARNED]
     file.write_text("\n".join(lines).rstrip() + "\n")
 
 
