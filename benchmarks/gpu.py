@@ -123,19 +123,6 @@ def alike(texts, others):
     return same / sum(map(len, texts))
 
 
-def measure_one(name, removed, tier, clock, rate, save):
-    """All decoding of one decoder at one depth; gives it (dict)."""
-    found = {}
-    model = build(name, removed, tier, clock.device)
-    model.requires_grad_(False)
-    for batch in tier["batches"]:
-        found[f"batch {batch}"] = clock.guarded(
-            measure_decoding, model, batch, tier, clock, rate
-        )
-        save(found)
-    return found
-
-
 def summary(results):
     """What is held against the paper and the floor, per decoder (dict)."""
     told = {}
@@ -216,21 +203,25 @@ class Results:
 
     def decode(self, name, removed):
         """One decoder at one depth, each batch written as it comes."""
-        depths = self.whole["results"].setdefault(name, {})
-
-        def keep(found):
-            depths[str(removed)] = found
+        found = {}
+        model = build(name, removed, self.tier, self.clock.device)
+        model.requires_grad_(False)
+        for batch in self.tier["batches"]:
+            given = model, batch, self.tier, self.clock, self.rate
+            work = self.clock.guarded(measure_decoding, *given)
+            found[f"batch {batch}"] = work
+            self.whole["results"][name][str(removed)] = found
             self.save()
-
-        given = (name, removed, self.tier, self.clock, self.rate, keep)
-        self.put(depths, str(removed), measure_one, *given)
+        return found
 
     def measure(self, title):
         """A piece by its title."""
         if title == "decoding":
             for removed in self.tier["removed"]:
                 for name in self.tier["decoded"]:
-                    self.decode(name, removed)
+                    depths = self.whole["results"].setdefault(name, {})
+                    given = self.decode, name, removed
+                    self.put(depths, str(removed), *given)
         elif title == "training":
             for name in self.tier["trained"]:
                 given = (name, self.tier, self.clock)

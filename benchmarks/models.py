@@ -15,7 +15,7 @@ from transformers import (
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.encoder_cores import WaveformCore
-from speechbrain_ext.model.prompt import Prompt, Sequence, positions_from_mask
+from speechbrain_ext.model.prompt import Prompt, assemble
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 SAMPLE_RATE = 16_000
@@ -150,19 +150,11 @@ def noise(rows, seconds, shortest, device="cpu"):
 
 def prompts(lm, lengths):
     """Rows to decode, random embeddings of given lengths, padded left."""
-    weight = lm.get_input_embeddings().weight
+    embed = lm.get_input_embeddings()
     torch.manual_seed(1)
-    rows = [torch.randn(n, weight.shape[1]) * 0.06 for n in lengths]
-    embeds_BQD = torch.nn.utils.rnn.pad_sequence(
-        rows, batch_first=True, padding_side="left"
-    ).to(weight)
-    width = embeds_BQD.shape[1]
-    places_Q = torch.arange(width - 1, -1, -1, device=weight.device)
-    lengths_B = torch.tensor(lengths, device=weight.device)
-    mask_BQ = (places_Q < lengths_B[:, None]).long()
-    return Sequence(
-        embeds_BQD, mask_BQ, positions_from_mask(mask_BQ), lengths_B
-    )
+    rows = [torch.randn(n, embed.embedding_dim) * 0.06 for n in lengths]
+    nothing = torch.arange(0)
+    return assemble(Prompt(nothing, nothing, None), rows, embed, side="left")
 
 
 def training_batch(sizes):
