@@ -117,7 +117,7 @@ def speakers(
 
 
 def _speaker(conditions, index, names, bases, rng):
-    """For evaluation with a throat, a channel, a rate and a noise of their own."""
+    """One speaker; for evaluation with throat, channel, rate, noise of their own."""
     turn, place = divmod(index, len(names))
     # Each round of the variants has other accents.
     accent = place + turn if conditions.count else index
