@@ -3,7 +3,7 @@
 from benchmarks.common import tiers
 
 import torch  # isort: skip
-from transformers import AutoModelForCausalLM, WavLMModel
+from transformers import AutoModelForCausalLM, WavLMConfig, WavLMModel
 
 from benchmarks.models import (
     JOINED,
@@ -18,18 +18,10 @@ from speechbrain_ext.layers.families import pruned_config
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
+from speechbrain_ext.tiny_models import WAVLM
 
 WAVLM_LARGE = wavlm_config(1024, 24, 16, conv_bias=False)
-TINY_WAVLM = wavlm_config(
-    16,
-    1,
-    2,
-    conv_dim=(8, 8),
-    conv_kernel=(400, 3),
-    conv_stride=(160, 2),
-    num_conv_pos_embeddings=8,
-    num_conv_pos_embedding_groups=2,
-)
+TINY_WAVLM = WavLMConfig(**WAVLM)
 TIERS = tiers(
     "cpu",
     decoders=(

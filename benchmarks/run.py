@@ -9,10 +9,8 @@ script runs in a process of its own, one after the other.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.common import add_mergekit
 from benchmarks.readme import PACKAGES, write_readme
+from speechbrain_ext.runs.files import versions
 from speechllm.study.machine import machine_name
 
 SCRIPTS = (
@@ -71,9 +70,9 @@ def run_script(name, tier):
 
 def made_with():
     """Versions and day, which each script's rows keep (dict)."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    day = time.strftime("%Y-%m-%d")
-    return {"python": platform.python_version(), **versions, "date": day}
+    found = versions()
+    kept = {name: found[name] for name in ("python", *PACKAGES)}
+    return kept | {"date": time.strftime("%Y-%m-%d")}
 
 
 def main(argv=None):
