@@ -1,17 +1,21 @@
 """Rows of results, paired timing and peak memory, for every script here.
 
-A script has ``SIZES`` (a dict for each tier: "full" and "tiny"), ``check``
-(raises unless both sides compute the same) and ``rows`` (measures). Its last
-line hands them to `script`.
+A script has ``SIZES`` (a dict for each tier: `tiers`), ``check`` (raises unless
+both sides compute the same) and ``rows`` (measures). Its last line hands them
+to `script`. Where memory is measured, too, ``peak`` gives that of one side.
 """
 
 import argparse
+import atexit
 import dataclasses
+import functools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,6 +34,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch  # noqa: E402
 
 torch.set_num_threads(THREADS)
+
+
+def tiers(small="tiny", **sizes):
+    """The sizes of both tiers, each of them given as (full, small)."""
+    return {
+        tier: {name: pair[place] for name, pair in sizes.items()}
+        for place, tier in enumerate(("full", small))
+    }
 
 
 @dataclasses.dataclass
@@ -147,6 +159,13 @@ def peak_of(prepare, work):
     return memory_now("VmHWM") - before
 
 
+def scratch_folder():
+    """A folder that goes with this process (str)."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def in_fresh_process(module, call):
     """What a call in a script gives, in a process that does nothing else."""
     code = (
@@ -171,7 +190,7 @@ def in_fresh_process(module, call):
     return json.loads(result.stdout.rsplit("GIVES", 1)[1])
 
 
-def peaks(module, sides, tier, repeats=1):
+def peaks(module, tier, sides=("ours", "peer"), repeats=1):
     """Peaks of two sides in fresh processes (two lists of MB)."""
     found = [
         [
@@ -181,6 +200,41 @@ def peaks(module, sides, tier, repeats=1):
         for _ in range(repeats)
     ]
     return [list(values) for values in zip(*found)]
+
+
+def calls(ways, given):
+    """Each of some ways (a dict), as a function of nothing (list)."""
+    return [functools.partial(way, *given) for way in ways.values()]
+
+
+def timed(name, sides, repeats, target, warm_up=True, **more):
+    """A row of both sides' seconds."""
+    return row_of(name, *paired(*sides, repeats, warm_up), target, **more)
+
+
+def counted(name, ours, peer, target, sizes):
+    """A row of what is counted and not measured."""
+    return row_of(name, [ours], [peer], target, unit="", sizes=sizes)
+
+
+def time_and_memory(module, tier, name, sides, repeats, targets, **more):
+    """Two rows of the same sides; their names have a hole for the second's."""
+    yield timed(name.format(""), sides, repeats, targets[0], **more)
+    both = peaks(module, tier)
+    name = name.format(", peak memory")
+    yield row_of(name, *both, targets[1], unit="MB", **more)
+
+
+def same_gradients(parameters, sides, **near):
+    """Refuse sides with other losses or other gradients, or without any."""
+    found = []
+    for side in sides:
+        for parameter in parameters:
+            parameter.grad = None
+        loss = torch.tensor(side())
+        found.append([loss, *(p.grad.clone() for p in parameters)])
+    torch.testing.assert_close(*found, **near)
+    assert all(gradient.abs().max() > 0 for gradient in found[0][1:])
 
 
 def add_mergekit(parser):

@@ -4,36 +4,27 @@ generate carries a row that has ended to the end of the batch; ours lets it
 leave.
 """
 
-from benchmarks.common import paired, row_of, script
+from benchmarks.common import script, tiers, timed
 
 import torch  # isort: skip
 
-from benchmarks.models import prompts, random_lm
+from benchmarks.models import DECODER, prompts, random_lm
 from speechbrain_ext.model.decoding import greedy
 
-SIZES = {
-    "full": dict(
-        layers=12,
-        width=256,
-        vocabulary=151_936,
-        prefixes=[150, 143, 131, 120, 117, 104, 98, 90],
-        tokens=60,
-        repeats=7,
-    ),
-    "tiny": dict(
-        layers=2,
-        width=32,
-        vocabulary=300,
-        prefixes=[9, 7, 4],
-        tokens=12,
-        repeats=1,
-    ),
-}
+SIZES = tiers(
+    layers=(12, 2),
+    width=(256, 32),
+    vocabulary=(151_936, 300),
+    prefixes=([150, 143, 131, 120, 117, 104, 98, 90], [9, 7, 4]),
+    tokens=(60, 12),
+    repeats=(7, 1),
+)
 NEVER = -1
 
 
-def two_ways(lm, lengths, tokens, stops):
+def two_ways(lm, sizes, stops):
     """Ours and generate, as functions that give the rows' tokens."""
+    lengths, tokens = sizes["prefixes"], sizes["tokens"]
     seq = prompts(lm, lengths)
     limits_B = torch.full((len(lengths),), tokens)
 
@@ -81,9 +72,9 @@ def staggered_stops(texts):
 
 def cases(sizes):
     """The model, and name to stop tokens of the two cases."""
-    lm = random_lm(sizes["layers"], sizes["width"], sizes["vocabulary"])
+    lm = random_lm(sizes)
     lm.generation_config.eos_token_id = None
-    free, _ = two_ways(lm, sizes["prefixes"], sizes["tokens"], [NEVER])
+    free, _ = two_ways(lm, sizes, [NEVER])
     return lm, {
         "all rows to the limit": [NEVER],
         "rows end one after another": staggered_stops(free()),
@@ -94,7 +85,7 @@ def check(sizes):
     """Both say the same, in both cases; and the second one is what it says."""
     lm, stops_of = cases(sizes)
     for stops in stops_of.values():
-        ours, peer = two_ways(lm, sizes["prefixes"], sizes["tokens"], stops)
+        ours, peer = two_ways(lm, sizes, stops)
         texts = ours()
         assert texts == cut(peer(), stops), "not the same tokens"
     assert len(set(map(len, texts))) >= len(texts) // 2, "no mixed lengths"
@@ -103,19 +94,16 @@ def check(sizes):
 def rows(sizes, tier):
     """A row for each case."""
     lm, stops_of = cases(sizes)
-    targets = dict(zip(stops_of, ["at least 1", "at least 1.2"]))
-    for name, stops in stops_of.items():
-        ours, peer = two_ways(lm, sizes["prefixes"], sizes["tokens"], stops)
-        times = paired(ours, peer, sizes["repeats"])
-        yield row_of(
-            f"greedy decoding, batch {len(sizes['prefixes'])}, {name}; peer: "
+    lengths, targets = sizes["prefixes"], ("at least 1", "at least 1.2")
+    for (name, stops), target in zip(stops_of.items(), targets):
+        yield timed(
+            f"greedy decoding, batch {len(lengths)}, {name}; peer: "
             "transformers' generate",
-            *times,
-            targets[name],
-            sizes=f"{sizes['layers']} layers, {sizes['width']} wide, "
-            f"vocabulary {sizes['vocabulary']:,}, prefixes "
-            f"{min(sizes['prefixes'])} to {max(sizes['prefixes'])}, up to "
-            f"{sizes['tokens']} tokens",
+            two_ways(lm, sizes, stops),
+            sizes["repeats"],
+            target,
+            sizes=f"{DECODER.format(**sizes)}, prefixes {min(lengths)} to "
+            f"{max(lengths)}, up to {sizes['tokens']} tokens",
         )
 
 

@@ -4,34 +4,30 @@ The searcher keeps no key-value cache: each token runs the whole sequence
 again, with logits at all its positions.
 """
 
-from benchmarks.common import paired, row_of, script
+from benchmarks.common import script, tiers, timed
 
 import torch  # isort: skip
 from speechbrain.decoders.seq2seq import S2SHuggingFaceLLMGreedySearcher
 
-from benchmarks.models import prompts, random_lm
+from benchmarks.models import DECODER, prompts, random_lm
 from speechbrain_ext.model.decoding import greedy
 
 # cases: layers, width, rows, tokens, target, pairs. The batch of 8 is narrow so
 # that the peer ends within minutes.
-SIZES = {
-    "full": dict(
-        vocabulary=151_936,
-        prefix=150,
-        cases=[
+SIZES = tiers(
+    vocabulary=(151_936, 300),
+    prefix=(150, 12),
+    cases=(
+        [
             (6, 384, 1, 40, "at least 8", 2),
             (6, 384, 1, 100, "at least 15", 2),
             (8, 128, 1, 100, "at least 15", 2),
             (8, 128, 8, 40, "at least 8", 2),
             (8, 128, 8, 100, "at least 15", 1),
         ],
+        [(2, 32, 1, 4, "", 1), (2, 32, 3, 9, "", 1)],
     ),
-    "tiny": dict(
-        vocabulary=300,
-        prefix=12,
-        cases=[(2, 32, 1, 4, "", 1), (2, 32, 3, 9, "", 1)],
-    ),
-}
+)
 NOTE = (
     "The peer computes some 200 positions for a token and is bound by "
     "arithmetic; ours reads the weights once and is bound by memory. At batch "
@@ -71,7 +67,7 @@ def two_ways(lm, rows, tokens, prefix):
 def check(sizes):
     """Both say the same tokens."""
     layers, width, rows, tokens, *_ = sizes["cases"][-1]
-    lm = random_lm(layers, width, sizes["vocabulary"])
+    lm = random_lm({**sizes, "layers": layers, "width": width})
     ours, peer = two_ways(lm, min(rows, 2), min(tokens, 12), sizes["prefix"])
     said = ours()
     assert said == peer(), "not the same tokens"
@@ -81,16 +77,17 @@ def check(sizes):
 def rows(sizes, tier):
     """A row for each batch size and length."""
     for layers, width, batch, tokens, target, repeats in sizes["cases"]:
-        lm = random_lm(layers, width, sizes["vocabulary"])
-        ours, peer = two_ways(lm, batch, tokens, sizes["prefix"])
-        ours()
-        yield row_of(
+        own = {**sizes, "layers": layers, "width": width}
+        sides = two_ways(random_lm(own), batch, tokens, sizes["prefix"])
+        sides[0]()
+        yield timed(
             f"greedy decoding, batch {batch}, {tokens} tokens, {width} wide; "
             "peer: S2SHuggingFaceLLMGreedySearcher",
-            *paired(ours, peer, repeats, warm_up=False),
+            sides,
+            repeats,
             target,
-            sizes=f"{layers} layers, {width} wide, vocabulary "
-            f"{sizes['vocabulary']:,}, prefix {sizes['prefix']}",
+            warm_up=False,
+            sizes=f"{DECODER.format(**own)}, prefix {sizes['prefix']}",
             note=NOTE,
         )
 

@@ -1,17 +1,19 @@
 """A WavLM on long utterances, beside the same WavLM as transformers runs it."""
 
-from benchmarks.common import paired, peak_of, peaks, row_of, script
+from benchmarks.common import calls, peak_of, script, tiers, time_and_memory
 
 import torch  # isort: skip
 
 from benchmarks.models import noise, random_wavlm, wrapped
 
-SIZES = {
-    "full": dict(
-        layers=2, width=384, heads=12, channels=128, rows=4, seconds=35
-    ),
-    "tiny": dict(layers=1, width=32, heads=2, channels=8, rows=3, seconds=1),
-}
+SIZES = tiers(
+    layers=(2, 1),
+    width=(384, 32),
+    heads=(12, 2),
+    channels=(128, 8),
+    rows=(4, 3),
+    seconds=(35, 1),
+)
 
 
 def model_of(sizes):
@@ -69,25 +71,17 @@ def peak(side, sizes):
 
 def rows(sizes, tier):
     """Time and memory of one batch."""
-    told = dict(
+    sides = {side: way(sizes) for side, way in WAYS.items()}
+    yield from time_and_memory(
+        "encoder_attention",
+        tier,
+        "encoding long utterances{}; peer: transformers",
+        calls(sides, utterances(sizes)),
+        3,
+        ("at least 1", "at most 0.3"),
         sizes=f"WavLM of {sizes['layers']} layers, {sizes['width']} wide, "
         f"{sizes['heads']} heads; {sizes['rows']} utterances of up to "
-        f"{sizes['seconds']} s"
-    )
-    sides = [WAYS[side](sizes) for side in ("ours", "peer")]
-    batch = utterances(sizes)
-    yield row_of(
-        "encoding long utterances; peer: transformers",
-        *paired(*(lambda side=side: side(*batch) for side in sides), 3),
-        "at least 1",
-        **told,
-    )
-    yield row_of(
-        "encoding long utterances, peak memory; peer: transformers",
-        *peaks("encoder_attention", ("ours", "peer"), tier),
-        "at most 0.3",
-        unit="MB",
-        **told,
+        f"{sizes['seconds']} s",
     )
 
 

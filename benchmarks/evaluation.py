@@ -4,44 +4,32 @@ Upstream's speech LLM recipes score one utterance at a time. The answers of
 ours do not depend on the batch, so that it may be of any size.
 """
 
-from benchmarks.common import paired, row_of, script
+from benchmarks.common import script, tiers, timed
 
 import speechbrain as sb  # isort: skip
 import torch
 
-from benchmarks.models import random_decoder, speech_llm
+from benchmarks.models import DECODER, random_speech_llm
 from speechbrain_ext.scores.words import wer
 from speechbrain_ext.training.evaluation import EvaluationBrain
 
-SIZES = {
-    "full": dict(
-        layers=12,
-        width=256,
-        vocabulary=32_000,
-        features=640,
-        utterances=32,
-        longest=15.0,
-        tokens_per_second=4,
-        batch=16,
-        repeats=2,
-    ),
-    "tiny": dict(
-        layers=2,
-        width=32,
-        vocabulary=300,
-        features=24,
-        utterances=5,
-        longest=3.0,
-        tokens_per_second=4,
-        batch=3,
-        repeats=1,
-    ),
-}
+SIZES = tiers(
+    layers=(12, 2),
+    width=(256, 32),
+    vocabulary=(32_000, 300),
+    features=(640, 24),
+    prompt=(5, 5),
+    utterances=(32, 5),
+    longest=(15.0, 3.0),
+    tokens_per_second=(4, 4),
+    batch=(16, 3),
+    repeats=(2, 1),
+)
 # Speech tokens a second: 50 Hz frames, five joined.
 RATE = 10
 
 
-def make_set(sizes, answers=None):
+def random_set(sizes, answers=None):
     """Utterances of 2 s to the longest, with features of random numbers."""
     random = torch.Generator().manual_seed(5)
     rows, features = {}, {}
@@ -55,20 +43,14 @@ def make_set(sizes, answers=None):
         }
         shape = int(duration * RATE), sizes["features"]
         features[name] = torch.randn(shape, generator=random)
-    items = [{"func": features.get, "takes": "id", "provides": "features"}]
-    keys = ["id", "duration", "target", "features"]
-    return sb.dataio.dataset.DynamicItemDataset(rows, items, keys)
+    return make_set(rows, features.get)
 
 
-def make_model(sizes):
-    """A random speech LLM."""
-    decoder = random_decoder(
-        sizes["layers"],
-        sizes["width"],
-        sizes["vocabulary"],
-        words=sizes["vocabulary"],
-    )
-    return speech_llm(sizes["features"], decoder, 5)
+def make_set(rows, func, takes="id", provides="features"):
+    """Utterances whose speech comes from one dynamic item."""
+    item = {"func": func, "takes": takes, "provides": provides}
+    keys = ["id", "duration", "target", provides]
+    return sb.dataio.dataset.DynamicItemDataset(rows, [item], keys)
 
 
 def make_brain(sizes, model, batch):
@@ -85,11 +67,13 @@ def make_brain(sizes, model, batch):
 
 def two_ways(sizes):
     """Ours in batches, the peer one by one, on a set with references."""
-    model = make_model(sizes)
+    model = random_speech_llm(sizes, words=sizes["vocabulary"])
     one_by_one = make_brain(sizes, model, 1)
-    said = one_by_one.decode(make_set(sizes))
+    said = one_by_one.decode(random_set(sizes))
     # References near the answers, so that the WER is neither 0 nor above 1.
-    dataset = make_set(sizes, {r["id"]: spoilt(r["hypothesis"]) for r in said})
+    dataset = random_set(
+        sizes, {r["id"]: spoilt(r["hypothesis"]) for r in said}
+    )
     batched = make_brain(sizes, model, sizes["batch"])
     return lambda: batched.decode(dataset), lambda: one_by_one.decode(dataset)
 
@@ -118,14 +102,14 @@ def check(sizes):
 
 def rows(sizes, tier):
     """One row."""
-    ours, peer = two_ways(sizes)
-    yield row_of(
+    yield timed(
         f"evaluation of {sizes['utterances']} utterances of mixed lengths, "
         f"batch {sizes['batch']}; peer: batch 1",
-        *paired(ours, peer, sizes["repeats"], warm_up=False),
+        two_ways(sizes),
+        sizes["repeats"],
         "at least 4",
-        sizes=f"{sizes['layers']} layers, {sizes['width']} wide, vocabulary "
-        f"{sizes['vocabulary']:,}, 2 to {sizes['longest']:.0f} s, "
+        warm_up=False,
+        sizes=f"{DECODER.format(**sizes)}, 2 to {sizes['longest']:.0f} s, "
         f"{sizes['tokens_per_second']} tokens a second",
         note="Prefill costs the same in any batch; what a batch saves is "
         "reading the weights, and starting the operations, once for each "

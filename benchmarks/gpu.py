@@ -89,14 +89,15 @@ def measure_decoding(model, batch, tier, clock, rate):
         with replaced:
             began = time.perf_counter()
             answers[way] = answer(tokens)
-            found[way] = {"first_answer_s": time.perf_counter() - began}
+            first_answer = time.perf_counter() - began
             first = clock.seconds(lambda: answer(1))
             whole = clock.seconds(lambda: answer(tokens), warm_up=False)
-            shown = (
-                kernels(clock.device, lambda: answer(3)) if batch == 1 else None
-            )
+            shown = None
+            if batch == 1:
+                shown = kernels(clock.device, lambda: answer(3))
         token = (whole - first) / (tokens - 1)
-        found[way] |= {
+        found[way] = {
+            "first_answer_s": first_answer,
             "prefill_s": first,
             "token_s": token,
             "utterance_s": (found["encoder_s"] + whole) / batch,
@@ -122,42 +123,29 @@ def alike(texts, others):
     return same / sum(map(len, texts))
 
 
-def measure_one(name, removed, tier, clock, rate, save):
-    """All decoding of one decoder at one depth; gives it (dict)."""
-    found = {}
-    model = build(name, removed, tier, clock.device)
-    model.requires_grad_(False)
-    for batch in tier["batches"]:
-        found[f"batch {batch}"] = clock.guarded(
-            measure_decoding, model, batch, tier, clock, rate
-        )
-        save(found)
-    return found
-
-
 def summary(results):
     """What is held against the paper and the floor, per decoder (dict)."""
     told = {}
     for name, depths in results.items():
-        pieces = {
-            depth: found.get("batch 1", {}) for depth, found in depths.items()
-        }
-        whole = pieces.get("0", {})
-        for depth, piece in pieces.items():
+        whole = depths.get("0", {}).get("batch 1", {})
+        for depth, found in depths.items():
+            piece = found.get("batch 1", {})
             if "static" not in piece or "static" not in whole:
                 continue
-            entry = {
-                f"speed_up_{way}": whole[way]["utterance_s"]
-                / piece[way]["utterance_s"]
+            plain, static = (
+                whole[way]["utterance_s"] / piece[way]["utterance_s"]
                 for way in ("plain", "static")
+            )
+            floor = piece["static"]["over_floor"]
+            entry = {
+                "speed_up_plain": plain,
+                "speed_up_static": static,
+                "peak_gib": piece["peak_gib"],
+                "over_floor": floor,
+                "floor_met": floor <= FLOOR_TARGET,
             }
-            entry["peak_gib"] = piece["peak_gib"]
-            entry["over_floor"] = piece["static"]["over_floor"]
-            entry["floor_met"] = entry["over_floor"] <= FLOOR_TARGET
             if depth != "0":
-                entry["speed_up_met"] = (
-                    entry["speed_up_static"] >= PAPER["speed_up"]
-                )
+                entry["speed_up_met"] = static >= PAPER["speed_up"]
             told.setdefault(name, {})[depth] = entry
     return told
 
@@ -215,21 +203,25 @@ class Results:
 
     def decode(self, name, removed):
         """One decoder at one depth, each batch written as it comes."""
-        depths = self.whole["results"].setdefault(name, {})
-
-        def keep(found):
-            depths[str(removed)] = found
+        found = {}
+        model = build(name, removed, self.tier, self.clock.device)
+        model.requires_grad_(False)
+        for batch in self.tier["batches"]:
+            given = model, batch, self.tier, self.clock, self.rate
+            work = self.clock.guarded(measure_decoding, *given)
+            found[f"batch {batch}"] = work
+            self.whole["results"][name][str(removed)] = found
             self.save()
-
-        given = (name, removed, self.tier, self.clock, self.rate, keep)
-        self.put(depths, str(removed), measure_one, *given)
+        return found
 
     def measure(self, title):
         """A piece by its title."""
         if title == "decoding":
             for removed in self.tier["removed"]:
                 for name in self.tier["decoded"]:
-                    self.decode(name, removed)
+                    depths = self.whole["results"].setdefault(name, {})
+                    given = self.decode, name, removed
+                    self.put(depths, str(removed), *given)
         elif title == "training":
             for name in self.tier["trained"]:
                 given = (name, self.tier, self.clock)

@@ -1,7 +1,9 @@
 """The models that `benchmarks.gpu` measures, random, in the paper's sizes."""
 
-import torch
-from transformers import AutoModelForCausalLM, WavLMModel
+from benchmarks.common import tiers
+
+import torch  # isort: skip
+from transformers import AutoModelForCausalLM, WavLMConfig, WavLMModel
 
 from benchmarks.models import (
     JOINED,
@@ -16,54 +18,31 @@ from speechbrain_ext.layers.families import pruned_config
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
+from speechbrain_ext.tiny_models import WAVLM
 
 WAVLM_LARGE = wavlm_config(1024, 24, 16, conv_bias=False)
-TINY_WAVLM = wavlm_config(
-    16,
-    1,
-    2,
-    conv_dim=(8, 8),
-    conv_kernel=(400, 3),
-    conv_stride=(160, 2),
-    num_conv_pos_embeddings=8,
-    num_conv_pos_embedding_groups=2,
+TINY_WAVLM = WavLMConfig(**WAVLM)
+TIERS = tiers(
+    "cpu",
+    decoders=(
+        {name: published_config(name) for name in PUBLISHED},
+        {"tiny": qwen2_config(5, 64, 300, tied=False)},
+    ),
+    encoder=(WAVLM_LARGE, TINY_WAVLM),
+    decoded=(("Llama-3.1-8B", "Qwen2.5-7B"), ("tiny",)),
+    trained=(("Qwen2.5-7B", "Llama-3.2-1B"), ("tiny",)),
+    exact=("Qwen2.5-7B", "tiny"),
+    removed=((0, 13), (0, 2)),
+    batches=((1, 8, 32), (1, 3)),
+    seconds=(15, 1),
+    long_seconds=(35, 1),
+    tokens=(50, 5),
+    prompt=(8, 3),
+    training_batch=(16, 2),
+    copy_bytes=(2**31, 2**20),
+    repeats=(2, 1),
+    sentences=(24, 2),
 )
-TIERS = {
-    "full": dict(
-        decoders={name: published_config(name) for name in PUBLISHED},
-        encoder=WAVLM_LARGE,
-        decoded=("Llama-3.1-8B", "Qwen2.5-7B"),
-        trained=("Qwen2.5-7B", "Llama-3.2-1B"),
-        exact="Qwen2.5-7B",
-        removed=(0, 13),
-        batches=(1, 8, 32),
-        seconds=15,
-        long_seconds=35,
-        tokens=50,
-        prompt=8,
-        training_batch=16,
-        copy_bytes=2**31,
-        repeats=2,
-        sentences=24,
-    ),
-    "cpu": dict(
-        decoders={"tiny": qwen2_config(5, 64, 300, tied=False)},
-        encoder=TINY_WAVLM,
-        decoded=("tiny",),
-        trained=("tiny",),
-        exact="tiny",
-        removed=(0, 2),
-        batches=(1, 3),
-        seconds=1,
-        long_seconds=1,
-        tokens=5,
-        prompt=3,
-        training_batch=2,
-        copy_bytes=2**20,
-        repeats=1,
-        sentences=2,
-    ),
-}
 
 
 class _NoText:

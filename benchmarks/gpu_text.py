@@ -71,27 +71,22 @@ def changed_rows(source, dtype, tier, clock):
         tasks.example("to-german", "en", sentence, 1.0)
         for sentence in draw_sentences("dev-clean", tier["sentences"], seed=2)
     ]
-    texts = {}
-    for title, size, static in (
-        ("1", 1, None),
-        ("8", 8, None),
-        ("8, fixed", 8, StaticDecoding()),
-    ):
+
+    def said(size, static=None):
         decoder.static = static
-        texts[title] = [
-            text
-            for first in range(0, len(examples), size)
-            for text in decoder.greedy(
-                read_sources(decoder, examples[first : first + size]),
-                torch.full((min(size, len(examples) - first),), 60),
-            )
-        ]
-    targets = [example.target[:-1] for example in examples]
+        texts = []
+        for first in range(0, len(examples), size):
+            some = examples[first : first + size]
+            limits_B = torch.full((len(some),), 60)
+            texts += decoder.greedy(read_sources(decoder, some), limits_B)
+        return texts
+
+    alone, plain, recorded = said(1), said(8), said(8, StaticDecoding())
     return {
         "rows": len(examples),
-        "right": share(texts["1"], targets),
-        "changed_by_batch": 1 - share(texts["1"], texts["8"]),
-        "changed_by_recording": 1 - share(texts["8"], texts["8, fixed"]),
+        "right": share(alone, [example.target[:-1] for example in examples]),
+        "changed_by_batch": 1 - share(alone, plain),
+        "changed_by_recording": 1 - share(plain, recorded),
     }
 
 

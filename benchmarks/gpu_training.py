@@ -35,18 +35,15 @@ def state(model, level):
         if isinstance(module, WavLMAttention):
             module.__class__ = attention
     model.encoder.to(torch.bfloat16 if level >= 1 else torch.float32)
+    most = dict.fromkeys(encoder_cores.MOST_BYTES, 2**62)
     with contextlib.ExitStack() as stack:
-        if level < 2:
-            most = dict.fromkeys(encoder_cores.MOST_BYTES, 2**62)
-            stack.enter_context(
-                mock.patch.object(encoder_cores, "MOST_BYTES", most)
-            )
-        if level < 3:
-            stack.enter_context(mock.patch.object(encoder_cores, "DEVICES", ()))
-        if level < 4:
-            stack.enter_context(
-                mock.patch.object(Sequence, "causal_inputs", Sequence.as_inputs)
-            )
+        for least, where, name, value in (
+            (2, encoder_cores, "MOST_BYTES", most),
+            (3, encoder_cores, "DEVICES", ()),
+            (4, Sequence, "causal_inputs", Sequence.as_inputs),
+        ):
+            if level < least:
+                stack.enter_context(mock.patch.object(where, name, value))
         yield
 
 
@@ -67,8 +64,11 @@ def training_steps(name, tier, clock):
         for i in range(min(batch, tier["tokens"] - 1))
     ]
 
+    def features():
+        return model.features(wav_BN, lengths_B)
+
     def loss():
-        logits_NV, labels_N = model(*model.features(wav_BN, lengths_B), targets)
+        logits_NV, labels_N = model(*features(), targets)
         return torch.nn.functional.cross_entropy(logits_NV.float(), labels_N)
 
     def step():
@@ -81,15 +81,11 @@ def training_steps(name, tier, clock):
             step_s, peak = clock.seconds(step), clock.peak(step)
             gradients[level] = [p.grad for p in model.projector.parameters()]
             with torch.no_grad():
-                decoder = sequence_of(model, wav_BN, lengths_B, targets)
+                decoder = model.sequence(*features(), targets)
                 found[change] = {
                     "step_s": step_s,
-                    "encoder_s": clock.seconds(
-                        lambda: model.features(wav_BN, lengths_B)
-                    ),
-                    "encoder": kernels(
-                        clock.device, lambda: model.features(wav_BN, lengths_B)
-                    ),
+                    "encoder_s": clock.seconds(features),
+                    "encoder": kernels(clock.device, features),
                     "peak_gib": peak,
                     "loss": loss().item(),
                     "decoder_forward": kernels(
@@ -106,11 +102,6 @@ def training_steps(name, tier, clock):
     if not clock.spent():
         found["with gradient checkpointing"] = checkpointed(model, step, clock)
     return found
-
-
-def sequence_of(model, wav_BN, lengths_B, targets):
-    """What the decoder reads (Sequence)."""
-    return model.sequence(*model.features(wav_BN, lengths_B), targets)
 
 
 def checkpointed(model, step, clock):

@@ -8,39 +8,27 @@ around the same model.
 import contextlib
 from unittest import mock
 
-from benchmarks.common import row_of, script
+from benchmarks.common import counted, script, tiers
 
 import speechbrain as sb  # isort: skip
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 
-from benchmarks.models import random_decoder, speech_llm, training_batch
+from benchmarks.models import random_speech_llm, training_batch
 from speechbrain_ext.data.batches import targets_of, true_lengths
 from speechbrain_ext.healing.apply import train_parts
 from speechbrain_ext.training.brain import SpeechLLMBrain
 
-SIZES = {
-    "full": dict(
-        layers=4,
-        width=256,
-        vocabulary=2000,
-        features=64,
-        rows=4,
-        speech=60,
-        prompt=10,
-        target=20,
-    ),
-    "tiny": dict(
-        layers=1,
-        width=32,
-        vocabulary=300,
-        features=8,
-        rows=2,
-        speech=9,
-        prompt=3,
-        target=4,
-    ),
-}
+SIZES = tiers(
+    layers=(4, 1),
+    width=(256, 32),
+    vocabulary=(2000, 300),
+    features=(64, 8),
+    rows=(4, 2),
+    speech=(60, 9),
+    prompt=(10, 3),
+    target=(20, 4),
+)
 HPARAMS = dict(
     steps=10,
     warmup_steps=0,
@@ -54,43 +42,38 @@ HPARAMS = dict(
 )
 
 
-def forward(model, batch):
-    """A batch's summed loss."""
-    x_BSF, tokens_B = batch.features.data, true_lengths(batch.features)
-    logits_NV, labels_N = model(x_BSF, tokens_B, targets_of(batch))
-    return torch.nn.functional.cross_entropy(
-        logits_NV, labels_N, reduction="sum"
-    )
-
-
-class Ours(SpeechLLMBrain):
-    """The recipes' Brain."""
+class SummedLoss:
+    """What both Brains compute: a batch's summed loss."""
 
     def compute_forward(self, batch, stage):
         """The loss itself."""
-        return forward(self.model, batch)
+        batch = batch.to(self.device)
+        x_BSF, tokens_B = batch.features.data, true_lengths(batch.features)
+        given = x_BSF, tokens_B, targets_of(batch)
+        logits_NV, labels_N = self.modules.model(*given)
+        return torch.nn.functional.cross_entropy(
+            logits_NV, labels_N, reduction="sum"
+        )
 
     def compute_objectives(self, predictions, batch, stage):
         """The loss."""
         return predictions
+
+
+class Ours(SummedLoss, SpeechLLMBrain):
+    """The recipes' Brain."""
 
     def take(self, batch):
         """One step."""
         return self.fit_step([batch])
 
 
-class Peer(sb.Brain):
+class Peer(SummedLoss, sb.Brain):
     """SpeechBrain's, with the mean over the batch's tokens."""
 
-    def compute_forward(self, batch, stage):
-        """The loss itself."""
-        batch = batch.to(self.device)
-        tokens = true_lengths(batch.target_ids).sum()
-        return forward(self.modules.model, batch) / tokens
-
     def compute_objectives(self, predictions, batch, stage):
-        """The loss."""
-        return predictions
+        """The mean loss."""
+        return predictions / true_lengths(batch.target_ids).sum()
 
     def take(self, batch):
         """One step."""
@@ -99,21 +82,17 @@ class Peer(sb.Brain):
 
 def brain_of(side, sizes, device="cpu"):
     """A Brain about to take a step, and its batch."""
-    decoder = random_decoder(
-        sizes["layers"], sizes["width"], sizes["vocabulary"]
-    )
-    model = speech_llm(sizes["features"], decoder, sizes["prompt"]).to(device)
+    model = random_speech_llm(sizes).to(device)
     trainable = train_parts(model, True, verbose=False)
     options = {"device": device}
     if side == "ours":
         brain = Ours(model, trainable, HPARAMS, options)
+        brain.init_optimizers()
     else:
         brain = Peer({"model": model}, None, HPARAMS, options)
         adam = torch.optim.Adam(model.projector.parameters(), lr=1e-3)
         brain.optimizer, brain.optimizers_dict = adam, {"adam": adam}
     brain.nonfinite_count = 0
-    if side == "ours":
-        brain.init_optimizers()
     x_BSF, tokens_B, targets = training_batch(sizes)
     rows = zip(x_BSF, tokens_B.tolist(), targets)
     rows = [
@@ -135,11 +114,11 @@ def check(sizes):
 
 
 @contextlib.contextmanager
-def counted():
+def reading():
     """Count what is read back from the device "meta" (a list)."""
     reads = []
 
-    def reading(name, value):
+    def noted(name, value):
         """A method of tensors that counts, and gives some value."""
         plain = getattr(torch.Tensor, name)
 
@@ -161,7 +140,7 @@ def counted():
     }
     with contextlib.ExitStack() as stack:
         for name, value in values.items():
-            stack.enter_context(reading(name, value))
+            stack.enter_context(noted(name, value))
         yield reads
 
 
@@ -171,24 +150,21 @@ def waits(side, sizes):
     if side == "ours":
         # Adam's own check on a GPU; it has no step for this device.
         brain._step_unless = lambda bad: None
-    with counted() as reads:
+    with reading() as reads:
         brain.take(batch)
     return float(len(reads))
 
 
 def rows(sizes, tier):
     """Waits, counted."""
-    ours, peer = (waits(side, sizes) for side in ("ours", "peer"))
-    yield row_of(
+    yield counted(
         "times that a training step waits for the device; peer: SpeechBrain's "
         "Brain",
-        [ours],
-        [peer],
+        *(waits(side, sizes) for side in ("ours", "peer")),
         "at most 0.25",
-        unit="",
-        sizes=f"{sizes['layers']} layers, {sizes['width']} wide, {sizes['rows']} rows, "
-        "the projector trained; counted on torch's meta device, not timed on "
-        "a GPU. What is left is transformers' look at the positions",
+        f"{sizes['layers']} layers, {sizes['width']} wide, {sizes['rows']} "
+        "rows, the projector trained; counted on torch's meta device, not "
+        "timed on a GPU. What is left is transformers' look at the positions",
     )
 
 

@@ -1,12 +1,10 @@
 """Random models as files, made for one run and deleted with its process."""
 
-import atexit
 import contextlib
 import functools
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.common import scratch_folder
 from benchmarks.models import words_tokenizer
 from speechbrain_ext.layers.removal import layer_and_rest
 from speechbrain_ext.layers.weights import SAFETENSORS_INDEX
@@ -39,8 +38,7 @@ def handed_on(folder):
 
 @functools.cache
 def _made(text):
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = scratch_folder()
     told = json.loads(text)
     write_model(AutoConfig.for_model(told.pop("model_type"), **told), folder)
     return folder

@@ -15,12 +15,7 @@ from transformers import (
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.encoder_cores import WaveformCore
-from speechbrain_ext.model.prompt import (
-    IGNORE,
-    Prompt,
-    Sequence,
-    positions_from_mask,
-)
+from speechbrain_ext.model.prompt import Prompt, assemble
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM
 
 SAMPLE_RATE = 16_000
@@ -72,10 +67,19 @@ def qwen2_config(layers, width, vocabulary=VOCABULARY, tied=True):
     )
 
 
-def random_lm(layers, width, vocabulary=VOCABULARY, seed=0, **more):
+# A random decoder's sizes, in words.
+DECODER = "{layers} layers, {width} wide, vocabulary {vocabulary:,}"
+
+
+def config_of(sizes):
+    """The configuration of some sizes."""
+    return qwen2_config(*(sizes[n] for n in ("layers", "width", "vocabulary")))
+
+
+def random_lm(sizes):
     """A frozen random causal LM of the Qwen2 kind, in eval mode."""
-    torch.manual_seed(seed)
-    lm = Qwen2ForCausalLM(qwen2_config(layers, width, vocabulary, **more))
+    torch.manual_seed(0)
+    lm = Qwen2ForCausalLM(config_of(sizes))
     lm.generation_config.pad_token_id = 2
     return lm.eval().requires_grad_(False)
 
@@ -90,13 +94,19 @@ def words_tokenizer(vocabulary):
     )
 
 
-def random_decoder(layers, width, vocabulary=VOCABULARY, words=None, **more):
-    """The same as `random_lm`, in our wrapper (Decoder)."""
-    lm = random_lm(layers, width, vocabulary, **more)
-    return Decoder(lm, words_tokenizer(words or min(vocabulary, 1000)))
+def random_decoder(sizes, words=1000):
+    """The same as `random_lm`, in our wrapper, with so many words (Decoder)."""
+    words = min(sizes["vocabulary"], words)
+    return Decoder(random_lm(sizes), words_tokenizer(words))
 
 
-def speech_llm(features, decoder, prompt_tokens=4, encoder=None):
+def random_speech_llm(sizes, words=1000):
+    """A random speech LLM that reads features (SpeechLLM)."""
+    decoder = random_decoder(sizes, words)
+    return speech_llm(sizes["features"], decoder, sizes["prompt"])
+
+
+def speech_llm(features, decoder, prompt_tokens, encoder=None):
     """A random projector between features and a decoder (SpeechLLM)."""
     before = torch.arange(4, 4 + prompt_tokens)
     prompt = Prompt(before[:0], before, decoder.tokenizer)
@@ -138,21 +148,13 @@ def noise(rows, seconds, shortest, device="cpu"):
     return 0.1 * torch.randn(rows, longest, device=device), lengths_B
 
 
-def prompts(lm, lengths, seed=1):
+def prompts(lm, lengths):
     """Rows to decode, random embeddings of given lengths, padded left."""
-    weight = lm.get_input_embeddings().weight
-    torch.manual_seed(seed)
-    rows = [torch.randn(n, weight.shape[1]) * 0.06 for n in lengths]
-    embeds_BQD = torch.nn.utils.rnn.pad_sequence(
-        rows, batch_first=True, padding_side="left"
-    ).to(weight)
-    width = embeds_BQD.shape[1]
-    places_Q = torch.arange(width - 1, -1, -1, device=weight.device)
-    lengths_B = torch.tensor(lengths, device=weight.device)
-    mask_BQ = (places_Q < lengths_B[:, None]).long()
-    return Sequence(
-        embeds_BQD, mask_BQ, positions_from_mask(mask_BQ), lengths_B
-    )
+    embed = lm.get_input_embeddings()
+    torch.manual_seed(1)
+    rows = [torch.randn(n, embed.embedding_dim) * 0.06 for n in lengths]
+    nothing = torch.arange(0)
+    return assemble(Prompt(nothing, nothing, None), rows, embed, side="left")
 
 
 def training_batch(sizes):
@@ -172,12 +174,10 @@ def training_batch(sizes):
     return x_BSF, torch.tensor(lengths(speech)), targets
 
 
-def all_logits_loss(lm, sequence):
-    """The loss from logits at all positions: what ours is held against."""
-    logits_BQV = lm(**sequence.as_inputs(), use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-        logits_BQV.flatten(0, 1).float(),
-        sequence.labels_BQ.flatten(),
-        ignore_index=IGNORE,
-        reduction="sum",
-    )
+def projector_step(model, batch):
+    """A step's loss (float), and gradients of the projector."""
+    model.projector.zero_grad(set_to_none=True)
+    logits_NV, labels_N = model(*batch)
+    loss = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N)
+    loss.backward()
+    return loss.item()

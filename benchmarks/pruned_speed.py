@@ -5,7 +5,7 @@ embeddings and the head, with everything prepared beforehand that does not
 belong to them (masks, rotary angles, loop).
 """
 
-from benchmarks.common import paired, row_of, script
+from benchmarks.common import script, tiers, timed
 
 import torch  # isort: skip
 from transformers import DynamicCache
@@ -15,42 +15,27 @@ from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoding import greedy
 
-SIZES = {
-    "full": dict(
-        layers=28,
-        width=256,
-        vocabulary=151_936,
-        block=Block(14, 11),
-        prefix=160,
-        tokens=40,
-        repeats=11,
-    ),
-    "tiny": dict(
-        layers=5,
-        width=32,
-        vocabulary=300,
-        block=Block(2, 2),
-        prefix=9,
-        tokens=6,
-        repeats=1,
-    ),
-}
+SIZES = tiers(
+    layers=(28, 5),
+    width=(256, 32),
+    vocabulary=(151_936, 300),
+    block=(Block(14, 11), Block(2, 2)),
+    prefix=(160, 9),
+    tokens=(40, 6),
+    repeats=(11, 1),
+)
 
 
 def ideal(whole, block, sequence, tokens):
     """The kept layers of the whole model by hand."""
     model = whole.model
-    kept = [
-        layer
-        for index, layer in enumerate(model.layers)
-        if index not in block.removed
-    ]
+    kept = [*model.layers[: block.start], *model.layers[block.receiving :]]
     width = sequence.embeds_BQD.shape[1]
-    angles = []
-    for places in [torch.arange(width)] + [
-        torch.tensor([width + step]) for step in range(tokens)
-    ]:
-        angles.append(model.rotary_emb(sequence.embeds_BQD, places[None]))
+    steps = [torch.tensor([width + step]) for step in range(tokens)]
+    angles = [
+        model.rotary_emb(sequence.embeds_BQD, places[None])
+        for places in [torch.arange(width), *steps]
+    ]
 
     def run(h_BQD, turn, cache):
         for layer in kept:
@@ -81,22 +66,19 @@ def ideal(whole, block, sequence, tokens):
 
 
 def two_ways(sizes):
-    """Pruned and ideal: prefill alone, and the whole answer."""
-    whole = random_lm(sizes["layers"], sizes["width"], sizes["vocabulary"])
+    """Pruned and ideal, prefill alone and the whole answer; and pruned, whole."""
+    whole = random_lm(sizes)
     pruned = drop_layers(whole, sizes["block"])
     sequence = prompts(whole, [sizes["prefix"]])
 
-    def answer(lm, tokens):
-        return greedy(lm, sequence, torch.tensor([tokens]), [-1])
+    def answer(lm, tokens=sizes["tokens"]):
+        return lambda: greedy(lm, sequence, torch.tensor([tokens]), [-1])
 
     prefill, whole_way = ideal(whole, sizes["block"], sequence, sizes["tokens"])
     return {
-        "prefill": (lambda: answer(pruned, 1), prefill),
-        "prefill and decode": (
-            lambda: answer(pruned, sizes["tokens"]),
-            whole_way,
-        ),
-        "whole": lambda: answer(whole, sizes["tokens"]),
+        "prefill": (answer(pruned, 1), prefill),
+        "prefill and decode": (answer(pruned), whole_way),
+        "whole": (answer(pruned), answer(whole)),
     }
 
 
@@ -108,27 +90,23 @@ def check(sizes):
 
 def rows(sizes, tier):
     """Prefill, the whole answer, and what the whole decoder takes."""
+    by_hand = "its layers, embeddings and head run by hand"
     ways = two_ways(sizes)
-    block = sizes["block"]
-    told = dict(
-        sizes=f"{sizes['layers'] - block.size} of {sizes['layers']} layers "
-        f"kept, {sizes['width']} wide, vocabulary {sizes['vocabulary']:,}, "
-        f"batch 1, prefix {sizes['prefix']}, {sizes['tokens']} tokens"
-    )
-    for name in ("prefill", "prefill and decode"):
-        yield row_of(
-            f"pruned decoder, {name}; peer: its layers, embeddings and head "
-            "run by hand",
-            *paired(*ways[name], sizes["repeats"]),
-            "at most 1.03",
-            **told,
+    for way, name, peer, target in (
+        ("prefill", "prefill", by_hand, "at most 1.03"),
+        ("prefill and decode", "prefill and decode", by_hand, "at most 1.03"),
+        ("whole", "prefill and decode", "the whole decoder", ""),
+    ):
+        yield timed(
+            f"pruned decoder, {name}; peer: {peer}",
+            ways[way],
+            sizes["repeats"],
+            target,
+            sizes=f"{sizes['layers'] - sizes['block'].size} of "
+            f"{sizes['layers']} layers kept, {sizes['width']} wide, vocabulary "
+            f"{sizes['vocabulary']:,}, batch 1, prefix {sizes['prefix']}, "
+            f"{sizes['tokens']} tokens",
         )
-    yield row_of(
-        "pruned decoder, prefill and decode; peer: the whole decoder",
-        *paired(ways["prefill and decode"][0], ways["whole"], sizes["repeats"]),
-        "",
-        **told,
-    )
 
 
 if __name__ == "__main__":

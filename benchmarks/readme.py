@@ -9,6 +9,7 @@ from pathlib import Path
 from speechllm.report.tables import markdown_table
 
 HERE = Path(__file__).parent
+PACKAGES = ("torch", "transformers", "speechbrain", "peft")
 
 HEAD = """\
 # Benchmarks: ours beside its peers
@@ -156,8 +157,7 @@ def by_arithmetic(scripts):
 
 def made_with(part):
     """Day and versions of a part of the results (str)."""
-    packages = ("torch", "transformers", "speechbrain", "peft")
-    versions = ", ".join(f"{name} {part[name]}" for name in packages)
+    versions = ", ".join(f"{name} {part[name]}" for name in PACKAGES)
     return f"{part['date']}; Python {part['python']}, {versions}"
 
 
@@ -166,16 +166,10 @@ def machine_part(whole):
     scripts = [{**whole, **script} for script in whole["rows"].values()]
     named = whole["rows"].get("streaming-7b", {"minutes": 0})["minutes"]
     minutes = sum(script["minutes"] for script in scripts) - named
+    without = ", without those of `streaming-7b`" if named else ""
     first = made_with(scripts[0])
-    lines = [
-        f"## {whole['machine']}",
-        "",
-        f"{first}; {minutes:.0f} minutes in all, without those of "
-        "`streaming-7b`."
-        if named
-        else f"{first}; {minutes:.0f} minutes in all.",
-        "",
-    ]
+    told = f"{first}; {minutes:.0f} minutes in all{without}."
+    lines = [f"## {whole['machine']}", "", told, ""]
     for name, script in zip(whole["rows"], scripts):
         rows = script["rows"]
         lines += table(rows)
@@ -195,27 +189,22 @@ def machine_part(whole):
             for row in rows
             if row["met"] is False and row["note"]
         ]
-        lines += [
-            f'- "{row["name"]}" has no peer: {row["note"]}'
-            for row in rows
-            if row["peer"] is None
-        ]
+        alone = [row for row in rows if row["peer"] is None]
+        lines += [f'- "{r["name"]}" has no peer: {r["note"]}' for r in alone]
         lines.append("")
     return lines + by_arithmetic(whole["rows"])
 
 
 def gpu_part(whole):
     """A card's tables (list of lines)."""
-    lines = [
+    head = (
         f"{whole['device']}, {whole['date']}; torch {whole['torch']}, "
         f"transformers {whole['transformers']}; copies "
         f"{whole['copy_gb_per_s']:.0f} GB/s. Random weights in bfloat16, "
-        "utterances of 15 s, 50 tokens each.",
-        "",
-        f"`{whole['command']}`",
-        "",
-    ]
-    return [*lines, *decoding_part(whole), *training_part(whole)]
+        "utterances of 15 s, 50 tokens each."
+    )
+    parts = [*decoding_part(whole), *training_part(whole)]
+    return [head, "", f"`{whole['command']}`", "", *parts]
 
 
 def decoding_part(whole):
@@ -242,12 +231,12 @@ def decoding_part(whole):
         for depth, entry in depths.items()
         if depth != "0"
     ]
+    removed = {d for depths in whole["results"].values() for d in depths}
     lines += [
         "",
-        f"- An utterance at batch 1 with {whole_depths(whole)} layers "
-        "removed, times faster than whole (the paper's Llama: 1.35): "
-        + "; ".join(speed_ups)
-        + ".",
+        f"- An utterance at batch 1 with {' or '.join(sorted(removed - {'0'}))} "
+        "layers removed, times faster than whole (the paper's Llama: 1.35): "
+        f"{'; '.join(speed_ups)}.",
     ]
     same, changed = whole["same_tokens"], whole["batch_invariance"]
     if "decoder" in same:
@@ -286,31 +275,20 @@ def measured(found, key, digits):
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def whole_depths(whole):
-    """How many layers were removed, in words."""
-    removed = {d for depths in whole["results"].values() for d in depths}
-    return " or ".join(sorted(removed - {"0"}))
-
-
 def training_part(whole):
     """A projector's step and the encoder's memory, change by change."""
+    digits = {"step_s": 3, "encoder_s": 3, "peak_gib": 1}
     steps = [
-        [
-            name,
-            change,
-            measured(found, "step_s", 3),
-            measured(found, "encoder_s", 3),
-            measured(found, "peak_gib", 1),
-        ]
+        [name, change, *(measured(found, *one) for one in digits.items())]
         for name, changes in whole["training"].items()
         for change, found in changes.items()
         if "step_s" in found
     ]
+    digits = {"peak_gib": 2, "seconds": 3}
     encoders = [
         [
             title,
-            measured(found, "peak_gib", 2),
-            measured(found, "seconds", 3),
+            *(measured(found, *one) for one in digits.items()),
             f"{found['difference']:.1e}",
         ]
         for title, found in whole["encoder_memory"].items()
@@ -334,20 +312,15 @@ def training_part(whole):
 
 def write_readme(results, file):
     """Make the page."""
-    lines = [HEAD]
-    pages = [
-        json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
-    ]
-    cards = [whole for whole in pages if "copy_gb_per_s" in whole]
-    for whole in pages:
-        if whole not in cards:
-            lines += machine_part(whole)
-    lines += ["## One GPU, the paper's sizes", ""]
-    for whole in cards:
-        lines += gpu_part(whole) + [""]
-    if not cards:
-        lines.append(GPU_NONE)
-    lines.append(LEARNED)
+    machines, cards = [], []
+    for path in sorted(results.glob("*.json")):
+        whole = json.loads(path.read_text())
+        if "copy_gb_per_s" in whole:
+            cards += [*gpu_part(whole), ""]
+        else:
+            machines += machine_part(whole)
+    head = ["## One GPU, the paper's sizes", ""]
+    lines = [HEAD, *machines, *head, *(cards or [GPU_NONE]), LEARNED]
     file.write_text("\n".join(lines).rstrip() + "\n")
 
 

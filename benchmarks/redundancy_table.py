@@ -9,43 +9,33 @@ The last two read what stands behind the last layer after the final norm, so
 blocks that end there are left out of the comparison of results.
 """
 
-from benchmarks.common import paired, peak_of, peaks, row_of, script
+from benchmarks.common import (
+    calls,
+    peak_of,
+    peaks,
+    row_of,
+    script,
+    tiers,
+    timed,
+)
 
 import numpy as np  # isort: skip
 import torch
 
-from benchmarks.models import random_lm
+from benchmarks.models import DECODER, random_lm
 from speechbrain_ext.layers.distances import measure
 
-SIZES = {
-    "full": dict(
-        layers=28,
-        width=256,
-        vocabulary=151_936,
-        rows=4,
-        length=160,
-        batches=1,
-        repeats=21,
-        peer_repeats=2,
-    ),
-    "tiny": dict(
-        layers=4,
-        width=32,
-        vocabulary=300,
-        rows=2,
-        length=12,
-        batches=2,
-        repeats=1,
-        peer_repeats=1,
-    ),
-}
-STATED = "{layers} layers, {width} wide, vocabulary {vocabulary:,}, "
-STATED += "{batches} batch(es) of {rows} x {length} tokens"
-
-
-def model_of(sizes):
-    """The random decoder of some sizes."""
-    return random_lm(sizes["layers"], sizes["width"], sizes["vocabulary"])
+SIZES = tiers(
+    layers=(28, 4),
+    width=(256, 32),
+    vocabulary=(151_936, 300),
+    rows=(4, 2),
+    length=(160, 12),
+    batches=(1, 2),
+    repeats=(21, 1),
+    peer_repeats=(2, 1),
+)
+STATED = DECODER + ", {batches} batch(es) of {rows} x {length} tokens"
 
 
 def batches_of(sizes):
@@ -70,56 +60,56 @@ def bare(lm, batches):
         lm.model(**batch, position_ids=positions, use_cache=False)
 
 
-def angle(one_BD, other_BD):
-    """Angular distances of rows, in double precision."""
-    cosine = torch.cosine_similarity(one_BD.double(), other_BD.double(), dim=1)
-    return torch.arccos(cosine.clamp(-1, 1)) / torch.pi
+def at_last(states, batch):
+    """States of the last real positions alone, in double precision."""
+    last_B = batch["attention_mask"].sum(1) - 1
+    return [s[torch.arange(len(last_B)), last_B].double() for s in states]
+
+
+def distances(states, size):
+    """Angular distances of the blocks of a size, by start (list of [B])."""
+    angles = []
+    for one_BD, other_BD in zip(states, states[size:]):
+        cosine_B = torch.cosine_similarity(one_BD, other_BD, dim=1)
+        angles.append(torch.arccos(cosine_B.clamp(-1, 1)) / torch.pi)
+    return angles
+
+
+def means(states_of_batches, size):
+    """Mean distances of the blocks of a size, by start (list of float)."""
+    found = [distances(states, size) for states in states_of_batches]
+    return [torch.cat(angles).mean().item() for angles in zip(*found)]
+
+
+def all_states(lm, batch):
+    """States behind each layer, of all positions, with full logits made too."""
+    return lm(**batch, output_hidden_states=True).hidden_states
 
 
 @torch.no_grad()
 def run_of_size(lm, batches, size):
     """Distances of the blocks of a size, by start: PruneMe's script."""
-    found = []
-    for batch in batches:
-        states = lm(**batch, output_hidden_states=True).hidden_states
-        last = batch["attention_mask"].sum(1) - 1
-        rows = torch.arange(len(last))
-        found.append(
-            [
-                angle(states[i][rows, last], states[i + size][rows, last])
-                for i in range(len(states) - size)
-            ]
-        )
-    return [torch.cat(angles).mean().item() for angles in zip(*found)]
+    return means((at_last(all_states(lm, b), b) for b in batches), size)
 
 
 def run_per_size(lm, batches):
     """Distances [n - 1, start], with a pass over the data for each size n."""
     layers = lm.config.num_hidden_layers
-    sums = np.full((layers, layers), np.nan)
+    table = np.full((layers, layers), np.nan)
     for size in range(1, layers):
-        sums[size - 1, : layers - size + 1] = run_of_size(lm, batches, size)
-    return sums
+        table[size - 1, : layers - size + 1] = run_of_size(lm, batches, size)
+    return table
 
 
 @torch.no_grad()
 def states_copied_out(lm, batches):
     """The same from one pass, all states of all positions kept first."""
     layers = lm.config.num_hidden_layers
-    kept = []
-    for batch in batches:
-        states = lm(**batch, output_hidden_states=True).hidden_states
-        kept.append([state.clone() for state in states])
+    kept = [[s.clone() for s in all_states(lm, batch)] for batch in batches]
+    last = [at_last(*pair) for pair in zip(kept, batches)]
     table = np.full((layers, layers), np.nan)
     for size in range(1, layers + 1):
-        for start in range(layers - size + 1):
-            angles = []
-            for batch, states in zip(batches, kept):
-                last = batch["attention_mask"].sum(1) - 1
-                rows = torch.arange(len(last))
-                pair = states[start], states[start + size]
-                angles.append(angle(*(s[rows, last] for s in pair)))
-            table[size - 1, start] = torch.cat(angles).mean()
+        table[size - 1, : layers - size + 1] = means(last, size)
     return table
 
 
@@ -134,7 +124,7 @@ WAYS = {
 def check(sizes):
     """All three tables agree where they measure the same streams."""
     small = {**sizes, "layers": min(sizes["layers"], 6), "batches": 2}
-    lm, batches = model_of(small), batches_of(small)
+    lm, batches = random_lm(small), batches_of(small)
     layers = small["layers"]
     ours = measure(lm, batches).distances
     for way in (run_per_size, states_copied_out):
@@ -150,61 +140,57 @@ def peak(side, sizes):
     """Peak memory of one way in MB."""
 
     def prepare():
-        return model_of(sizes), batches_of(sizes)
+        return random_lm(sizes), batches_of(sizes)
 
     return peak_of(prepare, lambda made: WAYS[side](*made))
 
 
 def rows(sizes, tier):
     """Time and memory against the bare pass, then the other ways."""
-    lm, batches = model_of(sizes), batches_of(sizes)
+    given = random_lm(sizes), batches_of(sizes)
     told = dict(sizes=STATED.format(**sizes))
+    ours, *ways = calls(WAYS, given)
+    bare, copied, runs = ([ours, way] for way in ways)
 
-    def against(way, repeats):
-        return paired(
-            lambda: measure(lm, batches),
-            lambda: WAYS[way](lm, batches),
-            repeats,
-            warm_up=way != "runs",
-        )
-
-    def memory(way, repeats=1):
-        sides = ("ours", way)
-        return peaks("redundancy_table", sides, tier, repeats)
+    def memory(name, target, *sides_and_repeats):
+        both = peaks("redundancy_table", tier, *sides_and_repeats)
+        return row_of(name, *both, target, unit="MB", **told)
 
     name = "redundancy table, all starts and sizes"
-    yield row_of(
+    peer_repeats = sizes["peer_repeats"]
+    yield timed(
         f"{name}; peer: the bare forward pass",
-        *against("bare", sizes["repeats"]),
+        bare,
+        sizes["repeats"],
         "at most 1.03",
         **told,
     )
-    yield row_of(
+    yield memory(
         f"{name}, peak memory; peer: the bare forward pass",
-        *memory("bare", 3 if tier == "full" else 1),
         "at most 1.02",
-        unit="MB",
-        **told,
+        ("ours", "bare"),
+        3 if tier == "full" else 1,
     )
-    yield row_of(
+    yield timed(
         f"{name}; peer: a run per block size, full logits (PruneMe's way)",
-        *against("runs", sizes["peer_repeats"]),
+        runs,
+        peer_repeats,
         "at least 20",
+        warm_up=False,
         **told,
     )
-    yield row_of(
+    yield timed(
         f"{name}; peer: one run, every state copied out "
         "(short-transformers' way)",
-        *against("copied", sizes["peer_repeats"]),
+        copied,
+        peer_repeats,
         "at least 1",
         **told,
     )
-    yield row_of(
+    yield memory(
         f"{name}, peak memory; peer: one run, every state copied out",
-        *memory("copied"),
         "at most 0.5",
-        unit="MB",
-        **told,
+        ("ours", "copied"),
     )
 
 

@@ -9,10 +9,8 @@ script runs in a process of its own, one after the other.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,8 @@ import time
 from pathlib import Path
 
 from benchmarks.common import add_mergekit
-from benchmarks.readme import write_readme
+from benchmarks.readme import PACKAGES, write_readme
+from speechbrain_ext.runs.files import versions
 from speechllm.study.machine import machine_name
 
 SCRIPTS = (
@@ -48,7 +47,6 @@ LARGER = {
 ORDER = (*SCRIPTS, *LARGER)
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "speechbrain", "peft")
 
 
 def file_of(machine):
@@ -72,9 +70,9 @@ def run_script(name, tier):
 
 def made_with():
     """Versions and day, which each script's rows keep (dict)."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    day = time.strftime("%Y-%m-%d")
-    return {"python": platform.python_version(), **versions, "date": day}
+    found = versions()
+    kept = {name: found[name] for name in ("python", *PACKAGES)}
+    return kept | {"date": time.strftime("%Y-%m-%d")}
 
 
 def main(argv=None):

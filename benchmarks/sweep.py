@@ -4,19 +4,17 @@ The encoder is frozen, so that every depth sees the same features: computed
 once and kept, they take the encoder out of each further depth.
 """
 
-import atexit
 import functools
 import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import paired, row_of, script, seconds
+from benchmarks.common import scratch_folder, script, seconds, tiers, timed
 
 import soundfile  # isort: skip
-import speechbrain as sb
 import torch
 
-from benchmarks.evaluation import make_brain
+from benchmarks.evaluation import make_brain, make_set
 from benchmarks.models import (
     JOINED,
     SAMPLE_RATE,
@@ -30,34 +28,23 @@ from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
 
-SIZES = {
-    "full": dict(
-        layers=28,
-        width=256,
-        vocabulary=32_000,
-        encoder_layers=12,
-        encoder_width=384,
-        utterances=8,
-        longest=12.0,
-        tokens_per_second=2,
-        batch=8,
-        depths=[None, Block(20, 4), Block(16, 8), Block(12, 12)],
-        repeats=3,
+SIZES = tiers(
+    layers=(28, 5),
+    width=(256, 32),
+    vocabulary=(32_000, 300),
+    prompt=(5, 5),
+    encoder_layers=(12, 1),
+    encoder_width=(384, 32),
+    utterances=(8, 3),
+    longest=(12.0, 2.5),
+    tokens_per_second=(2, 4),
+    batch=(8, 2),
+    depths=(
+        [None, Block(20, 4), Block(16, 8), Block(12, 12)],
+        [None, Block(2, 2)],
     ),
-    "tiny": dict(
-        layers=5,
-        width=32,
-        vocabulary=300,
-        encoder_layers=1,
-        encoder_width=32,
-        utterances=3,
-        longest=2.5,
-        tokens_per_second=4,
-        batch=2,
-        depths=[None, Block(2, 2)],
-        repeats=1,
-    ),
-}
+    repeats=(3, 1),
+)
 
 
 def make_encoder(sizes):
@@ -77,8 +64,7 @@ def make_encoder(sizes):
 @functools.cache
 def _audio(utterances, longest):
     """Folder of noise in WAV files, and the files by their names."""
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = Path(scratch_folder())
     random = torch.Generator().manual_seed(7)
     rows = {}
     for index in range(utterances):
@@ -95,12 +81,6 @@ def _audio(utterances, longest):
     return folder, rows
 
 
-def make_set(rows, item):
-    """A data set whose speech comes from one dynamic item."""
-    keys = ["id", "duration", "target", item["provides"]]
-    return sb.dataio.dataset.DynamicItemDataset(rows, [item], keys)
-
-
 def read(file):
     """A waveform, shape ``[N]``."""
     return torch.from_numpy(soundfile.read(file, dtype="float32")[0])
@@ -108,110 +88,100 @@ def read(file):
 
 def make_models(sizes, encoder):
     """A speech LLM for each depth, sharing all weights."""
-    whole = random_decoder(
-        sizes["layers"],
-        sizes["width"],
-        sizes["vocabulary"],
-        words=sizes["vocabulary"],
-    )
+    whole = random_decoder(sizes, words=sizes["vocabulary"])
     for block in sizes["depths"]:
         decoder = Decoder(drop_layers(whole.lm, block), whole.tokenizer)
-        yield speech_llm(encoder.width * JOINED, decoder, 5, encoder)
+        features = encoder.width * JOINED
+        yield speech_llm(features, decoder, sizes["prompt"], encoder)
 
 
-def open_cache(folder, encoder, rows, audio=None, joined=JOINED):
-    """The features of some utterances, computed or not."""
-    items = {
-        name: (
-            str((audio or folder) / Path(row["wav"]).name),
-            float(row["duration"]),
+class Cached:
+    """Utterances of some sizes, and their features in a cache beside them."""
+
+    def __init__(self, sizes):
+        self.encoder = make_encoder(sizes)
+        self.folder, self.rows = _audio(sizes["utterances"], sizes["longest"])
+
+    def open(self, audio=None, joined=JOINED):
+        """The features, computed or not, of audio that may have moved."""
+        audio = audio or self.folder
+        items = {
+            name: (str(audio / Path(row["wav"]).name), float(row["duration"]))
+            for name, row in self.rows.items()
+        }
+        return FeatureCache(self.folder / "cache", self.encoder, joined, items)
+
+    def build(self, **how):
+        """The features, those computed that are not there."""
+        cache = self.open(**how)
+        cache.compute(
+            self.encoder,
+            lambda name: read(self.rows[name]["wav"]),
+            progress=False,
         )
-        for name, row in rows.items()
-    }
-    return FeatureCache(folder / "cache", encoder, joined, items)
+        return cache
+
+    def clear(self):
+        """Forget what was computed."""
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
 
 def found_again(sizes):
     """All features at another k: of audio that was copied, and anew."""
-    encoder = make_encoder(sizes)
-    folder, rows = _audio(sizes["utterances"], sizes["longest"])
+    cached = Cached(sizes)
 
     def all_of(audio=None):
-        cache = open_cache(folder, encoder, rows, audio, JOINED + 2)
-        cache.compute(
-            encoder, lambda name: read(rows[name]["wav"]), progress=False
-        )
-        return [cache[name] for name in rows]
+        cache = cached.build(audio=audio, joined=JOINED + 2)
+        return [cache[name] for name in cached.rows]
 
     def copied():
         with tempfile.TemporaryDirectory() as other:
-            for row in rows.values():
+            for row in cached.rows.values():
                 shutil.copy(row["wav"], other)
             return all_of(Path(other))
 
     def anew():
-        shutil.rmtree(folder / "cache", ignore_errors=True)
+        cached.clear()
         return all_of()
 
     return copied, anew
 
 
-def three_ways(sizes):
+def ways(sizes):
     """The sweep from a fresh cache, with the encoder, and without either."""
-    encoder = make_encoder(sizes)
-    folder, rows = _audio(sizes["utterances"], sizes["longest"])
-    models = list(make_models(sizes, encoder))
+    cached = Cached(sizes)
+    models = list(make_models(sizes, cached.encoder))
 
-    def sweep(dataset):
+    def sweep(*item):
+        dataset = make_set(cached.rows, *item)
         return [
             make_brain(sizes, model, sizes["batch"]).decode(dataset)
             for model in models
         ]
 
-    def features(name):
-        item = {"func": name, "takes": "id", "provides": "features"}
-        return make_set(rows, item)
+    def fresh():
+        cached.clear()
+        return sweep(cached.build().__getitem__)
 
-    def opened():
-        return open_cache(folder, encoder, rows)
-
-    def build():
-        cache = opened()
-        cache.compute(
-            encoder, lambda name: read(rows[name]["wav"]), progress=False
-        )
-        return cache
-
-    def cached():
-        shutil.rmtree(folder / "cache", ignore_errors=True)
-        return sweep(features(build().__getitem__))
-
-    def from_cache():
-        return sweep(features(opened().__getitem__))
-
-    def in_the_loop():
-        item = {"func": read, "takes": "wav", "provides": "sig"}
-        return sweep(make_set(rows, item))
-
-    kept = {name: build()[name] for name in rows}
-
-    def no_encoder():
-        return sweep(features(kept.get))
-
-    return cached, from_cache, in_the_loop, no_encoder
+    kept = {name: cached.build()[name] for name in cached.rows}
+    return (
+        fresh,
+        lambda: sweep(cached.open().__getitem__),
+        lambda: sweep(read, "wav", "sig"),
+        lambda: sweep(kept.get),
+    )
 
 
 def check(sizes):
     """Every depth says the same from the cache as from memory."""
-    cached, from_cache, in_the_loop, no_encoder = three_ways(sizes)
-    assert cached() == no_encoder() == from_cache(), "not the same answers"
+    fresh, from_cache, in_the_loop, no_encoder = ways(sizes)
+    assert fresh() == no_encoder() == from_cache(), "not the same answers"
     assert len(in_the_loop()) == len(sizes["depths"])
-    encoder = make_encoder(sizes)
-    folder, rows = _audio(sizes["utterances"], sizes["longest"])
-    cache = open_cache(folder, encoder, rows)
-    for name, row in rows.items():
+    cached = Cached(sizes)
+    cache = cached.open()
+    for name, row in cached.rows.items():
         wav_N = read(row["wav"])
-        x_BTE, frames_B = encoder(wav_N[None], [len(wav_N)])
+        x_BTE, frames_B = cached.encoder(wav_N[None], [len(wav_N)])
         tokens = -(-int(frames_B) // JOINED)
         x_TE = torch.nn.functional.pad(
             x_BTE[0], (0, 0, 0, tokens * JOINED - len(x_BTE[0]))
@@ -226,36 +196,36 @@ def check(sizes):
 
 def rows(sizes, tier):
     """The sweep's time, and what is left of the encoder in it."""
-    cached, from_cache, in_the_loop, no_encoder = three_ways(sizes)
+    fresh, from_cache, in_the_loop, no_encoder = ways(sizes)
     depths = len(sizes["depths"])
     share = 1 - seconds(no_encoder) / seconds(in_the_loop)
-    told = dict(
-        sizes=f"{depths} depths, {sizes['utterances']} utterances up to "
+    told = (
+        f"{depths} depths, {sizes['utterances']} utterances up to "
         f"{sizes['longest']:.0f} s; encoder {sizes['encoder_layers']} layers, "
         f"{sizes['encoder_width']} wide; decoder {sizes['layers']} layers, "
         f"{sizes['width']} wide; the encoder's share is {share:.0%}"
     )
-    yield row_of(
-        f"sweep over {depths} depths, the cache made on the way; peer: the "
-        "encoder in the loop",
-        *paired(cached, in_the_loop, sizes["repeats"]),
-        "at least 1",
-        **told,
-    )
-    yield row_of(
-        f"sweep over {depths} depths, from the cache; peer: features in "
-        "memory, no encoder at all",
-        *paired(from_cache, no_encoder, sizes["repeats"]),
-        "at most 1.05",
-        **told,
-    )
-    yield row_of(
-        "cached features of audio that was copied elsewhere, at another k; "
-        "peer: computed anew",
-        *paired(*found_again(sizes), sizes["repeats"]),
-        "at least 20",
-        **told,
-    )
+    for name, sides, target in (
+        (
+            f"sweep over {depths} depths, the cache made on the way; peer: the "
+            "encoder in the loop",
+            (fresh, in_the_loop),
+            "at least 1",
+        ),
+        (
+            f"sweep over {depths} depths, from the cache; peer: features in "
+            "memory, no encoder at all",
+            (from_cache, no_encoder),
+            "at most 1.05",
+        ),
+        (
+            "cached features of audio that was copied elsewhere, at another k; "
+            "peer: computed anew",
+            found_again(sizes),
+            "at least 20",
+        ),
+    ):
+        yield timed(name, sides, sizes["repeats"], target, sizes=told)
 
 
 if __name__ == "__main__":

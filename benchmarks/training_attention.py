@@ -2,74 +2,52 @@
 
 from unittest import mock
 
-from benchmarks.common import paired, peak_of, peaks, row_of, script
-
-import torch  # isort: skip
-
-from benchmarks.models import random_decoder, speech_llm, training_batch
+from benchmarks.common import (
+    calls,
+    peak_of,
+    same_gradients,
+    script,
+    tiers,
+    time_and_memory,
+)
+from benchmarks.models import (
+    projector_step,
+    random_speech_llm,
+    training_batch,
+)
 from speechbrain_ext.model.prompt import Sequence
 
-SIZES = {
-    "full": dict(
-        layers=4,
-        width=512,
-        vocabulary=1000,
-        features=64,
-        rows=4,
-        speech=600,
-        prompt=10,
-        target=100,
-    ),
-    "tiny": dict(
-        layers=1,
-        width=64,
-        vocabulary=300,
-        features=8,
-        rows=3,
-        speech=14,
-        prompt=3,
-        target=5,
-    ),
-}
+SIZES = tiers(
+    layers=(4, 1),
+    width=(512, 64),
+    vocabulary=(1000, 300),
+    features=(64, 8),
+    rows=(4, 3),
+    speech=(600, 14),
+    prompt=(10, 3),
+    target=(100, 5),
+)
 
 
 def make(sizes):
     """A speech LLM whose projector is trained, and a batch."""
-    decoder = random_decoder(
-        sizes["layers"], sizes["width"], sizes["vocabulary"]
-    )
-    model = speech_llm(sizes["features"], decoder, sizes["prompt"])
-    return model, training_batch(sizes)
-
-
-def our_step(model, batch):
-    """Loss and gradients."""
-    model.projector.zero_grad(set_to_none=True)
-    logits_NV, labels_N = model(*batch)
-    loss = torch.nn.functional.cross_entropy(logits_NV, labels_N)
-    loss.backward()
-    return loss.item()
+    return random_speech_llm(sizes), training_batch(sizes)
 
 
 def peer_step(model, batch):
-    """The same, mask and positions given."""
+    """The same as `projector_step`, mask and positions given."""
     with mock.patch.object(Sequence, "causal_inputs", Sequence.as_inputs):
-        return our_step(model, batch)
+        return projector_step(model, batch)
 
 
-STEPS = {"ours": our_step, "peer": peer_step}
+STEPS = {"ours": projector_step, "peer": peer_step}
 
 
 def check(sizes):
     """Same loss, same gradients."""
-    model, batch = make(sizes)
-    found = []
-    for step in STEPS.values():
-        loss = torch.tensor(step(model, batch))
-        gradients = [p.grad.clone() for p in model.projector.parameters()]
-        found.append([loss, *gradients])
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
-    assert found[0][1].abs().max() > 0
+    made = make(sizes)
+    parameters = [*made[0].projector.parameters()]
+    same_gradients(parameters, calls(STEPS, made), rtol=1e-4, atol=1e-6)
 
 
 def peak(side, sizes):
@@ -79,27 +57,16 @@ def peak(side, sizes):
 
 def rows(sizes, tier):
     """Time and memory."""
-    model, batch = make(sizes)
     positions = sizes["speech"] + sizes["prompt"] + sizes["target"]
-    told = (
-        f"{sizes['layers']} layers, {sizes['width']} wide, four heads to a "
-        f"key, {sizes['rows']} rows of up to {positions} positions"
-    )
-    yield row_of(
-        "training step, padding on the right without a mask; peer: masked",
-        *paired(
-            lambda: our_step(model, batch), lambda: peer_step(model, batch), 5
-        ),
-        "at least 1",
-        sizes=told,
-    )
-    yield row_of(
-        "training step, padding on the right without a mask, peak memory; "
-        "peer: masked",
-        *peaks("training_attention", ("ours", "peer"), tier),
-        "at most 1",
-        unit="MB",
-        sizes=told,
+    yield from time_and_memory(
+        "training_attention",
+        tier,
+        "training step, padding on the right without a mask{}; peer: masked",
+        calls(STEPS, make(sizes)),
+        5,
+        ("at least 1", "at most 1"),
+        sizes=f"{sizes['layers']} layers, {sizes['width']} wide, four heads to "
+        f"a key, {sizes['rows']} rows of up to {positions} positions",
     )
 
 

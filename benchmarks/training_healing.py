@@ -6,7 +6,9 @@ whose inputs are made to need one (what PEFT and gradient checkpointing ask
 for by default).
 """
 
-from benchmarks.common import paired, row_of, script
+import functools
+
+from benchmarks.common import same_gradients, script, tiers, timed
 
 import torch  # isort: skip
 
@@ -17,37 +19,25 @@ from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import Decoder
 
-SIZES = {
-    "full": dict(
-        layers=28,
-        width=256,
-        block=Block(16, 8),
-        vocabulary=151_936,
-        features=640,
-        rows=4,
-        speech=140,
-        target=24,
-        repeats=7,
-    ),
-    "tiny": dict(
-        layers=6,
-        width=32,
-        block=Block(3, 2),
-        vocabulary=400,
-        features=24,
-        rows=2,
-        speech=9,
-        target=4,
-        repeats=1,
-    ),
-}
+SIZES = tiers(
+    layers=(28, 6),
+    width=(256, 32),
+    block=(Block(16, 8), Block(3, 2)),
+    vocabulary=(151_936, 400),
+    features=(640, 24),
+    rows=(4, 2),
+    speech=(140, 9),
+    prompt=(4, 4),
+    target=(24, 4),
+    repeats=(7, 1),
+)
 
 
 def make_model(sizes):
     """A pruned speech LLM with LoRA on its receiving layer."""
-    whole = random_decoder(sizes["layers"], sizes["width"], sizes["vocabulary"])
-    lm = drop_layers(whole.lm, sizes["block"])
-    model = speech_llm(sizes["features"], Decoder(lm, whole.tokenizer))
+    whole = random_decoder(sizes)
+    decoder = Decoder(drop_layers(whole.lm, sizes["block"]), whole.tokenizer)
+    model = speech_llm(sizes["features"], decoder, sizes["prompt"])
     lora = Lora(dropout=0.0)
     trainable = heal(model, sizes["block"], "decoder", lora, verbose=False)
     for name, parameter in trainable.named():
@@ -73,33 +63,25 @@ def step(model, parameters, batch, whole_way):
 
 
 def two_ways(sizes):
-    """The trained parameters, ours and the peer's step."""
+    """The trained parameters; ours and the peer's step."""
     model, parameters = make_model(sizes)
-    batch = training_batch(sizes)
-    ours = lambda: step(model, parameters, batch, False)  # noqa: E731
-    peer = lambda: step(model, parameters, batch, True)  # noqa: E731
-    return parameters, ours, peer
+    given = step, model, parameters, training_batch(sizes)
+    return parameters, [functools.partial(*given, way) for way in (False, True)]
 
 
 def check(sizes):
     """Same loss, same gradients of what is trained."""
-    parameters, ours, peer = two_ways(sizes)
-    found = []
-    for side in (ours, peer):
-        loss = side()
-        found.append([torch.tensor(loss)] + [p.grad for p in parameters])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
-    assert all(gradient.abs().max() > 0 for gradient in found[0][1:])
+    same_gradients(*two_ways(sizes), rtol=1e-4, atol=1e-6)
 
 
 def rows(sizes, tier):
     """One row."""
-    _, ours, peer = two_ways(sizes)
     block = sizes["block"]
     kept = sizes["layers"] - block.size
-    yield row_of(
+    yield timed(
         "decoder-only healing step; peer: gradients down to the embeddings",
-        *paired(ours, peer, sizes["repeats"]),
+        two_ways(sizes)[1],
+        sizes["repeats"],
         "at least 1.5",
         sizes=f"{kept} of {sizes['layers']} layers, {sizes['width']} wide, "
         f"layers {block.start} to {block.receiving - 1} removed, "

@@ -4,10 +4,11 @@ With SPEECHLLM_REAL, a folder of real models and recordings, also OpenAI's
 Whisper-base on LibriSpeech, and how much its features differ.
 """
 
+import functools
 import os
 from pathlib import Path
 
-from benchmarks.common import paired, row_of, script
+from benchmarks.common import script, timed
 
 import torch  # isort: skip
 from transformers import WhisperConfig, WhisperFeatureExtractor
@@ -63,11 +64,7 @@ def real_clips(count):
     """The first recordings of LibriSpeech's test-other of about 5 s."""
     folder = Path(os.environ["SPEECHLLM_REAL"], "LibriSpeech", "test-other")
     files = sorted(folder.rglob("*.flac"))
-    near = [
-        file
-        for file in files
-        if NEAR[0] <= audio_info(file).frames / SAMPLE_RATE <= NEAR[1]
-    ]
+    near = [f for f in files if NEAR[0] <= audio_info(f).seconds <= NEAR[1]]
     return [read_utterance(file) for file in near[:count]]
 
 
@@ -110,20 +107,19 @@ def differences(encoders, wavs):
     )
 
 
-def timed(name, encoders, batch, repeats, sizes):
+def both(name, encoders, batch, sizes):
     """Both windows on one batch."""
-    sides = [lambda e=encoder: e(*batch) for encoder in encoders]
-    return row_of(name, *paired(*sides, repeats), "at least 4", sizes=sizes)
+    sides = [functools.partial(encoder, *batch) for encoder in encoders]
+    return timed(name, sides, 3, "at least 4", sizes=sizes)
 
 
 def rows(sizes, tier):
     """Time of a batch of short clips."""
-    yield timed(
+    yield both(
         f"encoding clips of {sizes['seconds']} s, Whisper's window: own; "
         f"peer: {sizes['window']} s",
         random_encoders(sizes),
         noise(sizes["rows"], sizes["seconds"], 1.0),
-        3,
         f"Whisper of {sizes['layers']} layers, {sizes['width']} wide, random "
         f"weights; {sizes['rows']} clips of {sizes['seconds']} s",
     )
@@ -133,12 +129,11 @@ def rows(sizes, tier):
     wavs = real_clips(sizes["clips"])
     batch = batch_of(wavs[: sizes["rows"]])
     seconds = sum(map(len, wavs)) / len(wavs) / SAMPLE_RATE
-    yield timed(
+    yield both(
         "encoding real clips of about 5 s with Whisper-base, window: own; "
         "peer: 30 s",
         encoders,
         batch,
-        3,
         f"OpenAI's Whisper-base on {len(batch[1])} recordings of LibriSpeech's "
         f"test-other, {min(batch[1]) / SAMPLE_RATE:.1f} to "
         f"{max(batch[1]) / SAMPLE_RATE:.1f} s; on {len(wavs)} of them, "

@@ -21,6 +21,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from upstream.sources import imported_names  # noqa: E402
+
 AIM = 28_000
 MOST_LINES = 49_100
 MOST_DOCSTRINGS = {"core": 0.6, "tools": 0.25}
@@ -116,18 +120,6 @@ def ratios(files: dict[str, str]) -> dict[str, float]:
     return {name: docs / code for name, (docs, code) in sums.items()}
 
 
-def imports(text: str) -> set[str]:
-    """The modules that a source imports, functions' imports included."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
 def module(name: str) -> str:
     """The dotted name of a file."""
     return name.removesuffix(".py").replace("/", ".")
@@ -140,7 +132,7 @@ def wrong_ways(files: dict[str, str]) -> list[str]:
         f"{name} imports {one}"
         for name, text in files.items()
         if name.startswith(f"{CORE}/")
-        for one in sorted(imports(text))
+        for one in sorted({*imported_names(text)})
         if one.split(".")[0] in outside
     ]
 
@@ -152,7 +144,7 @@ def broken_steps(files: dict[str, str], path: list[str]) -> list[str]:
     for name in path:
         if seen and name in files and module(name) not in seen:
             faults.append(f"nothing before {name} imports it")
-        seen |= imports(files.get(name, ""))
+        seen |= {*imported_names(files.get(name, ""))}
     return faults
 
 

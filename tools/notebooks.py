@@ -28,34 +28,35 @@ def notebooks() -> list[Path]:
     return sorted(TUTORIALS.glob("*.ipynb"))
 
 
+def opened(path: Path) -> tuple[dict, list[dict]]:
+    """A notebook, and those of its cells that are code."""
+    content = json.loads(path.read_text("utf-8"))
+    return content, [c for c in content["cells"] if c["cell_type"] == "code"]
+
+
 def run(path: Path) -> list[str]:
     """Run a notebook's code in this folder; what each of its cells printed."""
     space: dict = {"__name__": "__main__"}
     found = []
-    cells = json.loads(path.read_text("utf-8"))["cells"]
-    for number, cell in enumerate(cells):
-        if cell["cell_type"] == "code":
-            code = compile("".join(cell["source"]), f"{path}:{number}", "exec")
-            with contextlib.redirect_stdout(io.StringIO()) as told:
-                exec(code, space)
-            found.append(LOGGED.sub("", told.getvalue()))
+    for number, cell in enumerate(opened(path)[1], 1):
+        code = compile("".join(cell["source"]), f"{path}:{number}", "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            exec(code, space)
+        found.append(LOGGED.sub("", told.getvalue()))
     return found
 
 
 def printed(path: Path) -> list[str]:
     """What each cell of a notebook printed when it was written."""
-    cells = json.loads(path.read_text("utf-8"))["cells"]
     return [
         "".join(text for one in cell["outputs"] for text in one["text"])
-        for cell in cells
-        if cell["cell_type"] == "code"
+        for cell in opened(path)[1]
     ]
 
 
 def write(path: Path, told: list[str]) -> None:
     """Put into a notebook what its cells printed."""
-    content = json.loads(path.read_text("utf-8"))
-    code = [c for c in content["cells"] if c["cell_type"] == "code"]
+    content, code = opened(path)
     for number, (cell, text) in enumerate(zip(code, told, strict=True), 1):
         lines = text.splitlines(keepends=True)
         stream = {"name": "stdout", "output_type": "stream", "text": lines}

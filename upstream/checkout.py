@@ -31,16 +31,17 @@ class Checkout:
         git_folder = self.git("rev-parse", "--absolute-git-dir").strip()
         self.note = Path(git_folder) / NOTE
 
-    def git(self, *words):
+    def git(self, *words, given=None, fine=(0,)):
         """Run git there; gives what it printed (str)."""
         done = subprocess.run(
             ["git", *words],
             cwd=self.folder,
+            input=given,
             capture_output=True,
             text=True,
             encoding="utf-8",
         )
-        if done.returncode:
+        if done.returncode not in fine:
             raise CheckoutError(f"git {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
 
@@ -83,22 +84,15 @@ class Checkout:
 
     def refuse_ignored(self, files):
         """Stop where git would leave a file out of a pull request in silence."""
-        done = subprocess.run(
-            ["git", "check-ignore", "--stdin", "-z"],
-            cwd=self.folder,
-            input="\0".join(files),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
-        ignored = [path for path in done.stdout.split("\0") if path]
+        words = "check-ignore", "--stdin", "-z"
         # 1 says that there is none.
-        if ignored or done.returncode not in (0, 1):
+        said = self.git(*words, given="\0".join(files), fine=(0, 1))
+        ignored = [path for path in said.split("\0") if path]
+        if ignored:
             raise CheckoutError(
                 f"SPEECHBRAIN: {self.folder}'s .gitignore passes over "
-                f"{', '.join(ignored[:5])} ({len(ignored)} files"
-                f"{done.stderr.strip() and ', ' + done.stderr.strip()}): give "
-                "them another name"
+                f"{', '.join(ignored[:5])} ({len(ignored)} files): give them "
+                "another name"
             )
 
     def news(self, files):

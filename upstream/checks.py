@@ -40,9 +40,11 @@ class Checks:
     def commands(self):
         """Each check as commands to run in the checkout's root."""
         tools = os.path.dirname(sys.executable)
-        python = [n for n in self._files(".py")]
-        yamls = self._files(".yaml")
-        texts = python + yamls + self._files(".md") + self._files(".txt")
+        python, yamls, pages, needs = (
+            self.plan.named(ending)
+            for ending in (".py", ".yaml", ".md", ".txt")
+        )
+        texts = python + yamls + pages + needs
         pytest = [self.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         # All of the library: nothing may want a slice that is not there yet.
         modules = [
@@ -85,14 +87,6 @@ class Checks:
             self.python, self.work, "features" in self.plan.slices
         )
         return checks
-
-    def _files(self, ending):
-        """Planned files of a kind, links left out (list of str)."""
-        return sorted(
-            path
-            for path, planned in self.plan.files.items()
-            if path.endswith(ending) and planned.kind != "link"
-        )
 
     def _recipe_tests(self, recipe):
         """SpeechBrain's recipe tests of one recipe's rows."""

@@ -113,6 +113,14 @@ class Plan:
         link = os.path.relpath(top, there)
         self.add(f"{there}/{recipe.their_prepare}", link, part, kind="link")
 
+    def named(self, ending):
+        """Files of a kind, links left out (list of str)."""
+        return sorted(
+            path
+            for path, planned in self.files.items()
+            if path.endswith(ending) and planned.kind != "link"
+        )
+
     def rows(self, recipe):
         """A recipe's rows of the recipe tests (list of dict)."""
         rows = []
@@ -161,8 +169,7 @@ class Plan:
 
         The prefix there is longer: lines break, and imports sort, otherwise.
         """
-        names = [name for name in self.files if name.endswith(".py")]
-        names = [name for name in names if self.files[name].kind != "link"]
+        names = self.named(".py")
         with tempfile.TemporaryDirectory() as folder:
             top = Path(folder)
             (top / "pyproject.toml").write_text(settings, "utf-8")

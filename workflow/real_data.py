@@ -67,18 +67,15 @@ def absent(results):
     models = {
         name: repository
         for name, repository in MODELS.items()
-        if not (results / "models" / name / "config.json").exists()
+        if not os.environ.get("REAL_MODELS")
+        and not (results / "models" / name / "config.json").exists()
     }
-    below = results / "fetched"
     archives = {
         url: place
         for url, place in ARCHIVES.items()
-        if not (below / place).exists()
+        if not os.environ.get("REAL_DATA")
+        and not (results / "fetched" / place).exists()
     }
-    if os.environ.get("REAL_MODELS"):
-        models = {}
-    if os.environ.get("REAL_DATA"):
-        archives = {}
     return models, archives
 
 
@@ -285,8 +282,7 @@ def say(folder, texts, count, voices, seed, processes):
 
     def write(new, scratch):
         """Write it into a folder that is new."""
-        rng, group, rows, said = random.Random(seed), [], [], []
-        order = []
+        rng, rows, said, order = random.Random(seed), [], [], []
         group = speakers("train", "en", voices)
         for number in range(count):
             # Every text once before any is said again.

@@ -88,19 +88,19 @@ class WhisperCore(EncoderCore):
             mask_B11T = torch.zeros_like(past_B1T, dtype=self.dtype)[:, None]
             least = torch.finfo(self.dtype).min
             mask_B11T = mask_B11T.masked_fill(past_B1T[:, None], least)
-        return self._encode(mel_BMT.to(self.dtype), mask_B11T)
-
-    def _encode(self, mel_BMT, mask_B11T):
-        """`WhisperEncoder.forward`, which takes full windows and no mask."""
-        model = self.model
-        x_BET = F.gelu(model.conv1(mel_BMT))
-        x_BTE = F.gelu(model.conv2(x_BET)).mT
-        x_BTE = x_BTE + model.embed_positions.weight[: x_BTE.shape[1]]
-        for layer in model.layers:
-            x_BTE = layer(x_BTE, mask_B11T)
-        return model.layer_norm(x_BTE)
+        return encode(self.model, mel_BMT.to(self.dtype), mask_B11T)
 
     @property
     def dtype(self):
         """Type of the weights."""
         return next(self.model.parameters()).dtype
+
+
+def encode(model, mel_BMT, mask_B11T=None):
+    """`WhisperEncoder.forward`, which takes full windows and no mask."""
+    x_BET = F.gelu(model.conv1(mel_BMT))
+    x_BTE = F.gelu(model.conv2(x_BET)).mT
+    x_BTE = x_BTE + model.embed_positions.weight[: x_BTE.shape[1]]
+    for layer in model.layers:
+        x_BTE = layer(x_BTE, mask_B11T)
+    return model.layer_norm(x_BTE)

@@ -34,9 +34,10 @@ def costs_in_process(sides, tier):
 def test_both_sides_agree_and_are_measured(name, monkeypatch, capfd):
     module = importlib.import_module(f"benchmarks.{name}")
     # Fresh processes take seconds each; one of them is tried below.
-    monkeypatch.setattr(
-        module, "peaks", lambda *args: ([1.0], [2.0]), raising=False
-    )
+    for place in (module, common):
+        monkeypatch.setattr(
+            place, "peaks", lambda *args: ([1.0], [2.0]), raising=False
+        )
     if name == "streaming":
         monkeypatch.setattr(module, "costs", costs_in_process)
         monkeypatch.delenv("MERGEKIT", raising=False)

@@ -39,6 +39,8 @@ from speechllm.overrides import own_options
 from speechllm.settings import load_hparams
 
 SCORES = {"WER": score_recognition, "BLEU": score_translation}
+# What is kept of a row, beside its ID and target.
+SCORED = ("hypothesis", "duration", "hit_limit", "speaker")
 
 
 def parse(argv):
@@ -111,14 +113,8 @@ def score(rows, settings, languages, folder):
     scores = {}
     for name, one in settings.items():
         own = [
-            {
-                "id": row["id"],
-                "reference": row["target"],
-                "hypothesis": row["hypothesis"],
-                "duration": row["duration"],
-                "hit_limit": row["hit_limit"],
-                "speaker": row["speaker"],
-            }
+            {"id": row["id"], "reference": row["target"]}
+            | {key: row[key] for key in SCORED}
             for row in rows
             if row["task"] == name
         ]

@@ -52,6 +52,7 @@ CORPORA = {
         loquacious.SIZES,
     ),
 }
+USUAL = ["librispeech"]
 
 
 def hashes(corpus: Corpus, sizes: dict, seed: int) -> dict[str, str]:
@@ -84,22 +85,15 @@ def main(argv: list[str] | None = None) -> None:
         help='other numbers of utterances, such as {"ood": 100}',
     )
     options = parser.parse_args(argv)
-    if options.hash:
-        for name in options.corpora or CORPORA:
-            sizes = {**CORPORA[name].sizes, **options.sizes}
-            for split, told in hashes(
-                CORPORA[name], sizes, options.seed
-            ).items():
-                print(name, split, sizes[split], f"seed {options.seed}", told)
-        return
-    if options.folder is None:
+    if options.folder is None and not options.hash:
         parser.error("give the folder that receives the corpora, or --hash")
-    for name in options.corpora or ["librispeech"]:
-        print(
-            CORPORA[name].build(
-                options.folder,
-                sizes={**CORPORA[name].sizes, **options.sizes},
-                seed=options.seed,
-                processes=options.processes,
-            )
-        )
+    seed = options.seed
+    for name in options.corpora or (CORPORA if options.hash else USUAL):
+        corpus = CORPORA[name]
+        sizes = {**corpus.sizes, **options.sizes}
+        if options.hash:
+            for split, told in hashes(corpus, sizes, seed).items():
+                print(name, split, sizes[split], f"seed {seed}", told)
+        else:
+            own = {"sizes": sizes, "seed": seed, "processes": options.processes}
+            print(corpus.build(options.folder, **own))

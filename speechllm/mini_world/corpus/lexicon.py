@@ -130,14 +130,14 @@ TIMES = _table(
 # English | German | French: people of the family, with their possessive
 PEOPLE = _table(
     """
-    My brother | Mein Bruder | Mon frère
-    My sister | Meine Schwester | Ma sœur
-    My father | Mein Vater | Mon père
-    My mother | Meine Mutter | Ma mère
-    The doctor | Der Arzt | Le médecin
-    The teacher | Der Lehrer | Le professeur
-    The neighbour | Der Nachbar | Le voisin
-    The cook | Der Koch | Le cuisinier
+    my brother | mein Bruder | mon frère
+    my sister | meine Schwester | ma sœur
+    my father | mein Vater | mon père
+    my mother | meine Mutter | ma mère
+    the doctor | der Arzt | le médecin
+    the teacher | der Lehrer | le professeur
+    the neighbour | der Nachbar | le voisin
+    the cook | der Koch | le cuisinier
     """
 )
 

@@ -1,20 +1,29 @@
 """The shapes of the mini world's sentences, with their translations.
 
 Ten shapes with slots, and four more that only the out-of-domain set uses.
-Each is a function that draws the words for its slots and puts them together
-in English, German and French, with gender, case and word order right.
+Each draws the words for its slots and puts them into a sentence in English,
+German and French, with gender, case and word order right.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 
 from num2words import num2words
 
 from speechllm.mini_world.corpus import lexicon
 
 LANGUAGES = ("en", "de", "fr")
+# What agrees with a noun of each gender.
+GERMAN = {
+    "m": dict(the="der", object="den", my="mein", strong="er", weak="en"),
+    "f": dict(the="die", object="die", my="meine", strong="e", weak="e"),
+    "n": dict(the="das", object="das", my="mein", strong="es", weak="e"),
+}
+FRENCH = {"m": dict(the="le", my="mon"), "f": dict(the="la", my="ma")}
 
 
 @dataclass(frozen=True)
@@ -26,228 +35,178 @@ class Sentence:
     fr: str
 
 
-class _Noun:
-    """A noun and the small words that agree with it."""
+class _Forms(SimpleNamespace):
+    """A word in one language, and forms of it and of what agrees with it."""
 
-    ARTICLE = {"m": "der", "f": "die", "n": "das"}
-    OBJECT = {"m": "den", "f": "die", "n": "das"}
-    POSSESSIVE = {"m": "mein", "f": "meine", "n": "mein"}
-    STRONG = {"m": "er", "f": "e", "n": "es"}
-    WEAK_OBJECT = {"m": "en", "f": "e", "n": "e"}
-
-    def __init__(self, row):
-        self.en, self.en_many, self.de, gender, self.de_many = row[:5]
-        self.fr, self.fr_gender, self.fr_many = row[5:]
-        self.the_de = self.ARTICLE[gender]
-        self.object_de = self.OBJECT[gender]
-        self.my_de = self.POSSESSIVE[gender]
-        self.strong = self.STRONG[gender]
-        self.object_ending = self.WEAK_OBJECT[gender]
-        self.the_fr = "la" if self.fr_gender == "f" else "le"
-        self.my_fr = "ma" if self.fr_gender == "f" else "mon"
-
-    def french(self, adjective: tuple) -> str:
-        """Noun and adjective in French, each in its place."""
-        word = adjective[3 if self.fr_gender == "f" else 2]
-        before = adjective[4] == "before"
-        return f"{word} {self.fr}" if before else f"{self.fr} {word}"
-
-
-def _number(rng, low=2, high=60):
-    """A number in words: English, German, French."""
-    value = rng.randint(low, high)
-    return _in_words(value)
+    def __str__(self):
+        return self.one
 
 
 @cache
-def _in_words(value):
+def _noun(row):
+    """A noun in each language."""
+    en, en_many, de, gender, de_many, fr, fr_gender, fr_many = row
+    return (
+        _Forms(one=en, many=en_many),
+        _Forms(one=de, many=de_many, **GERMAN[gender]),
+        _Forms(one=fr, many=fr_many, gender=fr_gender, **FRENCH[fr_gender]),
+    )
+
+
+def _adjective(row, noun):
+    """An adjective in each language, in French with its noun: it has a place."""
+    en, de, masculine, feminine, place = row
+    word = feminine if noun.gender == "f" else masculine
+    return en, de, f"{word} {noun}" if place == "before" else f"{noun} {word}"
+
+
+@cache
+def _number(value):
     return [num2words(value, lang=language) for language in LANGUAGES]
 
 
-def _noun(rng):
-    return _Noun(rng.choice(lexicon.NOUNS))
+def _drawn(slots, rng):
+    """What the slots hold in English, German and French, drawn in order."""
+    found = {}, {}, {}
+    for slot in slots.split():
+        names, table = slot.split("=")
+        names = names.split("+")
+        if "-" in table:
+            rows = [_number(rng.randint(*map(int, table.split("-"))))]
+        else:
+            rows = getattr(lexicon, table)
+            many = len(names)
+            rows = rng.sample(rows, many) if many > 1 else [rng.choice(rows)]
+        for name, row in zip(names, rows):
+            if table == "NAMES":
+                row = (row,) * 3
+            elif table == "NOUNS":
+                row = noun = _noun(row)
+            elif table == "ADJECTIVES":
+                row = _adjective(row, noun[2])
+            elif table == "PLACES":
+                row = row[0], _Forms(one=row[1], whither=row[2]), row[3]
+            for own, word in zip(found, row):
+                own[name] = word
+    return found
 
 
-def _capital(text):
+def _filled(text, words):
+    text = text.format_map(words)
     return text[0].upper() + text[1:]
 
 
-def _travel(rng):
-    name, day = rng.choice(lexicon.NAMES), rng.choice(lexicon.DAYS)
-    start, end = rng.sample(lexicon.CITIES, 2)
-    return Sentence(
-        f"{name} travels from {start[0]} to {end[0]} on {day[0]}.",
-        f"{name} reist am {day[1]} von {start[1]} nach {end[1]}.",
-        f"{name} voyage de {start[2]} à {end[2]} {day[2]}.",
-    )
+@dataclass(frozen=True)
+class Shape:
+    """A sentence with slots, and what is drawn for them.
 
+    ``a=CITIES`` is a row of a table of the lexicon, ``a+b=CITIES`` are two
+    different ones, ``a=2-60`` is a number. An adjective is of the noun drawn
+    last before it, and its French has that noun in it.
+    """
 
-def _thing_is_there(rng):
-    noun, adj = _noun(rng), rng.choice(lexicon.ADJECTIVES)
-    place = rng.choice(lexicon.PLACES)
-    return Sentence(
-        f"The {adj[0]} {noun.en} is {place[0]}.",
-        f"{_capital(noun.the_de)} {adj[1]}e {noun.de} ist {place[1]}.",
-        f"{_capital(noun.the_fr)} {noun.french(adj)} est {place[3]}.",
-    )
+    slots: str
+    en: str
+    de: str
+    fr: str
 
-
-def _purchase(rng):
-    name, noun = rng.choice(lexicon.NAMES), _noun(rng)
-    count, price = _number(rng), _number(rng)
-    return Sentence(
-        f"{name} buys {count[0]} {noun.en_many} for {price[0]} euros.",
-        f"{name} kauft {count[1]} {noun.de_many} für {price[1]} Euro.",
-        f"{name} achète {count[2]} {noun.fr_many} pour {price[2]} euros.",
-    )
-
-
-def _meeting(rng):
-    hour, place = _number(rng, 2, 12), rng.choice(lexicon.PLACES)
-    day = rng.choice(lexicon.DAYS)
-    return Sentence(
-        f"On {day[0]} we meet at {hour[0]} o'clock {place[0]}.",
-        f"Am {day[1]} treffen wir uns um {hour[1]} Uhr {place[1]}.",
-        f"{_capital(day[2])} nous avons rendez-vous à {hour[2]} heures "
-        f"{place[3]}.",
-    )
-
-
-def _question(rng):
-    noun, adj = _noun(rng), rng.choice(lexicon.ADJECTIVES)
-    name = rng.choice(lexicon.NAMES)
-    return Sentence(
-        f"Where is my {adj[0]} {noun.en}, {name}?",
-        f"Wo ist {noun.my_de} {adj[1]}{noun.strong} {noun.de}, {name}?",
-        f"Où est {noun.my_fr} {noun.french(adj)}, {name} ?",
-    )
-
-
-def _wish(rng):
-    first, second = rng.sample(lexicon.NAMES, 2)
-    verb, noun = rng.choice(lexicon.INFINITIVES), _noun(rng)
-    return Sentence(
-        f"{first} and {second} want to {verb[0]} the {noun.en} tomorrow.",
-        f"{first} und {second} wollen morgen {noun.object_de} {noun.de} "
-        f"{verb[1]}.",
-        f"{first} et {second} veulent {verb[2]} {noun.the_fr} {noun.fr} "
-        f"demain.",
-    )
-
-
-def _weather(rng):
-    city, day = rng.choice(lexicon.CITIES), rng.choice(lexicon.DAYS)
-    first, second = rng.sample(lexicon.WEATHER, 2)
-    return Sentence(
-        f"The weather in {city[0]} was {first[0]} and {second[0]} on {day[0]}.",
-        f"Das Wetter in {city[1]} war am {day[1]} {first[1]} und {second[1]}.",
-        f"Le temps à {city[2]} était {first[2]} et {second[2]} {day[2]}.",
-    )
-
-
-def _habit(rng):
-    person, verb = rng.choice(lexicon.PEOPLE), rng.choice(lexicon.VERBS)
-    time, place = rng.choice(lexicon.TIMES), rng.choice(lexicon.PLACES)
-    return Sentence(
-        f"{person[0]} often {verb[0]} {place[0]} {time[0]}.",
-        f"{person[1]} {verb[1]} {time[1]} oft {place[1]}.",
-        f"{person[2]} {verb[2]} souvent {place[3]} {time[2]}.",
-    )
-
-
-def _train(rng):
-    city, wait, platform = (
-        rng.choice(lexicon.CITIES),
-        _number(rng),
-        _number(rng, 2, 20),
-    )
-    return Sentence(
-        f"The train to {city[0]} leaves in {wait[0]} minutes from platform "
-        f"{platform[0]}.",
-        f"Der Zug nach {city[1]} fährt in {wait[1]} Minuten von Gleis "
-        f"{platform[1]} ab.",
-        f"Le train pour {city[2]} part dans {wait[2]} minutes du quai "
-        f"{platform[2]}.",
-    )
-
-
-def _request(rng):
-    noun, place = _noun(rng), rng.choice(lexicon.PLACES)
-    name = rng.choice(lexicon.NAMES)
-    return Sentence(
-        f"Please put the {noun.en} {place[0]}, {name}.",
-        f"Bitte bring {noun.object_de} {noun.de} {place[2]}, {name}.",
-        f"Mets {noun.the_fr} {noun.fr} {place[3]} s'il te plaît, {name}.",
-    )
-
-
-def _sale(rng):
-    noun, other = (_Noun(row) for row in rng.sample(lexicon.NOUNS, 2))
-    city, adj = rng.choice(lexicon.CITIES), rng.choice(lexicon.ADJECTIVES)
-    return Sentence(
-        f"We want to sell the {noun.en} and the {adj[0]} {other.en} in "
-        f"{city[0]}.",
-        f"Wir wollen {noun.object_de} {noun.de} und {other.object_de} "
-        f"{adj[1]}{other.object_ending} {other.de} in {city[1]} verkaufen.",
-        f"Nous voulons vendre {noun.the_fr} {noun.fr} et {other.the_fr} "
-        f"{other.french(adj)} à {city[2]}.",
-    )
-
-
-def _shop(rng):
-    noun, count = _noun(rng), _number(rng)
-    person, day = rng.choice(lexicon.PEOPLE), rng.choice(lexicon.DAYS)
-    return Sentence(
-        f"Tomorrow {person[0].lower()} buys {count[0]} {noun.en_many}, and on "
-        f"{day[0]} the bag is heavy.",
-        f"Morgen kauft {_lower(person[1])} {count[1]} {noun.de_many}, und am "
-        f"{day[1]} ist die Tasche schwer.",
-        f"Demain {person[2].lower()} achète {count[2]} {noun.fr_many}, et "
-        f"{day[2]} le sac est lourd.",
-    )
-
-
-def _company(rng):
-    name, person = rng.choice(lexicon.NAMES), rng.choice(lexicon.PEOPLE)
-    verb, hour = rng.choice(lexicon.VERBS), _number(rng, 2, 12)
-    return Sentence(
-        f"At {hour[0]} o'clock {name} {verb[0]} and {person[0].lower()} often "
-        f"travels to Paris.",
-        f"Um {hour[1]} Uhr {verb[1]} {name} und {_lower(person[1])} reist oft "
-        f"nach Paris.",
-        f"À {hour[2]} heures {name} {verb[2]} et {person[2].lower()} voyage "
-        f"souvent à Paris.",
-    )
-
-
-def _cities(rng):
-    first, second, third = rng.sample(lexicon.CITIES, 3)
-    count = _number(rng)
-    return Sentence(
-        f"From {first[0]}, {count[0]} trains leave for {second[0]} and "
-        f"{third[0]}.",
-        f"Von {first[1]} fahren {count[1]} Züge nach {second[1]} und "
-        f"{third[1]} ab.",
-        f"De {first[2]} {count[2]} trains partent pour {second[2]} et "
-        f"{third[2]}.",
-    )
-
-
-def _lower(text):
-    """Lower the first letter only: German nouns keep their capitals."""
-    return text[0].lower() + text[1:]
+    def __call__(self, rng: random.Random) -> Sentence:
+        """Draw one sentence."""
+        texts = (self.en, self.de, self.fr)
+        words = _drawn(self.slots, rng)
+        return Sentence(*map(_filled, texts, words))
 
 
 SHAPES = (
-    _travel,
-    _thing_is_there,
-    _purchase,
-    _meeting,
-    _question,
-    _wish,
-    _weather,
-    _habit,
-    _train,
-    _request,
+    Shape(
+        "name=NAMES day=DAYS start+end=CITIES",
+        "{name} travels from {start} to {end} on {day}.",
+        "{name} reist am {day} von {start} nach {end}.",
+        "{name} voyage de {start} à {end} {day}.",
+    ),
+    Shape(
+        "noun=NOUNS adj=ADJECTIVES place=PLACES",
+        "The {adj} {noun} is {place}.",
+        "{noun.the} {adj}e {noun} ist {place}.",
+        "{noun.the} {adj} est {place}.",
+    ),
+    Shape(
+        "name=NAMES noun=NOUNS count=2-60 price=2-60",
+        "{name} buys {count} {noun.many} for {price} euros.",
+        "{name} kauft {count} {noun.many} für {price} Euro.",
+        "{name} achète {count} {noun.many} pour {price} euros.",
+    ),
+    Shape(
+        "hour=2-12 place=PLACES day=DAYS",
+        "On {day} we meet at {hour} o'clock {place}.",
+        "Am {day} treffen wir uns um {hour} Uhr {place}.",
+        "{day} nous avons rendez-vous à {hour} heures {place}.",
+    ),
+    Shape(
+        "noun=NOUNS adj=ADJECTIVES name=NAMES",
+        "Where is my {adj} {noun}, {name}?",
+        "Wo ist {noun.my} {adj}{noun.strong} {noun}, {name}?",
+        "Où est {noun.my} {adj}, {name} ?",
+    ),
+    Shape(
+        "first+second=NAMES verb=INFINITIVES noun=NOUNS",
+        "{first} and {second} want to {verb} the {noun} tomorrow.",
+        "{first} und {second} wollen morgen {noun.object} {noun} {verb}.",
+        "{first} et {second} veulent {verb} {noun.the} {noun} demain.",
+    ),
+    Shape(
+        "city=CITIES day=DAYS first+second=WEATHER",
+        "The weather in {city} was {first} and {second} on {day}.",
+        "Das Wetter in {city} war am {day} {first} und {second}.",
+        "Le temps à {city} était {first} et {second} {day}.",
+    ),
+    Shape(
+        "person=PEOPLE verb=VERBS time=TIMES place=PLACES",
+        "{person} often {verb} {place} {time}.",
+        "{person} {verb} {time} oft {place}.",
+        "{person} {verb} souvent {place} {time}.",
+    ),
+    Shape(
+        "city=CITIES wait=2-60 platform=2-20",
+        "The train to {city} leaves in {wait} minutes from platform "
+        "{platform}.",
+        "Der Zug nach {city} fährt in {wait} Minuten von Gleis {platform} ab.",
+        "Le train pour {city} part dans {wait} minutes du quai {platform}.",
+    ),
+    Shape(
+        "noun=NOUNS place=PLACES name=NAMES",
+        "Please put the {noun} {place}, {name}.",
+        "Bitte bring {noun.object} {noun} {place.whither}, {name}.",
+        "Mets {noun.the} {noun} {place} s'il te plaît, {name}.",
+    ),
 )
-UNSEEN_SHAPES = (_sale, _shop, _company, _cities)
+UNSEEN_SHAPES = (
+    Shape(
+        "noun+other=NOUNS city=CITIES adj=ADJECTIVES",
+        "We want to sell the {noun} and the {adj} {other} in {city}.",
+        "Wir wollen {noun.object} {noun} und {other.object} {adj}{other.weak} "
+        "{other} in {city} verkaufen.",
+        "Nous voulons vendre {noun.the} {noun} et {other.the} {adj} à {city}.",
+    ),
+    Shape(
+        "noun=NOUNS count=2-60 person=PEOPLE day=DAYS",
+        "Tomorrow {person} buys {count} {noun.many}, and on {day} the bag is "
+        "heavy.",
+        "Morgen kauft {person} {count} {noun.many}, und am {day} ist die "
+        "Tasche schwer.",
+        "Demain {person} achète {count} {noun.many}, et {day} le sac est "
+        "lourd.",
+    ),
+    Shape(
+        "name=NAMES person=PEOPLE verb=VERBS hour=2-12",
+        "At {hour} o'clock {name} {verb} and {person} often travels to Paris.",
+        "Um {hour} Uhr {verb} {name} und {person} reist oft nach Paris.",
+        "À {hour} heures {name} {verb} et {person} voyage souvent à Paris.",
+    ),
+    Shape(
+        "first+second+third=CITIES count=2-60",
+        "From {first}, {count} trains leave for {second} and {third}.",
+        "Von {first} fahren {count} Züge nach {second} und {third} ab.",
+        "De {first} {count} trains partent pour {second} et {third}.",
+    ),
+)

@@ -14,12 +14,10 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from speechllm.mini_world.corpus.espeak import Espeak, check_voice
 
@@ -88,25 +86,17 @@ def speak(
     shards: list, scratch: str, processes: int = 2, title: str = "speech"
 ) -> None:
     """Speak shards, each in a fresh process, a few at a time."""
+    # Not above: the fresh processes have no use for all that it stands on.
+    from speechbrain_ext.data.manifests import in_parallel
+
     os.makedirs(scratch, exist_ok=True)
-    with ThreadPoolExecutor(processes) as pool:
-        running = [
-            pool.submit(
-                _speak_apart, shard, f"{scratch}/shard-{index:04d}.json"
-            )
-            for index, shard in enumerate(shards)
-        ]
-        total = sum(map(len, shards))
-        try:
-            with tqdm(total=total, desc=title, unit="utt") as bar:
-                for one in as_completed(running):
-                    bar.update(one.result())
-        finally:
-            pool.shutdown(cancel_futures=True)
+    files = [f"{scratch}/shard-{i:04d}.json" for i in range(len(shards))]
+    work = list(zip(shards, files))
+    in_parallel(lambda one: _speak_apart(*one), work, processes, title)
 
 
 def _speak_apart(shard, path):
-    """Speak a shard in a process of its own; how many utterances it has."""
+    """Speak a shard in a process of its own."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump([asdict(one) for one in shard], file)
     done = subprocess.run(
@@ -118,7 +108,6 @@ def _speak_apart(shard, path):
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return len(shard)
 
 
 def main(path: str) -> None:

@@ -59,10 +59,9 @@ def draw_sentences(
     return list(drawn.values())
 
 
-def draw_word_list(language: str, rng: random.Random, longest: int = 9) -> str:
+def draw_word_list(language: str, rng: random.Random) -> str:
     """A few words without grammar, which no language model can guess."""
-    count = rng.randint(2, longest)
-    return " ".join(rng.choices(words(language), k=count))
+    return " ".join(rng.choices(words(language), k=rng.randint(2, 9)))
 
 
 @cache

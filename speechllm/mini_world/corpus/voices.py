@@ -109,41 +109,27 @@ def speakers(
 ) -> list[Speaker]:
     """The speakers of a split."""
     conditions = CONDITIONS[split]
-    names = variants_of(conditions.voices)
-    bases = conditions.bases[language]
+    names, bases = variants_of(conditions.voices), conditions.bases[language]
     rng = random.Random(f"{split} {language}")
     first, many = conditions.first, conditions.count or count or len(names)
-    if conditions.count:
-        places = range(first, first + many)
-        return [_evaluated(conditions, i, names, bases, rng) for i in places]
-    voices = [
-        f"{bases[i % len(bases)]}+{names[i % len(names)]}" for i in range(many)
-    ]
-    return [
-        Speaker(
-            voice,
-            voice,
-            rng.randint(30, 70),
-            rng.randint(30, 70),
-            conditions.rate,
-            conditions.snr,
-        )
-        for voice in voices
-    ]
+    places = range(first, first + many)
+    return [_speaker(conditions, i, names, bases, rng) for i in places]
 
 
-def _evaluated(conditions, index, names, bases, rng):
-    """A speaker with a throat, a channel, a rate and a noise of their own."""
-    # Each round of the variants has other accents.
+def _speaker(conditions, index, names, bases, rng):
+    """One speaker; for evaluation with throat, channel, rate, noise of their own."""
     turn, place = divmod(index, len(names))
-    voice = f"{bases[(place + turn) % len(bases)]}+{names[place]}"
-    pitch, pitch_range = rng.randint(30, 70), rng.randint(30, 70)
+    # Each round of the variants has other accents.
+    accent = place + turn if conditions.count else index
+    voice = f"{bases[accent % len(bases)]}+{names[place]}"
+    pitches = rng.randint(30, 70), rng.randint(30, 70)
+    if not conditions.count:
+        return Speaker(voice, voice, *pitches, conditions.rate, conditions.snr)
     rate, snr = rng.randint(*conditions.rate), rng.uniform(*conditions.snr)
     return Speaker(
         f"{voice}#{index}",
         voice,
-        pitch,
-        pitch_range,
+        *pitches,
         (rate - RATE_SPREAD, rate + RATE_SPREAD),
         (snr - SNR_SPREAD, snr + SNR_SPREAD),
         round(rng.uniform(*conditions.tract), 3),

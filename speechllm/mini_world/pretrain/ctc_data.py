@@ -64,25 +64,25 @@ def pretraining_speech(
 
 
 def held_out_speech(
-    folder: str, split: str, language: str, count: int, seed: int = 99
+    folder: str, split: str, language: str, count: int
 ) -> list[Utterance]:
     """Plan utterances of another split, with its speakers and conditions."""
-    rng = random.Random(f"{split} {language} {seed}")
+    rng = random.Random(f"{split} {language} 99")
     plan = []
-    for index, sentence in enumerate(draw_sentences(split, count, seed)):
+    for index, sentence in enumerate(draw_sentences(split, count, 99)):
         path = os.path.join(folder, language, split, f"{index:06d}.flac")
         voice = rng.choice(speakers(split, language))
         plan.append(utter(getattr(sentence, language), voice, path, rng))
     return plan
 
 
-def speak_once(plan: list, scratch: str, processes: int = 2) -> None:
+def speak_once(plan: list, scratch: str) -> None:
     """Speak a plan unless its audio is there from an earlier run."""
     mark = Path(scratch, "finished.json")
     wanted = json.dumps([vars(one) for one in plan])
     if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
         return
-    speak(in_shards(plan, SHARD), scratch, processes)
+    speak(in_shards(plan, SHARD), scratch)
     write_text(mark, wanted)
 
 

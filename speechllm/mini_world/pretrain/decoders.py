@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from speechbrain_ext.layers import residual
 from speechbrain_ext.layers.lm_calls import CausalLM
@@ -18,11 +13,6 @@ from speechllm.mini_world.corpus.text import draw_sentences
 from speechllm.mini_world.pretrain.noisy_text import TextTasks, collate
 from speechllm.mini_world.pretrain.tokens import train_tokenizer
 from speechllm.mini_world.pretrain.training import Training, load_weights
-
-FAMILIES = {
-    "Qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "Llama": (LlamaConfig, LlamaForCausalLM),
-}
 
 
 def build_decoder(
@@ -33,8 +23,8 @@ def build_decoder(
     residual_scaling: bool = False,
 ) -> torch.nn.Module:
     """A decoder with random weights."""
-    config_class, model_class = FAMILIES[family]
-    config = config_class(
+    config = AutoConfig.for_model(
+        family.lower(),
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -50,7 +40,7 @@ def build_decoder(
         pad_token_id=tokenizer.pad_token_id,
         attention_dropout=0.0,
     )
-    model = model_class(config)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     if residual_scaling:
         with torch.no_grad():
             for layer in model.model.layers:
@@ -98,9 +88,7 @@ def target_loss(
 
 
 @torch.no_grad()
-def exactness(
-    model: torch.nn.Module, tokenizer, count: int = 100
-) -> dict[str, float]:
+def exactness(model: torch.nn.Module, tokenizer) -> dict[str, float]:
     """Share of unseen sentences that greedy decoding gets wholly right."""
     model.eval()
     tasks = TextTasks(tokenizer, "dev-clean", 1, seed=1)
@@ -114,7 +102,7 @@ def exactness(
     }
     scores = {}
     for name, (task, language, noise) in wanted.items():
-        sentences = draw_sentences("dev-clean", count, seed=2)
+        sentences = draw_sentences("dev-clean", 100, seed=2)
         examples = [tasks.example(task, language, s, noise) for s in sentences]
         tokens, labels, _ = collate(examples, tokenizer.eos_token_id)
         _, right = target_loss(model, tokens, labels)

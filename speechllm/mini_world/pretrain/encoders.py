@@ -63,13 +63,13 @@ class EncoderTraining(Training):
             load_weights(self.net.model, start_from)
             self._fit_head()
 
-    def _fit_head(self, steps=150):
+    def _fit_head(self):
         """Train the head alone: it is not saved with the encoder."""
         optimizer = torch.optim.AdamW(self.head.parameters(), lr=1e-2)
         learning = [p for p in self.net.parameters() if p.requires_grad]
         for parameter in learning:
             parameter.requires_grad_(False)
-        for _ in range(steps):
+        for _ in range(150):
             self.next_loss().backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -12,6 +12,7 @@ from transformers import (
     WhisperModel,
 )
 
+from speechbrain_ext.model.whisper_core import encode
 from speechllm.mini_world.corpus.speech import SAMPLE_RATE
 
 WIDTH = 128
@@ -115,7 +116,7 @@ class WhisperFrontEnd(torch.nn.Module):
             return_tensors="pt",
         )
         frames = (inputs.attention_mask.sum(1) + 1) // 2
-        return self.encode(inputs.input_features), frames
+        return encode(self.model.encoder, inputs.input_features), frames
 
     def _kept(self, longest):
         """Frames to encode: all of them, but in training seldom so many."""
@@ -124,16 +125,6 @@ class WhisperFrontEnd(torch.nn.Module):
             return total
         share = torch.rand(()).item() ** 8
         return longest + round(share * (total - longest))
-
-    def encode(self, mels: torch.Tensor) -> torch.Tensor:
-        """What Whisper's encoder does, for inputs of any length."""
-        encoder = self.model.encoder
-        x_BET = torch.nn.functional.gelu(encoder.conv1(mels))
-        x_BTE = torch.nn.functional.gelu(encoder.conv2(x_BET)).mT
-        x_BTE = x_BTE + encoder.embed_positions.weight[: x_BTE.shape[1]]
-        for layer in encoder.layers:
-            x_BTE = layer(x_BTE, None)
-        return encoder.layer_norm(x_BTE)
 
 
 FRONT_ENDS = {"wavlm": WavLMFrontEnd, "whisper": WhisperFrontEnd}

@@ -40,18 +40,15 @@ def train_tokenizer(family: str) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     core.train_from_iterator(_tokenizer_texts(), trainer)
-    if family != "Llama":
-        return PreTrainedTokenizerFast(
-            tokenizer_object=core, eos_token=EOS, pad_token=EOS
+    named = {"eos_token": EOS, "pad_token": EOS}
+    if family == "Llama":
+        named = {"bos_token": BOS, "eos_token": EOS}
+        core.post_processor = TemplateProcessing(
+            single=f"{BOS} $A",
+            pair=f"{BOS} $A {BOS} $B",
+            special_tokens=[(BOS, core.token_to_id(BOS))],
         )
-    core.post_processor = TemplateProcessing(
-        single=f"{BOS} $A",
-        pair=f"{BOS} $A {BOS} $B",
-        special_tokens=[(BOS, core.token_to_id(BOS))],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=BOS, eos_token=EOS
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, **named)
 
 
 def _tokenizer_texts():
