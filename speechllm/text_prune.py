@@ -19,7 +19,6 @@ from speechbrain_ext.model.decoder import DTYPES, Decoder
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import whole_folder
-from speechbrain_ext.training.choose_layers import read_path
 from speechllm.saved import check_saved, check_target
 from speechllm.streamed.copy import Exchanged, write_pruned
 from speechllm.streamed.walk import StreamedLM, Way
@@ -198,6 +197,9 @@ def planned(
     if is_comparison(plan):
         block, about = best_plan(*where, choice.rule)
     else:
+        # SpeechBrain comes with it: a second that known layers need not wait.
+        from speechbrain_ext.training.choose_layers import read_path
+
         block, about = read_path(*where)
     told = {"plan": about["file"], "rule": about["rule"]}
     return Removal.of(block, layers), told
