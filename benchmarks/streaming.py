@@ -74,8 +74,9 @@ SIZES = {
 }
 TOKENS = 32
 CHECKED = (
-    "Ours reads the copy back and runs a few tokens through it and through the "
-    "layers that were kept; mergekit checks nothing."
+    "Ours holds the copy's layers against those that were kept, bit for bit, "
+    "runs a few tokens through both, and ends when all is on the disk; mergekit "
+    "checks nothing, and does not wait for the disk."
 )
 # MB of weights that a whole command is held to its targets from.
 LEAST = 2000
@@ -131,7 +132,7 @@ def prune_command(sizes, out):
     removed = sizes["drop"].removed
     _run(
         [sys.executable, "-m", "speechllm.cli", "prune"]
-        + [folder_of(sizes["model"]), "--drop", f"{removed[0]}-{removed[-1]}"]
+        + [folder_of(sizes["model"]), "--plan", f"{removed[0]}-{removed[-1]}"]
         + ["--output", out, "--overwrite"]
     )
 

@@ -11,18 +11,15 @@ from typing import Any
 import torch
 
 from speechbrain_ext.layers.distances import RedundancyTable
-from speechbrain_ext.layers.lm_calls import CausalLM, final_norm, logits_of
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.rules import DEFAULT, check_size, find_rule
-from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.decoder import DTYPES, Decoder
-from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import whole_folder
-from speechbrain_ext.training.choose_layers import read_path
-from speechllm.saved import check_saved, check_target
+from speechllm.saved import check_target
+from speechllm.streamed.check import check_runs
 from speechllm.streamed.copy import Exchanged, write_pruned
-from speechllm.streamed.walk import StreamedLM, Way
+from speechllm.streamed.walk import StreamedLM
 from speechllm.text_lm import (
     batches_of,
     enough_of,
@@ -36,8 +33,6 @@ from speechllm.text_rules import best_plan, is_comparison, only_size
 
 # What a pruned folder says of itself.
 PRUNING = "pruning.json"
-# Tokens of a row that a copy is tried on.
-TRIED = 12
 
 
 @dataclass(frozen=True)
@@ -145,9 +140,11 @@ def prune(
             decoder.tokenizer,
             wanted,
             exchanged,
+            check=functools.partial(
+                check_runs, decoder, removed, unfinished, exchanged
+            ),
         )
         write_json(os.path.join(unfinished, PRUNING), report)
-        check_runs(decoder, removed, unfinished, exchanged)
     return report, table
 
 
@@ -198,6 +195,9 @@ def planned(
     if is_comparison(plan):
         block, about = best_plan(*where, choice.rule)
     else:
+        # SpeechBrain comes with it: a second that known layers need not wait.
+        from speechbrain_ext.training.choose_layers import read_path
+
         block, about = read_path(*where)
     told = {"plan": about["file"], "rule": about["rule"]}
     return Removal.of(block, layers), told
@@ -225,49 +225,3 @@ def _heal(decoder, removed, rows, batch_size, progress):
     )
     told = {str(place): one.told() for place, one in maps.items()}
     return {"map": told, "rows": len(fitting)}, healed
-
-
-def check_runs(
-    decoder: Decoder | StreamedLM,
-    removed: Removal,
-    folder: str,
-    exchanged: Exchanged | None = None,
-) -> None:
-    """Refuse a written folder that does not say what the kept layers say."""
-    dtype, whole = stored_dtype(folder), decoder.num_layers
-    kept = Removal.of(removed, whole).kept
-    try:
-        one = _said(decoder.source, dtype, kept, exchanged or {})
-        other = _said(folder, dtype, range(len(kept)), {})
-    except TypeError:
-        if not isinstance(decoder, Decoder):
-            raise
-        # Of a family that has to be in memory as a whole.
-        lm: CausalLM = drop_layers(decoder.lm, removed)
-        lm = lm.to(DTYPES[dtype])
-        check_saved(lm, folder)
-        return
-    if not all(map(torch.equal, one, other)):
-        raise ValueError(
-            f"{folder}: what was written differs from the layers that were "
-            "kept: nothing was kept"
-        )
-
-
-@torch.no_grad()
-def _said(source, dtype, layers, exchanged):
-    """What some layers say of a few tokens: states, and a few logits."""
-    with quiet_loading():
-        model = StreamedLM(source, dtype)
-    model.exchanged, model.parts.copied = exchanged, True
-    ids = torch.arange(TRIED) % model.parts.config.vocab_size
-    rows = model.enter([{"input_ids": ids[None]}])
-    model.walk([Way(rows, set(layers))])
-    h_QD = final_norm(model.lm)(rows[0].here()[0])
-
-    def head(lm_head, h_QD):
-        """The first rows of the head: its bytes are compared elsewhere."""
-        weight = lm_head.weight[:TRIED].clone()
-        return torch.nn.functional.linear(h_QD, weight)
-
-    return h_QD, logits_of(model.lm, h_QD, head)

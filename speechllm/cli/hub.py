@@ -35,10 +35,14 @@ speech_options = options(
 
 
 def listens(model: str, speech: str | None, stream: bool | None) -> bool:
-    """Whether a model is a speech LLM; refuses options that do not fit it."""
-    from speechllm.hub.tables import is_speech_llm
+    """Whether a model is a speech LLM; refuses options that do not fit it.
 
-    if is_speech_llm(model):
+    And what is neither that nor a causal LM.
+    """
+    from speechbrain_ext.layers.nested import PLAIN
+    from speechbrain_ext.layers.surgery import source_place
+
+    if source_place(model)[0] is not PLAIN:
         if stream:
             raise ValueError(
                 f"{model}: a speech LLM is measured in memory, as a whole: "

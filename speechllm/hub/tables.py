@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
-from speechbrain_ext.layers.nested import PLAIN
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES
 from speechllm.hub.model import HubModel
@@ -18,11 +17,6 @@ from speechllm.hub.speech import (
     sequences,
 )
 from speechllm.text_lm import batches_of, read_rows
-
-
-def is_speech_llm(source: str, revision: str | None = None) -> bool:
-    """Whether a source is a speech LLM; refuses what is none and no LM."""
-    return source_place(source, revision)[0] is not PLAIN
 
 
 def hub_dtype(source: str, revision: str | None = None) -> str:

@@ -7,11 +7,15 @@ one has to be converted or exchanged.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import random
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,7 +27,7 @@ from transformers import (
 )
 
 from speechbrain_ext.layers.lm_calls import CausalLM
-from speechbrain_ext.layers.removal import Removal
+from speechbrain_ext.layers.removal import Removal, layer_and_rest
 from speechbrain_ext.layers.saved_lm import describe_causal_lm
 from speechbrain_ext.layers.surgery import load_pruned, source_place
 from speechbrain_ext.layers.weights import (
@@ -41,12 +45,16 @@ from speechbrain_ext.runs.files import write_json
 
 # Most bytes of a file of weights, as transformers has it.
 SHARD = 5_000_000_000
-# Bytes copied at once: what fits a processor's cache takes half the time.
-CHUNK = 1 << 20
+# Bytes copied at once. What fits a processor's own cache takes half the time,
+# less than copies inside the kernel (copy_file_range, sendfile), too.
+CHUNK = 1 << 18
+# Seconds between two looks at what is to be brought to the disk.
+PAUSE = 0.2
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 # Bytes of each tensor's ends that are compared; how many tensors are further.
 END, SAMPLE, MOST = 4096, 8, 1 << 22
 Exchanged = dict[int, dict[str, torch.Tensor]]
+WriteLayer = Callable[[int | None], None]
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,7 @@ def write_pruned(
     exchanged: Exchanged | None = None,
     revision: str | None = None,
     shard: int = SHARD,
+    check: Callable[[WriteLayer], None] | None = None,
 ) -> PreTrainedModel:
     """Write a model's kept layers as a plain Hugging Face folder.
 
@@ -131,6 +140,9 @@ def write_pruned(
         Branch, tag or commit on the hub.
     shard : int
         Most bytes of one file.
+    check : callable or None
+        Given what writes a layer by its new number (None: what stands around
+        the layers), it may look at each while it is in memory still.
 
     Returns
     -------
@@ -154,12 +166,16 @@ def write_pruned(
         if dtype:
             lm = lm.to(dtype)
     pieces = list(pieces_of(source, removed, dtype, exchanged, revision))
-    write_files(pieces, folder, shard)
     if isinstance(processor, ProcessorMixin):
         describe_speech_llm(lm, processor, folder)
     else:
         describe_causal_lm(lm, processor, folder)
-    check_copy(pieces, folder)
+    with syncing(folder):
+        writer = Writer(pieces, folder, shard)
+        if check:
+            check(writer.layer)
+        writer.rest()
+        check_copy(pieces, folder)
     return lm
 
 
@@ -217,44 +233,74 @@ def _values(path):
 
 def write_files(pieces: list[Piece], folder: str, shard: int = SHARD) -> None:
     """Write all tensors, in as many files as it takes."""
-    files: list[list[Piece]] = [[]]
-    for piece in pieces:
-        if files[-1] and sum(p.size for p in files[-1]) + piece.size > shard:
-            files.append([])
-        files[-1].append(piece)
-    if len(files) == 1:
-        write_safetensors(os.path.join(folder, SAFETENSORS), files[0])
-        return
-    index = {}
-    for number, some in enumerate(files, start=1):
-        name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        write_safetensors(os.path.join(folder, name), some)
-        index.update({piece.name: name for piece in some})
-    total = {"total_size": sum(piece.size for piece in pieces)}
-    path = os.path.join(folder, SAFETENSORS_INDEX)
-    write_json(path, {"metadata": total, "weight_map": index})
+    Writer(pieces, folder, shard).rest()
 
 
-def write_safetensors(path: str, pieces: list[Piece]) -> None:
-    """Write one file: its head, then the bytes."""
-    # Wide types first: each then lies where its size divides the offset.
-    pieces = sorted(pieces, key=lambda piece: -piece.dtype.itemsize)
-    head: dict[str, dict] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for piece in pieces:
-        head[piece.name] = {
-            "dtype": NAMES[piece.dtype],
-            "shape": list(piece.value.shape),
-            "data_offsets": [end, end + piece.size],
-        }
-        end += piece.size
-    text = json.dumps(head, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb", buffering=0) as stream:
-        _write(stream, len(text).to_bytes(8, "little") + text)
+class Writer:
+    """Tensors on their way into files, each layer when it is asked for.
+
+    Where each lies in its file is settled before: heads and sizes are there
+    from the beginning.
+    """
+
+    def __init__(self, pieces: list[Piece], folder: str, shard: int = SHARD):
+        self.left: dict[int | None, list[tuple[Piece, str, int]]] = {}
+        files: list[list[Piece]] = [[]]
+        sizes = [0]
         for piece in pieces:
-            for part in piece.chunks():
-                _write(stream, part)
+            if files[-1] and sizes[-1] + piece.size > shard:
+                files.append([])
+                sizes.append(0)
+            files[-1].append(piece)
+            sizes[-1] += piece.size
+        if len(files) == 1:
+            self._lay_out(os.path.join(folder, SAFETENSORS), files[0])
+            return
+        index = {}
+        for number, some in enumerate(files, start=1):
+            name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+            self._lay_out(os.path.join(folder, name), some)
+            index.update({piece.name: name for piece in some})
+        path = os.path.join(folder, SAFETENSORS_INDEX)
+        total = {"total_size": sum(sizes)}
+        write_json(path, {"metadata": total, "weight_map": index})
+
+    def _lay_out(self, path, pieces):
+        """Write a file's head, and settle where its tensors lie."""
+        # Wide types first: each then lies where its size divides the offset.
+        pieces = sorted(pieces, key=lambda piece: -piece.dtype.itemsize)
+        head: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for piece in pieces:
+            head[piece.name] = {
+                "dtype": NAMES[piece.dtype],
+                "shape": list(piece.value.shape),
+                "data_offsets": [end, end + piece.size],
+            }
+            end += piece.size
+        text = json.dumps(head, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with open(path, "wb", buffering=0) as stream:
+            _write(stream, len(text).to_bytes(8, "little") + text)
+            start = stream.tell()
+            stream.truncate(start + end)
+        for piece in pieces:
+            layer, _ = layer_and_rest(piece.name)
+            offset = start + head[piece.name]["data_offsets"][0]
+            self.left.setdefault(layer, []).append((piece, path, offset))
+
+    def layer(self, index: int | None) -> None:
+        """Write a layer, or (None) what stands around the layers."""
+        for piece, path, offset in self.left.pop(index, ()):
+            with open(path, "r+b", buffering=0) as stream:
+                stream.seek(offset)
+                for part in piece.chunks():
+                    _write(stream, part)
+
+    def rest(self) -> None:
+        """Write all that is not written yet."""
+        for index in list(self.left):
+            self.layer(index)
 
 
 def _write(stream: BinaryIO, part) -> None:
@@ -262,6 +308,33 @@ def _write(stream: BinaryIO, part) -> None:
     part = memoryview(part)
     while part:
         part = part[stream.write(part) :]
+
+
+@contextlib.contextmanager
+def syncing(folder: str) -> Iterator[None]:
+    """Bring weights in a folder to the disk while they are being written.
+
+    All of them at the end would be waited for with nothing else to do.
+    """
+    ended = threading.Event()
+
+    def sync():
+        """Until the block has ended."""
+        while not ended.wait(PAUSE):
+            for path in glob.glob(
+                os.path.join(glob.escape(folder), "*.safetensors")
+            ):
+                with open(path, "rb") as stream:
+                    os.fsync(stream.fileno())
+
+    with ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(sync)
+        try:
+            yield
+        finally:
+            ended.set()
+        # A disk tells of a fault once only, and maybe here.
+        synced.result()
 
 
 def check_copy(pieces: list[Piece], folder: str) -> None:

@@ -47,10 +47,6 @@ class Parts:
         self.config = source_config(source, revision)
         self.model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
         self.files = weight_files(source, revision)
-        # Layers of equal bytes give equal results if they lie alike in
-        # memory, too: copied, they do, each layer in the place of the last.
-        self.copied = False
-        self.places: dict[str, torch.Tensor] = {}
 
     def check(self) -> PreTrainedModel:
         """Refuse weights that do not fit; gives the model without memory."""
@@ -112,8 +108,6 @@ class Parts:
                 self.dtype,
             )
         }
-        if self.copied and index is not None:
-            state = {n: self._copy(n, value[...]) for n, value in state.items()}
         with quiet_loading():
             lm, report = Part.from_pretrained(
                 None,
@@ -134,14 +128,6 @@ class Parts:
                 f"be read a layer at a time ({error}). {MEND}"
             ) from error
         return lm.eval().requires_grad_(False)
-
-    def _copy(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """A copy; memory that was never used takes longer than copying."""
-        _, rest = layer_and_rest(name)
-        place = self.places.get(rest)
-        if place is None or place.shape != value.shape:
-            place = self.places[rest] = torch.empty_like(value)
-        return place.copy_(value)
 
     @property
     def bytes(self) -> int:

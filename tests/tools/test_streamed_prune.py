@@ -1,10 +1,12 @@
 """A smaller causal LM is copied from file to file, bytes as they were."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import families
 import pytest
@@ -25,11 +27,13 @@ from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 from speechbrain_ext.model.decoder import Decoder
 from speechllm import text_prune
 from speechllm.streamed import copy
+from speechllm.streamed.check import check_runs
 from speechllm.streamed.copy import check_copy, write_pruned
 from speechllm.streamed.maps import fold_streamed_maps
+from speechllm.streamed.parts import Parts
 from speechllm.streamed.walk import StreamedLM
 from speechllm.text_lm import batches_of, load_text_model, perplexity
-from speechllm.text_prune import Choice, check_runs, prune, read_layers
+from speechllm.text_prune import Choice, prune, read_layers
 
 
 def tensors(folder):
@@ -300,6 +304,116 @@ def test_a_copy_that_says_something_else_is_seen(tmp_path, source):
             continue
         with pytest.raises(ValueError, match="differs from the layers"):
             check_runs(decoder, Removal.of({1, 2}, 5), str(out))
+
+
+def test_one_bit_anywhere_in_a_layer_is_seen(tmp_path, source):
+    """All bytes are held against the source's, not ends and a sample alone."""
+    decoder = load_text_model(source, stream=True)
+    removed, out = Removal.of({1, 2}, 5), tmp_path / "out"
+    out.mkdir()
+    write_pruned(source, removed, str(out), decoder.tokenizer)
+    check_runs(decoder, removed, str(out))
+    path = out / "model.safetensors"
+    place = copy.read_head(str(path))["model.layers.1.mlp.up_proj.weight"]
+    good, middle = (
+        path.read_bytes(),
+        copy.Piece("", place.dtype, place).size // 2,
+    )
+    for offset in (place.offset, place.offset + middle):
+        flipped = bytes([good[offset] ^ 1])
+        path.write_bytes(good[:offset] + flipped + good[offset + 1 :])
+        with pytest.raises(ValueError, match="differs from the layers"):
+            check_runs(decoder, removed, str(out))
+
+
+@pytest.mark.parametrize("shard", [20_000, 1 << 30])
+def test_layers_in_any_order_make_the_same_files(tmp_path, source, shard):
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    orders = [(), (2, None, 0), (None, 0, 1, 2, 3)]
+    for number, order in enumerate(orders):
+        (tmp_path / str(number)).mkdir()
+
+        def some(write, order=order):
+            """Ask for some layers; the rest comes by itself."""
+            for layer in order:
+                write(layer)
+
+        out = str(tmp_path / str(number))
+        write_pruned(source, {1}, out, tokenizer, shard=shard, check=some)
+    names = {path.name for path in (tmp_path / "0").iterdir()}
+    for other in ("1", "2"):
+        assert {path.name for path in (tmp_path / other).iterdir()} == names
+        for name in names:
+            one = (tmp_path / "0" / name).read_bytes()
+            assert one == (tmp_path / other / name).read_bytes()
+
+
+def test_a_layer_is_looked_at_when_it_has_just_been_written(
+    capsys, tmp_path, source, monkeypatch
+):
+    """Or it would be read from the disk again, were the model a large one."""
+    told, layer, part = [], copy.Writer.layer, Parts.layer
+
+    def write(self, index):
+        told.append(("write", index))
+        layer(self, index)
+
+    def read(self, index):
+        told.append(("read", index))
+        return part(self, index)
+
+    monkeypatch.setattr(copy.Writer, "layer", write)
+    monkeypatch.setattr(Parts, "layer", read)
+    assert drop(capsys, source, "1,3", tmp_path / "out")[0] == 0
+    expected = [("write", None)]
+    for new, old in enumerate((0, 2, 4)):
+        expected += [("write", new), ("read", old), ("read", new)]
+    assert told == expected
+
+
+def test_a_disk_that_fails_meanwhile_is_told(
+    capsys, tmp_path, source, monkeypatch
+):
+    """An error of the disk comes once: whoever waits last hears nothing."""
+    whole, failed, rest = os.fsync, [], copy.Writer.rest
+
+    def fail(handle):
+        """Once, for the first look at the weights."""
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        if path.endswith(".safetensors") and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        whole(handle)
+
+    def wait(self):
+        """As a large model would."""
+        rest(self)
+        while not failed:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(copy.Writer, "rest", wait)
+    out = tmp_path / "out"
+    code, _, err = drop(capsys, source, "1", out)
+    assert (
+        code == 1 and f"could not be written ({os.strerror(errno.EIO)})" in err
+    )
+    assert str(out) in err and os.listdir(tmp_path) == []
+
+
+LIGHT = """
+import sys
+from speechllm import cli
+assert not cli.main(["prune", sys.argv[1], "--plan", "1", "--output", sys.argv[2]])
+heavy = "speechbrain", "peft", "av", "ruamel", "matplotlib", "pyarrow"
+print("found", *(name for name in heavy if name in sys.modules))
+"""
+
+
+def test_nothing_is_imported_that_a_copy_does_not_need(tmp_path, source):
+    command = [sys.executable, "-c", LIGHT, source, str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "found", done.stdout + done.stderr
 
 
 def test_a_family_that_does_not_stream_is_pruned_in_memory(capsys, tmp_path):
