@@ -206,10 +206,10 @@ def perplexity_without(
     return perplexity(lm, rows, batch_size, progress)
 
 
-def _about(decoder):
-    """Where a measurement comes from (dict)."""
+def about(decoder: Decoder | StreamedLM, kind: str = "text") -> dict[str, Any]:
+    """Where a measurement comes from: on text, or on speech behind a prompt."""
     name = os.path.basename(os.path.normpath(decoder.source))
-    return {"model": name, "input": "text", "prompted": False}
+    return {"model": name, "input": kind, "prompted": kind == "speech"}
 
 
 def measure_rows(
@@ -233,21 +233,21 @@ def look(
 
     Either is None where there are no rows for it.
     """
-    about = _about(decoder)
+    provenance = about(decoder)
     if isinstance(decoder, StreamedLM):
         decoder.progress = progress
         return first_look(
             decoder,
             batches_of(measured, batch_size),
             batches_of(held_out, batch_size),
-            about,
+            provenance,
         )
     table = before = None
     if held_out:
         before = perplexity(decoder.lm, held_out, batch_size, progress)
     if measured:
         batches = batches_of(measured, batch_size, "Measuring", progress)
-        table = measure(decoder, batches, provenance=about)
+        table = measure(decoder, batches, provenance=provenance)
     return table, before
 
 
@@ -264,7 +264,7 @@ def rows_data(
         {**batch, "labels": text_labels(*batch.values())}
         for batch in batches_of(rows, batch_size)
     ]
-    data = RuleData(batches, _about(decoder), table)
+    data = RuleData(batches, about(decoder), table)
     data.progress = progress
     if isinstance(decoder, StreamedLM):
         decoder.progress = progress

@@ -13,6 +13,7 @@ from speechllm.cli.common import (
     Word,
     command,
     export_options,
+    flag,
     output_folder,
     print_json,
     quiet,
@@ -51,7 +52,7 @@ MODEL = "SPEECHLLM_MODEL"
     help="txt, json, jsonl (a recording a line), srt, vtt, tsv (a piece a "
     "row), ctm.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As --format json.")
+@flag("--json", "As --format json.", "as_json")
 @output_folder("Folder for a file per recording, not standard output.")
 @click.option("--batch-size", type=click.IntRange(1), default=8)
 @click.option(
@@ -60,15 +61,11 @@ MODEL = "SPEECHLLM_MODEL"
     help="Longest piece that is decoded at once; longer audio is cut at "
     "quiet points.",
 )
-@click.option(
+@flag(
     "--vad",
-    is_flag=True,
-    help="Decode only where silero-vad hears speech (pip install "
-    "'speechllm[vad]').",
+    "Decode only where silero-vad hears speech (pip install 'speechllm[vad]').",
 )
-@click.option(
-    "--stream", is_flag=True, help="Print the text as it is decoded (txt)."
-)
+@flag("--stream", "Print the text as it is decoded (txt).")
 @export_options
 def transcribe(
     files: tuple[str, ...],
@@ -195,14 +192,11 @@ def _stream(loaded, files, task, options):
 
 def _write(files, results, form, output):
     """Print or save; gives the exit code."""
+    pairs = list(zip(files, results))
     failed = [one for one in results if isinstance(one, Exception)]
     for error in failed:
         tell(f"Error: {error}")
-    done = [
-        (file, one)
-        for file, one in zip(files, results)
-        if not isinstance(one, Exception)
-    ]
+    done = [pair for pair in pairs if not isinstance(pair[1], Exception)]
     if output:
         _save(done, form, output)
     elif form in ROWS:
@@ -214,7 +208,7 @@ def _write(files, results, form, output):
                 {"name": file, "error": str(one)}
                 if isinstance(one, Exception)
                 else one.as_dict()
-                for file, one in zip(files, results)
+                for file, one in pairs
             ]
         )
     else:
@@ -243,6 +237,5 @@ def _save(done, form, output):
                 "transcribe it with another --output"
             )
         taken.add(name)
-        path = os.path.join(output, name)
-        write_text(path, FORMATS[form](one))
-        tell(f"wrote {path}")
+        write_text(os.path.join(output, name), FORMATS[form](one))
+        tell(f"wrote {os.path.join(output, name)}")

@@ -100,6 +100,11 @@ class Numbers(click.ParamType):
         return tuple(map(int, parts))
 
 
+def flag(name: str, about: str, *more: str, **how: Any) -> Decorator:
+    """An option that is there or not."""
+    return click.option(name, *more, is_flag=True, help=about, **how)
+
+
 def file_option(name: str, about: str, **more: Any) -> Decorator:
     """An option that names a file."""
     kind = click.Path(dir_okay=False, allow_dash=True)
@@ -196,6 +201,9 @@ device_option = click.option(
 )
 
 
+SHORT_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
 def options_of_a_model(*more_types: str) -> Decorator:
     """Where a model is put, and of which type its weights are."""
     types = ("float32", "bfloat16", "float16", *more_types)
@@ -203,10 +211,7 @@ def options_of_a_model(*more_types: str) -> Decorator:
         device_option,
         click.option(
             "--dtype",
-            type=Word(
-                types,
-                {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"},
-            ),
+            type=Word(types, SHORT_TYPES),
             help="Type of the weights; by default as they are stored.",
         ),
     )
@@ -214,9 +219,7 @@ def options_of_a_model(*more_types: str) -> Decorator:
 
 model_options = options_of_a_model()
 export_options = options_of_a_model("int8")
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for machines."
-)
+json_option = flag("--json", "Print JSON, for machines.", "as_json")
 
 
 def command(*lines: str) -> Callable[[Callable], click.Command]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from speechllm.cli.common import command, export_options, file_option, quiet
@@ -41,13 +43,10 @@ from speechllm.cli.common import command, export_options, file_option, quiet
 @export_options
 def demo(
     models: tuple[str, ...],
-    host: str,
-    port: int | None,
     table: str | None,
     space: str | None,
     package: str | None,
-    device: str | None,
-    dtype: str | None,
+    **serving: Any,
 ) -> None:
     """Try MODELs on a page in the browser, the deepest beside the others.
 
@@ -62,4 +61,4 @@ def demo(
         return
     from speechllm.demo.page import serve
 
-    serve(models, host, port, table, device, dtype, tell=click.echo)
+    serve(models, table=table, tell=click.echo, **serving)

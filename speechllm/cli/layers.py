@@ -16,6 +16,7 @@ from speechllm.cli.common import (
     Word,
     command,
     file_option,
+    flag,
     json_option,
     model_options,
     options,
@@ -25,7 +26,7 @@ from speechllm.cli.common import (
     show_progress,
     tell,
 )
-from speechllm.cli.hub import listens, measure_hub, speech_options
+from speechllm.cli.hub import data_of, listens, speech_options
 from speechllm.device import pick_device
 from speechllm.packaged import packaged_path
 
@@ -38,12 +39,11 @@ RULE_NAMES = (
 lm_options = options(
     # package:models/mini-qwen2 is a model too.
     click.argument("model", callback=lambda *told: packaged_path(told[-1])),
-    click.option(
+    flag(
         "--stream",
-        is_flag=True,
+        "Read a layer at a time from the model's files; by default so where "
+        "its weights do not fit into the free memory.",
         default=None,
-        help="Read a layer at a time from the model's files; by default so "
-        "where its weights do not fit into the free memory.",
     ),
     click.option(
         "--batch-size", type=click.IntRange(1), default=8, show_default=True
@@ -99,25 +99,43 @@ def measure(
             "what is it measured on? Give --text FILE, or for a speech LLM "
             "--speech DIR"
         )
-    if listens(model, speech, settings["stream"]):
-        measure_hub(model, speech, text, output, picture, as_json, **settings)
-        return
-    from speechllm.text_lm import measure_rows
-
+    hears = listens(model, speech, settings["stream"])
     if picture:
         _check_picture(picture)
-    decoder, rows = load_lm(model, text, settings)
-    table = measure_rows(
-        decoder, rows, settings["batch_size"], show_progress(as_json)
-    )
-    if output:
-        table.save(output)
-    if picture:
-        draw([table], picture)
-    if as_json:
-        print_json(table_about(table))
+    agreement = None
+    if hears:
+        from speechllm.hub.tables import load_hub, measure_both
+
+        where = pick_device(settings["device"]), settings["dtype"]
+        hub = load_hub(model, *where, settings["prompt"])
+        data = data_of(speech, text, as_json, settings)
+        tables, agreement = measure_both(hub, data, settings["position"])
     else:
+        from speechllm.text_lm import measure_rows
+
+        decoder, rows = load_lm(model, text, settings)
+        batch_size, progress = settings["batch_size"], show_progress(as_json)
+        tables = {"text": measure_rows(decoder, rows, batch_size, progress)}
+    for kind, table in tables.items() if output else ():
+        beside = "-text" if kind == "text" and len(tables) == 2 else ""
+        table.save(beside.join(os.path.splitext(output)))
+    if picture:
+        draw(list(tables.values()), picture)
+    if as_json:
+        told = {kind: table_about(table) for kind, table in tables.items()}
+        print_json({**told, "agreement": agreement} if hears else told["text"])
+        return
+    for table in tables.values():
         print_table(table)
+        if hears:
+            click.echo()
+    if agreement:
+        click.echo(
+            "Speech and text: both paths remove "
+            f"{agreement['overlap']:.0%} of their layers alike; correlation "
+            f"of the distances {agreement['correlation']:.3f}, mean "
+            f"difference {agreement['mean_difference']:.4f}."
+        )
 
 
 def load_lm(model, text, settings):

@@ -8,6 +8,7 @@ import click
 
 from speechllm.cli.common import (
     command,
+    flag,
     json_option,
     output_folder,
     print_json,
@@ -81,7 +82,7 @@ def _compare_tables(a, b, as_json):
 )
 @click.argument("results", metavar="RESULTS")
 @output_folder("Folder to write to; by default that of the results.")
-@click.option("--column", is_flag=True, help="Pictures for one column.")
+@flag("--column", "Pictures for one column.")
 @json_option
 def report(
     results: str, output: str | None, column: bool, as_json: bool

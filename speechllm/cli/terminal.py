@@ -60,11 +60,9 @@ def _cell(value, chosen, colour, width):
 
 def colour_of(value):
     """Between the two nearest of the colours."""
-    place = value * (len(COLOURS) - 1)
-    index = min(int(place), len(COLOURS) - 2)
-    share = place - index
-    pair = zip(COLOURS[index], COLOURS[index + 1])
-    return tuple(round(a + share * (b - a)) for a, b in pair)
+    places = np.linspace(0, 1, len(COLOURS))
+    several = (np.interp(value, places, part) for part in zip(*COLOURS))
+    return tuple(round(float(one)) for one in several)
 
 
 def _axis(layers, cell):

@@ -32,23 +32,7 @@ def known_place(model: PreTrainedModel) -> Place:
 
 
 def text_lm(model: PreTrainedModel) -> Any:
-    """The decoder of a speech LLM as a causal LM, which shares its modules.
-
-    Arguments
-    ---------
-    model : transformers.PreTrainedModel
-        Of a family that `speechbrain_ext.layers.nested` lists.
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-        What is done to its layers is done to the model's.
-
-    Raises
-    ------
-    TypeError
-        If the family is not known.
-    """
+    """The decoder of a speech LLM as a causal LM, which shares its modules."""
     place = known_place(model)
     if not place.config:
         return model
@@ -70,17 +54,8 @@ class _Reached(Exception):
 def merged(model: PreTrainedModel, inputs: dict) -> dict:
     """What reaches the decoder: sound among the words, as embeddings.
 
-    Arguments
-    ---------
-    model : transformers.PreTrainedModel
-        A speech LLM.
-    inputs : dict
-        What its processor gives; gradients go through projector and encoder.
-
-    Returns
-    -------
-    dict
-        ``inputs_embeds`` ``[B, Q, D]`` and ``attention_mask`` ``[B, Q]``.
+    Of a processor's inputs: ``inputs_embeds`` ``[B, Q, D]`` and
+    ``attention_mask`` ``[B, Q]``; gradients go through projector and encoder.
     """
     place = known_place(model)
     found: dict[str, Any] = {}

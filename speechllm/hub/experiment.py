@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.training.experiment import Experiment
@@ -66,7 +64,13 @@ def open_hub_experiment(
         backbone["source"], backbone.get("revision"), hparams["prompt"]
     )
     own = {"speech_encoder": {"name": f"{backbone['name']}'s own"}}
-    hparams = {**hparams, **FIXED, **own, "load_decoder": _decoder(hparams)}
+    hparams = {**hparams, **FIXED, **own}
+
+    def load_decoder(device="cpu"):
+        """The decoder alone, to be measured on text."""
+        return _load(hparams, None, device).decoder
+
+    hparams["load_decoder"] = load_decoder
     # Not a setting that makes another run.
     tables = hparams.pop("tables_folder")
     datasets = dataio_prepare(hparams, prompt)
@@ -74,16 +78,6 @@ def open_hub_experiment(
     # Tables are of the model, whichever run wants one.
     run.baseline = tables
     return run
-
-
-def _decoder(hparams):
-    """What loads the decoder alone, to be measured on text."""
-
-    def load(device="cpu"):
-        """The decoder of the settings' model."""
-        return _load(hparams, None, device).decoder
-
-    return load
 
 
 def _load(hparams, removed, device):
@@ -139,17 +133,3 @@ class HubExperiment(Experiment):
             brain.model.requires_grad_(False)
             result.trainable = {}
         return brain
-
-
-@torch.no_grad()
-def put_trained(hub: HubModel, state: dict) -> None:
-    """Put a trained projector into a model, in the type of its weights."""
-    own = {f"projector.{k}": v for k, v in hub.projector.state_dict().items()}
-    wrong = sorted(own.keys() ^ state.keys())
-    wrong += [k for k in own if k in state and own[k].shape != state[k].shape]
-    if wrong:
-        raise ValueError(
-            f"the trained projector is another model's (first {wrong[0]})"
-        )
-    for name, value in own.items():
-        value.copy_(state[name])

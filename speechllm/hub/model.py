@@ -31,23 +31,9 @@ from speechllm.hub.prompts import HubPrompt
 
 
 class HubModel(torch.nn.Module):
-    """A speech LLM of transformers, its decoder whole or pruned.
+    """A speech LLM of a family that `speechbrain_ext.layers.nested` lists.
 
-    Arguments
-    ---------
-    model : transformers.PreTrainedModel
-        Of a family that `speechbrain_ext.layers.nested` lists.
-    prompt : speechllm.hub.prompts.HubPrompt
-        How it is asked.
-    source : str
-        Where it came from.
-    kept : tuple of int or None
-        Which of the source's layers it has; None: all.
-
-    Raises
-    ------
-    TypeError
-        If the family is not known, or its decoder cannot be called in parts.
+    Its decoder is whole, or has the `kept` of the source's layers.
     """
 
     # As `SpeechLLM`'s: nothing to join, and no marks of ours.
@@ -87,28 +73,7 @@ class HubModel(torch.nn.Module):
         revision: str | None = None,
         words: str | None = None,
     ) -> HubModel:
-        """Load a model, kept layers only, with its processor.
-
-        Arguments
-        ---------
-        source : str
-            Hub id or local folder.
-        removed : Block, Plan, iterable of int or None
-            Decoder layers to leave out; their weights are never read.
-        dtype, device, revision
-            As `speechbrain_ext.model.decoder.Decoder.from_source` takes them.
-        words : str or None
-            What is asked; see `speechllm.hub.prompts.HubPrompt`.
-
-        Returns
-        -------
-        HubModel
-
-        Raises
-        ------
-        TypeError
-            If the family is not known, or cannot be called in parts.
-        """
+        """Load a model with its processor; removed layers are never read."""
         prompt = load_prompt(source, revision, words)
         with quiet_loading():
             model = load_pruned(

@@ -26,13 +26,8 @@ TEXT = ("input_ids", "attention_mask")
 class HubPrompt:
     """A model's processor, and the words that it is asked with.
 
-    Arguments
-    ---------
-    processor : transformers.ProcessorMixin
-        The model's own.
-    words : str or None
-        What is asked. With ``{speech}`` in it, all that stands around the
-        sound, word for word; None: the model's own request.
+    Words with ``{speech}`` in them are all that stands around the sound, word
+    for word; None: the model's own request.
     """
 
     def __init__(self, processor: Any, words: str | None = None):
@@ -133,24 +128,7 @@ def ears_of(processor: Any) -> Any:
 
 
 def request(processor: Any, words: str | None = None) -> str:
-    """A prompt as text, in which one token stands for the sound.
-
-    Arguments
-    ---------
-    processor : transformers.ProcessorMixin
-        A model's own.
-    words : str or None
-        As `HubPrompt` takes them.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If the sound has no place in it, or more than one.
-    """
+    """A prompt as text, in which one token stands for the sound."""
     mark, text = processor.audio_token, words
     # Some processors leave it to their tokenizer.
     template = getattr(processor, "chat_template", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,52 +19,20 @@ from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.rules import DEFAULT, check_size, find_rule
-from speechbrain_ext.layers.search import RuleData, text_labels
+from speechbrain_ext.layers.search import RuleData
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import whole_folder
 from speechllm.hub.model import HubModel, load_prompt
-from speechllm.hub.speech import as_batch, has_text, read_speech, sequences
-from speechllm.hub.tables import about, hub_dtype, load_hub, measure_speech
+from speechllm.hub.speech import Data, as_batch, has_text
+from speechllm.hub.tables import hub_dtype, load_hub, measure_speech
 from speechllm.saved import check_target
 from speechllm.streamed.copy import Exchanged, write_pruned
-from speechllm.text_lm import batches_of, read_rows, split_rows
+from speechllm.text_lm import about, rows_data, split_rows
 from speechllm.text_prune import PRUNING, Choice, planned
 
 DOWN = "mlp.down_proj"
-
-
-@dataclass(frozen=True)
-class Data:
-    """What layers are chosen, maps fitted and the result judged on.
-
-    Arguments
-    ---------
-    speech : str or None
-        As `speechllm.hub.speech.read_speech` takes it.
-    text : str or None
-        A text file, looked at where there is no speech.
-    batch_size : int
-        Rows at a time.
-    context : int
-        Most tokens of a row of text.
-    most : int or None
-        No more utterances than this.
-    progress : bool
-        Show bars.
-    """
-
-    speech: str | None = None
-    text: str | None = None
-    batch_size: int = 8
-    context: int = 512
-    most: int | None = None
-    progress: bool = False
-
-    def heard(self, hub, utterances, name):
-        """What reaches the decoder of some utterances."""
-        return sequences(hub, utterances, self.batch_size, name, self.progress)
 
 
 def prune_hub(
@@ -93,7 +60,7 @@ def prune_hub(
     }
     removed = _known(choice, layers, report)
     _check_data(choice, removed, data, heal)
-    utterances = read_speech(data.speech, data.most) if data.speech else []
+    utterances = data.utterances()
     told = bool(utterances) and has_text(utterances)
     if heal and not told:
         raise ValueError(
@@ -143,33 +110,30 @@ def _known(choice, layers, report) -> Removal | None:
     return removed
 
 
-def _batches(hub, measured, data):
+def _looked_at(hub, measured, by_table, data):
     """What a rule looks at: speech where it is given, else text."""
-    if measured:
-        return map(as_batch, data.heard(hub, measured, "Hearing"))
-    rows = read_rows(data.text, hub.prompt.spell, data.context)
-    return (
-        {**batch, "labels": text_labels(*batch.values())}
-        for batch in batches_of(rows, data.batch_size)
-    )
+    if not measured:
+        rows, progress = data.rows(hub), data.progress
+        return rows_data(hub.decoder, rows, data.batch_size, progress=progress)
+    batches, table = [], None
+    if by_table:
+        table = measure_speech(hub, measured, data)
+    else:
+        batches = list(map(as_batch, data.heard(hub, measured, "Hearing")))
+    looked_at = RuleData(batches, about(hub.decoder, "speech"), table)
+    looked_at.progress = data.progress
+    return looked_at
 
 
 def _chosen(hub, choice, measured, data, report):
     """The layers that a rule chooses, and the table if it made one."""
-    kind, table = "speech" if measured else "text", None
     rule = choice.rule or DEFAULT
-    if rule == DEFAULT and measured:
-        table = measure_speech(
-            hub, measured, data.batch_size, None, data.progress
-        )
-    batches = [] if table else list(_batches(hub, measured, data))
-    looked_at = RuleData(batches, about(hub, kind), table)
-    looked_at.progress = data.progress
+    looked_at = _looked_at(hub, measured, rule == DEFAULT, data)
     plan = find_rule(rule)(hub.decoder, looked_at, choice.size)
     report["rule"] = rule
     report["distance" if rule == DEFAULT else "value"] = plan.value
     report["measured_rows"] = len(measured) or looked_at.sequences
-    return Removal.of(plan, hub.decoder.num_layers), table
+    return Removal.of(plan, hub.decoder.num_layers), looked_at.table
 
 
 def _judge(hub, removed, measured, judged, data, heal, report):
@@ -201,34 +165,11 @@ def fold_map(
     removed: Removal,
     fitting: Iterable,
     choosing: Iterable,
-    strengths: Iterable[float] = tuple(PARTS["map"]["ridge"]),
 ) -> tuple[Exchanged, dict]:
     """Fold a closed-form map into the layer before each gap, in place.
 
-    Arguments
-    ---------
-    whole, pruned : HubModel
-        The same model with and without the removed layers.
-    removed : Removal
-        These.
-    fitting, choosing : iterable of Sequence
-        What maps are fitted on, and what their ridge is chosen by.
-    strengths : iterable of float
-        Ridges to try, as shares of the states' mean variance.
-
-    Returns
-    -------
-    exchanged : dict
-        The new weights by layer of the whole model.
-    told : dict
-        What the maps are, by receiving layer.
-
-    Raises
-    ------
-    ValueError
-        If a gap has no layer before it.
-    TypeError
-        If that layer's MLP does not end in one matrix.
+    Gives the new weights by layer of the whole model, and what the maps are,
+    by receiving layer.
     """
     check_layer_before(removed.receiving)
     layers = decoder_layers(pruned.decoder)
@@ -245,15 +186,14 @@ def fold_map(
         removed.receiving,
         list(fitting),
         list(choosing),
-        strengths,
+        PARTS["map"]["ridge"],
         form="folded",
     )
     fold_maps(pruned.decoder, {i: one.map.weight_DD for i, one in maps.items()})
     exchanged: Exchanged = {}
     for index in maps:
-        down_proj = layers[index - 1].mlp.down_proj
-        named = {f"{DOWN}.weight": down_proj.weight.detach().cpu()}
-        if down_proj.bias is not None:
-            named[f"{DOWN}.bias"] = down_proj.bias.detach().cpu()
-        exchanged[removed.kept[index - 1]] = named
+        weights = layers[index - 1].mlp.down_proj.named_parameters()
+        exchanged[removed.kept[index - 1]] = {
+            f"{DOWN}.{name}": value.detach().cpu() for name, value in weights
+        }
     return exchanged, {str(i): one.told() for i, one in maps.items()}

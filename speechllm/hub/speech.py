@@ -16,6 +16,7 @@ from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.own_forms import form_of, read_data
 from speechbrain_ext.model.prompt import Sequence
 from speechllm.hub.model import HubModel
+from speechllm.text_lm import read_rows
 
 SHOWN = 5
 
@@ -43,24 +44,10 @@ class Utterance:
 
 
 def read_speech(place: str, most: int | None = None) -> list[Utterance]:
-    """Utterances of a folder of recordings, or of a table of them.
+    """Utterances, at most so many, spread over all that there are.
 
-    Arguments
-    ---------
-    place : str
-        A Kaldi folder, an audiofolder, NeMo's JSON lines or a CSV, with the
-        text that is said; or any folder with recordings, without.
-    most : int or None
-        No more than so many, spread over all.
-
-    Returns
-    -------
-    list of Utterance
-
-    Raises
-    ------
-    ValueError
-        If there are none, or some cannot be used.
+    Of a Kaldi folder, an audiofolder, NeMo's JSON lines or a CSV, with the
+    text that is said; or of any folder with recordings, without.
     """
     if not os.path.exists(place):
         raise FileNotFoundError(f"{place}: no such folder or table of speech")
@@ -74,13 +61,9 @@ def read_speech(place: str, most: int | None = None) -> list[Utterance]:
             shown = "; ".join(bad[:SHOWN])
             raise ValueError(f"{place}: {len(bad)} bad utterances: {shown}")
         found = [
-            Utterance(
-                one.name,
-                one.row["file"],
-                one.row.get("part"),
-                one.row.get("wrd") or None,
-            )
+            Utterance(one.name, row["file"], row.get("part"), row.get("wrd"))
             for one in rows
+            for row in [one.row]
         ]
     if not found:
         raise ValueError(f"{place}: holds no recording")
@@ -134,12 +117,37 @@ def sequences(
         yield hub.sequence(wav_BN, lengths_B, targets)
 
 
+@dataclass(frozen=True)
+class Data:
+    """What layers are chosen, maps fitted and the result judged on."""
+
+    speech: str | None = None
+    # A rule looks at it where there is no speech.
+    text: str | None = None
+    batch_size: int = 8
+    context: int = 512
+    most: int | None = None
+    progress: bool = False
+
+    def utterances(self) -> list[Utterance]:
+        """What is spoken, if anything."""
+        return read_speech(self.speech, self.most) if self.speech else []
+
+    def rows(self, hub: HubModel) -> list[torch.Tensor]:
+        """What is written, if anything, as token ids."""
+        if not self.text:
+            return []
+        return read_rows(self.text, hub.prompt.spell, self.context)
+
+    def heard(self, hub, utterances, name):
+        """What reaches the decoder of some utterances."""
+        return sequences(hub, utterances, self.batch_size, name, self.progress)
+
+
 def as_batch(sequence: Sequence) -> dict:
     """A sequence as measuring and rules take it."""
-    batch = {
-        **sequence.as_inputs(),
-        "prompt_lengths": sequence.prompt_lengths_B,
-    }
+    given = sequence.as_inputs()
+    more = {"prompt_lengths": sequence.prompt_lengths_B}
     if sequence.labels_BQ is not None:
-        batch["labels"] = sequence.labels_BQ
-    return batch
+        more["labels"] = sequence.labels_BQ
+    return given | more

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
 from speechbrain_ext.layers.nested import PLAIN
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES
 from speechllm.hub.model import HubModel
-from speechllm.hub.speech import (
-    Utterance,
-    as_batch,
-    has_text,
-    read_speech,
-    sequences,
-)
-from speechllm.text_lm import batches_of, read_rows
+from speechllm.hub.speech import Data, Utterance, as_batch, has_text
+from speechllm.text_lm import about, measure_rows
 
 
 def is_speech_llm(source: str, revision: str | None = None) -> bool:
@@ -40,18 +31,11 @@ def load_hub(
     return HubModel.from_source(source, None, dtype, device, words=words)
 
 
-def about(hub: HubModel, kind: str) -> dict[str, Any]:
-    """Where a measurement comes from."""
-    name = os.path.basename(os.path.normpath(hub.decoder.source))
-    return {"model": name, "input": kind, "prompted": kind == "speech"}
-
-
 def measure_speech(
     hub: HubModel,
     utterances: list[Utterance],
-    batch_size: int = 8,
+    data: Data,
     position: str | None = None,
-    progress: bool = False,
 ) -> RedundancyTable:
     """The table on speech, behind the model's own prompt.
 
@@ -65,39 +49,25 @@ def measure_speech(
             "position: target, but the recordings have no text: give a table "
             "with their text, or --position prompt"
         )
-    heard = sequences(hub, utterances, batch_size, "Measuring", progress)
-    batches = map(as_batch, heard)
+    batches = map(as_batch, data.heard(hub, utterances, "Measuring"))
+    from_where = about(hub.decoder, "speech")
     return measure(
-        hub.decoder,
-        batches,
-        position=position,
-        provenance=about(hub, "speech"),
+        hub.decoder, batches, position=position, provenance=from_where
     )
 
 
 def measure_both(
-    hub: HubModel,
-    speech: str | None,
-    text: str | None,
-    batch_size: int = 8,
-    context: int = 512,
-    most: int | None = None,
-    position: str | None = None,
-    progress: bool = False,
+    hub: HubModel, data: Data, position: str | None = None
 ) -> tuple[dict[str, RedundancyTable], dict | None]:
     """The tables on speech and on text, and how much they agree."""
     tables: dict[str, RedundancyTable] = {}
     # What is wrong with either is told before anything long.
-    utterances = read_speech(speech, most) if speech else None
-    rows = read_rows(text, hub.prompt.spell, context) if text else None
+    utterances, rows = data.utterances(), data.rows(hub)
     if utterances:
-        tables["speech"] = measure_speech(
-            hub, utterances, batch_size, position, progress
-        )
+        tables["speech"] = measure_speech(hub, utterances, data, position)
     if rows:
-        batches = batches_of(rows, batch_size, "Measuring", progress)
-        tables["text"] = measure(
-            hub.decoder, batches, provenance=about(hub, "text")
+        tables["text"] = measure_rows(
+            hub.decoder, rows, data.batch_size, data.progress
         )
     agreement = None
     if len(tables) == 2:
