@@ -70,11 +70,12 @@ MODEL = "SPEECHLLM_MODEL"
 def transcribe(
     files: tuple[str, ...],
     model: str | None,
-    task: str | None,
     form: str,
     as_json: bool,
     output: str | None,
     stream: bool,
+    dtype: str | None,
+    device: str | None,
     **options: Any,
 ) -> int:
     """Text of recordings, of any format, rate and length.
@@ -96,20 +97,19 @@ def transcribe(
     quiet()
     from speechllm.exported.model import ExportedSpeechLLM
 
-    loaded = ExportedSpeechLLM.from_pretrained(
-        source, dtype=options["dtype"], device=options["device"]
-    )
+    loaded = ExportedSpeechLLM.from_pretrained(source, dtype, device)
+    opened = _opened(files)
     if stream:
-        _stream(loaded, files, task, options)
+        # One piece at a time.
+        del options["batch_size"]
+        for file in opened:
+            for text in loaded.stream(file, **options):
+                click.echo(text, nl=False)
+            click.echo()
         return 0
+    progress = show_progress(as_json)
     results = loaded.transcribe(
-        _opened(files),
-        batch_size=options["batch_size"],
-        task=task,
-        piece_seconds=options["piece_seconds"],
-        progress=show_progress(as_json),
-        on_error="return",
-        vad=options["vad"],
+        opened, progress=progress, on_error="return", **options
     )
     return _write(files, results, form, output)
 
@@ -135,6 +135,8 @@ def find_model() -> str:
 
 def _expand(files):
     """Folders become the recordings in them; says what else was there."""
+    from speechllm.exported.audio import is_audio
+
     found = []
     if list(files).count("-") > 1:
         raise click.UsageError("-: standard input can be read once only")
@@ -148,7 +150,11 @@ def _expand(files):
             for name in names
             if not name.startswith(".")
         )
-        recordings = [path for path in inside if _is_recording(path)]
+        recordings = [
+            path
+            for path in inside
+            if os.path.splitext(path)[1].lower() in AUDIO or is_audio(path)
+        ]
         others = sorted(set(inside) - set(recordings))
         if others:
             shown = ", ".join(others[:5])
@@ -160,34 +166,10 @@ def _expand(files):
     return found
 
 
-def _is_recording(path):
-    """Whether a file is called like a recording, or is one."""
-    if os.path.splitext(path)[1].lower() in AUDIO:
-        return True
-    from speechbrain_ext.data.audio import audio_info
-    from speechbrain_ext.data.audio_damage import AudioError
-
-    try:
-        audio_info(path, decode=False)
-    except AudioError:
-        return False
-    return True
-
-
 def _opened(files):
     """The files, standard input in the place of "-"."""
     stdin = click.get_binary_stream("stdin") if "-" in files else None
     return [stdin if file == "-" else file for file in files]
-
-
-def _stream(loaded, files, task, options):
-    """Print each file's text as its tokens come."""
-    for file in _opened(files):
-        for text in loaded.stream(
-            file, task, options["piece_seconds"], options["vad"]
-        ):
-            click.echo(text, nl=False)
-        click.echo()
 
 
 def _write(files, results, form, output):

@@ -180,11 +180,6 @@ class Earlier(click.Option):
         return value
 
 
-def earlier(name: str, instead: str, **more: Any) -> Decorator:
-    """An option's former name, given on under its own parameter."""
-    return click.option(name, cls=Earlier, instead=instead, **more)
-
-
 def _device(ctx, param, device):
     """Refuse a word that is no device."""
     try:

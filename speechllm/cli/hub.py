@@ -30,7 +30,7 @@ speech_options = options(
 
 def listens(model: str, speech: str | None, stream: bool | None) -> bool:
     """Whether a model is a speech LLM; refuses options that do not fit it."""
-    from speechllm.hub.tables import is_speech_llm
+    from speechllm.hub.model import is_speech_llm
 
     if is_speech_llm(model):
         if stream:
@@ -53,11 +53,5 @@ def data_of(
     """What a speech LLM is measured on."""
     from speechllm.hub.speech import Data
 
-    return Data(
-        speech,
-        text,
-        settings["batch_size"],
-        settings["context"],
-        settings["most"],
-        show_progress(as_json),
-    )
+    limits = {n: settings[n] for n in ("batch_size", "context", "most")}
+    return Data(speech, text, progress=show_progress(as_json), **limits)

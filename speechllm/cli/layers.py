@@ -104,7 +104,8 @@ def measure(
         _check_picture(picture)
     agreement = None
     if hears:
-        from speechllm.hub.tables import load_hub, measure_both
+        from speechllm.hub.model import load_hub
+        from speechllm.hub.speech import measure_both
 
         where = pick_device(settings["device"]), settings["dtype"]
         hub = load_hub(model, *where, settings["prompt"])
@@ -116,9 +117,10 @@ def measure(
         decoder, rows = load_lm(model, text, settings)
         batch_size, progress = settings["batch_size"], show_progress(as_json)
         tables = {"text": measure_rows(decoder, rows, batch_size, progress)}
-    for kind, table in tables.items() if output else ():
-        beside = "-text" if kind == "text" and len(tables) == 2 else ""
-        table.save(beside.join(os.path.splitext(output)))
+    if output:
+        for kind, table in tables.items():
+            beside = "-text" if kind == "text" and len(tables) == 2 else ""
+            table.save(beside.join(os.path.splitext(output)))
     if picture:
         draw(list(tables.values()), picture)
     if as_json:
@@ -228,7 +230,7 @@ def _check_picture(picture):
 
 def draw(tables, picture):
     """Heat maps of tables, side by side, into a file."""
-    from speechllm.report.heatmaps import draw_heatmaps
+    from speechllm.report.maps import draw_heatmaps
 
     contents = [
         {

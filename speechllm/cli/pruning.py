@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from speechllm.cli.common import (
+    Earlier,
     Word,
     command,
-    earlier,
     file_option,
     flag,
     json_option,
@@ -69,7 +69,7 @@ SPEECH_LLM = (
     help="Which layers: a file that `measure`, `rules` or a recipe's "
     "measure.py wrote, or their numbers, counted from 0.",
 )
-@earlier("--drop", "--plan")
+@click.option("--drop", cls=Earlier, instead="--plan")
 @click.option(
     "--heal",
     type=click.Choice(["map"]),

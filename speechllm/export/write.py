@@ -16,10 +16,7 @@ from speechbrain_ext.healing.bridge import remove_bridges
 from speechbrain_ext.healing.frozen_adapter import fold_frozen_adapter
 from speechbrain_ext.layers.saved_lm import SHARD
 from speechbrain_ext.quiet import quiet_loading
-from speechbrain_ext.runs.files import (
-    write_json,
-    write_text,
-)
+from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.card import model_card

@@ -23,7 +23,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from speechbrain_ext.model.prompt import template_faults
@@ -66,8 +66,6 @@ CODE = {
 PART = re.compile(r"[\w][\w.+-]*")
 NAME = re.compile(r"[A-Za-z]\w{0,63}")
 MOST_FILES = 10_000
-# Bytes read at once while hashing.
-PIECE = 1 << 22
 LARGEST_JSON = 64 * 2**20
 
 
@@ -159,6 +157,20 @@ class TaskSettings:
     piece_seconds: float = _setting(_number(0.1, 3600), 30.0)
     about: dict = field(default_factory=dict, metadata={"may_be": _kind(dict)})
 
+    def scores(self, digits: int) -> dict[str, str]:
+        """What its run scored on each set, in words."""
+        return {
+            where: f"{score['metric']} {score['value']:.{digits}f}"
+            for where, score in self.about.get("scores", {}).items()
+            if score["value"] is not None
+        }
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of its adapters' folders; all are to be active at once."""
+        there = {ADAPTER: self.adapter, BASELINE_ADAPTER: self.baseline_adapter}
+        return [name for name, is_there in there.items() if is_there]
+
     @classmethod
     def from_json(cls, content: object, path: str) -> TaskSettings:
         """Read and check what a ``task.json`` holds."""
@@ -179,10 +191,6 @@ class TaskSettings:
             )
         return cls(**content)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
     def faults(self) -> list[str]:
         """What cannot be, in words."""
         return [
@@ -198,23 +206,17 @@ class TaskSettings:
 
 def file_hash(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while piece := stream.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def files_of(folder: str) -> list[str]:
     """Every file below a folder, by its path in it, sorted."""
-    found = []
-    for here, _, names in os.walk(folder):
-        where = os.path.relpath(here, folder)
-        found += [
-            os.path.normpath(os.path.join(where, name)).replace(os.sep, "/")
-            for name in names
-        ]
-    return sorted(found)
+    return sorted(
+        os.path.relpath(os.path.join(here, name), folder).replace(os.sep, "/")
+        for here, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def read_json(path: str) -> Any:
@@ -307,13 +309,8 @@ class ExportFolder:
 
     def below(self, folder: str) -> list[str]:
         """Names of the files right in a folder of the export."""
-        start = folder.rstrip("/") + "/"
-        names = [
-            name.removeprefix(start)
-            for name in self.manifest["files"]
-            if name.startswith(start)
-        ]
-        return [name for name in names if "/" not in name]
+        paths = map(os.path.split, self.manifest["files"])
+        return [name for where, name in paths if where == folder.rstrip("/")]
 
     def _manifest(self):
         path = os.path.join(self.path, MANIFEST)

@@ -12,16 +12,6 @@ from speechbrain_ext.layers.lm_calls import causal_lm, evaluating
 from speechbrain_ext.layers.nested import PLAIN, Place, place_of, refuse
 from speechbrain_ext.layers.residual import leaving
 
-# Of what the class is made with; nothing of it stays.
-SMALL = Qwen2Config(
-    vocab_size=8,
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=1,
-    num_key_value_heads=1,
-)
-
 
 def known_place(model: PreTrainedModel) -> Place:
     """Where a speech LLM keeps its decoder; refuses one that is not known."""
@@ -39,7 +29,7 @@ def text_lm(model: PreTrainedModel) -> Any:
     # Of a class that runs its model and then its head, and no more: so do all
     # of these, also where the decoder's own causal LM would scale its logits.
     with torch.device("meta"):
-        lm: Any = Qwen2ForCausalLM(SMALL)
+        lm: Any = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=1))
     lm.config = place.decoder_config(model.config)
     lm.model, lm.lm_head = place.inner(model), model.lm_head
     lm.generation_config = model.generation_config

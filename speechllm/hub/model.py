@@ -13,18 +13,19 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, BatchFeature, PreTrainedModel
 
 from speechbrain_ext.layers.families import check_calls
+from speechbrain_ext.layers.nested import PLAIN
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.surgery import drop_layers, load_pruned
+from speechbrain_ext.layers.surgery import (
+    drop_layers,
+    load_pruned,
+    source_place,
+)
 from speechbrain_ext.model.answers import Answer, answers_of
 from speechbrain_ext.model.decoder import DTYPES, Decoder
-from speechbrain_ext.model.prompt import (
-    IGNORE,
-    Sequence,
-    positions_from_mask,
-)
+from speechbrain_ext.model.prompt import IGNORE, Sequence, positions_from_mask
 from speechbrain_ext.quiet import quiet_loading
 from speechllm.hub.decoder import check_merged, known_place, merged, text_lm
 from speechllm.hub.prompts import HubPrompt
@@ -122,13 +123,7 @@ class HubModel(torch.nn.Module):
 
     def _moved(self, inputs):
         """Inputs on the device, numbers of the sound in the model's type."""
-        device, dtype = self.decoder.device, self.decoder.dtype
-        return {
-            name: value.to(device, dtype)
-            if value.is_floating_point()
-            else value.to(device)
-            for name, value in inputs.items()
-        }
+        return BatchFeature(inputs).to(self.decoder.device, self.decoder.dtype)
 
     def features(
         self, wav_BN: torch.Tensor, lengths_B: torch.Tensor
@@ -207,3 +202,23 @@ def load_prompt(
             "LLM with the processor of its family"
         )
     return HubPrompt(processor, words)
+
+
+def is_speech_llm(source: str, revision: str | None = None) -> bool:
+    """Whether a source is a speech LLM; refuses what is none and no LM."""
+    return source_place(source, revision)[0] is not PLAIN
+
+
+def hub_dtype(source: str, revision: str | None = None) -> str:
+    """The type of a speech LLM's weights, as its configuration says."""
+    config = source_place(source, revision)[1]
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return stored if stored in DTYPES else "float32"
+
+
+def load_hub(
+    source: str, device: str, dtype: str | None = None, words: str | None = None
+) -> HubModel:
+    """A speech LLM in the type that it is stored in."""
+    dtype = dtype or hub_dtype(source)
+    return HubModel.from_source(source, None, dtype, device, words=words)

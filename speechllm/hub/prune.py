@@ -18,19 +18,18 @@ from speechbrain_ext.healing.presets import PARTS
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.rules import DEFAULT, check_size, find_rule
+from speechbrain_ext.layers.rules import DEFAULT, find_rule
 from speechbrain_ext.layers.search import RuleData
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import whole_folder
-from speechllm.hub.model import HubModel, load_prompt
-from speechllm.hub.speech import Data, as_batch, has_text
-from speechllm.hub.tables import hub_dtype, load_hub, measure_speech
+from speechllm.hub.model import HubModel, hub_dtype, load_hub, load_prompt
+from speechllm.hub.speech import Data, as_batch, has_text, measure_speech
 from speechllm.saved import check_target
 from speechllm.streamed.copy import Exchanged, write_pruned
 from speechllm.text_lm import about, rows_data, split_rows
-from speechllm.text_prune import PRUNING, Choice, planned
+from speechllm.text_prune import PRUNING, Choice, known
 
 DOWN = "mlp.down_proj"
 
@@ -58,7 +57,7 @@ def prune_hub(
         "model": os.path.basename(os.path.normpath(source)),
         "layers": layers,
     }
-    removed = _known(choice, layers, report)
+    removed = known(choice, layers, report)
     _check_data(choice, removed, data, heal)
     utterances = data.utterances()
     told = bool(utterances) and has_text(utterances)
@@ -96,18 +95,6 @@ def _check_data(choice, removed, data, heal):
         )
     if removed and heal:
         check_layer_before(removed.receiving)
-
-
-def _known(choice, layers, report) -> Removal | None:
-    """The layers, where they are named or stand in a file."""
-    if choice.layers is not None:
-        return Removal.of(choice.layers, layers)
-    if choice.plan is None:
-        check_size(choice.size, layers)
-        return None
-    removed, told = planned(choice, choice.plan, layers, report["model"])
-    report |= told
-    return removed
 
 
 def _looked_at(hub, measured, by_table, data):

@@ -1,4 +1,8 @@
-"""Recordings, with their text where there is some, as a hub model's batches."""
+"""Recordings, with their text where there is some, as a hub model hears them.
+
+As batches, and as tables of which decoder layers are redundant, on speech and
+on text.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_ext.data.audio import audio_info, read_utterance
-from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.own_forms import form_of, read_data
+from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
 from speechbrain_ext.model.prompt import Sequence
+from speechllm.exported.audio import is_audio
 from speechllm.hub.model import HubModel
-from speechllm.text_lm import read_rows
+from speechllm.text_lm import about, measure_rows, read_rows
 
 SHOWN = 5
 
@@ -77,11 +82,8 @@ def _recordings(folder):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(here, name)
-            try:
-                audio_info(path, decode=False)
-            except AudioError:
-                continue
-            yield path
+            if is_audio(path):
+                yield path
 
 
 def has_text(utterances: list[Utterance]) -> bool:
@@ -151,3 +153,47 @@ def as_batch(sequence: Sequence) -> dict:
     if sequence.labels_BQ is not None:
         more["labels"] = sequence.labels_BQ
     return given | more
+
+
+def measure_speech(
+    hub: HubModel,
+    utterances: list[Utterance],
+    data: Data,
+    position: str | None = None,
+) -> RedundancyTable:
+    """The table on speech, behind the model's own prompt.
+
+    At the last token of what is said where that is known, or else of the
+    prompt.
+    """
+    told = has_text(utterances)
+    position = position or ("target" if told else "prompt")
+    if position == "target" and not told:
+        raise ValueError(
+            "position: target, but the recordings have no text: give a table "
+            "with their text, or --position prompt"
+        )
+    batches = map(as_batch, data.heard(hub, utterances, "Measuring"))
+    from_where = about(hub.decoder, "speech")
+    return measure(
+        hub.decoder, batches, position=position, provenance=from_where
+    )
+
+
+def measure_both(
+    hub: HubModel, data: Data, position: str | None = None
+) -> tuple[dict[str, RedundancyTable], dict | None]:
+    """The tables on speech and on text, and how much they agree."""
+    tables: dict[str, RedundancyTable] = {}
+    # What is wrong with either is told before anything long.
+    utterances, rows = data.utterances(), data.rows(hub)
+    if utterances:
+        tables["speech"] = measure_speech(hub, utterances, data, position)
+    if rows:
+        tables["text"] = measure_rows(
+            hub.decoder, rows, data.batch_size, data.progress
+        )
+    agreement = None
+    if len(tables) == 2:
+        agreement = compare(tables["speech"], tables["text"])
+    return tables, agreement

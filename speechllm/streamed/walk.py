@@ -31,28 +31,7 @@ PLAIN = (torch.Tensor, bool, int, float, str, type(None))
 
 
 class StreamedLM(torch.nn.Module):
-    """A causal LM whose layers are read from its files, one at a time.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    dtype : str
-        "float32", "bfloat16" or "float16".
-    device : str
-        Where what stands around the layers is, and a layer while it runs.
-    revision : str or None
-        Branch, tag or commit on the hub.
-    tokenizer : transformers.PreTrainedTokenizerBase or None
-        Its tokenizer.
-
-    Raises
-    ------
-    TypeError
-        If the family's layers cannot be run one by one.
-    ValueError
-        If the weights do not fit the configuration.
-    """
+    """A causal LM whose layers are read from its files, one at a time."""
 
     def __init__(
         self,
