@@ -41,7 +41,6 @@ def load_text_model(
     source: str,
     dtype: str | None = None,
     device: str = "cpu",
-    revision: str | None = None,
     stream: bool | None = False,
     tell: Callable[[str], Any] = lambda line: None,
 ) -> Decoder | StreamedLM:
@@ -50,9 +49,9 @@ def load_text_model(
     Held in memory, or with `stream` read a layer at a time; None: so where
     its weights do not fit, which is told.
     """
-    dtype = dtype or stored_dtype(source, revision)
+    dtype = dtype or stored_dtype(source)
     if stream is None:
-        size = Parts(source, DTYPES[dtype], device, revision).bytes
+        size = Parts(source, DTYPES[dtype], device).bytes
         stream = not fits(size, device)
         if stream:
             free = free_memory(device)
@@ -64,21 +63,16 @@ def load_text_model(
     with quiet_loading():
         if not stream:
             return Decoder.from_source(
-                source,
-                dtype=dtype,
-                device=device,
-                revision=revision,
-                attention=None,
+                source, dtype=dtype, device=device, attention=None
             )
-        tokenizer = load_tokenizer(source, revision)
-        return StreamedLM(source, dtype, device, revision, tokenizer)
+        return StreamedLM(source, dtype, device, load_tokenizer(source))
 
 
-def stored_dtype(source: str, revision: str | None = None) -> str:
+def stored_dtype(source: str, config: Any = None) -> str:
     """The type of a model's weights, as its configuration says."""
     with quiet_loading():
-        stored = getattr(source_config(source, revision), "dtype", None)
-    stored = str(stored).removeprefix("torch.")
+        config = config or source_config(source)
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
     return stored if stored in DTYPES else "float32"
 
 

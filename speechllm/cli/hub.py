@@ -30,9 +30,10 @@ speech_options = options(
 
 def listens(model: str, speech: str | None, stream: bool | None) -> bool:
     """Whether a model is a speech LLM; refuses options that do not fit it."""
-    from speechllm.hub.model import is_speech_llm
+    from speechbrain_ext.layers.nested import PLAIN
+    from speechbrain_ext.layers.surgery import source_place
 
-    if is_speech_llm(model):
+    if source_place(model)[0] is not PLAIN:
         if stream:
             raise ValueError(
                 f"{model}: a speech LLM is measured in memory, as a whole: "

@@ -104,11 +104,12 @@ def measure(
         _check_picture(picture)
     agreement = None
     if hears:
-        from speechllm.hub.model import load_hub
+        from speechllm.hub.model import HubModel
         from speechllm.hub.speech import measure_both
 
-        where = pick_device(settings["device"]), settings["dtype"]
-        hub = load_hub(model, *where, settings["prompt"])
+        how = settings["dtype"], pick_device(settings["device"])
+        words = settings["prompt"]
+        hub = HubModel.from_source(model, None, *how, words=words)
         data = data_of(speech, text, as_json, settings)
         tables, agreement = measure_both(hub, data, settings["position"])
     else:
@@ -161,9 +162,8 @@ def load_lm(model, text, settings):
         except TypeError as error:
             tell(f"{error} Holding it in memory.")
             decoder = load(stream=False)
-    if not text:
-        return decoder, None
-    return decoder, read_rows(text, decoder.tokenizer, settings["context"])
+    how = decoder.tokenizer, settings["context"]
+    return decoder, read_rows(text, *how) if text else None
 
 
 def table_about(table):

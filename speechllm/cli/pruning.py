@@ -109,11 +109,8 @@ def prune(
     from speechllm.text_prune import PRUNING, prune
 
     choice = _choice(layers, rule, plan if drop is None else drop)
-    common = {
-        "overwrite": overwrite,
-        "heal": heal is not None,
-        "dtype": settings["dtype"],
-    }
+    common = {"overwrite": overwrite, "heal": bool(heal)}
+    common["dtype"] = settings["dtype"]
     hears = listens(model, speech, settings["stream"])
     if not hears:
         _check_text(choice, rule, heal, text)

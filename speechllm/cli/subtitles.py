@@ -53,12 +53,6 @@ def as_vtt(transcript: Transcript) -> str:
     return "WEBVTT\n\n" + "".join(cues(transcript, ".", spell))
 
 
-def as_json(transcript: Transcript) -> str:
-    """A transcript with its pieces as JSON."""
-    content = transcript.as_dict()
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
 # ----------------------------------------------------------------------------
 # Forms with a row for each of some things, of one recording or of many.
 
@@ -108,7 +102,9 @@ def _one(rows: Rows) -> Callable[[Transcript], str]:
 
 FORMATS: dict[str, Callable[[Transcript], str]] = {
     "txt": lambda transcript: transcript.text + "\n",
-    "json": as_json,
+    "json": lambda transcript: (
+        json.dumps(transcript.as_dict(), indent=2, ensure_ascii=False) + "\n"
+    ),
     "srt": as_srt,
     "vtt": as_vtt,
     **{name: _one(rows) for name, rows in ROWS.items()},

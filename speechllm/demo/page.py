@@ -51,16 +51,15 @@ class Session:
     ) -> tuple[str, str, str, dict]:
         """Both cards and the map; a system that has spoken is not asked."""
         whole, right = self.systems[0], self.nearest(removed)
-        pair = [whole] if right is None else [whole, right]
+        pair = filter(None, [whole, right])
         if known.get("of") != [audio, task]:
             known = {"of": [audio, task], "said": {}, "map": None}
         said = known["said"]
         for one in pair if audio else []:
             if one.name not in said:
                 said[one.name] = listen(one, audio, task)
-        ours, theirs = said.get(whole.name), None
-        if right is not None:
-            theirs = said.get(right.name)
+        ours = said.get(whole.name)
+        theirs = said.get(right.name) if right else None
         # Of a pruned system alone, a table would not show what was removed.
         if audio and self.table is None and not whole.removed:
             if known["map"] is None:

@@ -47,8 +47,8 @@ def write_space(
     """Write ``app.py``, ``requirements.txt``, ``README.md`` and the models.
 
     Hub ids are loaded by the Space, exported folders and a table copied. The
-    package is a wheel file, which is copied, or a line of requirements.txt; None:
-    this version, from the package index.
+    package is a wheel file, which is copied, or a line of requirements.txt;
+    None: this version, from the package index.
     """
     check_target(folder, "app.py", overwrite=False)
     with whole_folder(folder) as out:

@@ -40,7 +40,8 @@ ROPES = {
     "llama": ("default", "linear", "llama3"),
     "qwen2": ("default", "linear", "yarn"),
 }
-TURNED = ("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")
+# What is rotated, and where a configuration has its number of heads.
+TURNED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
 
 def write_gguf(
@@ -240,8 +241,9 @@ def _write_tensors(writer, config, weights, kind):
                 f"{name}: has the shape {list(values.shape)}, but the "
                 f"configuration says {list(shape)}"
             )
-        if config.model_type == "llama" and name.endswith(TURNED):
-            values = turned(values, _heads(config, name))
+        part = name.split(".")[-2]
+        if config.model_type == "llama" and part in TURNED:
+            values = turned(values, getattr(config, TURNED[part]))
         packed = gguf.quants.quantize(values.contiguous().numpy(), types[name])
         if packed.dtype == np.float16 and not np.isfinite(packed).all():
             raise ValueError(f"{name}: does not fit float16: take q8_0")
@@ -262,12 +264,6 @@ def _stored(shape, kind):
         stored = GGMLQuantizationType.F16
     values, size = GGML_QUANT_SIZES[stored]
     return stored, shape.numel() // values * size
-
-
-def _heads(config, name):
-    """How many heads a projection has."""
-    kv = ".k_proj." in name
-    return config.num_key_value_heads if kv else config.num_attention_heads
 
 
 def turned(values: torch.Tensor, heads: int) -> torch.Tensor:

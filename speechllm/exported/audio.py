@@ -113,12 +113,8 @@ def _is_waveform(audio):
         isinstance(audio, tuple)
         and len(audio) == 2
         and (isinstance(audio[0], list) or hasattr(audio[0], "shape"))
-        and _is_number(audio[1])
+        and (isinstance(audio[1], Real) or getattr(audio[1], "shape", 0) == ())
     )
-
-
-def _is_number(value):
-    return isinstance(value, Real) or getattr(value, "shape", None) == ()
 
 
 def _sound(audio, index, sampling_rate=None):

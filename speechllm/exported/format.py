@@ -19,6 +19,7 @@ configurations say against the weights.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -117,10 +118,6 @@ def _is_encoder(told):
     )
 
 
-def _is_prompt(text):
-    return _text(10_000)(text) and not list(template_faults(text))
-
-
 def _setting(may_be: Callable[[Any], bool], default: Any = MISSING) -> Any:
     return field(default=default, metadata={"may_be": may_be})
 
@@ -136,7 +133,9 @@ class TaskSettings:
     """What a task was trained with; its ``task.json``."""
 
     task: str = _setting(_text(100))
-    prompt: str = _setting(_is_prompt)
+    prompt: str = _setting(
+        lambda v: _text(10_000)(v) and not list(template_faults(v))
+    )
     encoder: dict = _setting(_is_encoder)
     downsampling: int = _setting(_number(1, 100, int))
     chat_template: bool = _setting(_kind(bool), False)
@@ -176,12 +175,9 @@ class TaskSettings:
         """Read and check what a ``task.json`` holds."""
         if not isinstance(content, dict):
             raise ExportError(f"{path}: holds no settings: export again")
-        known = {one.name for one in fields(cls)}
-        needed = {
-            one.name
-            for one in fields(cls)
-            if one.default is MISSING and one.default_factory is MISSING
-        }
+        several = inspect.signature(cls).parameters.values()
+        known = {one.name for one in several}
+        needed = {one.name for one in several if one.default is one.empty}
         wrong = [f"{key} is unknown" for key in sorted(set(content) - known)]
         wrong += [f"{key} is missing" for key in sorted(needed - set(content))]
         wrong = wrong or cls(**content).faults()

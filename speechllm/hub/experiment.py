@@ -15,13 +15,6 @@ from speechbrain_ext.training.run_record import begin_folder
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.hub.model import HubModel, load_prompt
 
-# Settings of the other recipes that a model of the hub leaves no choice about.
-FIXED = {
-    "baseline": None,
-    "adapt_attention": False,
-    "cache_features": None,
-}
-
 
 def hub_rules(plain: dict) -> list[Fault]:
     """The rules of the hub recipe's ``train.yaml``."""
@@ -63,8 +56,12 @@ def open_hub_experiment(
     prompt = load_prompt(
         backbone["source"], backbone.get("revision"), hparams["prompt"]
     )
-    own = {"speech_encoder": {"name": f"{backbone['name']}'s own"}}
-    hparams = {**hparams, **FIXED, **own}
+    # Settings of other recipes that a model of the hub leaves no choice about.
+    hparams = {
+        **hparams,
+        **{"baseline": None, "adapt_attention": False, "cache_features": None},
+        "speech_encoder": {"name": f"{backbone['name']}'s own"},
+    }
 
     def load_decoder(device="cpu"):
         """The decoder alone, to be measured on text."""

@@ -25,7 +25,7 @@ from speechllm.streamed.copy import describe_speech_llm
 from speechllm.text_prune import PRUNING
 
 
-def load_run(run: str, device: str = "cpu") -> tuple[HubModel, dict]:
+def load_run(run: str) -> tuple[HubModel, dict]:
     """A run's pruned model, its trained projector and folded maps in it.
 
     The adapter is not yet there. Gives what ``system.json`` says, too.
@@ -50,9 +50,8 @@ def load_run(run: str, device: str = "cpu") -> tuple[HubModel, dict]:
         source,
         removed,
         system["backbone_dtype"],
-        device,
-        revision,
-        system["prompt"],
+        revision=revision,
+        words=system["prompt"],
     )
     folder = os.path.join(run, TRAINED)
     put_projector(hub, os.path.join(folder, PROJECTOR_FILE))

@@ -16,7 +16,6 @@ import torch
 from transformers import AutoProcessor, BatchFeature, PreTrainedModel
 
 from speechbrain_ext.layers.families import check_calls
-from speechbrain_ext.layers.nested import PLAIN
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import (
     drop_layers,
@@ -29,6 +28,7 @@ from speechbrain_ext.model.prompt import IGNORE, Sequence, positions_from_mask
 from speechbrain_ext.quiet import quiet_loading
 from speechllm.hub.decoder import check_merged, known_place, merged, text_lm
 from speechllm.hub.prompts import HubPrompt
+from speechllm.text_lm import stored_dtype
 
 
 class HubModel(torch.nn.Module):
@@ -69,12 +69,18 @@ class HubModel(torch.nn.Module):
         cls,
         source: str,
         removed: Iterable[int] | None = None,
-        dtype: str = "float32",
+        dtype: str | None = "float32",
         device: str = "cpu",
         revision: str | None = None,
         words: str | None = None,
     ) -> HubModel:
-        """Load a model with its processor; removed layers are never read."""
+        """Load a model with its processor; removed layers are never read.
+
+        A dtype of None is the type that it is stored in.
+        """
+        if dtype is None:
+            config = source_place(source, revision)[1]
+            dtype = stored_dtype(source, config=config)
         prompt = load_prompt(source, revision, words)
         with quiet_loading():
             model = load_pruned(
@@ -202,23 +208,3 @@ def load_prompt(
             "LLM with the processor of its family"
         )
     return HubPrompt(processor, words)
-
-
-def is_speech_llm(source: str, revision: str | None = None) -> bool:
-    """Whether a source is a speech LLM; refuses what is none and no LM."""
-    return source_place(source, revision)[0] is not PLAIN
-
-
-def hub_dtype(source: str, revision: str | None = None) -> str:
-    """The type of a speech LLM's weights, as its configuration says."""
-    config = source_place(source, revision)[1]
-    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
-    return stored if stored in DTYPES else "float32"
-
-
-def load_hub(
-    source: str, device: str, dtype: str | None = None, words: str | None = None
-) -> HubModel:
-    """A speech LLM in the type that it is stored in."""
-    dtype = dtype or hub_dtype(source)
-    return HubModel.from_source(source, None, dtype, device, words=words)

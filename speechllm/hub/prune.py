@@ -24,11 +24,11 @@ from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import whole_folder
-from speechllm.hub.model import HubModel, hub_dtype, load_hub, load_prompt
+from speechllm.hub.model import HubModel, load_prompt
 from speechllm.hub.speech import Data, as_batch, has_text, measure_speech
 from speechllm.saved import check_target
 from speechllm.streamed.copy import Exchanged, write_pruned
-from speechllm.text_lm import about, rows_data, split_rows
+from speechllm.text_lm import about, rows_data, split_rows, stored_dtype
 from speechllm.text_prune import PRUNING, Choice, known
 
 DOWN = "mlp.down_proj"
@@ -70,14 +70,15 @@ def prune_hub(
     hub: HubModel | None = None
     table: RedundancyTable | None = None
     if data.speech or data.text:
-        hub = load_hub(source, device, dtype, words)
+        hub = HubModel.from_source(source, None, dtype, device, words=words)
     if removed is None:
         removed, table = _chosen(hub, choice, measured, data, report)
     report["removed"], report["kept_layers"] = list(removed), list(removed.kept)
     exchanged: Exchanged = {}
     if judged:
         exchanged = _judge(hub, removed, measured, judged, data, heal, report)
-    wanted = DTYPES[dtype] if dtype and dtype != hub_dtype(source) else None
+    same = dtype == stored_dtype(source, config=config)
+    wanted = DTYPES[dtype] if dtype and not same else None
     processor = (hub.prompt if hub else load_prompt(source)).processor
     with whole_folder(folder) as unfinished:
         write_pruned(source, removed, unfinished, processor, wanted, exchanged)

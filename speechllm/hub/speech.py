@@ -137,9 +137,8 @@ class Data:
 
     def rows(self, hub: HubModel) -> list[torch.Tensor]:
         """What is written, if anything, as token ids."""
-        if not self.text:
-            return []
-        return read_rows(self.text, hub.prompt.spell, self.context)
+        spell = hub.prompt.spell
+        return read_rows(self.text, spell, self.context) if self.text else []
 
     def heard(self, hub, utterances, name):
         """What reaches the decoder of some utterances."""

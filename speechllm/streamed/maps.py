@@ -9,6 +9,7 @@ pruned model go through the files side by side.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 
@@ -38,34 +39,34 @@ def fold_streamed_maps(
 ) -> dict[int, FittedMap]:
     """Fit a map at each gap, and exchange the weights it is folded into.
 
-    Gives the maps by the receiving layer, numbered as in the pruned model. Ridges
-    are shares of the states' mean variance.
+    Gives the maps by the receiving layer, numbered as in the pruned model; the
+    strengths of ridges are shares of the states' mean variance.
     """
     if 0 in removed.receiving:
         raise ValueError(
             "healing: the first layers are removed, so that there is no layer "
             "before the gap to fold a map into: keep layer 0"
         )
-    fit = _Fit(model, removed, list(strengths))
-    fit.whole, fit.judged = model.enter(fitting), model.enter(judging)
+    rows = model.enter(fitting), model.enter(judging)
+    fit = _Fit(model, removed, list(strengths), *rows)
     return {
         receiver: fit.heal(gap)
         for receiver, gap in zip(removed.receiving, removed.gaps)
     }
 
 
+@dataclass
 class _Fit:
     """Rows on their way, and what is fitted on them."""
 
+    model: StreamedLM
+    removed: Removal
+    strengths: list[float]
     whole: list[Row]
     judged: list[Row]
-
-    def __init__(self, model, removed, strengths):
-        self.model, self.removed = model, removed
-        self.strengths = strengths
-        self.pruned: list[Row] = []
-        # The layer that all rows stand before.
-        self.place = 0
+    pruned: list[Row] = field(default_factory=list)
+    # The layer that all rows stand before.
+    place: int = 0
 
     def heal(self, gap: Block) -> FittedMap:
         """Fit the map of a gap, fold it, and go on to behind it."""

@@ -38,12 +38,11 @@ class StreamedLM(torch.nn.Module):
         source: str,
         dtype: str = "float32",
         device: str = "cpu",
-        revision: str | None = None,
         tokenizer=None,
     ):
         super().__init__()
         self.source, self.tokenizer = str(source), tokenizer
-        self.parts = Parts(self.source, DTYPES[dtype], device, revision)
+        self.parts = Parts(self.source, DTYPES[dtype], device)
         self.parts.check()
         self.lm, layers = self.parts.around()
         decoder_layers(self.lm).extend(layers)
