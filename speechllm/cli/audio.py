@@ -16,7 +16,6 @@ from speechllm.cli.common import (
     flag,
     output_folder,
     print_json,
-    quiet,
     show_progress,
     tell,
 )
@@ -94,7 +93,6 @@ def transcribe(
     if stream and (form != "txt" or output):
         raise click.UsageError("--stream prints text only, on the terminal")
     source = model or find_model()
-    quiet()
     from speechllm.exported.model import ExportedSpeechLLM
 
     loaded = ExportedSpeechLLM.from_pretrained(source, dtype, device)

@@ -32,12 +32,16 @@ MENDABLE = (
 )
 
 
-def quiet() -> None:
-    """Libraries keep still from here on (call before using them)."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from speechbrain_ext.quiet import quiet_libraries
+class Quiet(click.Command):
+    """A command during which libraries keep still."""
 
-    quiet_libraries()
+    def invoke(self, ctx):
+        """Run it."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from speechbrain_ext.quiet import quiet_libraries
+
+        quiet_libraries()
+        return super().invoke(ctx)
 
 
 def show_progress(as_json: bool = False) -> bool:
@@ -217,9 +221,11 @@ export_options = options_of_a_model("int8")
 json_option = flag("--json", "Print JSON, for machines.", "as_json")
 
 
-def command(*lines: str) -> Callable[[Callable], click.Command]:
+def command(
+    *lines: str, cls: Any = Quiet
+) -> Callable[[Callable], click.Command]:
     """A command with lines that show how it is typed."""
-    return click.command(epilog="\n  ".join(["\b\nExamples:", *lines]))
+    return click.command(cls=cls, epilog="\n  ".join(["\b\nExamples:", *lines]))
 
 
 def guarded(call: Callable[[], int | None], as_json: bool = False) -> int:

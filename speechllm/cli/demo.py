@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from speechllm.cli.common import command, export_options, file_option, quiet
+from speechllm.cli.common import command, export_options, file_option
 
 
 @command(
@@ -52,7 +52,6 @@ def demo(
 
     MODEL is a folder or a hub id, of an export. Nothing is sent elsewhere.
     """
-    quiet()
     if space:
         from speechllm.demo.space import write_space
 

@@ -14,7 +14,6 @@ from speechllm.cli.common import (
     json_option,
     output_folder,
     print_json,
-    quiet,
     tell,
 )
 from speechllm.device import pick_device
@@ -60,7 +59,6 @@ def export(
     *named, folder = runs if output is None else (*runs, output)
     if not named:
         raise click.UsageError("name the export's folder, last or by --output")
-    quiet()
     if gguf:
         from speechllm.export.gguf_file import check_gguf, write_gguf
 
@@ -127,7 +125,6 @@ def push(
     folder: str, repo_id: str, upload: bool, public: bool, as_json: bool, **how
 ) -> None:
     """Put an export on a hub; without --upload, say what would go there."""
-    quiet()
     from speechllm.export.hub import push as push_export
 
     report = push_export(
@@ -156,7 +153,6 @@ def push(
 @json_option
 def info(path: str, as_json: bool) -> None:
     """What a folder or file is: an export, a run, a table, a model."""
-    quiet()
     from speechllm.cli.describe import describe
 
     about = describe(path)

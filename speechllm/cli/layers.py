@@ -22,7 +22,6 @@ from speechllm.cli.common import (
     options,
     output_file,
     print_json,
-    quiet,
     show_progress,
     tell,
 )
@@ -93,7 +92,6 @@ def measure(
     folder or a hub id: of the Llama or Qwen2 kind, measured on --text; or a
     speech LLM, measured on --speech, on --text, or on both and compared.
     """
-    quiet()
     if not (speech or text):
         raise click.UsageError(
             "what is it measured on? Give --text FILE, or for a speech LLM "
@@ -147,12 +145,8 @@ def load_lm(model, text, settings):
 
     if text:
         check_text(text)
-    load = functools.partial(
-        load_text_model,
-        model,
-        settings["dtype"],
-        pick_device(settings["device"]),
-    )
+    where = settings["dtype"], pick_device(settings["device"])
+    load = functools.partial(load_text_model, model, *where)
     if text or settings["stream"]:
         decoder = load(stream=settings["stream"], tell=tell)
     else:
@@ -288,20 +282,13 @@ def rules(
     each plan, each row printed as soon as its rule is done. MODEL is a folder or a hub id, of the Llama or
     Qwen2 kind.
     """
-    quiet()
     from speechllm.text_rules import compare_rules
 
     decoder, rows = load_lm(model, text, settings)
-    report = compare_rules(
-        decoder,
-        rows,
-        [size for some in layers for size in some],
-        names,
-        settings["batch_size"],
-        show_progress(as_json),
-        functools.partial(_tell, output, as_json),
-        tell,
-    )
+    sizes = [size for some in layers for size in some]
+    how = settings["batch_size"], show_progress(as_json)
+    told = functools.partial(_tell, output, as_json)
+    report = compare_rules(decoder, rows, sizes, names, *how, told, tell)
     if as_json:
         print_json(report)
     return PARTLY if report["failed"] else 0

@@ -17,7 +17,6 @@ from speechllm.cli.common import (
     model_options,
     output_folder,
     print_json,
-    quiet,
     show_progress,
 )
 from speechllm.cli.hub import data_of, listens, speech_options
@@ -104,7 +103,6 @@ def prune(
     weights are copied from file to file. MODEL is a folder or a hub id; of a
     speech LLM the decoder's layers go, chosen on --speech.
     """
-    quiet()
     from speechllm.saved import check_target
     from speechllm.text_prune import PRUNING, prune
 
