@@ -107,7 +107,7 @@ def prune(
     from speechllm.text_prune import PRUNING, prune
 
     choice = _choice(layers, rule, plan if drop is None else drop)
-    common = {"overwrite": overwrite, "heal": bool(heal)}
+    common: dict[str, Any] = {"overwrite": overwrite, "heal": bool(heal)}
     common["dtype"] = settings["dtype"]
     hears = listens(model, speech, settings["stream"])
     if not hears:
