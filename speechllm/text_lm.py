@@ -41,7 +41,6 @@ def load_text_model(
     source: str,
     dtype: str | None = None,
     device: str = "cpu",
-    revision: str | None = None,
     stream: bool | None = False,
     tell: Callable[[str], Any] = lambda line: None,
 ) -> Decoder | StreamedLM:
@@ -50,9 +49,9 @@ def load_text_model(
     Held in memory, or with `stream` read a layer at a time; None: so where
     its weights do not fit, which is told.
     """
-    dtype = dtype or stored_dtype(source, revision)
+    dtype = dtype or stored_dtype(source)
     if stream is None:
-        size = Parts(source, DTYPES[dtype], device, revision).bytes
+        size = Parts(source, DTYPES[dtype], device).bytes
         stream = not fits(size, device)
         if stream:
             free = free_memory(device)
@@ -64,21 +63,16 @@ def load_text_model(
     with quiet_loading():
         if not stream:
             return Decoder.from_source(
-                source,
-                dtype=dtype,
-                device=device,
-                revision=revision,
-                attention=None,
+                source, dtype=dtype, device=device, attention=None
             )
-        tokenizer = load_tokenizer(source, revision)
-        return StreamedLM(source, dtype, device, revision, tokenizer)
+        return StreamedLM(source, dtype, device, load_tokenizer(source))
 
 
-def stored_dtype(source: str, revision: str | None = None) -> str:
+def stored_dtype(source: str, config: Any = None) -> str:
     """The type of a model's weights, as its configuration says."""
     with quiet_loading():
-        stored = getattr(source_config(source, revision), "dtype", None)
-    stored = str(stored).removeprefix("torch.")
+        config = config or source_config(source)
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
     return stored if stored in DTYPES else "float32"
 
 
@@ -206,10 +200,10 @@ def perplexity_without(
     return perplexity(lm, rows, batch_size, progress)
 
 
-def _about(decoder):
-    """Where a measurement comes from (dict)."""
+def about(decoder: Decoder | StreamedLM, kind: str = "text") -> dict[str, Any]:
+    """Where a measurement comes from: on text, or on speech behind a prompt."""
     name = os.path.basename(os.path.normpath(decoder.source))
-    return {"model": name, "input": "text", "prompted": False}
+    return {"model": name, "input": kind, "prompted": kind == "speech"}
 
 
 def measure_rows(
@@ -233,21 +227,21 @@ def look(
 
     Either is None where there are no rows for it.
     """
-    about = _about(decoder)
+    provenance = about(decoder)
     if isinstance(decoder, StreamedLM):
         decoder.progress = progress
         return first_look(
             decoder,
             batches_of(measured, batch_size),
             batches_of(held_out, batch_size),
-            about,
+            provenance,
         )
     table = before = None
     if held_out:
         before = perplexity(decoder.lm, held_out, batch_size, progress)
     if measured:
         batches = batches_of(measured, batch_size, "Measuring", progress)
-        table = measure(decoder, batches, provenance=about)
+        table = measure(decoder, batches, provenance=provenance)
     return table, before
 
 
@@ -264,7 +258,7 @@ def rows_data(
         {**batch, "labels": text_labels(*batch.values())}
         for batch in batches_of(rows, batch_size)
     ]
-    data = RuleData(batches, _about(decoder), table)
+    data = RuleData(batches, about(decoder), table)
     data.progress = progress
     if isinstance(decoder, StreamedLM):
         decoder.progress = progress

@@ -37,23 +37,14 @@ PRUNING = "pruning.json"
 
 @dataclass(frozen=True)
 class Choice:
-    """How the layers that go are chosen, one of three ways.
+    """How the layers that go are chosen, one of three ways."""
 
-    Arguments
-    ---------
-    size : int or None
-        How many; by the rule, or on a file's path.
-    rule : str or None
-        See `speechbrain_ext.layers.rules`; None: the paper's.
-    plan : str or None
-        A file of plans, a redundancy table, or what `rules` found; of the
-        last, the rule's plan if one is given, or the best.
-    layers : tuple of int or None
-        These.
-    """
-
+    # How many; by the rule, or on a file's path.
     size: int | None = None
+    # See `speechbrain_ext.layers.rules`; None: the paper's.
     rule: str | None = None
+    # A file of plans, a redundancy table, or what `rules` found; of the last,
+    # the rule's plan if one is given, or the best.
     plan: str | None = None
     layers: tuple[int, ...] | None = None
 
@@ -157,50 +148,47 @@ def _choose(decoder, choice, measured, held_out, batch_size, progress):
     }
     size, rule = choice.size, choice.rule or DEFAULT
     by_table = choice.needs_text and rule == DEFAULT
-    if choice.layers is not None:
-        removed: Removal = Removal.of(choice.layers, layers)
-    elif choice.plan is not None:
-        removed, told = planned(choice, choice.plan, layers, report["model"])
-        report |= told
-    else:
-        check_size(size, layers)
-        if measured and not by_table:
-            measured = enough_of(measured, rule, decoder)
+    removed = known(choice, layers, report)
+    if removed is None and measured and not by_table:
+        measured = enough_of(measured, rule, decoder)
     looked_at = measured if by_table else []
     if looked_at or held_out:
         table, before = look(decoder, looked_at, held_out, batch_size, progress)
         if held_out:
             report["perplexity_before"] = before
-    if choice.layers is None and choice.plan is None:
+    if removed is None:
         longest = size if rule == "block-influence-run" else 1
         data = rows_data(
             decoder, measured, batch_size, table, progress, longest
         )
-        plan = find_rule(rule)(decoder, data, size)
-        removed = plan
+        removed = find_rule(rule)(decoder, data, size)
         report["rule"] = rule
-        report["distance" if table else "value"] = plan.value
+        report["distance" if table else "value"] = removed.value
         report["measured_rows"] = len(measured)
     report["removed"] = list(removed)
     report["kept_layers"] = list(removed.kept)
     return report, table, removed
 
 
-def planned(
-    choice: Choice, plan: str, layers: int, model: str
-) -> tuple[Removal, dict[str, Any]]:
-    """What a file of plans names, of so many layers, and what is told of it."""
-    size = choice.size or only_size(plan)
-    where = plan, size, layers, model
-    if is_comparison(plan):
+def known(choice: Choice, layers: int, report: dict[str, Any]) -> Any:
+    """The layers, where they are named or stand in a file, which is told of."""
+    if choice.layers is not None:
+        return Removal.of(choice.layers, layers)
+    size: Any = choice.size
+    if choice.plan is None:
+        check_size(size, layers)
+        return None
+    size = size or only_size(choice.plan)
+    where = choice.plan, size, layers, report["model"]
+    if is_comparison(choice.plan):
         block, about = best_plan(*where, choice.rule)
     else:
         # SpeechBrain comes with it: a second that known layers need not wait.
         from speechbrain_ext.training.choose_layers import read_path
 
         block, about = read_path(*where)
-    told = {"plan": about["file"], "rule": about["rule"]}
-    return Removal.of(block, layers), told
+    report |= {"plan": about["file"], "rule": about["rule"]}
+    return Removal.of(block, layers)
 
 
 def _heal(decoder, removed, rows, batch_size, progress):

@@ -55,34 +55,9 @@ def compare_rules(
 ) -> dict[str, Any]:
     """Perplexity without layers, by how many are removed and by which rule.
 
-    Arguments
-    ---------
-    decoder : Decoder or StreamedLM
-    rows : list of torch.Tensor
-        Token ids; some of every fifth row are judged by, none else.
-    sizes : iterable of int or None
-        How many layers to remove; None: `usual_sizes`.
-    rules : iterable of str or None
-        None: all.
-    batch_size : int
-    progress : bool
-        Show bars.
-    told : callable
-        Gets the report so far after each plan (None) and each rule (its
-        name): whoever stops has what there is.
-    tell : callable
-        Gets a line at the start (an estimate) and after each plan.
-
-    Returns
-    -------
-    dict
-        ``plans`` with layers and perplexity; ``left_out``: rules that the
-        text does not suffice for; ``failed``: those that broke off.
-
-    Raises
-    ------
-    ValueError
-        If a rule or a size is none, or no rule could choose.
+    Some of every fifth row are judged by, none else. `told` gets the report so
+    far after each plan (None) and each rule (its name): whoever stops has what
+    there is; `tell` gets a line at the start (an estimate) and after each plan.
     """
     sizes = sorted(set(sizes or usual_sizes(decoder.num_layers)))
     rules = list(dict.fromkeys(rules or RULES))

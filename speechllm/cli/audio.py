@@ -13,9 +13,9 @@ from speechllm.cli.common import (
     Word,
     command,
     export_options,
+    flag,
     output_folder,
     print_json,
-    quiet,
     show_progress,
     tell,
 )
@@ -51,7 +51,7 @@ MODEL = "SPEECHLLM_MODEL"
     help="txt, json, jsonl (a recording a line), srt, vtt, tsv (a piece a "
     "row), ctm.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As --format json.")
+@flag("--json", "As --format json.", "as_json")
 @output_folder("Folder for a file per recording, not standard output.")
 @click.option("--batch-size", type=click.IntRange(1), default=8)
 @click.option(
@@ -60,24 +60,21 @@ MODEL = "SPEECHLLM_MODEL"
     help="Longest piece that is decoded at once; longer audio is cut at "
     "quiet points.",
 )
-@click.option(
+@flag(
     "--vad",
-    is_flag=True,
-    help="Decode only where silero-vad hears speech (pip install "
-    "'speechllm[vad]').",
+    "Decode only where silero-vad hears speech (pip install 'speechllm[vad]').",
 )
-@click.option(
-    "--stream", is_flag=True, help="Print the text as it is decoded (txt)."
-)
+@flag("--stream", "Print the text as it is decoded (txt).")
 @export_options
 def transcribe(
     files: tuple[str, ...],
     model: str | None,
-    task: str | None,
     form: str,
     as_json: bool,
     output: str | None,
     stream: bool,
+    dtype: str | None,
+    device: str | None,
     **options: Any,
 ) -> int:
     """Text of recordings, of any format, rate and length.
@@ -96,23 +93,21 @@ def transcribe(
     if stream and (form != "txt" or output):
         raise click.UsageError("--stream prints text only, on the terminal")
     source = model or find_model()
-    quiet()
     from speechllm.exported.model import ExportedSpeechLLM
 
-    loaded = ExportedSpeechLLM.from_pretrained(
-        source, dtype=options["dtype"], device=options["device"]
-    )
+    loaded = ExportedSpeechLLM.from_pretrained(source, dtype, device)
+    opened = _opened(files)
     if stream:
-        _stream(loaded, files, task, options)
+        # One piece at a time.
+        del options["batch_size"]
+        for file in opened:
+            for text in loaded.stream(file, **options):
+                click.echo(text, nl=False)
+            click.echo()
         return 0
+    progress = show_progress(as_json)
     results = loaded.transcribe(
-        _opened(files),
-        batch_size=options["batch_size"],
-        task=task,
-        piece_seconds=options["piece_seconds"],
-        progress=show_progress(as_json),
-        on_error="return",
-        vad=options["vad"],
+        opened, progress=progress, on_error="return", **options
     )
     return _write(files, results, form, output)
 
@@ -138,6 +133,8 @@ def find_model() -> str:
 
 def _expand(files):
     """Folders become the recordings in them; says what else was there."""
+    from speechllm.exported.audio import is_audio
+
     found = []
     if list(files).count("-") > 1:
         raise click.UsageError("-: standard input can be read once only")
@@ -151,7 +148,11 @@ def _expand(files):
             for name in names
             if not name.startswith(".")
         )
-        recordings = [path for path in inside if _is_recording(path)]
+        recordings = [
+            path
+            for path in inside
+            if os.path.splitext(path)[1].lower() in AUDIO or is_audio(path)
+        ]
         others = sorted(set(inside) - set(recordings))
         if others:
             shown = ", ".join(others[:5])
@@ -163,46 +164,19 @@ def _expand(files):
     return found
 
 
-def _is_recording(path):
-    """Whether a file is called like a recording, or is one."""
-    if os.path.splitext(path)[1].lower() in AUDIO:
-        return True
-    from speechbrain_ext.data.audio import audio_info
-    from speechbrain_ext.data.audio_damage import AudioError
-
-    try:
-        audio_info(path, decode=False)
-    except AudioError:
-        return False
-    return True
-
-
 def _opened(files):
     """The files, standard input in the place of "-"."""
     stdin = click.get_binary_stream("stdin") if "-" in files else None
     return [stdin if file == "-" else file for file in files]
 
 
-def _stream(loaded, files, task, options):
-    """Print each file's text as its tokens come."""
-    for file in _opened(files):
-        for text in loaded.stream(
-            file, task, options["piece_seconds"], options["vad"]
-        ):
-            click.echo(text, nl=False)
-        click.echo()
-
-
 def _write(files, results, form, output):
     """Print or save; gives the exit code."""
+    pairs = list(zip(files, results))
     failed = [one for one in results if isinstance(one, Exception)]
     for error in failed:
         tell(f"Error: {error}")
-    done = [
-        (file, one)
-        for file, one in zip(files, results)
-        if not isinstance(one, Exception)
-    ]
+    done = [pair for pair in pairs if not isinstance(pair[1], Exception)]
     if output:
         _save(done, form, output)
     elif form in ROWS:
@@ -214,7 +188,7 @@ def _write(files, results, form, output):
                 {"name": file, "error": str(one)}
                 if isinstance(one, Exception)
                 else one.as_dict()
-                for file, one in zip(files, results)
+                for file, one in pairs
             ]
         )
     else:
@@ -243,6 +217,5 @@ def _save(done, form, output):
                 "transcribe it with another --output"
             )
         taken.add(name)
-        path = os.path.join(output, name)
-        write_text(path, FORMATS[form](one))
-        tell(f"wrote {path}")
+        write_text(os.path.join(output, name), FORMATS[form](one))
+        tell(f"wrote {os.path.join(output, name)}")

@@ -32,12 +32,16 @@ MENDABLE = (
 )
 
 
-def quiet() -> None:
-    """Libraries keep still from here on (call before using them)."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from speechbrain_ext.quiet import quiet_libraries
+class Quiet(click.Command):
+    """A command during which libraries keep still."""
 
-    quiet_libraries()
+    def invoke(self, ctx):
+        """Run it."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from speechbrain_ext.quiet import quiet_libraries
+
+        quiet_libraries()
+        return super().invoke(ctx)
 
 
 def show_progress(as_json: bool = False) -> bool:
@@ -98,6 +102,11 @@ class Numbers(click.ParamType):
         if not all(part.strip().isdecimal() and int(part) for part in parts):
             self.fail(f"{value!r}: write 4, or 2,4", param, ctx)
         return tuple(map(int, parts))
+
+
+def flag(name: str, about: str, *more: str, **how: Any) -> Decorator:
+    """An option that is there or not."""
+    return click.option(name, *more, is_flag=True, help=about, **how)
 
 
 def file_option(name: str, about: str, **more: Any) -> Decorator:
@@ -175,11 +184,6 @@ class Earlier(click.Option):
         return value
 
 
-def earlier(name: str, instead: str, **more: Any) -> Decorator:
-    """An option's former name, given on under its own parameter."""
-    return click.option(name, cls=Earlier, instead=instead, **more)
-
-
 def _device(ctx, param, device):
     """Refuse a word that is no device."""
     try:
@@ -196,6 +200,9 @@ device_option = click.option(
 )
 
 
+SHORT_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
 def options_of_a_model(*more_types: str) -> Decorator:
     """Where a model is put, and of which type its weights are."""
     types = ("float32", "bfloat16", "float16", *more_types)
@@ -203,10 +210,7 @@ def options_of_a_model(*more_types: str) -> Decorator:
         device_option,
         click.option(
             "--dtype",
-            type=Word(
-                types,
-                {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"},
-            ),
+            type=Word(types, SHORT_TYPES),
             help="Type of the weights; by default as they are stored.",
         ),
     )
@@ -214,14 +218,14 @@ def options_of_a_model(*more_types: str) -> Decorator:
 
 model_options = options_of_a_model()
 export_options = options_of_a_model("int8")
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for machines."
-)
+json_option = flag("--json", "Print JSON, for machines.", "as_json")
 
 
-def command(*lines: str) -> Callable[[Callable], click.Command]:
+def command(
+    *lines: str, cls: Any = Quiet
+) -> Callable[[Callable], click.Command]:
     """A command with lines that show how it is typed."""
-    return click.command(epilog="\n  ".join(["\b\nExamples:", *lines]))
+    return click.command(cls=cls, epilog="\n  ".join(["\b\nExamples:", *lines]))
 
 
 def guarded(call: Callable[[], int | None], as_json: bool = False) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from speechllm.cli.common import command, export_options, file_option, quiet
+from speechllm.cli.common import command, export_options, file_option
 
 
 @command(
@@ -41,19 +43,15 @@ from speechllm.cli.common import command, export_options, file_option, quiet
 @export_options
 def demo(
     models: tuple[str, ...],
-    host: str,
-    port: int | None,
     table: str | None,
     space: str | None,
     package: str | None,
-    device: str | None,
-    dtype: str | None,
+    **serving: Any,
 ) -> None:
     """Try MODELs on a page in the browser, the deepest beside the others.
 
     MODEL is a folder or a hub id, of an export. Nothing is sent elsewhere.
     """
-    quiet()
     if space:
         from speechllm.demo.space import write_space
 
@@ -62,4 +60,4 @@ def demo(
         return
     from speechllm.demo.page import serve
 
-    serve(models, host, port, table, device, dtype, tell=click.echo)
+    serve(models, table=table, tell=click.echo, **serving)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import is_plans, load_plans
@@ -16,6 +17,15 @@ from speechllm.exported.format import (
     read_json,
 )
 from speechllm.text_rules import is_comparison, read_comparison
+
+# What is told of a run, and of a model's configuration.
+RUN = (
+    "name status task backbone encoder layers removed removed_layers start "
+    "healing steps"
+).split()
+SHAPE = (
+    "model_type num_hidden_layers hidden_size vocab_size tie_word_embeddings"
+).split()
 
 
 def describe(path: str) -> dict:
@@ -54,11 +64,7 @@ def _export(path):
             "encoder": one.encoder.get("source") or one.encoder["name"],
             "prompt": one.prompt,
             "healing": one.about.get("healing"),
-            "scores": {
-                where: f"{score['metric']} {score['value']:.2f}"
-                for where, score in one.about.get("scores", {}).items()
-                if score["value"] is not None
-            },
+            "scores": one.scores(2),
         }
         for name, one in export.tasks.items()
     }
@@ -67,40 +73,34 @@ def _export(path):
 
 def _run(path):
     run = load_run(path)
-    told = (
-        "name status task backbone encoder layers removed removed_layers "
-        "start healing steps"
-    )
-    about = {"kind": "run"} | {n: getattr(run, n) for n in told.split()}
-    about["scores"] = {name: str(one) for name, one in run.scores.items()}
-    return about
+    scores = {name: str(one) for name, one in run.scores.items()}
+    told = {name: getattr(run, name) for name in RUN}
+    return {"kind": "run", **told, "scores": scores}
 
 
 def _plans(path):
-    plans = load_plans(path)
-    about = {"kind": "removal plans"}
+    plans, about = load_plans(path), {"kind": "removal plans"}
     for one in plans[:1]:
         about |= {"rule": one.rule, "model": one.model}
         about |= {"layers": one.num_layers, "data": one.data}
-    about["plans"] = {
+    told = {
         f"{one.size} layers": ranges(one.layers)
         + ("" if one.value is None else f", score {one.value:.4f}")
         for one in plans
     }
-    return about
+    return {**about, "plans": told}
 
 
 def _comparison(path):
     report = read_comparison(path)
-    about = {"kind": "comparison of rules"}
-    about |= {name: report[name] for name in ("model", "layers")}
-    about["perplexity_before"] = report["perplexity_before"]
-    about["plans"] = {
+    names = ("model", "layers", "perplexity_before")
+    told = {
         f"{one['rule']}, {len(one['removed'])} layers": ranges(one["removed"])
         + f", perplexity {one['perplexity']:.2f}"
         for one in report["plans"]
     }
-    return about
+    known = {name: report[name] for name in names}
+    return {"kind": "comparison of rules", **known, "plans": told}
 
 
 def _table(path):
@@ -123,25 +123,16 @@ def _model(path):
     config = read_json(file)
     if not isinstance(config, dict):
         raise ExportError(f"{file}: holds no settings of a model")
-    files = sorted(n for n in os.listdir(path) if n.endswith(".safetensors"))
-    places = [
-        place
-        for name in files
-        for place in read_head(os.path.join(path, name)).values()
-    ]
-    values = sum(math.prod(place.shape) for place in places)
-    names = (
-        "model_type num_hidden_layers hidden_size vocab_size "
-        "tie_word_embeddings"
-    )
+    sizes = Counter()
+    for name in sorted(os.listdir(path)):
+        if name.endswith(".safetensors"):
+            for place in read_head(os.path.join(path, name)).values():
+                sizes[place.dtype] += math.prod(place.shape)
     about = {"kind": "Hugging Face model"}
-    about |= {n: config[n] for n in names.split() if n in config}
-    about["values"] = values
-    about["bytes"] = sum(
-        math.prod(place.shape) * place.dtype.itemsize for place in places
-    )
-    types = {str(place.dtype).removeprefix("torch.") for place in places}
-    about["types"] = sorted(types)
+    about |= {name: config[name] for name in SHAPE if name in config}
+    about["values"] = sizes.total()
+    about["bytes"] = sum(n * dtype.itemsize for dtype, n in sizes.items())
+    about["types"] = sorted(str(t).removeprefix("torch.") for t in sizes)
     pruning = os.path.join(path, "pruning.json")
     if os.path.isfile(pruning):
         about["pruning"] = read_json(pruning)

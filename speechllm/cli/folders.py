@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
 from speechllm.cli.common import (
     command,
     device_option,
+    flag,
     json_option,
     output_folder,
     print_json,
-    quiet,
     tell,
 )
 from speechllm.device import pick_device
@@ -26,13 +27,11 @@ from speechllm.device import pick_device
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN... [DIR]")
 @output_folder("The export's folder; or name it last, as DIR.")
-@click.option(
-    "--merge", is_flag=True, help="Fold the adapter into the backbone."
-)
+@flag("--merge", "Fold the adapter into the backbone.")
 @click.option(
     "--license", "licence", help="The backbone's; by default its card's."
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@flag("--overwrite", "Replace an earlier export.")
 @click.option("--shard-size", default="5GB", show_default=True)
 @device_option
 @click.option(
@@ -47,13 +46,10 @@ from speechllm.device import pick_device
 def export(
     runs: tuple[str, ...],
     output: str | None,
-    merge: bool,
-    licence: str | None,
-    overwrite: bool,
-    shard_size: str,
     device: str | None,
     gguf: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Write finished RUNs as a plain folder DIR to load anywhere.
 
@@ -63,7 +59,6 @@ def export(
     *named, folder = runs if output is None else (*runs, output)
     if not named:
         raise click.UsageError("name the export's folder, last or by --output")
-    quiet()
     if gguf:
         from speechllm.export.gguf_file import check_gguf, write_gguf
 
@@ -71,24 +66,18 @@ def export(
         if not runs_given and len(named) > 1:
             raise click.UsageError("--gguf takes one model: MODEL FILE.gguf")
         file = f"{folder.rstrip('/')}-{gguf}.gguf" if runs_given else folder
-        check_gguf(file, gguf, overwrite)
+        how = file, gguf, options["overwrite"]
+        check_gguf(*how)
         if not runs_given:
-            _tell_gguf(write_gguf(named[0], file, gguf, overwrite), as_json)
+            _tell_gguf(write_gguf(named[0], *how), as_json)
             return
     from speechllm.export.write import export_runs
 
     report = export_runs(
-        named,
-        folder,
-        merge=merge,
-        licence=licence,
-        overwrite=overwrite,
-        shard_size=shard_size,
-        device=pick_device(device),
-        tell=tell,
+        named, folder, device=pick_device(device), tell=tell, **options
     )
     if gguf:
-        report["gguf"] = write_gguf(folder, file, gguf, overwrite)
+        report["gguf"] = write_gguf(folder, *how)
     if as_json:
         print_json(report)
         return
@@ -99,15 +88,13 @@ def export(
         f"({len(report['removed'])} removed), {_mib(report['bytes'])}"
     )
     for task, found in report["differences"].items():
+        largest = max(found["logits_NV"], found["lm_logits_QV"])
+        text = "same text"
+        if "tokens_from" in found:
+            text = f"another text from token {found['tokens_from']} on (a tie "
+            text += "within rounding)"
         click.echo(
-            f"  {task}: largest difference of logits "
-            f"{max(found['logits_NV'], found['lm_logits_QV']):.1e}, "
-            + (
-                "same text"
-                if "tokens_from" not in found
-                else f"another text from token {found['tokens_from']} on "
-                "(a tie within rounding)"
-            )
+            f"  {task}: largest difference of logits {largest:.1e}, {text}"
         )
 
 
@@ -130,28 +117,18 @@ def _tell_gguf(report, as_json=False):
 )
 @click.argument("folder", metavar="DIR")
 @click.argument("repo_id", metavar="REPOSITORY")
-@click.option("--upload", is_flag=True, help="Do it; otherwise only tell.")
-@click.option("--public", is_flag=True, help="A new repository is public.")
+@flag("--upload", "Do it; otherwise only tell.")
+@flag("--public", "A new repository is public.")
 @click.option("--revision", help="Branch to upload to.")
 @json_option
 def push(
-    folder: str,
-    repo_id: str,
-    upload: bool,
-    public: bool,
-    revision: str | None,
-    as_json: bool,
+    folder: str, repo_id: str, upload: bool, public: bool, as_json: bool, **how
 ) -> None:
     """Put an export on a hub; without --upload, say what would go there."""
-    quiet()
     from speechllm.export.hub import push as push_export
 
     report = push_export(
-        folder,
-        repo_id,
-        dry_run=not upload,
-        private=not public,
-        revision=revision,
+        folder, repo_id, dry_run=not upload, private=not public, **how
     )
     if as_json:
         print_json(report)
@@ -176,7 +153,6 @@ def push(
 @json_option
 def info(path: str, as_json: bool) -> None:
     """What a folder or file is: an export, a run, a table, a model."""
-    quiet()
     from speechllm.cli.describe import describe
 
     about = describe(path)

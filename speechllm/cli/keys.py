@@ -10,7 +10,11 @@ import click
 from speechllm.cli.common import command, json_option, print_json
 
 
-@command("speechllm keys", "speechllm keys healing", "speechllm keys split")
+@command(
+    *("speechllm keys", "speechllm keys healing", "speechllm keys split"),
+    # There is nothing to keep still, and it would take its time to load.
+    cls=click.Command,
+)
 @click.argument("key", required=False)
 @json_option
 def keys(key: str | None, as_json: bool) -> None:

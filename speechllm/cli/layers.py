@@ -16,16 +16,16 @@ from speechllm.cli.common import (
     Word,
     command,
     file_option,
+    flag,
     json_option,
     model_options,
     options,
     output_file,
     print_json,
-    quiet,
     show_progress,
     tell,
 )
-from speechllm.cli.hub import listens, measure_hub, speech_options
+from speechllm.cli.hub import data_of, listens, speech_options
 from speechllm.device import pick_device
 from speechllm.packaged import packaged_path
 
@@ -38,12 +38,11 @@ RULE_NAMES = (
 lm_options = options(
     # package:models/mini-qwen2 is a model too.
     click.argument("model", callback=lambda *told: packaged_path(told[-1])),
-    click.option(
+    flag(
         "--stream",
-        is_flag=True,
+        "Read a layer at a time from the model's files; by default so where "
+        "its weights do not fit into the free memory.",
         default=None,
-        help="Read a layer at a time from the model's files; by default so "
-        "where its weights do not fit into the free memory.",
     ),
     click.option(
         "--batch-size", type=click.IntRange(1), default=8, show_default=True
@@ -93,31 +92,51 @@ def measure(
     folder or a hub id: of the Llama or Qwen2 kind, measured on --text; or a
     speech LLM, measured on --speech, on --text, or on both and compared.
     """
-    quiet()
     if not (speech or text):
         raise click.UsageError(
             "what is it measured on? Give --text FILE, or for a speech LLM "
             "--speech DIR"
         )
-    if listens(model, speech, settings["stream"]):
-        measure_hub(model, speech, text, output, picture, as_json, **settings)
-        return
-    from speechllm.text_lm import measure_rows
-
+    hears = listens(model, speech, settings["stream"])
     if picture:
         _check_picture(picture)
-    decoder, rows = load_lm(model, text, settings)
-    table = measure_rows(
-        decoder, rows, settings["batch_size"], show_progress(as_json)
-    )
-    if output:
-        table.save(output)
-    if picture:
-        draw([table], picture)
-    if as_json:
-        print_json(table_about(table))
+    agreement = None
+    if hears:
+        from speechllm.hub.model import HubModel
+        from speechllm.hub.speech import measure_both
+
+        how = settings["dtype"], pick_device(settings["device"])
+        words = settings["prompt"]
+        hub = HubModel.from_source(model, None, *how, words=words)
+        data = data_of(speech, text, as_json, settings)
+        tables, agreement = measure_both(hub, data, settings["position"])
     else:
+        from speechllm.text_lm import measure_rows
+
+        decoder, rows = load_lm(model, text, settings)
+        batch_size, progress = settings["batch_size"], show_progress(as_json)
+        tables = {"text": measure_rows(decoder, rows, batch_size, progress)}
+    if output:
+        for kind, table in tables.items():
+            beside = "-text" if kind == "text" and len(tables) == 2 else ""
+            table.save(beside.join(os.path.splitext(output)))
+    if picture:
+        draw(list(tables.values()), picture)
+    if as_json:
+        told = {kind: table_about(table) for kind, table in tables.items()}
+        print_json({**told, "agreement": agreement} if hears else told["text"])
+        return
+    for table in tables.values():
         print_table(table)
+        if hears:
+            click.echo()
+    if agreement:
+        click.echo(
+            "Speech and text: both paths remove "
+            f"{agreement['overlap']:.0%} of their layers alike; correlation "
+            f"of the distances {agreement['correlation']:.3f}, mean "
+            f"difference {agreement['mean_difference']:.4f}."
+        )
 
 
 def load_lm(model, text, settings):
@@ -126,12 +145,8 @@ def load_lm(model, text, settings):
 
     if text:
         check_text(text)
-    load = functools.partial(
-        load_text_model,
-        model,
-        settings["dtype"],
-        pick_device(settings["device"]),
-    )
+    where = settings["dtype"], pick_device(settings["device"])
+    load = functools.partial(load_text_model, model, *where)
     if text or settings["stream"]:
         decoder = load(stream=settings["stream"], tell=tell)
     else:
@@ -141,9 +156,8 @@ def load_lm(model, text, settings):
         except TypeError as error:
             tell(f"{error} Holding it in memory.")
             decoder = load(stream=False)
-    if not text:
-        return decoder, None
-    return decoder, read_rows(text, decoder.tokenizer, settings["context"])
+    how = decoder.tokenizer, settings["context"]
+    return decoder, read_rows(text, *how) if text else None
 
 
 def table_about(table):
@@ -210,7 +224,7 @@ def _check_picture(picture):
 
 def draw(tables, picture):
     """Heat maps of tables, side by side, into a file."""
-    from speechllm.report.heatmaps import draw_heatmaps
+    from speechllm.report.maps import draw_heatmaps
 
     contents = [
         {
@@ -268,20 +282,13 @@ def rules(
     each plan, each row printed as soon as its rule is done. MODEL is a folder or a hub id, of the Llama or
     Qwen2 kind.
     """
-    quiet()
     from speechllm.text_rules import compare_rules
 
     decoder, rows = load_lm(model, text, settings)
-    report = compare_rules(
-        decoder,
-        rows,
-        [size for some in layers for size in some],
-        names,
-        settings["batch_size"],
-        show_progress(as_json),
-        functools.partial(_tell, output, as_json),
-        tell,
-    )
+    sizes = [size for some in layers for size in some]
+    how = settings["batch_size"], show_progress(as_json)
+    told = functools.partial(_tell, output, as_json)
+    report = compare_rules(decoder, rows, sizes, names, *how, told, tell)
     if as_json:
         print_json(report)
     return PARTLY if report["failed"] else 0

@@ -8,18 +8,18 @@ from typing import Any
 import click
 
 from speechllm.cli.common import (
+    Earlier,
     Word,
     command,
-    earlier,
     file_option,
+    flag,
     json_option,
     model_options,
     output_folder,
     print_json,
-    quiet,
     show_progress,
 )
-from speechllm.cli.hub import listens, prune_speech_llm, speech_options
+from speechllm.cli.hub import data_of, listens, speech_options
 from speechllm.cli.layers import (
     RULE_NAMES,
     TEXT,
@@ -27,6 +27,17 @@ from speechllm.cli.layers import (
     load_lm,
     print_table,
     table_about,
+)
+from speechllm.device import pick_device
+
+# What a pruned model is judged by, and how that is told.
+LM = (
+    *("perplexity", "Perplexity", "rows", 2),
+    ": AutoModelForCausalLM.from_pretrained({!r})",
+)
+SPEECH_LLM = (
+    *("loss", "Loss per target token (nats)", "utterances", 3),
+    ", with its processor.",
 )
 
 
@@ -57,7 +68,7 @@ from speechllm.cli.layers import (
     help="Which layers: a file that `measure`, `rules` or a recipe's "
     "measure.py wrote, or their numbers, counted from 0.",
 )
-@earlier("--drop", "--plan")
+@click.option("--drop", cls=Earlier, instead="--plan")
 @click.option(
     "--heal",
     type=click.Choice(["map"]),
@@ -67,9 +78,7 @@ from speechllm.cli.layers import (
 @speech_options
 @file_option("--text", TEXT)
 @output_folder("Folder for the smaller model.", required=True)
-@click.option(
-    "--overwrite", is_flag=True, help="Replace an earlier pruned model."
-)
+@flag("--overwrite", "Replace an earlier pruned model.")
 @json_option
 @model_options
 def prune(
@@ -94,52 +103,47 @@ def prune(
     weights are copied from file to file. MODEL is a folder or a hub id; of a
     speech LLM the decoder's layers go, chosen on --speech.
     """
-    quiet()
     from speechllm.saved import check_target
     from speechllm.text_prune import PRUNING, prune
 
     choice = _choice(layers, rule, plan if drop is None else drop)
-    if listens(model, speech, settings["stream"]):
-        prune_speech_llm(
+    common: dict[str, Any] = {"overwrite": overwrite, "heal": bool(heal)}
+    common["dtype"] = settings["dtype"]
+    hears = listens(model, speech, settings["stream"])
+    if not hears:
+        _check_text(choice, rule, heal, text)
+    check_target(output, PRUNING, overwrite)
+    if hears:
+        from speechllm.hub.prune import prune_hub
+
+        report, table = prune_hub(
             model,
             choice,
             output,
-            speech,
-            text,
-            heal is not None,
-            overwrite,
-            as_json,
-            settings,
+            data_of(speech, text, as_json, settings),
+            device=pick_device(settings["device"]),
+            words=settings["prompt"],
+            **common,
         )
-        return
-    for option, wants in (
-        (choice.needs_text, f"rule {rule or 'angular'}"),
-        (heal, "--heal"),
-    ):
-        if option and not text:
-            raise click.UsageError(f"{wants} looks at a text: give --text")
-    check_target(output, PRUNING, overwrite)
-    decoder, rows = load_lm(model, text, settings)
-    report, table = prune(
-        decoder,
-        choice,
-        output,
-        rows,
-        settings["batch_size"],
-        overwrite,
-        show_progress(as_json),
-        heal is not None,
-        settings["dtype"],
-    )
-    report["output"] = output
+    else:
+        decoder, rows = load_lm(model, text, settings)
+        report, table = prune(
+            decoder,
+            choice,
+            output,
+            rows,
+            settings["batch_size"],
+            progress=show_progress(as_json),
+            **common,
+        )
     if as_json:
         path = {"path": table_about(table)["path"]} if table else {}
-        print_json({**report, **path})
+        print_json({**report, "output": output, **path})
         return
     if table:
         print_table(table)
         click.echo()
-    _tell_pruned(report)
+    _tell_pruned(report, output, *(SPEECH_LLM if hears else LM))
 
 
 def _choice(layers, rule, plan):
@@ -161,32 +165,37 @@ def _choice(layers, rule, plan):
     return Choice(layers=read_layers(plan))
 
 
-def _tell_pruned(report):
-    """What went, and what it did to the perplexity, for a person."""
+def _check_text(choice, rule, heal, text):
+    """Refuse what wants a text and has none, before anything loads."""
+    for option, wants in (
+        (choice.needs_text, f"rule {rule or 'angular'}"),
+        (heal, "--heal"),
+    ):
+        if option and not text:
+            raise click.UsageError(f"{wants} looks at a text: give --text")
+
+
+def _tell_pruned(report, output, measure, title, rows, digits, how_to_load):
+    """What went, and what it did to a measure, for a person."""
     from speechbrain_ext.layers.removal import ranges
 
-    why = f" (rule {report['rule']})" if "rule" in report else ""
-    if "distance" in report:
+    why = ""
+    if measure == "perplexity" and "distance" in report:
         why = f" (angular distance {report['distance']:.4f})"
+    elif measure == "perplexity" and "rule" in report:
+        why = f" (rule {report['rule']})"
     click.echo(
         f"Removed layers {ranges(report['removed'])} of "
         f"{report['layers']}{why}."
     )
-    if "perplexity_after" in report:
-        told = [
-            f"{report[key]:.2f} {when}"
-            for key, when in (
-                ("perplexity_before", "before"),
-                ("perplexity_after", "after"),
-                ("perplexity_healed", "healed"),
-            )
-            if key in report
-        ]
+    told = [
+        f"{report[f'{measure}_{when}']:.{digits}f} {when}"
+        for when in ("before", "after", "healed")
+        if f"{measure}_{when}" in report
+    ]
+    if told:
         click.echo(
-            f"Perplexity on {report['held_out_rows']} rows not measured on: "
+            f"{title} on {report['held_out_rows']} {rows} not measured on: "
             f"{', '.join(told)}."
         )
-    output = report["output"]
-    click.echo(
-        f"Wrote {output}: AutoModelForCausalLM.from_pretrained({output!r})"
-    )
+    click.echo(f"Wrote {output}{how_to_load.format(output)}")

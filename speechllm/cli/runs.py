@@ -8,10 +8,10 @@ import click
 
 from speechllm.cli.common import (
     command,
+    flag,
     json_option,
     output_folder,
     print_json,
-    quiet,
 )
 
 
@@ -29,7 +29,6 @@ def compare(a: str, others: tuple[str, ...], as_json: bool) -> None:
     95 % interval over speakers, and the p-value of exchanging the two
     systems' answers speaker by speaker, by Holm for all sets and runs.
     """
-    quiet()
     if len(others) == 1 and os.path.isfile(a) and os.path.isfile(others[0]):
         return _compare_tables(a, others[0], as_json)
     wrong = [one for one in (a, *others) if not os.path.isdir(one)]
@@ -81,13 +80,12 @@ def _compare_tables(a, b, as_json):
 )
 @click.argument("results", metavar="RESULTS")
 @output_folder("Folder to write to; by default that of the results.")
-@click.option("--column", is_flag=True, help="Pictures for one column.")
+@flag("--column", "Pictures for one column.")
 @json_option
 def report(
     results: str, output: str | None, column: bool, as_json: bool
 ) -> int:
     """Table and pictures of all runs below a folder."""
-    quiet()
     from speechbrain_ext.runs.result import load_runs
     from speechllm.report.command import main
     from speechllm.report.study import Study

@@ -2,62 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from speechllm.exported.transcribe import Transcript
+    from speechllm.exported.transcribe import Piece, Transcript
 
 # Characters of a subtitle: two lines of 42, as is usual.
 LONGEST = 84
 LINE = 42
 
 
-def cues(transcript: Transcript) -> list[tuple[float, float, str]]:
-    """Subtitles of a transcript: start, end, text."""
-    found = []
-    for piece in transcript.pieces:
-        parts = textwrap.wrap(piece.text, LONGEST)
-        letters = sum(map(len, parts))
-        start = piece.start
-        for part in parts:
-            end = start + (piece.end - piece.start) * len(part) / letters
-            found.append((start, end, part))
-            start = end
-    return found
+def timed(piece: Piece, parts: list[str]) -> Iterator[tuple[float, float, str]]:
+    """Start, length and text of a piece's parts, by their letters."""
+    letters, start = sum(map(len, parts)), piece.start
+    for part in parts:
+        length = (piece.end - piece.start) * len(part) / letters
+        yield start, length, part
+        start += length
+
+
+def cues(
+    transcript: Transcript, point: str, spell: Callable[[str], str] = str
+) -> list[str]:
+    """Subtitles of a transcript, each with its times."""
+    return [
+        f"{_clock(start, point)} --> {_clock(start + length, point)}\n"
+        f"{textwrap.fill(spell(text), LINE)}\n\n"
+        for piece in transcript.pieces
+        for start, length, text in timed(
+            piece, textwrap.wrap(piece.text, LONGEST)
+        )
+    ]
 
 
 def as_srt(transcript: Transcript) -> str:
     """A transcript as SubRip subtitles."""
-    return "".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n"
-        f"{textwrap.fill(text, LINE)}\n\n"
-        for number, (start, end, text) in enumerate(cues(transcript), 1)
-    )
+    several = enumerate(cues(transcript, ","), 1)
+    return "".join(f"{number}\n{cue}" for number, cue in several)
 
 
 def as_vtt(transcript: Transcript) -> str:
     """A transcript as WebVTT subtitles, where &, < and > stand for tags."""
-    return "WEBVTT\n\n" + "".join(
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n"
-        f"{textwrap.fill(html.escape(text, quote=False), LINE)}\n\n"
-        for start, end, text in cues(transcript)
-    )
-
-
-def as_txt(transcript: Transcript) -> str:
-    """A transcript's text on a line."""
-    return transcript.text + "\n"
-
-
-def as_json(transcript: Transcript) -> str:
-    """A transcript with its pieces as JSON."""
-    content = transcript.as_dict()
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    spell = functools.partial(html.escape, quote=False)
+    return "WEBVTT\n\n" + "".join(cues(transcript, ".", spell))
 
 
 # ----------------------------------------------------------------------------
@@ -90,14 +83,11 @@ def ctm_rows(transcripts: list[Transcript]) -> list[str]:
     rows = [NO_WORD_TIMES]
     for one in transcripts:
         name = "_".join(os.path.splitext(os.path.basename(one.name))[0].split())
-        for piece in one.pieces:
-            words = piece.text.split()
-            letters = sum(map(len, words))
-            start = piece.start
-            for word in words:
-                length = (piece.end - piece.start) * len(word) / letters
-                rows.append(f"{name} A {start:.2f} {length:.2f} {word}")
-                start += length
+        rows += [
+            f"{name} A {start:.2f} {length:.2f} {word}"
+            for piece in one.pieces
+            for start, length, word in timed(piece, piece.text.split())
+        ]
     return rows
 
 
@@ -111,8 +101,10 @@ def _one(rows: Rows) -> Callable[[Transcript], str]:
 
 
 FORMATS: dict[str, Callable[[Transcript], str]] = {
-    "txt": as_txt,
-    "json": as_json,
+    "txt": lambda transcript: transcript.text + "\n",
+    "json": lambda transcript: (
+        json.dumps(transcript.as_dict(), indent=2, ensure_ascii=False) + "\n"
+    ),
     "srt": as_srt,
     "vtt": as_vtt,
     **{name: _one(rows) for name, rows in ROWS.items()},

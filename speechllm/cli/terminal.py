@@ -38,7 +38,10 @@ def heatmap_lines(
             cells.append(_cell(float(value), chosen, colour, cell))
         lines.append(f"{size:4d} |" + "".join(cells))
     lines.append("     +" + "-" * (cell * layers))
-    lines.append("      " + _axis(layers, cell))
+    # Numbers of the first layers, as many as there is room for.
+    step = -(-4 // cell)
+    places = range(0, layers, step)
+    lines.append("      " + "".join(f"{i:<{step * cell}d}" for i in places))
     lines.append(
         f"      first layer of the block; up: its size; {PATH}: the path"
     )
@@ -60,16 +63,6 @@ def _cell(value, chosen, colour, width):
 
 def colour_of(value):
     """Between the two nearest of the colours."""
-    place = value * (len(COLOURS) - 1)
-    index = min(int(place), len(COLOURS) - 2)
-    share = place - index
-    pair = zip(COLOURS[index], COLOURS[index + 1])
-    return tuple(round(a + share * (b - a)) for a, b in pair)
-
-
-def _axis(layers, cell):
-    """Numbers of the first layers, as many as there is room for."""
-    step = -(-4 // cell)
-    return "".join(
-        f"{number:<{step * cell}d}" for number in range(0, layers, step)
-    )
+    places = np.linspace(0, 1, len(COLOURS))
+    several = (np.interp(value, places, part) for part in zip(*COLOURS))
+    return tuple(round(float(one)) for one in several)

@@ -51,16 +51,15 @@ class Session:
     ) -> tuple[str, str, str, dict]:
         """Both cards and the map; a system that has spoken is not asked."""
         whole, right = self.systems[0], self.nearest(removed)
-        pair = [whole] if right is None else [whole, right]
+        pair = filter(None, [whole, right])
         if known.get("of") != [audio, task]:
             known = {"of": [audio, task], "said": {}, "map": None}
         said = known["said"]
         for one in pair if audio else []:
             if one.name not in said:
                 said[one.name] = listen(one, audio, task)
-        ours, theirs = said.get(whole.name), None
-        if right is not None:
-            theirs = said.get(right.name)
+        ours = said.get(whole.name)
+        theirs = said.get(right.name) if right else None
         # Of a pruned system alone, a table would not show what was removed.
         if audio and self.table is None and not whole.removed:
             if known["map"] is None:
@@ -134,7 +133,20 @@ def build(
                 trigger_mode="always_last",
                 show_progress_on=[left, right],
             )
-    return page, _launched(gradio)
+    # Plain fonts, and nothing that calls home.
+    return page, {
+        "theme": gradio.themes.Default(
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        "css": STYLE,
+        "share": False,
+        "ssr_mode": False,
+        "run_history": False,
+        "enable_monitoring": False,
+        "footer_links": [],
+        "quiet": True,
+    }
 
 
 def _inputs(gradio: Any, tasks: list[str], depths: list[int]) -> tuple:
@@ -154,35 +166,14 @@ def _inputs(gradio: Any, tasks: list[str], depths: list[int]) -> tuple:
         min(depths, default=0),
         max(depths, default=0),
         value=max(depths, default=0),
-        step=_step(depths),
+        # The largest that meets all depths.
+        step=math.gcd(*(one - min(depths) for one in depths)) or 1,
         label="Layers removed on the right",
         visible=len(set(depths)) > 1,
         elem_id="depth",
         buttons=[],
     )
     return audio, task, depth
-
-
-def _launched(gradio: Any) -> dict[str, Any]:
-    """How the page is launched: plain fonts, and nothing that calls home."""
-    return {
-        "theme": gradio.themes.Default(
-            font=["system-ui", "sans-serif"],
-            font_mono=["ui-monospace", "monospace"],
-        ),
-        "css": STYLE,
-        "share": False,
-        "ssr_mode": False,
-        "run_history": False,
-        "enable_monitoring": False,
-        "footer_links": [],
-        "quiet": True,
-    }
-
-
-def _step(depths: Sequence[int]) -> int:
-    """The largest step that meets all depths."""
-    return math.gcd(*(one - min(depths) for one in depths)) or 1
 
 
 def serve(
@@ -197,32 +188,7 @@ def serve(
 ) -> tuple[Any, str]:
     """Load exports and serve the page; gives Gradio's page and its address.
 
-    Arguments
-    ---------
-    sources : sequence of str
-        Exported folders or hub ids, in any order.
-    host : str
-        "127.0.0.1": this machine alone; "0.0.0.0": whoever reaches it.
-    port : int or None
-        None: the first free one from 7860 on.
-    table : str or None
-        A redundancy table (JSON) to draw; None: each recording's own.
-    device, dtype : str or None
-        As `ExportedSpeechLLM.from_pretrained` takes them.
-    tell : callable
-        Told where the page is.
-    block : bool
-        Stay until it is stopped (Ctrl-C).
-
-    Returns
-    -------
-    page : gradio.Blocks
-    address : str
-
-    Raises
-    ------
-    ExportError, ValueError
-        If an export, or the table, does not fit.
+    The port is the first free one from 7860 on, unless one is named.
     """
     library()
     shown = RedundancyTable.load(table) if table else None

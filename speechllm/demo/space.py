@@ -46,27 +46,9 @@ def write_space(
 ) -> list[str]:
     """Write ``app.py``, ``requirements.txt``, ``README.md`` and the models.
 
-    Arguments
-    ---------
-    models : sequence of str
-        Hub ids, which the Space loads, or exported folders, which are copied.
-    folder : str
-        Where to; must be empty or new.
-    package : str or None
-        A wheel file, which is copied, or a line of requirements.txt; None:
-        this version, from the package index.
-    table : str or None
-        A redundancy table, which is copied.
-
-    Returns
-    -------
-    list of str
-        The files.
-
-    Raises
-    ------
-    ExportError, ValueError
-        If a model is neither, or the folder holds something.
+    Hub ids are loaded by the Space, exported folders and a table copied. The
+    package is a wheel file, which is copied, or a line of requirements.txt;
+    None: this version, from the package index.
     """
     check_target(folder, "app.py", overwrite=False)
     with whole_folder(folder) as out:

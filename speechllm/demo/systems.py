@@ -85,21 +85,17 @@ def _load(source, name, device, dtype):
     model = ExportedSpeechLLM.from_pretrained(
         source, device=device, dtype=dtype
     )
-    about = model.settings[model.default_task].about
-    kept = tuple(about.get("kept_layers") or range(model.decoder.num_layers))
+    task = model.settings[model.default_task]
+    kept = task.about.get("kept_layers") or range(model.decoder.num_layers)
     memory = memory_of(model.tasks)
     return System(
         name,
         model,
-        about.get("layers") or len(kept),
-        kept,
+        task.about.get("layers") or len(kept),
+        tuple(kept),
         memory["backbone"],
         memory["together"] - memory["backbone"],
-        {
-            where: f"{score['metric']} {score['value']:.1f}"
-            for where, score in about.get("scores", {}).items()
-            if score["value"] is not None
-        },
+        task.scores(1),
     )
 
 

@@ -76,26 +76,21 @@ def model_card(
     if removed:
         pruned = f" without {len(removed)} of its {first['layers']} layers"
     seconds = max(task.piece_seconds for task in tasks.values())
+    bridged = [f"`{name}`" for name, task in tasks.items() if task.bridge]
     parts = [
         f"---\n{_head(tasks, licence)}\n---\n",
         HEAD.format(
             title=title, pruned=pruned, version=__version__, install=INSTALL
         ),
         _lineage(
-            first, merged, any(one.baseline_adapter for one in tasks.values())
+            first, merged, any(t.baseline_adapter for t in tasks.values())
         ),
-        *_bridges(tasks),
+        *([BRIDGE.format(tasks=", ".join(bridged))] if bridged else []),
         *(_task(name, task) for name, task in tasks.items()),
         LIMITS.format(seconds=seconds),
         _licence(first, licence),
     ]
     return "\n".join(parts)
-
-
-def _bridges(tasks):
-    """What to know of the bridges, where there are some (list of str)."""
-    names = [f"`{name}`" for name, task in tasks.items() if task.bridge]
-    return [BRIDGE.format(tasks=", ".join(names))] if names else []
 
 
 def removed_of(about: dict[str, Any]) -> list[int]:

@@ -40,37 +40,17 @@ ROPES = {
     "llama": ("default", "linear", "llama3"),
     "qwen2": ("default", "linear", "yarn"),
 }
-TURNED = ("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")
+# What is rotated, and where a configuration has its number of heads.
+TURNED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
 
 def write_gguf(
     source: str, path: str, kind: str = "f16", overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write a Llama or Qwen2 causal LM as one GGUF file.
+    """Write a Llama or Qwen2 causal LM, or an export's, as one GGUF file.
 
-    Arguments
-    ---------
-    source : str
-        Folder or hub id of a causal LM, whole or pruned; or an export, whose
-        backbone is meant.
-    path : str
-        The file.
-    kind : str
-        "f16", or "q8_0" (blocks of 32 weights in 8 bits with a scale of their
-        own); vectors are float32 in both.
-    overwrite : bool
-        Replace a file that is there.
-
-    Returns
-    -------
-    dict
-        file, bytes, layers, tensors, kind, tokenizer; left_out, the parts of
-        an export that are not in it.
-
-    Raises
-    ------
-    ValueError
-        If it is of another kind, or its tokenizer is.
+    Of kind "q8_0", blocks of 32 weights are in 8 bits with a scale of their
+    own; vectors are float32 in both kinds.
     """
     check_gguf(path, kind, overwrite)
     import gguf
@@ -191,12 +171,11 @@ def _describe_tokens(
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    if vocabulary.scores is not None:
+    if vocabulary.merges is None:
         writer.add_token_scores(vocabulary.scores)
-    if vocabulary.merges is not None:
-        writer.add_token_merges(vocabulary.merges)
-    if vocabulary.space_prefix is not None:
         writer.add_add_space_prefix(vocabulary.space_prefix)
+    else:
+        writer.add_token_merges(vocabulary.merges)
     for kind in ("bos", "eos", "unk", "pad"):
         token = getattr(tokenizer, f"{kind}_token_id")
         if token is not None and token < len(vocabulary.tokens):
@@ -244,18 +223,14 @@ def _write_tensors(writer, config, weights, kind):
     types = {}
     for name, (shape, _) in weights.items():
         known = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        types[name] = kind_of = _type_of(shape, kind)
+        types[name], size = _stored(shape, kind)
         writer.add_tensor_info(
-            known, shape, np.dtype(np.float32), _bytes(shape, kind_of), kind_of
+            known, shape, np.dtype(np.float32), size, types[name]
         )
     factors = rope_factors(config)
     if factors is not None:
-        writer.add_tensor_info(
-            "rope_freqs.weight",
-            factors.shape,
-            factors.dtype,
-            factors.nbytes,
-        )
+        about = factors.shape, factors.dtype, factors.nbytes
+        writer.add_tensor_info("rope_freqs.weight", *about)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -266,8 +241,9 @@ def _write_tensors(writer, config, weights, kind):
                 f"{name}: has the shape {list(values.shape)}, but the "
                 f"configuration says {list(shape)}"
             )
-        if config.model_type == "llama" and name.endswith(TURNED):
-            values = turned(values, _heads(config, name))
+        part = name.split(".")[-2]
+        if config.model_type == "llama" and part in TURNED:
+            values = turned(values, getattr(config, TURNED[part]))
         packed = gguf.quants.quantize(values.contiguous().numpy(), types[name])
         if packed.dtype == np.float16 and not np.isfinite(packed).all():
             raise ValueError(f"{name}: does not fit float16: take q8_0")
@@ -276,29 +252,18 @@ def _write_tensors(writer, config, weights, kind):
         writer.write_tensor_data(factors)
 
 
-def _type_of(shape, kind):
-    """How a tensor is stored: vectors whole, matrices as asked for."""
+def _stored(shape, kind):
+    """A tensor's type and bytes: vectors whole, matrices as asked for."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+    stored = GGMLQuantizationType[kind.upper()]
     if len(shape) == 1:
-        return GGMLQuantizationType.F32
-    wanted = GGMLQuantizationType[kind.upper()]
-    # Rows that do not fill their blocks stay as the converter leaves them.
-    fits = shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0
-    return wanted if fits else GGMLQuantizationType.F16
-
-
-def _bytes(shape, kind):
-    from gguf import GGML_QUANT_SIZES
-
-    values, size = GGML_QUANT_SIZES[kind]
-    return shape.numel() // values * size
-
-
-def _heads(config, name):
-    """How many heads a projection has."""
-    kv = ".k_proj." in name
-    return config.num_key_value_heads if kv else config.num_attention_heads
+        stored = GGMLQuantizationType.F32
+    elif shape[-1] % GGML_QUANT_SIZES[stored][0]:
+        # Rows that do not fill their blocks stay as the converter leaves them.
+        stored = GGMLQuantizationType.F16
+    values, size = GGML_QUANT_SIZES[stored]
+    return stored, shape.numel() // values * size
 
 
 def turned(values: torch.Tensor, heads: int) -> torch.Tensor:

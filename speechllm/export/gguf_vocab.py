@@ -49,11 +49,8 @@ def read_vocabulary(tokenizer: Any, size: int, where: str) -> Vocabulary:
         for pair in model["merges"]
     ]
     if model.get("byte_fallback"):
-        scores = _scores(tokens, pairs)
-        prefix = _space_prefix(told)
-        return Vocabulary(
-            "llama", "default", tokens, types, scores, None, prefix
-        )
+        own = _scores(tokens, pairs), None, _space_prefix(told)
+        return Vocabulary("llama", "default", tokens, types, *own)
     merges = [" ".join(pair) for pair in pairs]
     pre = _pre(told, where)
     return Vocabulary("gpt2", pre, tokens, types, None, merges, None)
@@ -86,11 +83,6 @@ def _tokens(told, size, where):
         if kinds.get(i) != TokenType.UNKNOWN:
             special = one["special"]
             kinds[i] = TokenType.CONTROL if special else TokenType.USER_DEFINED
-    if max(named) >= size:
-        raise ValueError(
-            f"{where}: its tokenizer has the id {max(named)}, its embeddings "
-            f"only {size} rows"
-        )
     # As llama.cpp's converter calls the rows that no token has.
     tokens = [named.get(i, f"[PAD{i}]") for i in range(size)]
     return tokens, [int(kinds.get(i, TokenType.UNUSED)) for i in range(size)]

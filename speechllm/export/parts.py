@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import glob
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -62,9 +62,6 @@ def source_file(
     source: str, name: str, revision: str | None = None
 ) -> str | None:
     """Path of a file of a hub model that is loaded already, or of a folder."""
-    if os.path.isdir(source):
-        path = os.path.join(source, name)
-        return path if os.path.isfile(path) else None
     return cached_file(
         source,
         name,
@@ -203,15 +200,14 @@ def write_task(
     folder = os.path.join(out, TASKS, name)
     os.makedirs(folder)
     shutil.copyfile(run.projector_file, os.path.join(folder, PROJECTOR))
-    # A merged one is part of the backbone.
+    # A merged one is part of the backbone; the baseline's has the numbers of
+    # the layers before removal.
     adapters = {
-        ADAPTER: None if merge else run.adapter_folder,
-        BASELINE_ADAPTER: None if merge else run.frozen_adapter_folder,
+        ADAPTER: (run.adapter_folder, None),
+        BASELINE_ADAPTER: (run.frozen_adapter_folder, run.kept),
     }
-    for inside, source in adapters.items():
-        if source:
-            # The baseline's has the numbers of the layers before removal.
-            kept = run.kept if inside == BASELINE_ADAPTER else None
+    for inside, (source, kept) in adapters.items():
+        if source and not merge:
             target = os.path.join(folder, inside)
             _write_adapter(model.decoder, source, target, kept)
     if run.bridge_file:
@@ -226,8 +222,8 @@ def write_task(
         encoder=_write_encoder(
             out, config["speech_encoder"], model.encoder, encoders
         ),
-        adapter=bool(adapters[ADAPTER]),
-        baseline_adapter=bool(adapters[BASELINE_ADAPTER]),
+        adapter=bool(run.adapter_folder) and not merge,
+        baseline_adapter=bool(run.frozen_adapter_folder) and not merge,
         bridge=bool(run.bridge_file),
         precision=config.get("eval_precision") or "fp32",
         features_dtype="float16" if halved else None,
@@ -237,10 +233,9 @@ def write_task(
         piece_seconds=_longest_seconds(run.folder),
         about=_about_run(run),
     )
-    faults = settings.faults()
-    if faults:
+    if faults := settings.faults():
         raise ExportError(f"{run.folder}: {'; '.join(faults)}")
-    write_json(os.path.join(folder, TASK), settings.to_json())
+    write_json(os.path.join(folder, TASK), asdict(settings))
     return settings
 
 
@@ -262,21 +257,16 @@ def _write_adapter(decoder, source, folder, kept=None):
     renumbered, state = kept_adapter(decoder, source, kept)
     config["layers_to_transform"] = renumbered.layers_to_transform
     write_json(os.path.join(folder, "adapter_config.json"), config)
-    _save_state(state, os.path.join(folder, "adapter_model.safetensors"))
-
-
-def _save_state(state, path):
-    """Weights, marked as transformers and PEFT want them."""
+    path = os.path.join(folder, "adapter_model.safetensors")
     save_file(state, path, metadata={"format": "pt"})
 
 
 def _write_encoder(out, about, encoder, encoders):
     """How a task names its encoder; one that is a folder is written too."""
     told = {"name": about["name"], "kind": encoder.kind}
-    told["dtype"] = about["dtype"]
     # The longest piece and the norms are part of what it gives.
-    options = {key: about.get(key) for key in ENCODER_OPTIONS}
-    told |= {key: value for key, value in options.items() if value is not None}
+    keys = [k for k in ENCODER_OPTIONS if about.get(k) is not None]
+    told |= {key: about[key] for key in ("dtype", *keys)}
     source, revision = about["source"], about.get("revision")
     if not os.path.isdir(source):
         commit = commit_of(source, revision)
@@ -294,15 +284,8 @@ def _write_encoder(out, about, encoder, encoders):
 
 def _save_encoder(about, model, folder):
     """An encoder's configuration, weights and feature extractor."""
-    config = copy.deepcopy(model.config)
     # Of Whisper only the encoder is there, under its own names.
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    state = {
-        key: value.detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-    }
-    _save_state(state, os.path.join(folder, "model.safetensors"))
+    model.save_pretrained(folder)
     source, revision = about["source"], about.get("revision")
     config = load_config(source, revision, about["kind"])
     extractor = load_extractor(source, config, revision)

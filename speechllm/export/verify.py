@@ -17,9 +17,7 @@ from peft import PeftModel
 from speechbrain_ext.healing.bridge import load_bridges
 from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechllm.exported.format import (
-    ADAPTER,
     BACKBONE,
-    BASELINE_ADAPTER,
     BRIDGE,
     TASKS,
     ExportError,
@@ -73,7 +71,7 @@ def probe(model: SpeechLLM, settings: TaskSettings) -> Probe:
         said.text,
         *probe_lm(decoder.lm, decoder.stop_ids[0]),
         decoder.dtype,
-        settings.adapter and settings.baseline_adapter,
+        len(settings.adapters) == 2,
     )
 
 
@@ -97,19 +95,14 @@ def _load_task(folder, name, settings, dtype, device):
     task = os.path.join(folder, TASKS, name)
     if settings.bridge:
         load_bridges(lm, os.path.join(task, BRIDGE))
-    wanted = {
-        ADAPTER: settings.adapter,
-        BASELINE_ADAPTER: settings.baseline_adapter,
-    }
-    adapters = [one for one, there in wanted.items() if there]
-    for one in adapters:
+    for one in settings.adapters:
         path = os.path.join(task, one)
         if isinstance(lm, PeftModel):
             lm.load_adapter(path, one)
         else:
             lm = PeftModel.from_pretrained(lm, path, one)
-    if adapters:
-        lm.base_model.set_adapter(adapters)
+    if settings.adapters:
+        lm.base_model.set_adapter(settings.adapters)
     return lm.eval()
 
 

@@ -16,10 +16,7 @@ from speechbrain_ext.healing.bridge import remove_bridges
 from speechbrain_ext.healing.frozen_adapter import fold_frozen_adapter
 from speechbrain_ext.layers.saved_lm import SHARD
 from speechbrain_ext.quiet import quiet_loading
-from speechbrain_ext.runs.files import (
-    write_json,
-    write_text,
-)
+from speechbrain_ext.runs.files import write_json, write_text
 from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.card import model_card
@@ -93,11 +90,6 @@ def export_runs(
     }
 
 
-def task_name(task: str) -> str:
-    """A task's name in an export: "AST en-de" is "ast_en_de"."""
-    return re.sub(r"\W+", "_", task.lower()).strip("_") or "task"
-
-
 def _named_runs(runs):
     """Runs by the names of their tasks (dict)."""
     named = {}
@@ -108,7 +100,8 @@ def _named_runs(runs):
                 f"{folder}: its status is {run.result.status}, not done: "
                 "finish it first, with the same command that began it"
             )
-        name = task_name(run.result.task)
+        # "AST en-de" is "ast_en_de".
+        name = re.sub(r"\W+", "_", run.result.task.lower()).strip("_") or "task"
         if name in named:
             raise ExportError(
                 f"{folder}: its task {run.result.task} is that of "

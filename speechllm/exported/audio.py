@@ -65,6 +65,15 @@ class Sound:
         return at_rate(finite(blocks, self.name), self.rate, sample_rate)
 
 
+def is_audio(path: str) -> bool:
+    """Whether a file begins as a recording does."""
+    try:
+        audio_info(path, decode=False)
+    except AudioError:
+        return False
+    return True
+
+
 def as_sounds(
     audio: object, sampling_rate: int | None = None
 ) -> tuple[list[Sound], bool]:
@@ -72,17 +81,16 @@ def as_sounds(
 
     A waveform that is given without its rate has the `sampling_rate`.
     """
-    if _is_audio(audio) or _is_samples(audio):
-        return [_sound(audio, 0, sampling_rate)], True
-    if isinstance(audio, (list, tuple)):
-        sounds = [
-            _sound(one, index, sampling_rate) for index, one in enumerate(audio)
-        ]
-        return sounds, False
-    raise TypeError(
-        f"audio: a {type(audio).__name__} cannot be transcribed: give a path, "
-        "an open file, a pair (waveform, sample rate), or a list of these"
-    )
+    single = _is_samples(audio) or _is_audio(audio)
+    if not single and not isinstance(audio, (list, tuple)):
+        raise TypeError(
+            f"audio: a {type(audio).__name__} cannot be transcribed: give a "
+            "path, an open file, a pair (waveform, sample rate), or a list of "
+            "these"
+        )
+    several: Any = [audio] if single else audio
+    found = [_sound(one, i, sampling_rate) for i, one in enumerate(several)]
+    return found, single
 
 
 def _is_samples(audio):
@@ -91,10 +99,9 @@ def _is_samples(audio):
 
 
 def _is_audio(audio):
-    is_file = hasattr(audio, "read") and not hasattr(audio, "shape")
     return (
         isinstance(audio, (str, bytes, os.PathLike, Mapping))
-        or is_file
+        or (hasattr(audio, "read") and not hasattr(audio, "shape"))
         or hasattr(audio, "get_all_samples")
         or _is_waveform(audio)
     )
@@ -106,12 +113,8 @@ def _is_waveform(audio):
         isinstance(audio, tuple)
         and len(audio) == 2
         and (isinstance(audio[0], list) or hasattr(audio[0], "shape"))
-        and _is_number(audio[1])
+        and (isinstance(audio[1], Real) or getattr(audio[1], "shape", 0) == ())
     )
-
-
-def _is_number(value):
-    return isinstance(value, Real) or getattr(value, "shape", None) == ()
 
 
 def _sound(audio, index, sampling_rate=None):

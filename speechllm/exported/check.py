@@ -12,11 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoModel,
-)
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechbrain_ext.healing.lora import ATTENTION, MLP
@@ -27,9 +23,7 @@ from speechbrain_ext.layers.weights import (
 )
 from speechbrain_ext.model.encoder_load import KINDS
 from speechllm.exported.format import (
-    ADAPTER,
     BACKBONE,
-    BASELINE_ADAPTER,
     BRIDGE,
     PROJECTOR,
     TASKS,
@@ -141,10 +135,8 @@ def check_task(
         wanted |= {"markers.start": (width,), "markers.end": (width,)}
     file = folder.file(f"{TASKS}/{name}/{PROJECTOR}")
     _compare(file, wanted, _shapes_in(file))
-    if settings.adapter:
-        _check_adapter(folder, f"{TASKS}/{name}/{ADAPTER}")
-    if settings.baseline_adapter:
-        _check_adapter(folder, f"{TASKS}/{name}/{BASELINE_ADAPTER}")
+    for adapter in settings.adapters:
+        _check_adapter(folder, f"{TASKS}/{name}/{adapter}")
     if settings.bridge:
         file = folder.file(f"{TASKS}/{name}/{BRIDGE}")
         _check_bridge(file, len(folder.kept), width)

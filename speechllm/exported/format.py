@@ -19,11 +19,12 @@ configurations say against the weights.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from speechbrain_ext.model.prompt import template_faults
@@ -66,8 +67,6 @@ CODE = {
 PART = re.compile(r"[\w][\w.+-]*")
 NAME = re.compile(r"[A-Za-z]\w{0,63}")
 MOST_FILES = 10_000
-# Bytes read at once while hashing.
-PIECE = 1 << 22
 LARGEST_JSON = 64 * 2**20
 
 
@@ -119,10 +118,6 @@ def _is_encoder(told):
     )
 
 
-def _is_prompt(text):
-    return _text(10_000)(text) and not list(template_faults(text))
-
-
 def _setting(may_be: Callable[[Any], bool], default: Any = MISSING) -> Any:
     return field(default=default, metadata={"may_be": may_be})
 
@@ -138,7 +133,9 @@ class TaskSettings:
     """What a task was trained with; its ``task.json``."""
 
     task: str = _setting(_text(100))
-    prompt: str = _setting(_is_prompt)
+    prompt: str = _setting(
+        lambda v: _text(10_000)(v) and not list(template_faults(v))
+    )
     encoder: dict = _setting(_is_encoder)
     downsampling: int = _setting(_number(1, 100, int))
     chat_template: bool = _setting(_kind(bool), False)
@@ -159,17 +156,28 @@ class TaskSettings:
     piece_seconds: float = _setting(_number(0.1, 3600), 30.0)
     about: dict = field(default_factory=dict, metadata={"may_be": _kind(dict)})
 
+    def scores(self, digits: int) -> dict[str, str]:
+        """What its run scored on each set, in words."""
+        return {
+            where: f"{score['metric']} {score['value']:.{digits}f}"
+            for where, score in self.about.get("scores", {}).items()
+            if score["value"] is not None
+        }
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of its adapters' folders; all are to be active at once."""
+        there = {ADAPTER: self.adapter, BASELINE_ADAPTER: self.baseline_adapter}
+        return [name for name, is_there in there.items() if is_there]
+
     @classmethod
     def from_json(cls, content: object, path: str) -> TaskSettings:
         """Read and check what a ``task.json`` holds."""
         if not isinstance(content, dict):
             raise ExportError(f"{path}: holds no settings: export again")
-        known = {one.name for one in fields(cls)}
-        needed = {
-            one.name
-            for one in fields(cls)
-            if one.default is MISSING and one.default_factory is MISSING
-        }
+        several = inspect.signature(cls).parameters.values()
+        known = {one.name for one in several}
+        needed = {one.name for one in several if one.default is one.empty}
         wrong = [f"{key} is unknown" for key in sorted(set(content) - known)]
         wrong += [f"{key} is missing" for key in sorted(needed - set(content))]
         wrong = wrong or cls(**content).faults()
@@ -178,10 +186,6 @@ class TaskSettings:
                 f"{path}: {'; '.join(wrong[:4])}: export the run again"
             )
         return cls(**content)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
     def faults(self) -> list[str]:
         """What cannot be, in words."""
@@ -198,23 +202,17 @@ class TaskSettings:
 
 def file_hash(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while piece := stream.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def files_of(folder: str) -> list[str]:
     """Every file below a folder, by its path in it, sorted."""
-    found = []
-    for here, _, names in os.walk(folder):
-        where = os.path.relpath(here, folder)
-        found += [
-            os.path.normpath(os.path.join(where, name)).replace(os.sep, "/")
-            for name in names
-        ]
-    return sorted(found)
+    return sorted(
+        os.path.relpath(os.path.join(here, name), folder).replace(os.sep, "/")
+        for here, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def read_json(path: str) -> Any:
@@ -307,13 +305,8 @@ class ExportFolder:
 
     def below(self, folder: str) -> list[str]:
         """Names of the files right in a folder of the export."""
-        start = folder.rstrip("/") + "/"
-        names = [
-            name.removeprefix(start)
-            for name in self.manifest["files"]
-            if name.startswith(start)
-        ]
-        return [name for name in names if "/" not in name]
+        paths = map(os.path.split, self.manifest["files"])
+        return [name for where, name in paths if where == folder.rstrip("/")]
 
     def _manifest(self):
         path = os.path.join(self.path, MANIFEST)

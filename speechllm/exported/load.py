@@ -25,7 +25,6 @@ from speechllm.exported.format import (
     BRIDGE,
     OF_A_RUN,
     PLAIN_TEXTS,
-    PROJECTOR,
     SUFFIXES,
     TASKS,
     ExportError,
@@ -63,12 +62,8 @@ def find_export(
 class ExportedTask(TrainedRun):
     """A task of an export, in the place of the run that it was made from."""
 
-    # Said by the export, where a run looks into its own folder.
-    kept: tuple[int, ...] = ()
-    projector_file = ""
-    bridge_file = adapter_folder = frozen_adapter_folder = None
-    # Both are part of an export's backbone.
-    merged_adapter_folder = folded_file = None
+    # A merged one is part of an export's backbone.
+    frozen_adapter_folder = merged_adapter_folder = None
 
     def __init__(
         self, export: ExportFolder, name: str, dtype: str | None = None
@@ -84,17 +79,18 @@ class ExportedTask(TrainedRun):
             "speech_encoder": task.encoder,
             "backbone": {"source": export.backbone},
         }
+        # Said by the export, where a run looks into its own folder.
+        self.system = {
+            "kept_layers": export.kept,
+            "adapter": task.adapter and ADAPTER,
+            "bridge": task.bridge and BRIDGE,
+        }
+        if task.baseline_adapter:
+            self.frozen_adapter_folder = self._file(BASELINE_ADAPTER)
 
-        def part(there, name):
-            return os.path.join(self.folder, name) if there else None
-
-        self.kept = export.kept
-        self.projector_file = part(True, PROJECTOR)
-        self.bridge_file = part(task.bridge, BRIDGE)
-        self.adapter_folder = part(task.adapter, ADAPTER)
-        self.frozen_adapter_folder = part(
-            task.baseline_adapter, BASELINE_ADAPTER
-        )
+    def _file(self, name):
+        """Where a part of its own lies, or None where it has none."""
+        return os.path.join(self.folder, name) if name else None
 
     @property
     def encoder_source(self) -> str:

@@ -19,21 +19,6 @@ def quantise(model: ExportedSpeechLLM) -> ExportedSpeechLLM:
 
     Embeddings, the LM head, norms, adapters, bridges, the projector and the
     encoder stay as they are. What is computed stays in the model's own type.
-
-    Arguments
-    ---------
-    model : ExportedSpeechLLM
-        Changed in place.
-
-    Returns
-    -------
-    ExportedSpeechLLM
-        The same.
-
-    Raises
-    ------
-    ImportError
-        If torchao is not installed.
     """
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_

@@ -21,20 +21,9 @@ MARGIN = 0.2
 Stretch = tuple[int, torch.Tensor, bool]
 
 
-def is_silent(wav_N: torch.Tensor) -> bool:
-    """Whether a waveform is digital silence."""
-    return bool(wav_N.abs().max() < SILENT)
-
-
 @functools.cache
 def speech_finder() -> Callable[[torch.Tensor, int], list[dict[str, int]]]:
-    """Silero's voice activity detection, from the installed package.
-
-    Raises
-    ------
-    ImportError
-        If the extra is not installed: says how to.
-    """
+    """Silero's voice activity detection, from the installed package."""
     # Its import sets the threads of the whole process to one.
     threads = torch.get_num_threads()
     try:
@@ -68,7 +57,7 @@ def stretches(
     """
     for start, wav_N in pieces:
         if not vad:
-            yield start, wav_N, not is_silent(wav_N)
+            yield start, wav_N, not bool(wav_N.abs().max() < SILENT)
             continue
         ends = 0
         for first, last in _spoken(wav_N, rate, least):

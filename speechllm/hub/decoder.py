@@ -12,16 +12,6 @@ from speechbrain_ext.layers.lm_calls import causal_lm, evaluating
 from speechbrain_ext.layers.nested import PLAIN, Place, place_of, refuse
 from speechbrain_ext.layers.residual import leaving
 
-# Of what the class is made with; nothing of it stays.
-SMALL = Qwen2Config(
-    vocab_size=8,
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=1,
-    num_key_value_heads=1,
-)
-
 
 def known_place(model: PreTrainedModel) -> Place:
     """Where a speech LLM keeps its decoder; refuses one that is not known."""
@@ -32,30 +22,14 @@ def known_place(model: PreTrainedModel) -> Place:
 
 
 def text_lm(model: PreTrainedModel) -> Any:
-    """The decoder of a speech LLM as a causal LM, which shares its modules.
-
-    Arguments
-    ---------
-    model : transformers.PreTrainedModel
-        Of a family that `speechbrain_ext.layers.nested` lists.
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-        What is done to its layers is done to the model's.
-
-    Raises
-    ------
-    TypeError
-        If the family is not known.
-    """
+    """The decoder of a speech LLM as a causal LM, which shares its modules."""
     place = known_place(model)
     if not place.config:
         return model
     # Of a class that runs its model and then its head, and no more: so do all
     # of these, also where the decoder's own causal LM would scale its logits.
     with torch.device("meta"):
-        lm: Any = Qwen2ForCausalLM(SMALL)
+        lm: Any = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=1))
     lm.config = place.decoder_config(model.config)
     lm.model, lm.lm_head = place.inner(model), model.lm_head
     lm.generation_config = model.generation_config
@@ -70,17 +44,8 @@ class _Reached(Exception):
 def merged(model: PreTrainedModel, inputs: dict) -> dict:
     """What reaches the decoder: sound among the words, as embeddings.
 
-    Arguments
-    ---------
-    model : transformers.PreTrainedModel
-        A speech LLM.
-    inputs : dict
-        What its processor gives; gradients go through projector and encoder.
-
-    Returns
-    -------
-    dict
-        ``inputs_embeds`` ``[B, Q, D]`` and ``attention_mask`` ``[B, Q]``.
+    Of a processor's inputs: ``inputs_embeds`` ``[B, Q, D]`` and
+    ``attention_mask`` ``[B, Q]``; gradients go through projector and encoder.
     """
     place = known_place(model)
     found: dict[str, Any] = {}

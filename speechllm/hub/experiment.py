@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.training.experiment import Experiment
@@ -16,13 +14,6 @@ from speechbrain_ext.training.processes import run_on_main
 from speechbrain_ext.training.run_record import begin_folder
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.hub.model import HubModel, load_prompt
-
-# Settings of the other recipes that a model of the hub leaves no choice about.
-FIXED = {
-    "baseline": None,
-    "adapt_attention": False,
-    "cache_features": None,
-}
 
 
 def hub_rules(plain: dict) -> list[Fault]:
@@ -65,8 +56,18 @@ def open_hub_experiment(
     prompt = load_prompt(
         backbone["source"], backbone.get("revision"), hparams["prompt"]
     )
-    own = {"speech_encoder": {"name": f"{backbone['name']}'s own"}}
-    hparams = {**hparams, **FIXED, **own, "load_decoder": _decoder(hparams)}
+    # Settings of other recipes that a model of the hub leaves no choice about.
+    hparams = {
+        **hparams,
+        **{"baseline": None, "adapt_attention": False, "cache_features": None},
+        "speech_encoder": {"name": f"{backbone['name']}'s own"},
+    }
+
+    def load_decoder(device="cpu"):
+        """The decoder alone, to be measured on text."""
+        return _load(hparams, None, device).decoder
+
+    hparams["load_decoder"] = load_decoder
     # Not a setting that makes another run.
     tables = hparams.pop("tables_folder")
     datasets = dataio_prepare(hparams, prompt)
@@ -74,16 +75,6 @@ def open_hub_experiment(
     # Tables are of the model, whichever run wants one.
     run.baseline = tables
     return run
-
-
-def _decoder(hparams):
-    """What loads the decoder alone, to be measured on text."""
-
-    def load(device="cpu"):
-        """The decoder of the settings' model."""
-        return _load(hparams, None, device).decoder
-
-    return load
 
 
 def _load(hparams, removed, device):
@@ -139,17 +130,3 @@ class HubExperiment(Experiment):
             brain.model.requires_grad_(False)
             result.trainable = {}
         return brain
-
-
-@torch.no_grad()
-def put_trained(hub: HubModel, state: dict) -> None:
-    """Put a trained projector into a model, in the type of its weights."""
-    own = {f"projector.{k}": v for k, v in hub.projector.state_dict().items()}
-    wrong = sorted(own.keys() ^ state.keys())
-    wrong += [k for k in own if k in state and own[k].shape != state[k].shape]
-    if wrong:
-        raise ValueError(
-            f"the trained projector is another model's (first {wrong[0]})"
-        )
-    for name, value in own.items():
-        value.copy_(state[name])

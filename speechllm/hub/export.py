@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from safetensors.torch import save_file
 
 from speechbrain_ext.healing.lora import ADAPTER, kept_adapter, load_adapter
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.weights import read_tensors
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.baseline import read_system
@@ -17,17 +15,17 @@ from speechbrain_ext.training.build import (
     FOLDED_FILE,
     PROJECTOR_FILE,
     TRAINED,
+    put_projector,
 )
 from speechbrain_ext.training.fingerprint import fingerprint
 from speechllm.hub.decoder import known_place
-from speechllm.hub.experiment import put_trained
 from speechllm.hub.model import HubModel
 from speechllm.saved import check_target
 from speechllm.streamed.copy import describe_speech_llm
 from speechllm.text_prune import PRUNING
 
 
-def load_run(run: str, device: str = "cpu") -> tuple[HubModel, dict]:
+def load_run(run: str) -> tuple[HubModel, dict]:
     """A run's pruned model, its trained projector and folded maps in it.
 
     The adapter is not yet there. Gives what ``system.json`` says, too.
@@ -52,12 +50,11 @@ def load_run(run: str, device: str = "cpu") -> tuple[HubModel, dict]:
         source,
         removed,
         system["backbone_dtype"],
-        device,
-        revision,
-        system["prompt"],
+        revision=revision,
+        words=system["prompt"],
     )
     folder = os.path.join(run, TRAINED)
-    put_trained(hub, read_tensors(os.path.join(folder, PROJECTOR_FILE)))
+    put_projector(hub, os.path.join(folder, PROJECTOR_FILE))
     if system["folded"]:
         from speechbrain_ext.healing.closed_form import load_folds
 
@@ -66,22 +63,10 @@ def load_run(run: str, device: str = "cpu") -> tuple[HubModel, dict]:
 
 
 def export_hub(run: str, folder: str, adapter: bool = False) -> None:
-    """Write a healed speech LLM with its processor.
+    """Write a finished run's healed speech LLM with its processor.
 
-    Arguments
-    ---------
-    run : str
-        A finished run's folder.
-    folder : str
-        A new one.
-    adapter : bool
-        Leave LoRA beside the weights, in ``folder/adapter`` as PEFT has it;
-        otherwise it is merged into them.
-
-    Raises
-    ------
-    ValueError
-        If the folder is taken, or the run's parts have no place in the class.
+    LoRA is merged into the weights, or with `adapter` left beside them, in
+    ``folder/adapter`` as PEFT has it.
     """
     check_target(folder, PRUNING, False)
     hub, system = load_run(run)
@@ -91,15 +76,13 @@ def export_hub(run: str, folder: str, adapter: bool = False) -> None:
     with whole_folder(folder) as unfinished:
         hub.whole.save_pretrained(unfinished)
         describe_speech_llm(hub.whole, hub.prompt.processor, unfinished)
-        write_json(
-            os.path.join(unfinished, PRUNING),
-            {
-                "model": system["backbone"],
-                "layers": system["layers"],
-                "kept_layers": system["kept_layers"],
-                "run": os.path.basename(os.path.normpath(run)),
-            },
-        )
+        pruning = {
+            "model": system["backbone"],
+            "layers": system["layers"],
+            "kept_layers": system["kept_layers"],
+            "run": os.path.basename(os.path.normpath(run)),
+        }
+        write_json(os.path.join(unfinished, PRUNING), pruning)
         if trained and adapter:
             _write_adapter(hub, trained, os.path.join(unfinished, "adapter"))
 
@@ -116,19 +99,13 @@ def _write_adapter(hub, trained, folder):
     os.makedirs(folder)
     save_file(state, os.path.join(folder, "adapter_model.safetensors"))
     # Whole names: an encoder may have layers with modules called alike.
-    modules = sorted(
-        {
-            name.removeprefix("base_model.model.").split(".lora_")[0]
-            for name in state
-        }
-    )
-    config.target_modules = modules
-    config.layers_to_transform = config.layers_pattern = None
-    config.base_model_name_or_path = None
-    config.task_type = None
-    config.save_pretrained(folder)
+    wrapped = {name.split(".lora_")[0] for name in state}
+    whole = sorted(name.removeprefix("base_model.model.") for name in wrapped)
+    own = ("layers_to_transform", "layers_pattern", "base_model_name_or_path")
+    content = {
+        **config.to_dict(),
+        **dict.fromkeys((*own, "task_type")),
+        "target_modules": whole,
+    }
     path = os.path.join(folder, "adapter_config.json")
-    with open(path, encoding="utf-8") as stream:
-        content = json.load(stream)
-    content["target_modules"] = modules
-    write_json(path, content)
+    write_json(path, dict(sorted(content.items())))

@@ -13,41 +13,28 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, BatchFeature, PreTrainedModel
 
 from speechbrain_ext.layers.families import check_calls
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.surgery import drop_layers, load_pruned
+from speechbrain_ext.layers.surgery import (
+    drop_layers,
+    load_pruned,
+    source_place,
+)
 from speechbrain_ext.model.answers import Answer, answers_of
 from speechbrain_ext.model.decoder import DTYPES, Decoder
-from speechbrain_ext.model.prompt import (
-    IGNORE,
-    Sequence,
-    positions_from_mask,
-)
+from speechbrain_ext.model.prompt import IGNORE, Sequence, positions_from_mask
 from speechbrain_ext.quiet import quiet_loading
 from speechllm.hub.decoder import check_merged, known_place, merged, text_lm
 from speechllm.hub.prompts import HubPrompt
+from speechllm.text_lm import stored_dtype
 
 
 class HubModel(torch.nn.Module):
-    """A speech LLM of transformers, its decoder whole or pruned.
+    """A speech LLM of a family that `speechbrain_ext.layers.nested` lists.
 
-    Arguments
-    ---------
-    model : transformers.PreTrainedModel
-        Of a family that `speechbrain_ext.layers.nested` lists.
-    prompt : speechllm.hub.prompts.HubPrompt
-        How it is asked.
-    source : str
-        Where it came from.
-    kept : tuple of int or None
-        Which of the source's layers it has; None: all.
-
-    Raises
-    ------
-    TypeError
-        If the family is not known, or its decoder cannot be called in parts.
+    Its decoder is whole, or has the `kept` of the source's layers.
     """
 
     # As `SpeechLLM`'s: nothing to join, and no marks of ours.
@@ -82,33 +69,18 @@ class HubModel(torch.nn.Module):
         cls,
         source: str,
         removed: Iterable[int] | None = None,
-        dtype: str = "float32",
+        dtype: str | None = "float32",
         device: str = "cpu",
         revision: str | None = None,
         words: str | None = None,
     ) -> HubModel:
-        """Load a model, kept layers only, with its processor.
+        """Load a model with its processor; removed layers are never read.
 
-        Arguments
-        ---------
-        source : str
-            Hub id or local folder.
-        removed : Block, Plan, iterable of int or None
-            Decoder layers to leave out; their weights are never read.
-        dtype, device, revision
-            As `speechbrain_ext.model.decoder.Decoder.from_source` takes them.
-        words : str or None
-            What is asked; see `speechllm.hub.prompts.HubPrompt`.
-
-        Returns
-        -------
-        HubModel
-
-        Raises
-        ------
-        TypeError
-            If the family is not known, or cannot be called in parts.
+        A dtype of None is the type that it is stored in.
         """
+        if dtype is None:
+            config = source_place(source, revision)[1]
+            dtype = stored_dtype(source, config=config)
         prompt = load_prompt(source, revision, words)
         with quiet_loading():
             model = load_pruned(
@@ -157,13 +129,7 @@ class HubModel(torch.nn.Module):
 
     def _moved(self, inputs):
         """Inputs on the device, numbers of the sound in the model's type."""
-        device, dtype = self.decoder.device, self.decoder.dtype
-        return {
-            name: value.to(device, dtype)
-            if value.is_floating_point()
-            else value.to(device)
-            for name, value in inputs.items()
-        }
+        return BatchFeature(inputs).to(self.decoder.device, self.decoder.dtype)
 
     def features(
         self, wav_BN: torch.Tensor, lengths_B: torch.Tensor

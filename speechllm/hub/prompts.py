@@ -7,6 +7,7 @@ request where it has one, else its chat template, else what the user writes.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,22 +24,19 @@ WORDS = "Transcribe the speech to text."
 TEXT = ("input_ids", "attention_mask")
 
 
-class HubPrompt:
+class HubPrompt(Prompt):
     """A model's processor, and the words that it is asked with.
 
-    Arguments
-    ---------
-    processor : transformers.ProcessorMixin
-        The model's own.
-    words : str or None
-        What is asked. With ``{speech}`` in it, all that stands around the
-        sound, word for word; None: the model's own request.
+    Words with ``{speech}`` in them are all that stands around the sound, word
+    for word; None: the model's own request.
     """
 
     def __init__(self, processor: Any, words: str | None = None):
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.words = words
+        # Text alone is begun as texts begin; the processor puts down the rest.
+        begun = processor.tokenizer("a")["input_ids"][:1]
+        before = torch.tensor(begun, dtype=torch.long)
+        super().__init__(before, before[:0], processor.tokenizer)
+        self.processor, self.words = processor, words
         self.text = request(processor, words)
 
     @property
@@ -46,33 +44,10 @@ class HubPrompt:
         """Samples in a second that the model hears."""
         return ears_of(self.processor).sampling_rate
 
-    def encode_target(self, text: str) -> torch.Tensor:
-        """Target text to ids, the end token last."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not text.strip() or not ids:
-            raise ValueError(
-                f"The target {text!r} has no tokens: correct the transcript, "
-                "or leave the utterance out."
-            )
-        return torch.tensor([*ids, self.tokenizer.eos_token_id])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids (end token or not) back to text."""
-        ids = [int(i) for i in ids]
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
     def spell(self, text: str, verbose: bool = False) -> dict:
         """Text as ids, as text is begun; Mistral's tokenizer is never told."""
         del verbose
         return self.tokenizer(text)
-
-    def plain(self) -> Prompt:
-        """A prompt that says nothing: text alone, begun as texts begin."""
-        begun = self.tokenizer("a")["input_ids"][:1]
-        begun = [i for i in begun if i == self.tokenizer.bos_token_id]
-        nothing = torch.zeros(0, dtype=torch.long)
-        begin = torch.tensor(begun, dtype=torch.long)
-        return Prompt(begin, nothing, self.tokenizer)
 
     def inputs(
         self,
@@ -133,24 +108,7 @@ def ears_of(processor: Any) -> Any:
 
 
 def request(processor: Any, words: str | None = None) -> str:
-    """A prompt as text, in which one token stands for the sound.
-
-    Arguments
-    ---------
-    processor : transformers.ProcessorMixin
-        A model's own.
-    words : str or None
-        As `HubPrompt` takes them.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If the sound has no place in it, or more than one.
-    """
+    """A prompt as text, in which one token stands for the sound."""
     mark, text = processor.audio_token, words
     # Some processors leave it to their tokenizer.
     template = getattr(processor, "chat_template", None)
@@ -209,12 +167,9 @@ def voxtral(processor: Any, text: str, sounds: list) -> dict:
 def _ids(tokenizer, text, first=False):
     """Ids of text with control tokens in brackets."""
     ids = [tokenizer.bos_token_id] if first else []
-    while text:
-        mark, end = text.find("["), text.find("]")
-        if mark != 0:
-            plain, text = (text, "") if mark < 0 else (text[:mark], text[mark:])
-            ids += tokenizer(plain, add_special_tokens=False)["input_ids"]
-            continue
-        ids.append(tokenizer.convert_tokens_to_ids(text[: end + 1]))
-        text = text[end + 1 :]
+    for place, part in enumerate(re.split(r"(\[[^]]*\])", text)):
+        if place % 2:
+            ids.append(tokenizer.convert_tokens_to_ids(part))
+        elif part:
+            ids += tokenizer(part, add_special_tokens=False)["input_ids"]
     return ids

@@ -1,4 +1,8 @@
-"""Recordings, with their text where there is some, as a hub model's batches."""
+"""Recordings, with their text where there is some, as a hub model hears them.
+
+As batches, and as tables of which decoder layers are redundant, on speech and
+on text.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_ext.data.audio import audio_info, read_utterance
-from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.own_forms import form_of, read_data
+from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
 from speechbrain_ext.model.prompt import Sequence
+from speechllm.exported.audio import is_audio
 from speechllm.hub.model import HubModel
+from speechllm.text_lm import about, measure_rows, read_rows
 
 SHOWN = 5
 
@@ -43,24 +49,10 @@ class Utterance:
 
 
 def read_speech(place: str, most: int | None = None) -> list[Utterance]:
-    """Utterances of a folder of recordings, or of a table of them.
+    """Utterances, at most so many, spread over all that there are.
 
-    Arguments
-    ---------
-    place : str
-        A Kaldi folder, an audiofolder, NeMo's JSON lines or a CSV, with the
-        text that is said; or any folder with recordings, without.
-    most : int or None
-        No more than so many, spread over all.
-
-    Returns
-    -------
-    list of Utterance
-
-    Raises
-    ------
-    ValueError
-        If there are none, or some cannot be used.
+    Of a Kaldi folder, an audiofolder, NeMo's JSON lines or a CSV, with the
+    text that is said; or of any folder with recordings, without.
     """
     if not os.path.exists(place):
         raise FileNotFoundError(f"{place}: no such folder or table of speech")
@@ -74,13 +66,9 @@ def read_speech(place: str, most: int | None = None) -> list[Utterance]:
             shown = "; ".join(bad[:SHOWN])
             raise ValueError(f"{place}: {len(bad)} bad utterances: {shown}")
         found = [
-            Utterance(
-                one.name,
-                one.row["file"],
-                one.row.get("part"),
-                one.row.get("wrd") or None,
-            )
+            Utterance(one.name, row["file"], row.get("part"), row.get("wrd"))
             for one in rows
+            for row in [one.row]
         ]
     if not found:
         raise ValueError(f"{place}: holds no recording")
@@ -94,11 +82,8 @@ def _recordings(folder):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(here, name)
-            try:
-                audio_info(path, decode=False)
-            except AudioError:
-                continue
-            yield path
+            if is_audio(path):
+                yield path
 
 
 def has_text(utterances: list[Utterance]) -> bool:
@@ -134,12 +119,80 @@ def sequences(
         yield hub.sequence(wav_BN, lengths_B, targets)
 
 
+@dataclass(frozen=True)
+class Data:
+    """What layers are chosen, maps fitted and the result judged on."""
+
+    speech: str | None = None
+    # A rule looks at it where there is no speech.
+    text: str | None = None
+    batch_size: int = 8
+    context: int = 512
+    most: int | None = None
+    progress: bool = False
+
+    def utterances(self) -> list[Utterance]:
+        """What is spoken, if anything."""
+        return read_speech(self.speech, self.most) if self.speech else []
+
+    def rows(self, hub: HubModel) -> list[torch.Tensor]:
+        """What is written, if anything, as token ids."""
+        spell = hub.prompt.spell
+        return read_rows(self.text, spell, self.context) if self.text else []
+
+    def heard(self, hub, utterances, name):
+        """What reaches the decoder of some utterances."""
+        return sequences(hub, utterances, self.batch_size, name, self.progress)
+
+
 def as_batch(sequence: Sequence) -> dict:
     """A sequence as measuring and rules take it."""
-    batch = {
-        **sequence.as_inputs(),
-        "prompt_lengths": sequence.prompt_lengths_B,
-    }
+    given = sequence.as_inputs()
+    more = {"prompt_lengths": sequence.prompt_lengths_B}
     if sequence.labels_BQ is not None:
-        batch["labels"] = sequence.labels_BQ
-    return batch
+        more["labels"] = sequence.labels_BQ
+    return given | more
+
+
+def measure_speech(
+    hub: HubModel,
+    utterances: list[Utterance],
+    data: Data,
+    position: str | None = None,
+) -> RedundancyTable:
+    """The table on speech, behind the model's own prompt.
+
+    At the last token of what is said where that is known, or else of the
+    prompt.
+    """
+    told = has_text(utterances)
+    position = position or ("target" if told else "prompt")
+    if position == "target" and not told:
+        raise ValueError(
+            "position: target, but the recordings have no text: give a table "
+            "with their text, or --position prompt"
+        )
+    batches = map(as_batch, data.heard(hub, utterances, "Measuring"))
+    from_where = about(hub.decoder, "speech")
+    return measure(
+        hub.decoder, batches, position=position, provenance=from_where
+    )
+
+
+def measure_both(
+    hub: HubModel, data: Data, position: str | None = None
+) -> tuple[dict[str, RedundancyTable], dict | None]:
+    """The tables on speech and on text, and how much they agree."""
+    tables: dict[str, RedundancyTable] = {}
+    # What is wrong with either is told before anything long.
+    utterances, rows = data.utterances(), data.rows(hub)
+    if utterances:
+        tables["speech"] = measure_speech(hub, utterances, data, position)
+    if rows:
+        tables["text"] = measure_rows(
+            hub.decoder, rows, data.batch_size, data.progress
+        )
+    agreement = None
+    if len(tables) == 2:
+        agreement = compare(tables["speech"], tables["text"])
+    return tables, agreement

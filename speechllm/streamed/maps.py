@@ -9,6 +9,7 @@ pruned model go through the files side by side.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 
@@ -38,54 +39,34 @@ def fold_streamed_maps(
 ) -> dict[int, FittedMap]:
     """Fit a map at each gap, and exchange the weights it is folded into.
 
-    Arguments
-    ---------
-    model : StreamedLM
-        Has the folded weights as its `exchanged` afterwards.
-    removed : Removal
-        The layers that go.
-    fitting, judging : iterable of dict
-        Batches that maps are fitted on, and that ridges are chosen by.
-    strengths : iterable of float
-        Ridges to try, as shares of the states' mean variance.
-
-    Returns
-    -------
-    dict
-        By the receiving layer, numbered as in the pruned model.
-
-    Raises
-    ------
-    ValueError
-        If a gap has no layer before it, or the text is too short.
-    TypeError
-        If a layer's MLP does not end in one matrix.
+    Gives the maps by the receiving layer, numbered as in the pruned model; the
+    strengths of ridges are shares of the states' mean variance.
     """
     if 0 in removed.receiving:
         raise ValueError(
             "healing: the first layers are removed, so that there is no layer "
             "before the gap to fold a map into: keep layer 0"
         )
-    fit = _Fit(model, removed, list(strengths))
-    fit.whole, fit.judged = model.enter(fitting), model.enter(judging)
+    rows = model.enter(fitting), model.enter(judging)
+    fit = _Fit(model, removed, list(strengths), *rows)
     return {
         receiver: fit.heal(gap)
         for receiver, gap in zip(removed.receiving, removed.gaps)
     }
 
 
+@dataclass
 class _Fit:
     """Rows on their way, and what is fitted on them."""
 
+    model: StreamedLM
+    removed: Removal
+    strengths: list[float]
     whole: list[Row]
     judged: list[Row]
-
-    def __init__(self, model, removed, strengths):
-        self.model, self.removed = model, removed
-        self.strengths = strengths
-        self.pruned: list[Row] = []
-        # The layer that all rows stand before.
-        self.place = 0
+    pruned: list[Row] = field(default_factory=list)
+    # The layer that all rows stand before.
+    place: int = 0
 
     def heal(self, gap: Block) -> FittedMap:
         """Fit the map of a gap, fold it, and go on to behind it."""
@@ -101,11 +82,9 @@ class _Fit:
         maps |= {one: sums.solve(one) for one in self.strengths}
         losses, weights = self._losses(gap, maps)
         best = least_loss(losses)
-        weight, bias = weights[best]
-        names = {f"{DOWN}.weight": weight, f"{DOWN}.bias": bias}
         model.exchanged[before] = {
-            name: value.cpu()
-            for name, value in names.items()
+            f"{DOWN}.{name}": value.cpu()
+            for name, value in zip(("weight", "bias"), weights[best])
             if value is not None
         }
         with model.layer(before) as layer:
@@ -146,7 +125,7 @@ class _Fit:
         """Loss on the judged rows with each map, and its folded weights."""
         model, before = self.model, gap.start - 1
         behind = {i for i in self.removed.kept if i >= gap.receiving}
-        ways, weights = {}, {}
+        ways, weights, losses = {}, {}, {}
         with model.layer(before) as layer:
             down_proj = layer.mlp.down_proj
             plain = torch.nn.Linear(1, 1)
@@ -161,7 +140,6 @@ class _Fit:
         model.walk(
             list(ways.values()), start=gap.receiving, what="Trying ridges"
         )
-        losses = {}
         for strength, way in ways.items():
             total, count = loss_of(model, way.rows)
             losses[strength] = total / count

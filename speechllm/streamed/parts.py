@@ -35,25 +35,16 @@ class Parts:
     what is not looked at takes no memory.
     """
 
-    def __init__(
-        self,
-        source: str,
-        dtype: torch.dtype,
-        device: str = "cpu",
-        revision: str | None = None,
-    ):
-        self.source, self.revision = source, revision
-        self.dtype, self.device = dtype, device
-        self.config = source_config(source, revision)
+    def __init__(self, source: str, dtype: torch.dtype, device: str = "cpu"):
+        self.source, self.dtype, self.device = source, dtype, device
+        self.config = source_config(source)
         self.model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
-        self.files = weight_files(source, revision)
+        self.files = weight_files(source)
 
     def check(self) -> PreTrainedModel:
         """Refuse weights that do not fit; gives the model without memory."""
         with quiet_loading():
-            return load_pruned(
-                self.source, revision=self.revision, device_map={"": "meta"}
-            )
+            return load_pruned(self.source, device_map={"": "meta"})
 
     def around(self) -> tuple[PreTrainedModel, torch.nn.ModuleList]:
         """The model without its layers, and these without memory."""
@@ -103,7 +94,7 @@ class Parts:
             for _, name, value in wanted_weights(
                 self.files,
                 self.source,
-                self.revision,
+                None,
                 lambda name: layer_and_rest(name)[0] == index,
                 self.dtype,
             )

@@ -31,40 +31,18 @@ PLAIN = (torch.Tensor, bool, int, float, str, type(None))
 
 
 class StreamedLM(torch.nn.Module):
-    """A causal LM whose layers are read from its files, one at a time.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    dtype : str
-        "float32", "bfloat16" or "float16".
-    device : str
-        Where what stands around the layers is, and a layer while it runs.
-    revision : str or None
-        Branch, tag or commit on the hub.
-    tokenizer : transformers.PreTrainedTokenizerBase or None
-        Its tokenizer.
-
-    Raises
-    ------
-    TypeError
-        If the family's layers cannot be run one by one.
-    ValueError
-        If the weights do not fit the configuration.
-    """
+    """A causal LM whose layers are read from its files, one at a time."""
 
     def __init__(
         self,
         source: str,
         dtype: str = "float32",
         device: str = "cpu",
-        revision: str | None = None,
         tokenizer=None,
     ):
         super().__init__()
         self.source, self.tokenizer = str(source), tokenizer
-        self.parts = Parts(self.source, DTYPES[dtype], device, revision)
+        self.parts = Parts(self.source, DTYPES[dtype], device)
         self.parts.check()
         self.lm, layers = self.parts.around()
         decoder_layers(self.lm).extend(layers)

@@ -182,9 +182,11 @@ def test_measure_prints_path_and_map(capsys, tmp_path, source, text):
     for block in found.path():
         assert f"{found.distances[block.size - 1, block.start]:.4f}" in out
     assert out.count("o") >= 4 and "angular distance" in out
-    _, out, _ = speechllm(capsys, *words, "--json", "--batch-size", 1)
+    drawn = ("--picture", tmp_path / "map.png")
+    _, out, _ = speechllm(capsys, *words, "--json", "--batch-size", 1, *drawn)
     content = json.loads(out)
     assert content["path"][0]["start"] == found.best(1).start
+    assert (tmp_path / "map.png").stat().st_size
     one = RedundancyTable.load(str(table))
     assert abs(one.distances - found.distances)[0].max() < 1e-6
 
