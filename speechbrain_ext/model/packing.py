@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from transformers.utils import is_flash_attn_2_available
 
-from speechbrain_ext.layers.lm_calls import base_model, last_states
+from speechbrain_ext.layers.lm_calls import CausalLM, base_model, last_states
 from speechbrain_ext.model.prompt import Sequence
 
 # Layers that see other positions through a mask alone.
@@ -68,7 +68,7 @@ def attention_of_rows(attention: str | None, device: str) -> str | None:
 
 
 @torch.no_grad()
-def check_packing(lm: torch.nn.Module) -> None:
+def check_packing(lm: CausalLM) -> None:
     """Refuse a decoder in which a row behind another sees that one.
 
     Raises
