@@ -25,7 +25,12 @@ STAYS = ("py.typed", "inference.py", "pruning.py", "redundancy.py")
 # library, without endings. The first has all that none of the others names.
 SLICES: dict[str, tuple[str, ...]] = {
     "asr": (),
-    "checks": ("training/faults", "training/options", "training/settings"),
+    "checks": (
+        "training/faults",
+        "training/options",
+        "training/settings",
+    ),
+    "safety": ("training/watch", "training/stops"),
     "plans": (
         "layers/plans",
         "layers/rules",

@@ -24,6 +24,7 @@ from speechbrain_ext.data.batches import (
     true_lengths,
 )
 from speechbrain_ext.data.sets import groups_of, positions_of, seconds_of
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.residual import (
     in_double,
     no_numbers,
@@ -40,13 +41,12 @@ from speechbrain_ext.training.checkpoints import (
     save_newest,
 )
 from speechbrain_ext.training.evaluation import EvaluationBrain
-from speechbrain_ext.training.processes import Stopped
+from speechbrain_ext.training.processes import hears_signals
 from speechbrain_ext.training.steps import (
     JoinedSteps,
     of_processes,
     step_factor,
 )
-from speechbrain_ext.training.stops import hears_signals
 
 logger = get_logger(__name__)
 
@@ -422,7 +422,9 @@ class SpeechLLMBrain(EvaluationBrain):
         """Save and leave: a signal asked for it (Stopped)."""
         self._read_loss(bar)
         self.save_checkpoint()
-        stopped = Stopped(*self.asked[:1], step=self.optimizer_step)
+        stopped = later("training.stops").Stopped(
+            *self.asked[:1], step=self.optimizer_step
+        )
         if if_main_process():
             print(f"Stopped {stopped}.", flush=True)
         raise stopped
