@@ -26,11 +26,13 @@ STAYS = ("py.typed", "inference.py", "pruning.py", "redundancy.py")
 SLICES: dict[str, tuple[str, ...]] = {
     "asr": (),
     "checks": (
+        "layers/families",
         "training/faults",
         "training/options",
         "training/settings",
     ),
     "safety": ("training/watch", "training/stops"),
+    "speech_llms": ("layers/nested", "layers/saved_lm"),
     "plans": (
         "layers/plans",
         "layers/rules",

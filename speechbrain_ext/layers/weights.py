@@ -1,4 +1,4 @@
-"""Find and open the weight files of a Hugging Face model, lazily."""
+"""Open what a Hugging Face model is made of; its weights lazily."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoTokenizer,
     PretrainedConfig,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import cached_file
 
@@ -196,6 +198,49 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
             "a decoder of the Llama or Qwen2 kind."
         )
     return config
+
+
+def load_tokenizer(
+    source: str, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """A model's tokenizer; refused where it has none.
+
+    transformers 5 gives a folder without a tokenizer an empty one of the
+    model's kind, without a word: any text becomes no tokens at all.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder of the model.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no tokens but special ones, or cannot be made.
+    """
+    why = ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+        if len(tokenizer) > len(set(tokenizer.all_special_tokens)):
+            # Some settings are looked at when there is a text.
+            tokenizer("a")
+            return tokenizer
+    except Exception as error:  # a damaged one fails in many ways
+        why = f" ({str(error) or type(error).__name__:.300})"
+    raise ValueError(
+        f"{source}: has no tokenizer: copy tokenizer.json and "
+        "tokenizer_config.json there from the model that it was made of, or "
+        "save it again with speechbrain_ext.layers.save_pruned, which writes "
+        f"both{why}"
+    )
 
 
 def weight_files(

@@ -16,17 +16,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from speechbrain_ext.layers.families import check_calls
 from speechbrain_ext.layers.lm_calls import (
     base_model,
     embed,
     last_states,
     logits_of,
 )
+from speechbrain_ext.layers.pruned_config import checks_of
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.saved_lm import load_tokenizer
 from speechbrain_ext.layers.surgery import load_pruned
-from speechbrain_ext.layers.weights import source_config
+from speechbrain_ext.layers.weights import load_tokenizer, source_config
 from speechbrain_ext.model.decoding import greedy, greedy_steps
 from speechbrain_ext.model.prompt import Sequence
 
@@ -154,7 +153,8 @@ class Decoder(torch.nn.Module):
             device_map={"": device},
             attn_implementation=attention,
         )
-        check_calls(lm)
+        if families := checks_of(lm.config):
+            families.check_calls(lm)
         # A frozen decoder has no dropout of its own in training either.
         modules: Any = lm.modules()
         for module in modules:

@@ -26,8 +26,7 @@ from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.saved_lm import load_tokenizer
-from speechbrain_ext.layers.weights import read_tensors
+from speechbrain_ext.layers.weights import load_tokenizer, read_tensors
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
-from speechbrain_ext.layers.nested import PLAIN
+from speechbrain_ext.layers.places import PLAIN
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES
 from speechllm.hub.model import HubModel
