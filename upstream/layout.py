@@ -31,7 +31,13 @@ SLICES: dict[str, tuple[str, ...]] = {
         "training/options",
         "training/settings",
     ),
-    "safety": ("training/watch", "training/stops"),
+    "safety": (
+        "runs/disks",
+        "runs/folders",
+        "training/watch",
+        "training/stops",
+    ),
+    "records": ("runs/reading", "scores/counts", "scores/intervals"),
     "speech_llms": ("layers/nested", "layers/saved_lm"),
     "plans": (
         "layers/plans",

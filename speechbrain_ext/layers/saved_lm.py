@@ -13,7 +13,8 @@ import json
 import logging
 import os
 
-from speechbrain_ext.runs.files import usual_rights, write_json
+from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.folders import usual_rights
 
 logger = logging.getLogger(__name__)
 

@@ -146,11 +146,7 @@ class RunResult:
 
 
 # ----------------------------------------------------------------------------
-# Reading results back, the sound ones apart from the rest.
-#
-# A result that cannot be trusted (failed, still running, half-written, of
-# another form) is kept apart with its reason: it never enters a table as a
-# number.
+# Reading results back.
 
 
 def load_run(folder):
@@ -219,55 +215,3 @@ def _check_type(where, value, kind):
 
 def _refuse_constant(name):
     raise ValueError(f"it holds {name}, which is no JSON")
-
-
-@dataclass
-class LoadedRuns:
-    """The results found below a folder, the sound ones apart."""
-
-    done: list = field(default_factory=list)
-    unfinished: list = field(default_factory=list)
-    broken: list = field(default_factory=list)
-    folders: dict = field(default_factory=dict)
-
-    @property
-    def all(self):
-        """Done and unfinished runs together."""
-        return self.done + self.unfinished
-
-
-def load_runs(folder):
-    """Read every ``result.json`` below a folder, in the order of their paths.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Searched with all folders in it.
-
-    Returns
-    -------
-    LoadedRuns
-        The sound results, the unfinished and the broken ones apart.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such folder of results; run a recipe first or "
-            "name the folder that its runs were written to"
-        )
-    found = LoadedRuns()
-    for path in sorted(folder.rglob(RESULT_FILE)):
-        try:
-            run = load_run(path)
-        except (ValueError, OSError) as error:
-            fault = str(error).removeprefix(f"{path}: ")
-            found.broken.append((str(path.relative_to(folder)), fault))
-            continue
-        found.folders[run.name] = path.parent
-        (found.done if run.status == "done" else found.unfinished).append(run)
-    return found

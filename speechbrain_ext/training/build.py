@@ -24,6 +24,7 @@ from speechbrain_ext.healing.frozen_adapter import (
 )
 from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.weights import load_tokenizer, read_tensors
@@ -32,7 +33,6 @@ from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.runs.files import write_json
-from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
     TRAINED,
@@ -153,8 +153,13 @@ def choose_trained(model, hparams, removed, maps=None):
 
 def save_trained(model, run_folder, about):
     """Write the trained parts and what they belong to, as one folder."""
-    with whole_folder(os.path.join(run_folder, TRAINED)) as folder:
-        _write_trained(model, folder, about)
+    final = os.path.join(run_folder, TRAINED)
+    if folders := later("runs.folders"):
+        with folders.whole_folder(final) as folder:
+            _write_trained(model, folder, about)
+    else:
+        os.makedirs(final, exist_ok=True)
+        _write_trained(model, final, about)
 
 
 def _write_trained(model, folder, about):

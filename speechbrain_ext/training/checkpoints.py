@@ -19,8 +19,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from speechbrain_ext.runs.files import WriteError, sync_folder, writing
-from speechbrain_ext.runs.folders import sync
+from speechbrain_ext.runs.files import sync, sync_folder, writing
 
 # A folder with this prefix is not taken for a checkpoint.
 UNFINISHED = "unfinished"
@@ -51,7 +50,7 @@ class AtomicCheckpointer(Checkpointer):
         try:
             with writing(self.checkpoints_dir):
                 written = super().save_checkpoint(*args, **kwargs)
-        except WriteError:
+        except OSError:
             # Its room may be what is lacking.
             self._sweep()
             raise

@@ -18,9 +18,9 @@ from speechbrain_ext.data.sets import (
     use_cached_features,
 )
 from speechbrain_ext.healing.apply import TrainableSet
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
-from speechbrain_ext.runs.folders import alone
 from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.training.baseline import (
     check_baseline,
@@ -120,7 +120,8 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Everything; a failure is recorded as one, and raised."""
-        with alone(self.folder) if if_main_process() else nullcontext():
+        folders = later("runs.folders") if if_main_process() else None
+        with folders.alone(self.folder) if folders else nullcontext():
             return self._run()
 
     def _run(self):

@@ -21,11 +21,8 @@ from speechbrain_ext.healing.frozen_adapter import put_frozen_adapter
 from speechbrain_ext.healing.lora import load_adapter
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import load_plans, save_plans
-from speechbrain_ext.runs.files import (
-    read_utterances,
-    write_hypotheses,
-    write_losses,
-)
+from speechbrain_ext.runs.files import write_hypotheses, write_losses
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.scores.score import score_recognition
 from speechbrain_ext.training import build

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.runs.files import read_utterances
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training import experiment as recipe_parts
 from speechbrain_ext.training.brain import SpeechLLMBrain

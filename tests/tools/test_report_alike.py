@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from mini_study import ADAPTED, LARGE, MiniStudy
 
-from speechbrain_ext.runs.result import load_runs
+from speechbrain_ext.runs.reading import load_runs
 from speechllm.report import maps
 from speechllm.report.frontier import common_sets
 from speechllm.report.study import Study
