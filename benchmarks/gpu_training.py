@@ -13,8 +13,8 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from benchmarks.gpu_clock import kernels
 from benchmarks.gpu_models import build
 from benchmarks.models import noise
-from speechbrain_ext.model import encoder_cores
-from speechbrain_ext.model.encoder_cores import FusedWavLMAttention
+from speechbrain_ext.model import encoder_cores, encoder_fast
+from speechbrain_ext.model.encoder_fast import FusedWavLMAttention
 from speechbrain_ext.model.prompt import Sequence
 
 # What each step adds to the one before it.
@@ -42,7 +42,7 @@ def state(model, level):
                 mock.patch.object(encoder_cores, "MOST_BYTES", most)
             )
         if level < 3:
-            stack.enter_context(mock.patch.object(encoder_cores, "DEVICES", ()))
+            stack.enter_context(mock.patch.object(encoder_fast, "DEVICES", ()))
         if level < 4:
             stack.enter_context(
                 mock.patch.object(Sequence, "causal_inputs", Sequence.as_inputs)

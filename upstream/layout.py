@@ -39,6 +39,7 @@ SLICES: dict[str, tuple[str, ...]] = {
     ),
     "records": ("runs/reading", "scores/counts", "scores/intervals"),
     "speech_llms": ("layers/nested", "layers/saved_lm"),
+    "speed": ("layers/converting", "model/encoder_fast"),
     "plans": (
         "layers/plans",
         "layers/rules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def _score_from_sums(metric, sums):
 
 
 # A metric's score of sets given by their summed counts ``[R, K]``.
-STATISTICS = {
+STATISTICS: dict[str, Callable] = {
     "WER": wer_from_sums,
     "BLEU": functools.partial(_score_from_sums, "BLEU"),
     "chrF": functools.partial(_score_from_sums, "chrF"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from speechbrain_ext.later import later
 from speechbrain_ext.runs.result import SetScore
@@ -78,7 +79,7 @@ def interval_of(rows: list[dict], counts_UK, metric: str) -> list | None:
 
 def at_limit(rows: list[dict]) -> int | None:
     """Answers that ran into their token limit; None: not counted."""
-    told = [row.get("hit_limit") for row in rows]
+    told: list[Any] = [row.get("hit_limit") for row in rows]
     return None if None in told else sum(told)
 
 

@@ -16,12 +16,8 @@ import re
 import torch
 from transformers.utils.hub import extract_commit_hash
 
-from speechbrain_ext.layers.weights import (
-    TYPES,
-    fetch_file,
-    read_head,
-    weight_files,
-)
+from speechbrain_ext.layers.converting import TYPES, read_head
+from speechbrain_ext.layers.weights import fetch_file, weight_files
 
 # Bytes of a piece, and pieces of a tensor (or of a file that is not read
 # tensor by tensor).

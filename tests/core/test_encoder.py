@@ -30,9 +30,10 @@ from transformers import (
     WhisperModel,
 )
 
-from speechbrain_ext.model import encoder_cores as waveform_convolutions
+from speechbrain_ext.model import encoder_fast as waveform_convolutions
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
-from speechbrain_ext.model.encoder_cores import MOST_BYTES, use_fused_attention
+from speechbrain_ext.model.encoder_cores import MOST_BYTES
+from speechbrain_ext.model.encoder_fast import use_fused_attention
 
 # Frame counts come out odd, and some utterances are much shorter.
 LENGTHS = [5000, 16000, 720, 9999, 15999, 400, 12345, 3201]
