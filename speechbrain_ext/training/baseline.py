@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_ext.later import later
 from speechbrain_ext.model.encoder_load import (
     load_config,
     load_extractor,
@@ -19,7 +19,6 @@ from speechbrain_ext.model.encoder_load import (
 )
 from speechbrain_ext.runs.files import of_form
 from speechbrain_ext.runs.result import RESULT_FILE, load_run
-from speechbrain_ext.training.fingerprint import fingerprint, loaded_from
 
 TRAINED = "trained"
 SYSTEM_FILE = "system.json"
@@ -46,23 +45,6 @@ MUST_AGREE = (
 )
 # Of older runs, whose weights have no fingerprint.
 REVISIONS = ("backbone_revision", "encoder_revision")
-# What a setting was before there was a key for it.
-FORMER: dict[str, Any] = {
-    "healing_parts": None,
-    "decode_static": False,
-    "length_pool": 1,
-    "batch_seconds": None,
-    "long_audio": "error",
-    "keep": "last",
-    "start_from": None,
-    "projector_dropout": 0.0,
-    "weight_decay": 0.0,
-    "speed_perturb": [],
-    "noise_snr": [],
-    # All clips were trained on; none is longer than a day.
-    "train_min_seconds": 0,
-    "train_max_seconds": 100_000,
-}
 FORMER_ENCODER = {
     "normalise_input": None,
     "output_norm": False,
@@ -84,10 +66,9 @@ def with_former(settings: dict) -> dict:
     dict
     """
     encoder = {**FORMER_ENCODER, **settings["speech_encoder"]}
-    former = {**FORMER, **settings, "speech_encoder": encoder}
-    if "split" in settings:
-        former["split"] = {"test_speakers": None, **settings["split"]}
-    return former
+    older = later("training.older_runs")
+    former = older.filled(settings) if older else settings
+    return {**former, "speech_encoder": encoder}
 
 
 # ----------------------------------------------------------------------------
@@ -126,10 +107,8 @@ def describe(hparams: dict) -> dict:
 def identify(hparams: dict) -> dict:
     """`describe`, and fingerprints: whatever it is called and wherever."""
     backbone, encoder = hparams["backbone"], hparams["speech_encoder"]
-    weights = {
-        f"{part}_weights": fingerprint(model["source"], model.get("revision"))
-        for part, model in (("backbone", backbone), ("encoder", encoder))
-    }
+    prints = later("training.fingerprint")
+    weights = prints.weights_of(backbone, encoder) if prints else {}
     normalised = encoder.get("normalise_input")
     config = load_config(encoder["source"], encoder.get("revision"), None)
     if normalised is None and config.model_type != "whisper":
@@ -142,46 +121,6 @@ def identify(hparams: dict) -> dict:
         **weights,
         "normalise_input": bool(normalised),
     }
-
-
-def models_of(hparams: dict, before: dict, run_folder: str) -> dict:
-    """What backbone and encoder were loaded from, for the result.
-
-    Arguments
-    ---------
-    hparams : dict
-        A recipe's settings.
-    before : dict
-        What an earlier start of this run noted; empty where there was none.
-    run_folder : str
-        The run's, for the message.
-
-    Returns
-    -------
-    dict
-        "backbone" and "encoder" to what `fingerprint.loaded_from` gives.
-
-    Raises
-    ------
-    ValueError
-        If a branch of the hub, or a folder, has other weights since then.
-    """
-    found: dict[str, dict] = {}
-    for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
-        model = hparams[key]
-        if not model.get("source"):  # part of the other
-            continue
-        told = loaded_from(model["source"], model.get("revision"))
-        found[part] = told
-        known = before.get(part, told)
-        if known["fingerprint"] != told["fingerprint"]:
-            raise ValueError(
-                f"{run_folder}: begun with {model['source']} at "
-                f"{known['commit'] or known['fingerprint']}, which is now "
-                f"{told['commit'] or told['fingerprint']}, other weights: "
-                f"give --{key}.revision that commit, or another --run_name."
-            )
-    return found
 
 
 def read_system(run_folder: str, key: str | None = "baseline") -> dict:
@@ -321,31 +260,3 @@ def _mend(key):
         "The two are fingerprints of the weights: give the same checkpoint "
         f"with {section}.source and {section}.revision"
     )
-
-
-def baseline_adapter(run_folder: str, settings: dict) -> str | None:
-    """The adapter of the baseline that a run was pruned from.
-
-    Arguments
-    ---------
-    run_folder : str
-        The pruned run's.
-    settings : dict
-        Its configuration. The baseline is looked for where that says, then
-        beside the run.
-
-    Returns
-    -------
-    str or None
-        None without baseline, or where that has no adapter.
-    """
-    named = settings.get("baseline")
-    if not named:
-        return None
-    beside = os.path.join(
-        os.path.dirname(os.path.abspath(run_folder)),
-        os.path.basename(os.path.normpath(named)),
-    )
-    folder = named if os.path.isdir(named) else beside
-    name = read_system(folder)["adapter"]
-    return name and os.path.join(folder, TRAINED, name)

@@ -25,7 +25,6 @@ from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.training.baseline import (
     check_baseline,
     identify,
-    models_of,
 )
 from speechbrain_ext.training.build import (
     build_from_settings,
@@ -36,13 +35,13 @@ from speechbrain_ext.training.build import (
 from speechbrain_ext.training.choose_layers import choose_layers, measure_table
 from speechbrain_ext.training.processes import ended_by, run_on_main, watch
 from speechbrain_ext.training.run_record import (
-    PeakMemory,
     add_speed,
     begin_folder,
     earlier_result,
     go_on_from,
     new_result,
     now,
+    peak_since,
 )
 
 
@@ -166,7 +165,9 @@ class Experiment:
 
     def build(self, removed, result):
         """The Brain of the model that is trained, or healed."""
-        result.models = models_of(self.hparams, result.models, self.folder)
+        if prints := later("training.fingerprint"):
+            told = prints.models_of(self.hparams, result.models, self.folder)
+            result.models = told
         model, trainable, teacher = build_healed(self, removed, result)
         # The encoder may have left out what it cannot take.
         result.data = about_sets(self.datasets)
@@ -183,10 +184,10 @@ class Experiment:
     def train(self, brain, result):
         """Train to the last step; write losses and weights of the kept one."""
         valid = self.datasets["valid"]
-        peak = PeakMemory(self.device, result.train_peak_memory_bytes)
+        peak = peak_since(self.device, result.train_peak_memory_bytes)
         brain.fit(self.datasets["train"], valid)
         if brain.trainable.named():
-            result.train_peak_memory_bytes = peak.bytes()
+            result.train_peak_memory_bytes = peak()
         if not brain.history:
             loss = brain.validate(valid)
             brain.history = [{"step": 0, "valid_loss": loss}]
@@ -209,7 +210,7 @@ class Experiment:
         """Decode and score every test set, saving after each."""
         if not self.datasets["test"]:
             print("test_splits is empty: nothing is scored.")
-        peak = PeakMemory(self.device, result.peak_memory_bytes)
+        peak = peak_since(self.device, result.peak_memory_bytes)
         for name, dataset in self.datasets["test"].items():
             if name in result.scores:
                 continue
@@ -219,7 +220,7 @@ class Experiment:
             result.scores[name], rows = self.score(rows)
             audio = sum(row["duration"] for row in rows)
             add_speed(result.speed, seconds, audio)
-            result.peak_memory_bytes = peak.bytes()
+            result.peak_memory_bytes = peak()
             if if_main_process():
                 write_hypotheses(self.folder, name, rows)
                 print(f"{name}: {result.scores[name]}")

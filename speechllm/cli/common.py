@@ -35,7 +35,7 @@ MENDABLE = (
 def quiet() -> None:
     """Libraries keep still from here on (call before using them)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from speechbrain_ext.quiet import quiet_libraries
+    from speechllm.quiet import quiet_libraries
 
     quiet_libraries()
 

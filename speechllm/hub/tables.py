@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
+from speechbrain_ext.layers.agreement import compare
+from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.places import PLAIN
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.model.decoder import DTYPES

@@ -12,7 +12,8 @@ import torch
 from speech_llm_fixtures import LAYERS, PROMPT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
+from speechbrain_ext.layers.agreement import compare
+from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
