@@ -9,7 +9,8 @@ from benchmarks.common import paired, row_of, script
 import torch  # isort: skip
 
 from benchmarks.models import random_decoder, speech_llm
-from speechbrain_ext.data.batches import SecondsBatchSampler, StepBatchSampler
+from speechbrain_ext.data.batches import StepBatchSampler
+from speechbrain_ext.data.seconds import SecondsBatchSampler
 
 SIZES = {
     "full": dict(

@@ -37,7 +37,7 @@ SLICES: dict[str, tuple[str, ...]] = {
         "training/watch",
         "training/stops",
     ),
-    "speed": ("layers/converting", "model/encoder_fast"),
+    "speed": ("data/seconds", "layers/converting", "model/encoder_fast"),
     "records": (
         "layers/agreement",
         "runs/reading",
@@ -67,10 +67,17 @@ SLICES: dict[str, tuple[str, ...]] = {
         "data/audio_damage",
         "data/audio_file",
         "data/audio_hash",
+        "data/cached_sets",
         "data/features",
+        "data/row_groups",
         "model/static_decoding",
     ),
-    "covost": ("scores/translation", "data/manifests", "model/whisper_core"),
+    "covost": (
+        "data/manifests",
+        "data/rows",
+        "model/whisper_core",
+        "scores/translation",
+    ),
     "loquacious": ("data/parquet", "training/trained_run"),
     "own": ("data/own_forms", "data/augment"),
 }

@@ -17,13 +17,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_ext.data.batches import (
-    SecondsBatchSampler,
-    StepBatchSampler,
-    to_device,
-    true_lengths,
-)
-from speechbrain_ext.data.sets import groups_of, positions_of, seconds_of
+from speechbrain_ext.data.batches import to_device, true_lengths
 from speechbrain_ext.later import later
 from speechbrain_ext.layers.residual import (
     in_double,
@@ -45,14 +39,12 @@ from speechbrain_ext.training.processes import hears_signals
 from speechbrain_ext.training.steps import (
     JoinedSteps,
     of_processes,
+    sampler_of,
     step_factor,
 )
 
 logger = get_logger(__name__)
 
-
-# Of the paper's encoders, in Hz.
-FRAME_RATE = 50
 # Where training stands, beside the weights and the optimiser.
 STATE = (
     "optimizer_step",
@@ -381,30 +373,10 @@ class SpeechLLMBrain(EvaluationBrain):
 
     def _steps(self, train_set, steps):
         """The batches of each step that is still to be taken."""
-        accumulation = self.grad_accumulation_factor
-        # Cached features come without an encoder's class to ask.
-        rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
-        options = dict(
-            start=self.optimizer_step,
-            accumulation=accumulation,
-            rank=self.rank,
-            world_size=self.world_size,
-            seed=self.hparams.seed,
-            groups=groups_of(train_set),
-            pool=self.hparams.length_pool,
-            length_of=positions_of(train_set, rate / self.model.downsampling),
-        )
-        size, seconds = len(train_set), self.hparams.batch_seconds
-        if seconds:
-            sampler = SecondsBatchSampler(
-                size, seconds, steps, seconds_of(train_set), **options
-            )
-        else:
-            count = self.hparams.batch_size
-            sampler = StepBatchSampler(size, count, steps, **options)
+        sampler = sampler_of(self, train_set, steps)
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):
-            yield [next(batches) for _ in range(accumulation)]
+            yield [next(batches) for _ in range(sampler.accumulation)]
 
     def _is_halt(self, steps):
         """Whether the losses so far are wanted before the next step."""

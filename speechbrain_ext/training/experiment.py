@@ -12,11 +12,7 @@ from contextlib import nullcontext, suppress
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from speechbrain_ext.data.sets import (
-    about_sets,
-    refuse_lengths,
-    use_cached_features,
-)
+from speechbrain_ext.data.sets import about_sets, refuse_lengths
 from speechbrain_ext.healing.apply import TrainableSet
 from speechbrain_ext.later import later
 from speechbrain_ext.layers.surgery import source_place
@@ -251,7 +247,8 @@ class Experiment:
         encoder = self.hparams["load_encoder"](device=self.device)
         refuse_lengths(self.datasets, encoder, self.hparams["skip_bad"])
         if self.hparams["cache_features"]:
-            use_cached_features(
+            cached = later("data.cached_sets", "cache_features")
+            cached.use_cached_features(
                 self.datasets,
                 self.hparams["cache_features"],
                 encoder,

@@ -209,7 +209,7 @@ def test_batches_are_pooled_by_the_decoders_positions(
 ):
     """Less padding, from the same utterances, and in order after a stop."""
     # Three of these frames are a speech token of the fixtures' features.
-    monkeypatch.setattr("speechbrain_ext.training.brain.FRAME_RATE", 12)
+    monkeypatch.setattr("speechbrain_ext.training.steps.FRAME_RATE", 12)
 
     def batches_of(kept=None, **changes):
         """The batches that a training sees."""
@@ -239,6 +239,7 @@ def test_batches_are_pooled_by_the_decoders_positions(
 
 def test_batches_of_some_seconds_train_as_batches_of_a_count(folder, tmp_path):
     """Where all are of one length, to the bit; and they go on after a stop."""
+    pytest.importorskip("speechbrain_ext.data.seconds")
 
     def trained(kept=None, stop=None, **changes):
         """Weights after a training on utterances of 3 s."""

@@ -20,7 +20,8 @@ import speechbrain as sb
 import torch
 from tqdm import tqdm
 
-from speechbrain_ext.data.sets import read_manifest, speaker_of
+from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.data.sets import speaker_of
 from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.runs.files import write_hypotheses, write_json
 from speechbrain_ext.scores.language import language_of
