@@ -27,6 +27,7 @@ SLICES: dict[str, tuple[str, ...]] = {
     "asr": (),
     "checks": (
         "layers/families",
+        "training/baseline_checks",
         "training/faults",
         "training/options",
         "training/settings",
@@ -40,6 +41,7 @@ SLICES: dict[str, tuple[str, ...]] = {
     "speed": ("data/seconds", "layers/converting", "model/encoder_fast"),
     "records": (
         "layers/agreement",
+        "layers/texts",
         "runs/reading",
         "scores/counts",
         "scores/intervals",
@@ -58,8 +60,10 @@ SLICES: dict[str, tuple[str, ...]] = {
     ),
     "maps": (
         "healing/bridge",
+        "healing/budgets",
         "healing/closed_form",
         "healing/distillation",
+        "healing/frozen_adapter",
         "training/whole_model",
     ),
     "features": (
@@ -70,6 +74,7 @@ SLICES: dict[str, tuple[str, ...]] = {
         "data/cached_sets",
         "data/features",
         "data/row_groups",
+        "model/encoder_identity",
         "model/static_decoding",
     ),
     "covost": (
@@ -113,6 +118,12 @@ class Recipe:
     exchanged: dict[str, str] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     data: str = ""
+    # YAMLs that need more than the recipe's slice.
+    later: dict[str, str] = field(default_factory=dict)
+
+    def slice_of(self, name: str) -> str:
+        """The slice that brings a YAML."""
+        return self.later.get(name, self.slice)
 
 
 # The settings lines of every train.py: a variant over a base here, one full
@@ -170,6 +181,8 @@ RECIPES = [
         dropped=("check_audio",),
         data="--train_splits=[train-clean-100] --valid_splits=[dev-clean]"
         " --test_splits=[test-clean]",
+        # A baseline with LoRA is kept apart when it is pruned.
+        later={"qwen7b_lora": "maps", "qwen7b_lora_prune": "maps"},
     ),
     Recipe(
         # Its folder there is CoVoST; the data are CoVoST 2.

@@ -17,16 +17,14 @@ stored.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import (
     base_model,
     evaluating,
@@ -306,7 +304,8 @@ def measure(
     (2, 1)
     """
     tokenizer = tokenizer or getattr(decoder, "tokenizer", None)
-    sequences: Iterable[Any] = _tokenized(batches, tokenizer)
+    texts = later("layers.texts")
+    sequences = texts.tokenized(batches, tokenizer) if texts else batches
     model = base_model(decoder)
     device = next(model.parameters()).device
     sums = DistanceSums(len(model.layers), device)
@@ -334,43 +333,6 @@ def _refuse_bad(names, bad):
     found = torch.cat(bad).nonzero()[:, 0].tolist() if bad else []
     if found:
         raise ValueError(no_numbers([names[i] for i in found], "a distance"))
-
-
-# Texts that are measured together.
-TOGETHER = 8
-
-
-def _tokenized(batches, tokenizer):
-    """Batches as they are, texts as batches of token ids."""
-    if isinstance(tokenizer, str):
-        raise TypeError(
-            f"tokenizer: {tokenizer!r} is a text: give the model's tokenizer, "
-            "and the position by its name, position=..."
-        )
-    if isinstance(batches, str):
-        raise TypeError("batches: a single text: give a list of texts")
-    batches = iter(batches)
-    first = list(itertools.islice(batches, 1))
-    if not first or not isinstance(first[0], str):
-        return itertools.chain(first, batches)
-    if tokenizer is None:
-        raise TypeError(
-            "batches: texts need the model's tokenizer: "
-            "measure(model, texts, AutoTokenizer.from_pretrained(source))"
-        )
-    return _text_batches(itertools.chain(first, batches), tokenizer)
-
-
-def _text_batches(texts, tokenizer):
-    """Padded batches of token ids; a text without a token is left out."""
-    rows = (torch.tensor(tokenizer(text)["input_ids"]) for text in texts)
-    rows = (row for row in rows if len(row))
-    while part := list(itertools.islice(rows, TOGETHER)):
-        masks = [torch.ones_like(row) for row in part]
-        yield {
-            "input_ids": pad_sequence(part, batch_first=True),
-            "attention_mask": pad_sequence(masks, batch_first=True),
-        }
 
 
 class DistanceSums:

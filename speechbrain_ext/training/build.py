@@ -18,10 +18,6 @@ from speechbrain_ext.healing.apply import (
     heal,
     train_parts,
 )
-from speechbrain_ext.healing.frozen_adapter import (
-    put_frozen_adapter,
-    updates_of,
-)
 from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.later import later
@@ -37,9 +33,7 @@ from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
     TRAINED,
     describe,
-    known_of,
-    refuse_another,
-    refuse_pruned,
+    read_system,
 )
 
 PROJECTOR_FILE = "projector.safetensors"
@@ -169,6 +163,8 @@ def _write_trained(model, folder, about):
         save_adapter(model.decoder, folder)
     decoder = model.decoder
     bridge = _save_bridges(decoder, folder)
+    freezing = later("healing.frozen_adapter")
+    frozen = freezing and freezing.updates_of(decoder)
     folded = FOLDED_FILE if decoder.folded else None
     if folded:
         from speechbrain_ext.healing.closed_form import save_folds
@@ -181,7 +177,7 @@ def _write_trained(model, folder, about):
             "layers": decoder.whole_layers,
             "kept_layers": list(decoder.kept),
             "adapter": ADAPTER if decoder.adapter is not None else None,
-            "baseline_adapter": FROZEN if updates_of(decoder) else None,
+            "baseline_adapter": FROZEN if frozen else None,
             "bridge": bridge,
             "folded": folded,
         },
@@ -202,7 +198,8 @@ def _save_bridges(decoder, folder):
 
 def load_baseline(model, run_folder, about):
     """Put a baseline's projector and adapter into a whole or pruned model."""
-    system = known_of(run_folder)
+    checks = later("training.baseline_checks")
+    system = checks.known_of(run_folder) if checks else read_system(run_folder)
     decoder = model.decoder
     if system["layers"] != decoder.whole_layers:
         raise ValueError(
@@ -210,12 +207,13 @@ def load_baseline(model, run_folder, about):
             f"{system['layers']} layers; this backbone has "
             f"{decoder.whole_layers}. Give a baseline of the same backbone."
         )
-    refuse_pruned(system, run_folder)
-    refuse_another(system, about, run_folder)
+    if checks:
+        checks.refuse_pruned(system, run_folder)
+        checks.refuse_another(system, about, run_folder)
     folder = os.path.join(run_folder, TRAINED)
     put_projector(model, os.path.join(folder, PROJECTOR_FILE))
     if system["adapter"]:
-        put_frozen_adapter(
+        later("healing.frozen_adapter", "baseline").put_frozen_adapter(
             decoder,
             os.path.join(folder, system["adapter"]),
             decoder.kept,

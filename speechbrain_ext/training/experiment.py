@@ -19,7 +19,6 @@ from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.training.baseline import (
-    check_baseline,
     identify,
 )
 from speechbrain_ext.training.build import (
@@ -67,7 +66,8 @@ def open_experiment(
     -------
     Experiment
     """
-    check_baseline(hparams)
+    if checks := later("training.baseline_checks"):
+        checks.check_baseline(hparams)
     folder = hparams["output_folder"]
     begin_folder(folder, settings, dataio_prepare)
     run_on_main(prepare, [hparams])
