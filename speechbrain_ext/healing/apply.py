@@ -222,9 +222,8 @@ def heal(
     removed = Removal.of(block, decoder.num_layers + len(block))
     places = check_places(healing, removed)
     if healing.bridge is not None:
-        from speechbrain_ext.healing.bridge import build_bridges
-
-        build_bridges(decoder, healing.bridge, places["bridge"], maps)
+        bridging = later("healing.bridge", "healing")
+        bridging.build_bridges(decoder, healing.bridge, places["bridge"], maps)
     adapter = None
     if healing.adapters is not None:
         layers = places["adapters"]
@@ -263,7 +262,6 @@ def check_places(
                 "healing: projector."
             )
     if healing.bridge is not None and healing.bridge["form"] == "folded":
-        from speechbrain_ext.healing.closed_form import check_layer_before
-
-        check_layer_before(found["bridge"])
+        folds = later("healing.closed_form", "healing")
+        folds.check_layer_before(found["bridge"])
     return found

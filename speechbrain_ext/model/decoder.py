@@ -7,7 +7,7 @@ from the tokenizer and the model's generation settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import (
     base_model,
     embed,
@@ -26,7 +27,7 @@ from speechbrain_ext.layers.pruned_config import checks_of
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.layers.weights import load_tokenizer, source_config
-from speechbrain_ext.model.decoding import greedy, greedy_steps
+from speechbrain_ext.model.decoding import greedy
 from speechbrain_ext.model.prompt import Sequence
 
 if TYPE_CHECKING:
@@ -75,13 +76,9 @@ class Decoder(torch.nn.Module):
         self.folded: dict[int, Any] = {}
         self.static = None
         if decode_static:
-            from speechbrain_ext.model.static_decoding import (
-                StaticDecoding,
-                check_static,
-            )
-
-            check_static(lm)
-            self.static = StaticDecoding()
+            static = later("model.static_decoding", "decode_static")
+            static.check_static(lm)
+            self.static = static.StaticDecoding()
 
     @property
     def adapter(self) -> PeftModel | None:
@@ -233,9 +230,3 @@ class Decoder(torch.nn.Module):
         return greedy(
             self.lm, sequence, limits_B, self.stop_ids, on_rows, static
         )
-
-    def greedy_steps(
-        self, sequence: Sequence, limits_B: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The same as it is said, step by step (see `decoding`)."""
-        return greedy_steps(self.lm, sequence, limits_B, self.stop_ids)

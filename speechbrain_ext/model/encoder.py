@@ -162,9 +162,8 @@ class SpeechEncoder(torch.nn.Module):
         extractor = load_extractor(source, config, revision)
         core: EncoderCore
         if config.model_type == "whisper":
-            from speechbrain_ext.model.whisper_core import WhisperCore
-
-            core = WhisperCore(model, extractor, window)
+            whisper = later("model.whisper_core", f"speech_encoder: {source}")
+            core = whisper.WhisperCore(model, extractor, window)
             normalise_input = bool(normalise_input)
         else:
             core = WaveformCore(model, extractor)

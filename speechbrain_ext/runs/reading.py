@@ -5,6 +5,7 @@ another form) is kept apart with its reason: it never enters a table as a
 number.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,35 @@ from speechbrain_ext.runs.files import LOSSES_FILE, of_form
 from speechbrain_ext.runs.result import RESULT_FILE, load_run
 
 TEXTS = "reference", "hypothesis"
+
+
+def check_run(run):
+    """Refuse values of other types than the reader of a table expects."""
+    for where, one in [("", run), *run.scores.items()]:
+        for each in dataclasses.fields(one):
+            _check_type(
+                f"{where} {each.name}", getattr(one, each.name), each.type
+            )
+    for where in ("speed", "trainable"):
+        for name, value in getattr(run, where).items():
+            _check_type(f"{where}.{name}", value, float | None)
+    for layer in run.kept_layers or []:
+        _check_type("a kept layer", layer, int)
+    # A done run must have the scores that it was to have, as numbers.
+    wanted = run.configuration.get("test_splits", True)
+    if run.status == "done" and wanted and not run.scores:
+        raise ValueError("its status is done, but it has no scores")
+    for name, one in run.scores.items():
+        for value in one.interval or []:
+            _check_type(f"the interval of {name}", value, float | None)
+
+
+def _check_type(where, value, kind):
+    """Refuse a value of another type; a whole number is a number as well."""
+    # type() and not isinstance(): a bool is an int, but no number.
+    fits = isinstance(value, kind) and type(value) is not bool
+    if not fits and not (type(value) is int and isinstance(0.5, kind)):
+        raise ValueError(f"{where.strip()} is {value!r:.80}")
 
 
 @dataclass

@@ -10,7 +10,6 @@ from speechbrain_ext.runs.result import SetScore
 from speechbrain_ext.scores.language import (
     load_normaliser,
     normaliser_name,
-    tell_normaliser,
 )
 from speechbrain_ext.scores.words import WordErrors, word_errors
 
@@ -39,7 +38,8 @@ def score_recognition(
     """
     name = normaliser_name(language)
     errors = [errors_of(r["reference"], r["hypothesis"], name) for r in rows]
-    tell_normaliser(language, [row["reference"] for row in rows])
+    if telling := later("scores.telling"):
+        telling.tell_normaliser(language, [row["reference"] for row in rows])
     total = sum(errors, WordErrors())
     counts = [(one.errors, one.words) for one in errors]
     score = SetScore(

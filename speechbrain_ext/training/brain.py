@@ -27,8 +27,6 @@ from speechbrain_ext.layers.residual import (
 from speechbrain_ext.runs.files import writing
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
-    is_best,
-    load_best,
     random_state,
     read_state,
     resume_random_state,
@@ -38,7 +36,6 @@ from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.processes import hears_signals
 from speechbrain_ext.training.steps import (
     JoinedSteps,
-    of_processes,
     sampler_of,
     step_factor,
 )
@@ -228,36 +225,12 @@ class SpeechLLMBrain(EvaluationBrain):
             self._leave_out(step, "gradients' norm", norm, batches)
 
     def _leave_out(self, step, what, value, batches):
-        """Say that a step was left out, and whose utterance it was."""
-        self.modules.eval()
-        with torch.no_grad():
-            rows = [row for batch in batches for row in self._losses_of(batch)]
-        self.modules.train()
-        ids = [row["id"] for row in rows if not math.isfinite(row["loss"])]
-        whose = f": so is that of {', '.join(ids)}" if ids else ""
-        if not ids and self.world_size == 1:
-            whose = f": it had {', '.join(row['id'] for row in rows)}"
-        # Another process may know more of it than the main one.
-        logger.warning(
-            "Step %d: the %s is %s. The step is left out%s.",
-            step,
-            what,
-            value.item(),
-            whose,
-            main_process_only=not ids,
-        )
-        self.check_loss_isfinite(value)
-
-    def check_loss_isfinite(self, loss):
-        """SpeechBrain's; its last word says which processes' it is."""
-        try:
-            super().check_loss_isfinite(loss)
-        except ValueError as error:
-            fine = self._gather(self.joined.is_finite())
-            told = f"not finite, {self.nonfinite_count} times in a row"
-            raise of_processes(
-                error, fine, self.optimizer_step, told
-            ) from error
+        """Count a step that was left out, and say whose utterance it was."""
+        told = later("training.left_out")
+        if told is None:
+            self.check_loss_isfinite(value)
+        else:
+            told.tell(self, step, what, value, batches)
 
     @hears_signals
     def fit(self, train_set, valid_set=None, progressbar=None):
@@ -356,7 +329,8 @@ class SpeechLLMBrain(EvaluationBrain):
 
     def use_best(self) -> int:
         """Take the best weights that were saved; gives their step."""
-        step = load_best(self.checkpointer, self.trainable)
+        kept = later("training.keep_best", "keep: best")
+        step = kept.load_best(self.checkpointer, self.trainable)
         if step in (None, self.optimizer_step):
             return self.optimizer_step
         self.losses = None  # those of the last step's weights
@@ -423,7 +397,9 @@ class SpeechLLMBrain(EvaluationBrain):
                     diary.log_stats({}, told)
             self.modules.train()
         best = getattr(self.hparams, "keep", "last") == "best"
-        best = best and is_best(self.history, step)
+        if best:
+            kept = later("training.keep_best", "keep: best")
+            best = kept.is_best(self.history, step)
         if last or best or step % self.hparams.checkpoint_interval == 0:
             self.save_checkpoint(best)
 

@@ -21,7 +21,6 @@ from speechbrain_ext.healing.apply import (
 from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.later import later
-from speechbrain_ext.layers.lm_calls import decoder_layers
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.weights import load_tokenizer, read_tensors
 from speechbrain_ext.model.decoder import Decoder
@@ -167,9 +166,8 @@ def _write_trained(model, folder, about):
     frozen = freezing and freezing.updates_of(decoder)
     folded = FOLDED_FILE if decoder.folded else None
     if folded:
-        from speechbrain_ext.healing.closed_form import save_folds
-
-        save_folds(decoder, os.path.join(folder, folded))
+        folds = later("healing.closed_form", "healing")
+        folds.save_folds(decoder, os.path.join(folder, folded))
     write_json(
         os.path.join(folder, SYSTEM_FILE),
         {
@@ -186,13 +184,10 @@ def _write_trained(model, folder, about):
 
 def _save_bridges(decoder, folder):
     """Write bridges where there are some; gives the file's name, or None."""
-    if not any(hasattr(one, "bridges") for one in decoder_layers(decoder)):
+    bridging = later("healing.bridge")
+    if not bridging or not bridging.bridges_of(decoder):
         return None
-    from speechbrain_ext.healing.bridge import bridges_of, save_bridges
-
-    if not bridges_of(decoder):
-        return None
-    save_bridges(decoder, os.path.join(folder, BRIDGE_FILE))
+    bridging.save_bridges(decoder, os.path.join(folder, BRIDGE_FILE))
     return BRIDGE_FILE
 
 
@@ -278,22 +273,20 @@ def build_healed(experiment, removed, result):
     check_places(healing, Removal.of(removed, experiment.layers))
     whole = maps = teacher = None
     if healing.needs_whole:
-        from speechbrain_ext.training.whole_model import fit_healing_maps
-
+        maps_of = later("training.whole_model", "healing")
         whole = experiment.build_model()
         model = experiment.twin(whole, removed)
     else:
         model = experiment.build_model(removed)
     if healing.uses_map:
         began = time.monotonic()
-        fits = fit_healing_maps(experiment, whole, model, healing)
+        fits = maps_of.fit_healing_maps(experiment, whole, model, healing)
         about = {str(index): fit.told() for index, fit in fits.items()}
         result.validation["map"] = about
         result.speed["fit_seconds"] = time.monotonic() - began
         print(f"Closed-form map: {about}")
         maps = {index: fit.map for index, fit in fits.items()}
     if healing.distillation is not None:
-        from speechbrain_ext.healing.distillation import Distillation
-
-        teacher = Distillation(whole, **healing.distillation)
+        distilling = later("healing.distillation", "healing")
+        teacher = distilling.Distillation(whole, **healing.distillation)
     return model, choose_trained(model, hparams, removed, maps), teacher

@@ -10,6 +10,7 @@ from speechbrain.utils.distributed import ddp_broadcast, run_on_main
 
 from speechbrain_ext.data.batches import targets_of, to_device
 from speechbrain_ext.data.sets import texts
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.removal import Removal, ranges
 from speechbrain_ext.model.prompt import assemble
@@ -222,10 +223,9 @@ def measure_text(decoder, prompt, texts, provenance, batch_size=16, **options):
 def read_path(file, size, num_layers, name):
     """The layers of a size on the path of a saved table, or of a plan."""
     if "plans" in format_of(file):
-        from speechbrain_ext.layers.plans import plan_of_size
-
-        plan = plan_of_size(file, size, num_layers, name)
-        return plan, {"file": os.path.basename(file), **_of_plan(plan)}
+        plans = later("layers.plans", "path_from")
+        plan = plans.plan_of_size(file, size, num_layers, name)
+        return plan, {"file": os.path.basename(file), **plans.about(plan)}
     table = RedundancyTable.load(file)
     table.check_model(num_layers, name, file)
     block = table.best(size)
@@ -237,18 +237,6 @@ def read_path(file, size, num_layers, name):
         "distance": distance,
         "count": table.count,
         **table.provenance,
-    }
-
-
-def _of_plan(plan):
-    """What a run's result tells of its plan (dict)."""
-    return {
-        **plan.about,
-        **plan.data,
-        "model": plan.model,
-        "rule": plan.rule,
-        "layers": list(plan.layers),
-        "value": plan.value,
     }
 
 

@@ -228,9 +228,7 @@ class Experiment:
 
     def twin(self, whole, removed):
         """A whole model without some layers, over the same frozen weights."""
-        from speechbrain_ext.training.whole_model import pruned_twin
-
-        return pruned_twin(whole, removed)
+        return later("training.whole_model").pruned_twin(whole, removed)
 
     def measure(self, kind: str) -> str:
         """Measure the redundancy on "speech" or "text"; gives the file."""

@@ -71,17 +71,6 @@ class JoinedSteps:
         return all(one.isfinite().item() for one in self.own)
 
 
-def of_processes(error, fine, step, told):
-    """An error that says which processes' loss or gradients are no numbers."""
-    bad = [str(rank) for rank, is_fine in enumerate(fine) if not is_fine]
-    if not bad:
-        return error
-    return ValueError(
-        f"Step {step}: the loss of process {', '.join(bad)} of {len(fine)}, or "
-        f"its gradients, is {told}"
-    )
-
-
 def mean_over_ranks(tensors, weight):
     """Each tensor's mean over all processes, in its place, by one all-reduce.
 

@@ -13,8 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from speechbrain_ext.scores import language as languages
-from speechbrain_ext.scores import translation
+from speechbrain_ext.scores import telling, translation
 from speechbrain_ext.scores.counts import STATISTICS, utterance_counts
 from speechbrain_ext.scores.intervals import (
     relative_degradation,
@@ -260,7 +259,7 @@ def test_a_set_without_its_own_normaliser_is_told_once(
     language, text, many, caplog
 ):
     """A set without its own normaliser is told, once."""
-    languages._warn_once.cache_clear()
+    telling._warn_once.cache_clear()
     texts = [text, *["plain words"] * (many - 1)]
     rows = [
         {"id": str(i), "reference": one, "hypothesis": one}

@@ -10,7 +10,13 @@ import pytest
 import torch
 from speech_llm_fixtures import make_brain, make_dataset
 
-from speechbrain_ext.training import processes, steps, stops, watch
+from speechbrain_ext.training import (
+    left_out,
+    processes,
+    steps,
+    stops,
+    watch,
+)
 from speechbrain_ext.training.stops import Stopped
 from speechbrain_ext.training.watch import Watch
 from speechllm.command import run_command
@@ -344,7 +350,7 @@ def test_the_last_word_on_a_loss_names_the_process(folder):
     brain.joined.own = [torch.tensor(1.0), torch.tensor(float("nan"))]
     brain._gather = lambda value: [True, value]
     with pytest.raises(ValueError, match="the loss of process 1 of 2"):
-        brain.check_loss_isfinite(torch.tensor(float("nan")))
+        left_out.check(brain, torch.tensor(float("nan")))
 
 
 def test_a_job_that_is_told_to_stop_waits_for_its_training(
