@@ -35,9 +35,9 @@ SLICES: dict[str, tuple[str, ...]] = {
     "safety": (
         "runs/disks",
         "runs/folders",
-        "training/watch",
-        "training/stops",
         "training/left_out",
+        "training/stops",
+        "training/watch",
     ),
     "speed": (
         "data/seconds",
@@ -47,10 +47,8 @@ SLICES: dict[str, tuple[str, ...]] = {
     ),
     "records": (
         "layers/agreement",
-        "layers/texts",
         "runs/reading",
         "scores/counts",
-        "model/answer_ids",
         "scores/intervals",
         "scores/telling",
         "training/fingerprint",
@@ -58,7 +56,12 @@ SLICES: dict[str, tuple[str, ...]] = {
         "training/older_runs",
         "training/peak_memory",
     ),
-    "speech_llms": ("layers/nested", "layers/saved_lm"),
+    "models": (
+        "layers/nested",
+        "layers/saved_lm",
+        "layers/texts",
+        "model/answer_ids",
+    ),
     "plans": (
         "layers/plans",
         "layers/rules",
@@ -94,7 +97,7 @@ SLICES: dict[str, tuple[str, ...]] = {
         "scores/translation",
     ),
     "loquacious": ("data/parquet", "training/trained_run"),
-    "own": ("data/own_forms", "data/augment"),
+    "own": ("data/augment", "data/own_forms"),
 }
 ORDER = list(SLICES)
 

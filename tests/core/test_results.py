@@ -192,6 +192,7 @@ def _broken_ones():
 @pytest.mark.parametrize("name", _broken_ones())
 def test_a_broken_result_is_named_and_not_read(tmp_path, name):
     """A broken result is named and not read."""
+    pytest.importorskip("speechbrain_ext.runs.reading")
     path = tmp_path / "bad" / "result.json"
     path.parent.mkdir()
     path.write_text(_broken_ones()[name])

@@ -14,12 +14,11 @@ from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.model import static_decoding as fused_kernels
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.model.decoding import (
+from speechbrain_ext.model.decoding import STRETCH, first_best
+from speechbrain_ext.model.few_rows import (
     FEW_ROWS,
     LARGE_VOCABULARY,
     NARROW,
-    STRETCH,
-    first_best,
     head,
 )
 from speechbrain_ext.model.static_decoding import StaticDecoding, check_static
