@@ -85,6 +85,7 @@ READERS = {
 }
 # Whose functions are traced.
 MODULES = (
+    "speechbrain_ext.layers.converting",
     "speechbrain_ext.layers.weights",
     "speechllm.exported.format",
     "speechbrain_ext.data.own_forms",
