@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import torch
 from speechbrain.utils.distributed import ddp_broadcast, run_on_main
 
 from speechbrain_ext.data.batches import targets_of, to_device
@@ -168,19 +167,10 @@ def text_batches(decoder, prompt, texts, batch_size, prompted=False):
     for first in range(0, len(texts), batch_size):
         part = texts[first : first + batch_size]
         targets = [prompt.encode_target(text) for text in part]
-        if prompted:
-            spoken = [
-                decoder.embed(target[:-1].to(decoder.device))
-                for target in targets
-            ]
-            sequence = assemble(prompt, spoken, decoder.embed, targets)
-        else:
-            nothing = torch.zeros(0, decoder.width, device=decoder.device)
-            nothing = nothing.to(decoder.dtype)
-            sequence = assemble(
-                prompt.plain(), [nothing] * len(part), decoder.embed, targets
-            )
-        yield _as_batch(sequence)
+        # As speech would be; or the text alone, and nothing before it.
+        around, end = (prompt, -1) if prompted else (prompt.plain(), 0)
+        spoken = [decoder.embed(t[:end].to(decoder.device)) for t in targets]
+        yield _as_batch(assemble(around, spoken, decoder.embed, targets))
 
 
 def _as_batch(sequence):
