@@ -38,7 +38,8 @@ def with_former(settings: dict) -> dict:
     encoder = {**FORMER_ENCODER, **settings["speech_encoder"]}
     older = later("training.older_runs")
     former = older.filled(settings) if older else settings
-    return {**former, "speech_encoder": encoder}
+    # Not every recipe has the key.
+    return {"long_audio": "error", **former, "speech_encoder": encoder}
 
 
 # ----------------------------------------------------------------------------

@@ -8,7 +8,6 @@ FORMER: dict[str, Any] = {
     "decode_static": False,
     "length_pool": 1,
     "batch_seconds": None,
-    "long_audio": "error",
     "keep": "last",
     "start_from": None,
     "projector_dropout": 0.0,
