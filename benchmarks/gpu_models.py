@@ -14,7 +14,7 @@ from benchmarks.models import (
     wrapped,
 )
 from speechbrain_ext.layers import Block
-from speechbrain_ext.layers.families import pruned_config
+from speechbrain_ext.layers.pruned_config import pruned_config
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM

@@ -13,8 +13,8 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from benchmarks.gpu_clock import kernels
 from benchmarks.gpu_models import build
 from benchmarks.models import noise
-from speechbrain_ext.model import encoder_cores
-from speechbrain_ext.model.encoder_cores import FusedWavLMAttention
+from speechbrain_ext.model import encoder_cores, encoder_fast
+from speechbrain_ext.model.encoder_fast import FusedWavLMAttention
 from speechbrain_ext.model.prompt import Sequence
 
 # What each step adds to the one before it.
@@ -39,7 +39,7 @@ def state(model, level):
     with contextlib.ExitStack() as stack:
         for least, where, name, value in (
             (2, encoder_cores, "MOST_BYTES", most),
-            (3, encoder_cores, "DEVICES", ()),
+            (3, encoder_fast, "DEVICES", ()),
             (4, Sequence, "causal_inputs", Sequence.as_inputs),
         ):
             if level < least:

@@ -11,7 +11,8 @@ from benchmarks.common import counted, same_gradients, script, tiers, timed
 import torch  # isort: skip
 
 from benchmarks.models import random_speech_llm
-from speechbrain_ext.data.batches import SecondsBatchSampler, StepBatchSampler
+from speechbrain_ext.data.batches import StepBatchSampler
+from speechbrain_ext.data.seconds import SecondsBatchSampler
 
 SIZES = tiers(
     utterances=(281_241, 400),  # LibriSpeech's 960 hours

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from speechbrain_ext.quiet import quiet_libraries
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.scores.intervals import (
     group_sums,
@@ -26,6 +25,7 @@ from speechbrain_ext.scores.intervals import (
 from speechbrain_ext.scores.words import word_errors
 from speechllm.exported.model import ExportedSpeechLLM
 from speechllm.multitask import memory_of
+from speechllm.quiet import quiet_libraries
 from speechllm.report.tables import markdown_table
 
 TYPES = (None, "int8")

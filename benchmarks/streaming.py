@@ -36,10 +36,10 @@ from transformers import AutoModelForCausalLM
 from benchmarks.model_files import folder_of, handed_on, megabytes
 from benchmarks.models import published_config, qwen2_config, words_tokenizer
 from benchmarks.redundancy_table import run_of_size
+from speechbrain_ext.layers.converting import read_head
 from speechbrain_ext.layers.distances import measure
 from speechbrain_ext.layers.removal import Block, layer_and_rest
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
-from speechbrain_ext.layers.weights import read_head
 from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import write_json
 from speechllm.streamed.copy import Piece, pieces_of, write_files, write_pruned

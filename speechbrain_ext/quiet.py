@@ -1,19 +1,9 @@
 """Libraries that are quiet while they load, and only then."""
 
 import contextlib
-import logging
 import warnings
 
 from transformers.utils import logging as hf_logging
-
-# The last is torch's on what torchao registers with it.
-LOGGERS = (
-    "speechbrain",
-    "peft",
-    "huggingface_hub",
-    "filelock",
-    "torch.utils._pytree",
-)
 
 
 @contextlib.contextmanager
@@ -34,12 +24,3 @@ def quiet_loading():
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-def quiet_libraries():
-    """For a whole command: errors of libraries only, no bars of theirs."""
-    warnings.simplefilter("ignore")
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from speechbrain_ext.runs.files import MENDS, WriteError
+from speechbrain_ext.runs.disks import MENDS, WriteError
 from speechbrain_ext.training.faults import ConfigError
-from speechbrain_ext.training.processes import ended_by, named
+from speechbrain_ext.training.processes import ended_by
+from speechbrain_ext.training.watch import named
 from speechllm.pipes import printable
 
 REFUSED, STOPPED = 2, 130

@@ -23,12 +23,12 @@ from transformers import (
 
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.lm_calls import last_states
-from speechbrain_ext.layers.residual import refuse_overflow, states_loss
+from speechbrain_ext.layers.residual import refuse_overflow
 from speechbrain_ext.layers.rules import find_rule
-from speechbrain_ext.layers.saved_lm import load_tokenizer
 from speechbrain_ext.layers.search import UTTERANCES, RuleData, text_labels
+from speechbrain_ext.layers.streams import states_loss
 from speechbrain_ext.layers.surgery import drop_layers
-from speechbrain_ext.layers.weights import source_config
+from speechbrain_ext.layers.weights import load_tokenizer, source_config
 from speechbrain_ext.model.decoder import DTYPES, Decoder
 from speechbrain_ext.quiet import quiet_loading
 from speechllm.streamed.memory import fits, free_memory

@@ -25,18 +25,58 @@ STAYS = ("py.typed", "inference.py", "pruning.py", "redundancy.py")
 # library, without endings. The first has all that none of the others names.
 SLICES: dict[str, tuple[str, ...]] = {
     "asr": (),
-    "checks": ("training/faults", "training/options", "training/settings"),
+    "checks": (
+        "layers/families",
+        "training/baseline_checks",
+        "training/faults",
+        "training/options",
+        "training/settings",
+    ),
+    "safety": (
+        "runs/disks",
+        "runs/folders",
+        "training/left_out",
+        "training/stops",
+        "training/watch",
+    ),
+    "speed": (
+        "data/seconds",
+        "layers/converting",
+        "model/encoder_fast",
+        "model/few_rows",
+    ),
+    "records": (
+        "layers/agreement",
+        "runs/reading",
+        "scores/counts",
+        "scores/intervals",
+        "scores/telling",
+        "training/fingerprint",
+        "training/keep_best",
+        "training/older_runs",
+        "training/peak_memory",
+    ),
+    "models": (
+        "layers/nested",
+        "layers/saved_lm",
+        "layers/texts",
+        "model/answer_ids",
+    ),
     "plans": (
         "layers/plans",
         "layers/rules",
         "layers/search",
+        "layers/streams",
         "layers/linear_map",
         "training/measure",
     ),
     "maps": (
         "healing/bridge",
+        "healing/budgets",
         "healing/closed_form",
         "healing/distillation",
+        "healing/frozen_adapter",
+        "healing/more_presets",
         "training/whole_model",
     ),
     "features": (
@@ -44,13 +84,21 @@ SLICES: dict[str, tuple[str, ...]] = {
         "data/audio_damage",
         "data/audio_file",
         "data/audio_hash",
+        "data/cached_sets",
         "data/features",
+        "data/row_groups",
+        "model/encoder_identity",
         "model/packing",
         "model/static_decoding",
     ),
-    "covost": ("scores/translation", "data/manifests", "model/whisper_core"),
+    "covost": (
+        "data/manifests",
+        "data/rows",
+        "model/whisper_core",
+        "scores/translation",
+    ),
     "loquacious": ("data/parquet", "training/trained_run"),
-    "own": ("data/own_forms", "data/augment"),
+    "own": ("data/augment", "data/own_forms"),
 }
 ORDER = list(SLICES)
 
@@ -84,6 +132,12 @@ class Recipe:
     exchanged: dict[str, str] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     data: str = ""
+    # YAMLs that need more than the recipe's slice.
+    later: dict[str, str] = field(default_factory=dict)
+
+    def slice_of(self, name: str) -> str:
+        """The slice that brings a YAML."""
+        return self.later.get(name, self.slice)
 
 
 # The settings lines of every train.py: a variant over a base here, one full
@@ -141,6 +195,8 @@ RECIPES = [
         dropped=("check_audio",),
         data="--train_splits=[train-clean-100] --valid_splits=[dev-clean]"
         " --test_splits=[test-clean]",
+        # A baseline with LoRA is kept apart when it is pruned.
+        later={"qwen7b_lora": "maps", "qwen7b_lora_prune": "maps"},
     ),
     Recipe(
         # Its folder there is CoVoST; the data are CoVoST 2.

@@ -95,6 +95,7 @@ class Plan:
         yamls = {
             name: full_yaml(file, recipe.dropped, checked)
             for name, file in variants(recipe).items()
+            if recipe.slice_of(name) in self.slices
         }
         self.yamls[recipe.dataset] = yamls
         for name, text in yamls.items():

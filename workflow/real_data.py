@@ -25,8 +25,7 @@ import urllib.request
 from pathlib import Path
 
 from speechbrain_ext.data.own_forms import read_data
-from speechbrain_ext.runs.files import sync_folder, write_text
-from speechbrain_ext.runs.folders import sync
+from speechbrain_ext.runs.files import sync, sync_folder, write_text
 from speechllm.mini_world.corpus.building import build, in_shards
 from speechllm.mini_world.corpus.speech import speak
 from speechllm.mini_world.corpus.voices import speakers, utter

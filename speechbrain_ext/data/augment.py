@@ -23,7 +23,7 @@ def with_copies(
     Arguments
     ---------
     rows : dict
-        As `speechbrain_ext.data.sets.read_manifest` gives them.
+        As `speechbrain_ext.data.rows.read_manifest` gives them.
     speeds : iterable of float
         How many times as fast; a copy for each.
     snrs : iterable of float

@@ -47,14 +47,10 @@ from tqdm import tqdm
 
 from speechbrain_ext.data.audio import PART
 from speechbrain_ext.data.audio_hash import AudioHashes
-from speechbrain_ext.data.batches import row_group
+from speechbrain_ext.data.row_groups import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
-from speechbrain_ext.runs.files import (
-    abandoned,
-    atomic_write,
-    write_json,
-    writing,
-)
+from speechbrain_ext.runs.disks import abandoned
+from speechbrain_ext.runs.files import atomic_write, write_json, writing
 
 logger = logging.getLogger(__name__)
 

@@ -1,64 +1,16 @@
-"""A run's data sets: what they hold, and cached features for them."""
+"""A run's data sets: what they hold."""
 
 from __future__ import annotations
 
-import csv
-import functools
-
-import torch
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_ext.data.batches import row_group
-
-ROOT = "$data_root"
+from speechbrain_ext.later import later
 
 
 def all_splits(hparams: dict) -> list[str]:
     """The splits for training, validation, comparison of losses and test."""
     kinds = ("train_splits", "valid_splits", "loss_splits", "test_splits")
     return [split for kind in kinds for split in hparams.get(kind, [])]
-
-
-def read_manifest(file: str, root: str = "") -> dict:
-    """Rows of a manifest by their ID, texts exactly as they were written.
-
-    SpeechBrain's reader takes every ``$`` for a variable, and a sentence
-    about money for a missing one: here only audio paths have one.
-
-    Arguments
-    ---------
-    file : str
-        A CSV with the columns ID, duration and wav.
-    root : str
-        Stands in for ``$data_root`` at the head of ``wav``.
-
-    Returns
-    -------
-    dict
-        ID to a dict of the other columns; duration is a float.
-
-    Raises
-    ------
-    ValueError
-        If it lacks one of these columns.
-    """
-    rows = {}
-    with open(file, newline="", encoding="utf-8") as stream:
-        table = csv.DictReader(stream)
-        there = table.fieldnames or []
-        lacking = {"ID", "duration", "wav"}.difference(there)
-        if lacking:
-            raise ValueError(
-                f"{file}: no manifest: no column {', '.join(sorted(lacking))} "
-                f"(there is {', '.join(there) or 'nothing'}): prepare the data "
-                "again"
-            )
-        for row in table:
-            row["duration"] = float(row["duration"])
-            if row["wav"].startswith(ROOT):
-                row["wav"] = root + row["wav"][len(ROOT) :]
-            rows[row.pop("ID")] = row
-    return rows
 
 
 def speaker_of(row: dict) -> str | None:
@@ -147,43 +99,6 @@ def _refuse_where(is_bad, name, dataset, why, mend, skip):
     dataset.data_ids = [i for i in dataset.data_ids if i not in left_out]
 
 
-def keep_lengths(dataset, shortest, longest):
-    """Train on clips of some lengths alone, and say how many those are.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        The training set; changed in place.
-    shortest, longest : float
-        Bounds in seconds, themselves included.
-
-    Raises
-    ------
-    ValueError
-        If nothing is left.
-    """
-    seconds = dict(zip(dataset.data_ids, durations(dataset)))
-    short = sum(length < shortest for length in seconds.values())
-    long = sum(length > longest for length in seconds.values())
-    told = (
-        f"{short} shorter than train_min_seconds {shortest}, {long} longer "
-        f"than train_max_seconds {longest}"
-    )
-    if short + long == len(seconds):
-        raise ValueError(
-            f"train: none of {len(seconds)} utterances is left, {told}: give "
-            "other bounds"
-        )
-    dataset.data_ids = [
-        i for i, length in seconds.items() if shortest <= length <= longest
-    ]
-    if if_main_process():
-        print(
-            f"train: {len(dataset)} of {len(seconds)} utterances are trained "
-            f"on, {sum(durations(dataset)) / 3600:.2f} hours; {told}"
-        )
-
-
 def texts(dataset):
     """Target texts of a set, as the decoder is to say them (list of str).
 
@@ -202,8 +117,11 @@ def texts(dataset):
 
 def groups_of(dataset):
     """Row groups of utterances in Parquet files (list of str), or None."""
+    parquet = later("data.row_groups")
+    if parquet is None:
+        return None
     rows = (dataset.data[i] for i in dataset.data_ids)
-    groups = [row_group(row.get("wav", "")) for row in rows]
+    groups = [parquet.row_group(row.get("wav", "")) for row in rows]
     return groups if any(groups) else None
 
 
@@ -242,48 +160,3 @@ def positions_of(dataset, per_second):
         return seconds(index) * per_second + len(ids["target_ids"])
 
     return positions
-
-
-def use_cached_features(datasets, folder, encoder, downsampling):
-    """Let sets give features instead of waveforms, each computed once.
-
-    The recipe's own pipeline reads the audio; where that is changed, what it
-    gave before must be deleted, or another folder given.
-    """
-    from speechbrain_ext.data.features import GIVE_UP, FeatureCache
-
-    rank, world_size = 0, 1
-    if torch.distributed.is_initialized():
-        rank = torch.distributed.get_rank()
-        world_size = torch.distributed.get_world_size()
-    # A CPU is half again as fast on batches that fit its caches.
-    batch_seconds = 30.0 if encoder.device.type == "cpu" else 120.0
-    caches = {}
-    for name, dataset in all_sets(datasets).items():
-        places = [dataset.data[i]["wav"] for i in dataset.data_ids]
-        items = zip(dataset.data_ids, zip(places, durations(dataset)))
-        cache = FeatureCache(folder, encoder, downsampling, dict(items))
-        cache.compute(
-            encoder,
-            functools.partial(_waveform, dataset),
-            rank,
-            world_size,
-            batch_seconds,
-            progress=rank == 0,
-        )
-        caches[name] = cache
-    # Only now: nobody waits while there is something of its own to do.
-    for name, dataset in all_sets(datasets).items():
-        cache = caches[name]
-        cache.wait(give_up=GIVE_UP * (world_size > 1))
-        dataset.add_dynamic_item(
-            cache.__getitem__, takes="id", provides="features"
-        )
-        keys = [key for key in dataset.pipeline.output_mapping if key != "sig"]
-        dataset.set_output_keys(keys + ["features"])
-
-
-def _waveform(dataset, utterance):
-    """An utterance's waveform, as the recipe reads it."""
-    row = {**dataset.data[utterance], "id": utterance}
-    return dataset.pipeline.compute_specific(["sig"], row)["sig"]

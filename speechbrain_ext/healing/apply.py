@@ -14,22 +14,18 @@ from typing import TYPE_CHECKING
 
 from speechbrain_ext.healing.lora import (
     ADAPTER,
-    MLP,
     MODULES,
     Lora,
     add_adapter,
 )
 from speechbrain_ext.healing.presets import Healing
-from speechbrain_ext.layers.lm_calls import decoder_layers
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.removal import Removal
 
 if TYPE_CHECKING:
     from speechbrain_ext.model.speech_llm import SpeechLLM
 
 WHERE = ("receivers", "after", "all")
-# Budgets that are told by what the paper's LoRA takes: on the MLP of all
-# receiving layers, or of one, as after a run of layers.
-PAPER, BLOCK = "paper", "block"
 
 
 def layers_where(where: str | list[int], removed: Removal) -> tuple[int, ...]:
@@ -54,32 +50,12 @@ def layers_where(where: str | list[int], removed: Removal) -> tuple[int, ...]:
     return tuple(sorted(where))
 
 
-def values_per_rank(decoder, layers, modules):
-    """Values that LoRA of rank 1 trains: inputs and outputs together."""
-    return sum(
-        module.in_features + module.out_features
-        for index in layers
-        for name, module in decoder_layers(decoder)[index].named_modules()
-        if name.rpartition(".")[2] in modules
-    )
-
-
 def lora_for(decoder, adapters, layers, removed, lora):
     """LoRA's numbers for a part: a rank, or what a budget allows."""
-    rank, budget = adapters["rank"], adapters["budget"]
-    if budget is not None:
-        if budget in (PAPER, BLOCK):
-            own = removed.receiving
-            own = own[:1] if budget == BLOCK else own
-            budget = lora.rank * values_per_rank(decoder, own, MLP)
-        one = values_per_rank(decoder, layers, MODULES[adapters["modules"]])
-        rank = budget // one
-        if rank < 1:
-            raise ValueError(
-                f"healing_parts.adapters.budget: {budget}, but rank 1 on "
-                f"{adapters['modules']} of the layers {list(layers)} takes "
-                f"{one}: give at least as much, or fewer layers."
-            )
+    rank = adapters["rank"]
+    if adapters["budget"] is not None:
+        budgets = later("healing.budgets", "healing_parts.adapters.budget")
+        rank = budgets.rank_of(decoder, adapters, layers, removed, lora)
     if rank is None:
         return lora
     # The scale alpha / rank stays what it is.
@@ -246,9 +222,8 @@ def heal(
     removed = Removal.of(block, decoder.num_layers + len(block))
     places = check_places(healing, removed)
     if healing.bridge is not None:
-        from speechbrain_ext.healing.bridge import build_bridges
-
-        build_bridges(decoder, healing.bridge, places["bridge"], maps)
+        bridging = later("healing.bridge", "healing")
+        bridging.build_bridges(decoder, healing.bridge, places["bridge"], maps)
     adapter = None
     if healing.adapters is not None:
         layers = places["adapters"]
@@ -287,7 +262,6 @@ def check_places(
                 "healing: projector."
             )
     if healing.bridge is not None and healing.bridge["form"] == "folded":
-        from speechbrain_ext.healing.closed_form import check_layer_before
-
-        check_layer_before(found["bridge"])
+        folds = later("healing.closed_form", "healing")
+        folds.check_layer_before(found["bridge"])
     return found

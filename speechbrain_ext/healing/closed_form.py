@@ -29,7 +29,8 @@ from speechbrain_ext.healing.bridge import (
 from speechbrain_ext.healing.lora import ADAPTER
 from speechbrain_ext.layers.linear_map import LinearMap, MapSums
 from speechbrain_ext.layers.lm_calls import decoder_layers
-from speechbrain_ext.layers.residual import no_numbers, states_at, target_loss
+from speechbrain_ext.layers.residual import no_numbers, target_loss
+from speechbrain_ext.layers.streams import states_at
 from speechbrain_ext.layers.weights import read_tensors
 from speechbrain_ext.model.prompt import IGNORE
 

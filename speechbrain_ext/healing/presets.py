@@ -12,6 +12,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from speechbrain_ext.later import later
+
 # Every word there is, with what stands where nothing is said.
 PARTS: dict[str, Any] = {
     # Train the projector (and the speech markers).
@@ -59,35 +61,14 @@ PARTS: dict[str, Any] = {
 }
 
 _MLP = {"where": "receivers", "modules": "mlp"}
-_SAME_BUDGET = {"where": "receivers", "modules": "both", "budget": "paper"}
-_SPREAD = {"where": "receivers", "budget": "block"}
-_FITTED = {"rank": "full", "start": "map"}
-
 PRESETS: dict[str, dict] = {
     "none": {},
     "decoder": {"adapters": _MLP},
     "projector": {"projector": True},
     "both": {"projector": True, "adapters": _MLP},
-    "attention": {"projector": True, "adapters": _SAME_BUDGET},
-    "bridge": {
-        "projector": True,
-        "adapters": _SAME_BUDGET,
-        "bridge": {"rank": 16},
-    },
-    "everywhere": {
-        "projector": True,
-        "adapters": {"where": "all", "modules": "both"},
-    },
-    # For layers that are not in a row, at what healing a run of them takes.
-    "spread": {"projector": True, "adapters": {**_SPREAD, "modules": "mlp"}},
-    "spread_attention": {
-        "projector": True,
-        "adapters": {**_SPREAD, "modules": "both"},
-    },
-    # Without training.
-    "map": {"bridge": {**_FITTED, "form": "fixed"}},
-    "map_folded": {"bridge": {**_FITTED, "form": "folded"}},
 }
+if more := later("healing.more_presets"):
+    PRESETS |= more.PRESETS
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,14 @@ stored.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import (
     base_model,
     evaluating,
@@ -218,39 +216,6 @@ class RedundancyTable:
             )
 
 
-def compare(one: RedundancyTable, other: RedundancyTable) -> dict:
-    """How much two tables agree (the paper's Figure 1, a against b).
-
-    Returns
-    -------
-    dict
-        mean_difference : mean absolute difference of the distances.
-        correlation : Pearson's, over all blocks.
-        same_start : fraction of sizes at which both paths start alike.
-        overlap : mean share of layers that both paths remove, over sizes.
-
-    Raises
-    ------
-    ValueError
-        If the tables are of different depths.
-    """
-    if one.num_layers != other.num_layers:
-        raise ValueError(
-            f"Tables of {one.num_layers} and {other.num_layers} layers cannot "
-            "be compared."
-        )
-    there = ~np.isnan(one.distances)
-    a, b = one.distances[there], other.distances[there]
-    pairs = list(zip(one.path(), other.path()))
-    shared = [len(set(p.removed) & set(q.removed)) / p.size for p, q in pairs]
-    return {
-        "mean_difference": float(np.abs(a - b).mean()),
-        "correlation": float(np.corrcoef(a, b)[0, 1]),
-        "same_start": float(np.mean([p == q for p, q in pairs])),
-        "overlap": float(np.mean(shared)),
-    }
-
-
 POSITIONS = ("target", "prompt")
 
 
@@ -339,7 +304,8 @@ def measure(
     (2, 1)
     """
     tokenizer = tokenizer or getattr(decoder, "tokenizer", None)
-    sequences: Iterable[Any] = _tokenized(batches, tokenizer)
+    texts = later("layers.texts")
+    sequences = texts.tokenized(batches, tokenizer) if texts else batches
     model = base_model(decoder)
     device = next(model.parameters()).device
     sums = DistanceSums(len(model.layers), device)
@@ -367,43 +333,6 @@ def _refuse_bad(names, bad):
     found = torch.cat(bad).nonzero()[:, 0].tolist() if bad else []
     if found:
         raise ValueError(no_numbers([names[i] for i in found], "a distance"))
-
-
-# Texts that are measured together.
-TOGETHER = 8
-
-
-def _tokenized(batches, tokenizer):
-    """Batches as they are, texts as batches of token ids."""
-    if isinstance(tokenizer, str):
-        raise TypeError(
-            f"tokenizer: {tokenizer!r} is a text: give the model's tokenizer, "
-            "and the position by its name, position=..."
-        )
-    if isinstance(batches, str):
-        raise TypeError("batches: a single text: give a list of texts")
-    batches = iter(batches)
-    first = list(itertools.islice(batches, 1))
-    if not first or not isinstance(first[0], str):
-        return itertools.chain(first, batches)
-    if tokenizer is None:
-        raise TypeError(
-            "batches: texts need the model's tokenizer: "
-            "measure(model, texts, AutoTokenizer.from_pretrained(source))"
-        )
-    return _text_batches(itertools.chain(first, batches), tokenizer)
-
-
-def _text_batches(texts, tokenizer):
-    """Padded batches of token ids; a text without a token is left out."""
-    rows = (torch.tensor(tokenizer(text)["input_ids"]) for text in texts)
-    rows = (row for row in rows if len(row))
-    while part := list(itertools.islice(rows, TOGETHER)):
-        masks = [torch.ones_like(row) for row in part]
-        yield {
-            "input_ids": pad_sequence(part, batch_first=True),
-            "attention_mask": pad_sequence(masks, batch_first=True),
-        }
 
 
 class DistanceSums:

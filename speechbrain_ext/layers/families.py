@@ -1,22 +1,17 @@
-"""Which families of decoders can be pruned, and how they are described.
+"""Which families of decoders can be pruned.
 
 A family must say of the kept layers alone what it said of all (its
-configuration), and do the same when it is called in parts (its code).
+configuration, `layers.pruned_config`), and do the same when it is called in parts (its code).
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    DynamicCache,
-    PretrainedConfig,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache
 
 from speechbrain_ext.layers.lm_calls import (
     base_model,
@@ -27,50 +22,7 @@ from speechbrain_ext.layers.lm_calls import (
     last_states,
     logits_of,
 )
-from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.residual import leaving, on_stream
-
-# Keys of transformers 4 for what `rope_parameters` holds.
-OLD_ROPE = (
-    "rope_theta",
-    "rope_scaling",
-    "partial_rotary_factor",
-    "rope_local_base_freq",
-)
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-# Some families make a layer by its index. Their configurations say so in lists
-# (one entry for each layer, or the indices of some layers) and in numbers (how
-# many of the first layers are of a kind); where that does not suffice, a kept
-# layer under its new index would be another one, and the family is refused.
-
-# Attributes of a configuration that hold one entry for each layer.
-PER_LAYER_LISTS = (
-    "layer_types",
-    "no_rope_layers",
-    "mlp_layer_types",
-    "layers_block_type",
-    "moe_layer_freq",
-    "moe_router_types",
-    "indexer_types",
-    "num_attention_heads_per_layer",
-)
-# Attributes that hold the indices of some layers.
-INDEX_LISTS = ("mlp_only_layers", "moe_layers", "attn_layer_indices")
-# Attributes that say how many of the first layers are of a kind.
-FIRST_LAYERS = (
-    "first_k_dense_replace",
-    "num_dense_layers",
-    "moe_layer_start_index",
-    # The list of kinds says which layers slide; this older switch would be
-    # applied to the new indices and contradict it.
-    "max_window_layers",
-)
-
-CHOOSE = (
-    "Remove other layers, or choose a decoder of a family that "
-    "docs/families.md calls right."
-)
 
 # Largest difference of two logits that is rounding, as a share of the largest.
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -83,102 +35,7 @@ PLACE = "layer_idx"
 _described: dict[tuple, tuple] = {}
 
 
-def pruned_config(
-    config: PretrainedConfig, removed: Iterable[int] | None
-) -> PretrainedConfig:
-    """A copy of a configuration that describes only the kept layers.
-
-    Refuses a family of which no configuration can.
-    """
-    whole, config = config, copy.deepcopy(config)
-    num_layers = config.num_hidden_layers
-    removed = Removal.of(removed, num_layers)
-    kept = removed.kept
-    if not removed:
-        return with_old_rope(config)
-    try:
-        _plain_sparse_step(config, num_layers)
-        _describe_kept(config, kept, num_layers)
-        differing = _first_difference(whole, config, kept)
-    except Exception as error:
-        # Configurations check themselves, each in its own way.
-        raise TypeError(
-            f"{whole.model_type}: no configuration of layers {list(kept)} "
-            f"alone can be made: {error}. {CHOOSE}"
-        ) from error
-    if differing:
-        raise TypeError(
-            f"{whole.model_type}: {differing}, and its configuration cannot "
-            f"say otherwise. {CHOOSE}"
-        )
-    # Whoever saves the model writes what transformers 4 reads, too.
-    return with_old_rope(config)
-
-
-def with_old_rope(config):
-    """The configuration, which is saved in both spellings from now on.
-
-    What is set in ``rope_parameters`` afterwards needs this again.
-    """
-    # Past the class: there, rope_scaling is another name of rope_parameters.
-    for key in OLD_ROPE:
-        config.__dict__.pop(key, None)
-    config.__dict__.update(old_rope(config))
-    return config
-
-
-def old_rope(config):
-    """``rope_parameters`` under the names of transformers 4 (dict)."""
-    rope = getattr(config, "rope_parameters", None)
-    if not rope:
-        return {}
-    old = {}
-    if isinstance(rope.get(FULL), dict):
-        # Gemma 3's kind: of its own for each kind of attention.
-        if isinstance(rope.get(SLIDING), dict):
-            old["rope_local_base_freq"] = rope[SLIDING].get("rope_theta")
-        rope = rope[FULL]
-    scaling = copy.deepcopy(rope)
-    old["rope_theta"] = scaling.pop("rope_theta", None)
-    factor = scaling.pop("partial_rotary_factor", None)
-    if factor is not None:
-        old["partial_rotary_factor"] = factor
-    kind = scaling.get("rope_type", "default")
-    old["rope_scaling"] = None if kind == "default" else scaling
-    if not isinstance(old["rope_theta"], (int, float)):
-        return {}
-    plain = {k: v for k, v in config.to_dict().items() if k not in OLD_ROPE}
-    # Nothing, where version 5 would not read the same from both spellings.
-    again = type(config)(**plain, **copy.deepcopy(old))
-    return old if again.rope_parameters == config.rope_parameters else {}
-
-
-def _describe_kept(config, kept, num_layers):
-    """Make a configuration of the whole decoder one of the kept layers."""
-    lists = {
-        name: getattr(config, name)
-        for name in (*PER_LAYER_LISTS, *INDEX_LISTS)
-        if isinstance(getattr(config, name, None), (list, tuple))
-        # Some families work a list out of others of their numbers.
-        if not isinstance(
-            getattr(type(config), config.attribute_map.get(name, name), None),
-            property,
-        )
-    }
-    for name, entries in lists.items():
-        if name in INDEX_LISTS:
-            places = [kept.index(old) for old in entries if old in kept]
-            setattr(config, name, places)
-        elif len(entries) == num_layers:
-            setattr(config, name, [entries[old] for old in kept])
-    for name in FIRST_LAYERS:
-        first = getattr(config, name, None)
-        if isinstance(first, int):
-            setattr(config, name, sum(old < first for old in kept))
-    config.num_hidden_layers = len(kept)
-
-
-def _plain_sparse_step(config, num_layers):
+def plain_sparse_step(config, num_layers):
     """Say which layers are dense by a list in place of every how many."""
     step = getattr(config, "decoder_sparse_step", 1)
     if step != 1 and hasattr(config, "mlp_only_layers"):
@@ -187,7 +44,7 @@ def _plain_sparse_step(config, num_layers):
         config.decoder_sparse_step = 1
 
 
-def _first_difference(whole, pruned, kept) -> str | None:
+def first_difference(whole, pruned, kept) -> str | None:
     """What would be made otherwise under new indices."""
     if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         # Whoever loads it says of which kind it is.

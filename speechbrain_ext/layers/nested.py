@@ -22,17 +22,21 @@ from transformers import (
     PreTrainedModel,
 )
 
-from speechbrain_ext.layers.lm_calls import base_model, causal_lm
-from speechbrain_ext.layers.removal import LAYER, layer_and_rest, renumber
+from speechbrain_ext.layers.lm_calls import causal_lm
+from speechbrain_ext.layers.places import PLAIN, Place
+from speechbrain_ext.layers.removal import layer_and_rest, renumber
+from speechbrain_ext.layers.weights import fetch_file
 
+# PEFT's name of what says that a folder holds an adapter.
+ADAPTER_FILE = "adapter_config.json"
 # The decoder's layers in a checkpoint, under older and newer names of parts;
 # the encoder's layers have numbers, too.
 NESTED = r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\."
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the decoder of a model is, and what stands before it.
+class Nested(Place):
+    """Where the decoder of a speech LLM is, and what stands before it.
 
     Arguments
     ---------
@@ -77,8 +81,6 @@ class Place:
 
     def inner(self, model: torch.nn.Module) -> Any:
         """The base decoder of a model."""
-        if not self.decoder:
-            return base_model(model)
         return model.get_submodule(self.decoder)
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
@@ -97,9 +99,7 @@ class Place:
 
     def class_of(self, config: PretrainedConfig) -> Any:
         """The class that a model of this configuration is of."""
-        if self.model_class:
-            return getattr(transformers, self.model_class)
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return getattr(transformers, self.model_class)
 
     def renumber(self, name: str, new_index: dict[int, int]) -> str | None:
         """A tensor's name in a model without some layers; None: not there."""
@@ -114,37 +114,60 @@ class Place:
         """Which decoder layer a tensor belongs to, and its name in there."""
         return layer_and_rest(name, re.compile(self.layer))
 
+    def put_configs(
+        self, model: PreTrainedModel, config: PretrainedConfig
+    ) -> None:
+        """Let each part of a model have its configuration inside a new one."""
+        own = self.decoder_config(config)
+        news = {type(config): config}
+        for module in self.inner(model).modules():
+            if hasattr(module, "config") and type(module.config) is type(own):
+                module.config = own
+        if own is config:
+            # Attention and norms of the other parts have configurations of theirs.
+            news = {type(own): own}
+        wanted: Callable = news.get
+        for module in model.modules():
+            new = wanted(type(getattr(module, "config", None)))
+            if new is not None:
+                module.config = new
 
-PLAIN = Place(
-    decoder="", config="", layer=LAYER.pattern, encoder=(), projector=()
-)
+    def refuse_adapter(self, source: str, revision: str | None) -> None:
+        """Refuse weights that their class would put an adapter beside."""
+        if fetch_file(source, ADAPTER_FILE, revision, missing_ok=True):
+            raise ValueError(
+                f"{source}: holds an adapter beside its weights ({ADAPTER_FILE}), "
+                "which would be left out: merge it into them (PEFT's "
+                "merge_and_unload) and save the model without it"
+            )
+
 
 # Where the model is the decoder and has the other parts inside.
 FLAT = r"^(?:thinker\.)?model\.layers\.(\d+)\."
 
 SPEECH = (
-    Place("audioflamingo3", "AudioFlamingo3ForConditionalGeneration"),
-    Place("fun_asr_nano", "FunAsrNanoForConditionalGeneration"),
-    Place("glmasr", "GlmAsrForConditionalGeneration"),
-    Place(
+    Nested("audioflamingo3", "AudioFlamingo3ForConditionalGeneration"),
+    Nested("fun_asr_nano", "FunAsrNanoForConditionalGeneration"),
+    Nested("glmasr", "GlmAsrForConditionalGeneration"),
+    Nested(
         "granite_speech",
         "GraniteSpeechForConditionalGeneration",
         encoder=("model.encoder",),
         projector=("model.projector",),
     ),
-    Place(
+    Nested(
         "granite_speech_plus",
         "GraniteSpeechPlusForConditionalGeneration",
         encoder=("model.encoder",),
         projector=("model.projector",),
     ),
-    Place(
+    Nested(
         "moss_transcribe_diarize",
         "MossTranscribeDiarizeForConditionalGeneration",
     ),
-    Place("musicflamingo", "MusicFlamingoForConditionalGeneration"),
-    Place("omniasr", "OmniASRForConditionalGeneration"),
-    Place(
+    Nested("musicflamingo", "MusicFlamingoForConditionalGeneration"),
+    Nested("omniasr", "OmniASRForConditionalGeneration"),
+    Nested(
         "phi4_multimodal",
         "Phi4MultimodalForCausalLM",
         decoder="model",
@@ -157,7 +180,7 @@ SPEECH = (
         ),
         merges="model.embed_tokens_extend",
     ),
-    Place(
+    Nested(
         "qwen2_5_omni_thinker",
         "Qwen2_5OmniThinkerForConditionalGeneration",
         layer=rf"{NESTED}|{FLAT}",
@@ -166,9 +189,9 @@ SPEECH = (
         part="thinker",
         apart=("talker", "token2wav", "code2wav"),
     ),
-    Place("qwen2_audio", "Qwen2AudioForConditionalGeneration"),
-    Place("qwen3_asr", "Qwen3ASRForConditionalGeneration"),
-    Place(
+    Nested("qwen2_audio", "Qwen2AudioForConditionalGeneration"),
+    Nested("qwen3_asr", "Qwen3ASRForConditionalGeneration"),
+    Nested(
         "qwen3_omni_moe_thinker",
         "Qwen3OmniMoeThinkerForConditionalGeneration",
         layer=rf"{NESTED}|{FLAT}",
@@ -177,7 +200,7 @@ SPEECH = (
         part="thinker",
         apart=("talker", "token2wav", "code2wav"),
     ),
-    Place(
+    Nested(
         "vibevoice_asr",
         "VibeVoiceAsrForConditionalGeneration",
         encoder=(
@@ -185,7 +208,7 @@ SPEECH = (
             "model.semantic_tokenizer_encoder",
         ),
     ),
-    Place("voxtral", "VoxtralForConditionalGeneration"),
+    Nested("voxtral", "VoxtralForConditionalGeneration"),
 )
 
 # Families with sound for an input that are not taken, each with its reason.
@@ -215,7 +238,7 @@ REFUSED = {
 }
 
 
-def known_types() -> dict[str, Place]:
+def known_types() -> dict[str, Nested]:
     """All families by configuration type, whole systems among them."""
     return {
         name: place
@@ -224,7 +247,7 @@ def known_types() -> dict[str, Place]:
     }
 
 
-def speech_place(config: PretrainedConfig) -> Place | None:
+def speech_place(config: PretrainedConfig) -> Nested | None:
     """The entry of a speech LLM's family; None: not in the table."""
     return known_types().get(config.model_type)
 
@@ -232,13 +255,30 @@ def speech_place(config: PretrainedConfig) -> Place | None:
 def place_of(model: torch.nn.Module) -> Place:
     """Where a loaded model keeps its decoder; plain where nothing is known."""
     config = getattr(causal_lm(model), "config", None)
-    place = PLAIN if config is None else speech_place(config)
+    place = None if config is None else speech_place(config)
     if place is None or type(causal_lm(model)).__name__ != place.model_class:
         return PLAIN
     return place
 
 
-def own_config(place: Place, config: PretrainedConfig) -> PretrainedConfig:
+def source_place(
+    config: PretrainedConfig, source: str
+) -> tuple[Nested, PretrainedConfig] | None:
+    """A speech LLM's entry and configuration; None for a plain causal LM.
+
+    Refuses what is neither (TypeError).
+    """
+    place = speech_place(config)
+    if place is not None:
+        return place, own_config(place, config)
+    plain = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    plain = plain and hasattr(config, "num_hidden_layers")
+    if not plain and (config.model_type in REFUSED or config.sub_configs):
+        raise refuse(config, source)
+    return None
+
+
+def own_config(place: Nested, config: PretrainedConfig) -> PretrainedConfig:
     """The model's configuration, out of a whole system's where it is one."""
     if config.model_type in place.part_of:
         return getattr(config, f"{place.part}_config")
@@ -260,22 +300,3 @@ def refuse(config: PretrainedConfig, source: str) -> TypeError:
         "decoder, encoder and projector: an entry of SPEECH in "
         "speechbrain_ext/layers/nested.py says that, in a line or two."
     )
-
-
-def put_configs(
-    model: PreTrainedModel, place: Place, config: PretrainedConfig
-) -> None:
-    """Let each part of a model have its configuration inside a new one."""
-    own = place.decoder_config(config)
-    news = {type(config): config}
-    for module in place.inner(model).modules():
-        if hasattr(module, "config") and type(module.config) is type(own):
-            module.config = own
-    if own is config:
-        # Attention and norms of the other parts have configurations of theirs.
-        news = {type(own): own}
-    wanted: Callable = news.get
-    for module in model.modules():
-        new = wanted(type(getattr(module, "config", None)))
-        if new is not None:
-            module.config = new

@@ -153,3 +153,15 @@ def plan_of_size(path: str, size: int, num_layers: int, name: str) -> Plan:
         f"are: {sizes}). Choose one of these, or add it with measure.py"
         f"{rule} --layers {size}."
     )
+
+
+def about(plan: Plan) -> dict:
+    """What a run's result tells of its plan."""
+    return {
+        **plan.about,
+        **plan.data,
+        "model": plan.model,
+        "rule": plan.rule,
+        "layers": list(plan.layers),
+        "value": plan.value,
+    }

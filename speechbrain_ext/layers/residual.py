@@ -11,19 +11,12 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
 from speechbrain_ext.layers.lm_calls import (
     decoder_layers,
-    last_states,
-    logits_of,
-    model_inputs,
 )
-
-# Positions whose logits are held at once.
-POSITIONS = 256
 
 
 def entering(layer: torch.nn.Module, change: Callable):
@@ -91,86 +84,6 @@ def on_stream(model: torch.nn.Module, see: Callable) -> Iterator[None]:
             handle.remove()
 
 
-class _Reached(Exception):
-    """The wanted layer is reached: the layers behind it need not run."""
-
-
-@torch.no_grad()
-def states_at(decoder, index: int, sequence, mlp: bool = False):
-    """The stream that enters a layer, and the last MLP's share of it."""
-    found = {}
-
-    def see(place, h_BQD, options):
-        """Keep the stream."""
-        if place == index:
-            found["h"] = h_BQD
-            raise _Reached
-
-    handles = []
-    if mlp:
-        before = decoder_layers(decoder)[index - 1]
-        keep = functools.partial(found.__setitem__, "m")
-        handles.append(leaving(before.mlp, keep))
-    try:
-        with on_stream(decoder, see):
-            last_states(decoder, **sequence.causal_inputs())
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found["h"], found.get("m")
-
-
-@dataclass
-class Streams:
-    """What each layer of a decoder was called with, for one batch."""
-
-    layers: torch.nn.ModuleList
-    mask_BQ: torch.Tensor
-    before: list = field(default_factory=list)
-    options: list = field(default_factory=list)
-
-    def run(
-        self,
-        h_BQD: torch.Tensor,
-        indices: Iterable[int],
-        change: dict | None = None,
-    ) -> torch.Tensor:
-        """The stream behind some layers, which another one goes through."""
-        for index in indices:
-            if change and index in change:
-                h_BQD = change[index](h_BQD)
-            output = self.layers[index](h_BQD, **self.options[index])
-            h_BQD = output[0] if isinstance(output, tuple) else output
-        return h_BQD
-
-
-@torch.no_grad()
-def recorded(
-    model: torch.nn.Module, batch: dict, change: dict | None = None
-) -> Streams:
-    """Run a batch, and keep what each layer was called with.
-
-    `change` is what is done, before some layers, to the stream that enters
-    them; streams are kept as they were before it.
-    """
-    inputs, change = model_inputs(model, batch), change or {}
-    streams = Streams(decoder_layers(model), inputs["attention_mask"])
-
-    def see(index, h_BQD, options):
-        """Keep the stream."""
-        if options is None:
-            return None
-        streams.before.append(h_BQD)
-        streams.options.append(options)
-        return change[index](h_BQD) if index in change else None
-
-    with on_stream(model, see):
-        last_states(model, **inputs)
-    return streams
-
-
 def target_loss(
     logits_NV: torch.Tensor, labels_N: torch.Tensor, reduction: str = "sum"
 ) -> torch.Tensor:
@@ -193,19 +106,6 @@ def target_loss(
     return torch.nn.functional.cross_entropy(
         logits_NV.float(), labels_N, reduction=reduction
     )
-
-
-def states_loss(
-    lm: torch.nn.Module, h_ND: torch.Tensor, labels_N: torch.Tensor
-) -> torch.Tensor:
-    """Summed `target_loss` of normed last hidden states (float64).
-
-    Logits are held for a few positions at a time.
-    """
-    total = in_double(h_ND.new_zeros(()))
-    for h, labels in zip(h_ND.split(POSITIONS), labels_N.split(POSITIONS)):
-        total += in_double(target_loss(logits_of(lm, h), labels))
-    return total
 
 
 def in_double(values: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ from speechbrain_ext.layers.lm_calls import (
 )
 from speechbrain_ext.layers.plans import Plan
 from speechbrain_ext.layers.removal import Block, Removal
-from speechbrain_ext.layers.residual import recorded, refuse_overflow
+from speechbrain_ext.layers.residual import refuse_overflow
 from speechbrain_ext.layers.search import (
     Cost,
     RuleData,
@@ -40,6 +40,7 @@ from speechbrain_ext.layers.search import (
     clock,
     nothing,
 )
+from speechbrain_ext.layers.streams import recorded
 from speechbrain_ext.layers.surgery import drop_layers
 
 # ----------------------------------------------------------------------------

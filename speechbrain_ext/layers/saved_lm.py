@@ -8,108 +8,25 @@ both spellings are written; either version gives the same logits and tokens.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-
-from speechbrain_ext.layers.families import OLD_ROPE, old_rope
-from speechbrain_ext.runs.files import usual_rights, write_json
+from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.folders import usual_rights
 
 logger = logging.getLogger(__name__)
 
 SHARD = "5GB"
-
-
-def load_tokenizer(
-    source: str, revision: str | None = None
-) -> PreTrainedTokenizerBase:
-    """A model's tokenizer; refused where it has none.
-
-    transformers 5 gives a folder without a tokenizer an empty one of the
-    model's kind, without a word: any text becomes no tokens at all.
-
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder of the model.
-    revision : str or None
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerBase
-
-    Raises
-    ------
-    ValueError
-        If the tokenizer has no tokens but special ones, or cannot be made.
-    """
-    why = ""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
-        if len(tokenizer) > len(set(tokenizer.all_special_tokens)):
-            # Some settings are looked at when there is a text.
-            tokenizer("a")
-            return tokenizer
-    except Exception as error:  # a damaged one fails in many ways
-        why = f" ({str(error) or type(error).__name__:.300})"
-    raise ValueError(
-        f"{source}: has no tokenizer: copy tokenizer.json and "
-        "tokenizer_config.json there from the model that it was made of, or "
-        "save it again with speechbrain_ext.layers.save_pruned, which writes "
-        f"both{why}"
-    )
-
-
-def save_pruned(
-    lm: PreTrainedModel,
-    folder: str,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> None:
-    """Write a pruned causal LM with its tokenizer, for transformers 5 and 4.
-
-    Arguments
-    ---------
-    lm : transformers.PreTrainedModel
-        What `load_pruned` or `drop_layers` gave.
-    folder : str
-        Where to.
-    tokenizer : transformers.PreTrainedTokenizerBase or None
-        Its tokenizer; None: that of the model's source.
-
-    Raises
-    ------
-    ValueError
-        If no tokenizer is given, and the source has none or is not known.
-        Nothing is written then.
-
-    Example
-    -------
-    >>> import os, tempfile
-    >>> from speechbrain_ext.layers import Block, load_pruned
-    >>> from speechbrain_ext.tiny_models import tiny_decoder
-    >>> lm = load_pruned(tiny_decoder(), Block(1, 2))
-    >>> folder = tempfile.mkdtemp()
-    >>> save_pruned(lm, folder)
-    >>> os.path.isfile(os.path.join(folder, "tokenizer.json"))
-    True
-    """
-    if tokenizer is None:
-        if not lm.name_or_path:
-            raise ValueError(
-                "save_pruned: the model does not say where it came from: "
-                "give its tokenizer"
-            )
-        tokenizer = load_tokenizer(lm.name_or_path)
-    save_causal_lm(lm, tokenizer, folder)
+# Keys of transformers 4 for what `rope_parameters` holds.
+OLD_ROPE = (
+    "rope_theta",
+    "rope_scaling",
+    "partial_rotary_factor",
+    "rope_local_base_freq",
+)
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def save_causal_lm(lm, tokenizer, folder, shard_size=SHARD):
@@ -187,3 +104,41 @@ def _respell_tokenizer(tokenizer, folder):
 def _read(path):
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
+
+
+def with_old_rope(config):
+    """The configuration, which is saved in both spellings from now on.
+
+    What is set in ``rope_parameters`` afterwards needs this again.
+    """
+    # Past the class: there, rope_scaling is another name of rope_parameters.
+    for key in OLD_ROPE:
+        config.__dict__.pop(key, None)
+    config.__dict__.update(old_rope(config))
+    return config
+
+
+def old_rope(config):
+    """``rope_parameters`` under the names of transformers 4 (dict)."""
+    rope = getattr(config, "rope_parameters", None)
+    if not rope:
+        return {}
+    old = {}
+    if isinstance(rope.get(FULL), dict):
+        # Gemma 3's kind: of its own for each kind of attention.
+        if isinstance(rope.get(SLIDING), dict):
+            old["rope_local_base_freq"] = rope[SLIDING].get("rope_theta")
+        rope = rope[FULL]
+    scaling = copy.deepcopy(rope)
+    old["rope_theta"] = scaling.pop("rope_theta", None)
+    factor = scaling.pop("partial_rotary_factor", None)
+    if factor is not None:
+        old["partial_rotary_factor"] = factor
+    kind = scaling.get("rope_type", "default")
+    old["rope_scaling"] = None if kind == "default" else scaling
+    if not isinstance(old["rope_theta"], (int, float)):
+        return {}
+    plain = {k: v for k, v in config.to_dict().items() if k not in OLD_ROPE}
+    # Nothing, where version 5 would not read the same from both spellings.
+    again = type(config)(**plain, **copy.deepcopy(old))
+    return old if again.rope_parameters == config.rope_parameters else {}

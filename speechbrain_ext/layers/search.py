@@ -24,11 +24,8 @@ from speechbrain_ext.layers.lm_calls import (
 )
 from speechbrain_ext.layers.plans import Plan
 from speechbrain_ext.layers.removal import Block, Removal
-from speechbrain_ext.layers.residual import (
-    recorded,
-    refuse_overflow,
-    states_loss,
-)
+from speechbrain_ext.layers.residual import refuse_overflow
+from speechbrain_ext.layers.streams import recorded, states_loss
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.prompt import IGNORE
 

@@ -12,42 +12,31 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
-from speechbrain_ext.layers.families import pruned_config
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import causal_lm
-from speechbrain_ext.layers.nested import (
-    PLAIN,
-    REFUSED,
-    Place,
-    own_config,
-    place_of,
-    put_configs,
-    refuse,
-    speech_place,
-)
+from speechbrain_ext.layers.places import PLAIN, Place
+from speechbrain_ext.layers.pruned_config import pruned_config
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.weights import (
     any_config,
-    fetch_file,
     first_values,
+    load_tokenizer,
     shape_of,
     source_config,
     wanted_weights,
     weight_files,
 )
 from speechbrain_ext.runs.files import of_form
-
-# PEFT's name of what says that a folder holds an adapter.
-ADAPTER_FILE = "adapter_config.json"
 
 
 def drop_layers(
@@ -90,7 +79,8 @@ def drop_layers(
     >>> pruned.config.num_hidden_layers
     2
     """
-    place = place_of(model)
+    nested = later("layers.nested")
+    place = nested.place_of(model) if nested else PLAIN
     removed = Removal.of(removed, len(place.inner(model).layers))
     config = pruned_place(place, causal_lm(model).config, removed)
     tensors = itertools.chain(model.parameters(), model.buffers())
@@ -104,12 +94,7 @@ def drop_layers(
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = new
-    if place is not PLAIN:
-        put_configs(pruned, place, config)
-        return pruned
-    for part in pruned.modules():
-        if hasattr(part, "config"):
-            part.config = cast(Any, config)
+    place.put_configs(pruned, config)
     return pruned
 
 
@@ -128,15 +113,9 @@ def source_place(
 
     Refuses what is neither a causal LM nor a speech LLM that is known.
     """
-    config = any_config(source, revision)
-    place = speech_place(config)
-    if place is not None:
-        return place, own_config(place, config)
-    plain = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    plain = plain and hasattr(config, "num_hidden_layers")
-    if not plain and (config.model_type in REFUSED or config.sub_configs):
-        raise refuse(config, source)
-    return PLAIN, source_config(source, revision)
+    nested = later("layers.nested")
+    found = nested and nested.source_place(any_config(source, revision), source)
+    return found or (PLAIN, source_config(source, revision))
 
 
 def load_pruned(
@@ -192,8 +171,7 @@ def load_pruned(
     place, whole = source_place(source, revision)
     layers = place.decoder_config(whole).num_hidden_layers
     removed = Removal.of(removed, layers)
-    if place is not PLAIN:
-        _refuse_adapter(source, revision)
+    place.refuse_adapter(source, revision)
     files = weight_files(source, revision)
     state, samples = _kept_state(
         place, files, source, revision, removed, kwargs.get("dtype")
@@ -223,14 +201,52 @@ def load_pruned(
     return model
 
 
-def _refuse_adapter(source, revision):
-    """Refuse weights that their class would put an adapter beside."""
-    if fetch_file(source, ADAPTER_FILE, revision, missing_ok=True):
-        raise ValueError(
-            f"{source}: holds an adapter beside its weights ({ADAPTER_FILE}), "
-            "which would be left out: merge it into them (PEFT's "
-            "merge_and_unload) and save the model without it"
-        )
+def save_pruned(
+    lm: PreTrainedModel,
+    folder: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Write a pruned causal LM with its tokenizer, for transformers 5 and 4.
+
+    Arguments
+    ---------
+    lm : transformers.PreTrainedModel
+        What `load_pruned` or `drop_layers` gave.
+    folder : str
+        Where to.
+    tokenizer : transformers.PreTrainedTokenizerBase or None
+        Its tokenizer; None: that of the model's source.
+
+    Raises
+    ------
+    ValueError
+        If no tokenizer is given, and the source has none or is not known.
+        Nothing is written then.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> from speechbrain_ext.layers import Block, load_pruned
+    >>> from speechbrain_ext.tiny_models import tiny_decoder
+    >>> lm = load_pruned(tiny_decoder(), Block(1, 2))
+    >>> folder = tempfile.mkdtemp()
+    >>> save_pruned(lm, folder)
+    >>> os.path.isfile(os.path.join(folder, "tokenizer.json"))
+    True
+    """
+    if tokenizer is None:
+        if not lm.name_or_path:
+            raise ValueError(
+                "save_pruned: the model does not say where it came from: "
+                "give its tokenizer"
+            )
+        tokenizer = load_tokenizer(lm.name_or_path)
+    saving = later("layers.saved_lm")
+    if saving:
+        saving.save_causal_lm(lm, tokenizer, folder)
+    else:
+        lm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _kept_state(place, files, source, revision, removed, dtype=None):

@@ -1,12 +1,13 @@
-"""Find and open the weight files of a Hugging Face model, lazily."""
+"""Open what a Hugging Face model is made of; its weights lazily."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,10 +16,13 @@ from safetensors.torch import load_file
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoTokenizer,
     PretrainedConfig,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import cached_file
 
+from speechbrain_ext.later import later
 from speechbrain_ext.runs.files import of_form
 
 SAFETENSORS = "model.safetensors"
@@ -27,109 +31,26 @@ BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
 SAFE = "take a revision with .safetensors files, or save the model as such"
 
-# The library maps the whole file into memory, which costs nothing as long as a
-# tensor is used as it lies there. Where another type is wanted, the mapped
-# original and the converted copy are held side by side; here a tensor is read
-# in small pieces and only the converted one stays.
-
-TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
 # More than any model has; what counts them up would take all memory.
 MOST_LAYERS = 10_000
-# Values converted at once.
-PIECE = 1 << 16
 
 
-@dataclass(frozen=True)
-class TensorPlace:
-    """Where a tensor lies in its file."""
-
-    path: str
-    dtype: torch.dtype
-    shape: tuple
-    offset: int
-
-    def read(self, dtype=None):
-        """Read the tensor, converted on the way."""
-        value = torch.empty(self.shape, dtype=dtype or self.dtype)
-        flat = value.view(-1)
-        buffer = bytearray(PIECE * self.dtype.itemsize)
-        with open(self.path, "rb") as stream:
-            stream.seek(self.offset)
-            for first in range(0, len(flat), PIECE):
-                count = min(PIECE, len(flat) - first)
-                part = memoryview(buffer)[: count * self.dtype.itemsize]
-                if stream.readinto(part) < len(part):
-                    raise ValueError(
-                        f"{self.path}: is cut short: fetch it again"
-                    )
-                piece = torch.frombuffer(part, dtype=self.dtype)
-                flat[first : first + count] = piece
-        return value
+def read_tensors(path: str) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file; ValueError names one that is torn."""
+    with whole_safetensors(path):
+        return load_file(path)
 
 
-@dataclass(frozen=True)
-class ConvertedTensor:
-    """A tensor that is read, and converted, when it is asked for."""
-
-    place: TensorPlace
-    dtype: torch.dtype
-
-    def __getitem__(self, index):
-        """The tensor; transformers asks for it with ``[...]``."""
-        return self.place.read(self.dtype)[index]
-
-
-def read_head(path: str) -> dict[str, TensorPlace]:
-    """Where a safetensors file's tensors lie; reads none, refuses a torn file."""
-    mend = "Fetch or write it again"
+@contextlib.contextmanager
+def whole_safetensors(path: str) -> Iterator[None]:
+    """Name the file that cannot be read, and the mend (ValueError)."""
     try:
-        with of_form(path, ": not a whole safetensors file", mend):
-            # The library refuses sizes and offsets that do not fit the file.
-            safe_open(path, framework="pt")
-            with open(path, "rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                head = json.loads(stream.read(length))
-            head.pop("__metadata__", None)
-            return {
-                name: TensorPlace(
-                    str(path),
-                    _type_of(entry["dtype"]),
-                    tuple(entry["shape"]),
-                    8 + length + entry["data_offsets"][0],
-                )
-                for name, entry in head.items()
-            }
+        yield
     except SafetensorError as error:
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}): fetch or write "
             "it again"
         ) from error
-
-
-def _type_of(name):
-    """The type that a safetensors file calls so."""
-    if name not in TYPES:
-        raise ValueError(f"type {name!r} is unknown here")
-    return TYPES[name]
-
-
-def read_tensors(path: str) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file; ValueError names one that is torn."""
-    read_head(path)
-    return load_file(path)
 
 
 def check_source(source: str) -> None:
@@ -198,6 +119,49 @@ def source_config(source: str, revision: str | None = None) -> PretrainedConfig:
     return config
 
 
+def load_tokenizer(
+    source: str, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """A model's tokenizer; refused where it has none.
+
+    transformers 5 gives a folder without a tokenizer an empty one of the
+    model's kind, without a word: any text becomes no tokens at all.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder of the model.
+    revision : str or None
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no tokens but special ones, or cannot be made.
+    """
+    why = ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+        if len(tokenizer) > len(set(tokenizer.all_special_tokens)):
+            # Some settings are looked at when there is a text.
+            tokenizer("a")
+            return tokenizer
+    except Exception as error:  # a damaged one fails in many ways
+        why = f" ({str(error) or type(error).__name__:.300})"
+    raise ValueError(
+        f"{source}: has no tokenizer: copy tokenizer.json and "
+        "tokenizer_config.json there from the model that it was made of, or "
+        "save it again with speechbrain_ext.layers.save_pruned, which writes "
+        f"both{why}"
+    )
+
+
 def weight_files(
     source: str, revision: str | None = None
 ) -> dict[str, list[str] | None]:
@@ -253,14 +217,13 @@ def open_weights(path, dtype=None):
     """Pairs of tensor name and lazily read value of one weight file."""
     if not path.endswith(".safetensors"):
         return list(_open_pickle(path).items())
-    places = read_head(path)
-    weights = safe_open(path, framework="pt", device="cpu")
-    return [
-        (name, ConvertedTensor(places[name], dtype))
-        if _differs(places[name].dtype, dtype)
-        else (name, weights.get_slice(name))
-        for name in weights.keys()
-    ]
+    with whole_safetensors(path):
+        weights = safe_open(path, framework="pt", device="cpu")
+    slices = {name: weights.get_slice(name) for name in weights.keys()}
+    converting = later("layers.converting")
+    if converting:
+        slices |= converting.converted(path, dtype)
+    return list(slices.items())
 
 
 def wanted_weights(files, source, revision, wanted, dtype=None):
@@ -278,18 +241,10 @@ def wanted_weights(files, source, revision, wanted, dtype=None):
                 yield path, tensor, value
 
 
-def _differs(stored, wanted):
-    """Whether a tensor has to be converted."""
-    wants = isinstance(wanted, torch.dtype) and wanted.is_floating_point
-    return wants and stored.is_floating_point and stored != wanted
-
-
 def first_values(value, count=8):
     """The first values of what `open_weights` gives; reads no more."""
-    if isinstance(value, ConvertedTensor):
-        total = value.place.shape
-        shape = (min(count, int(torch.Size(total).numel())),)
-        return replace(value.place, shape=shape).read(value.dtype)
+    if hasattr(value, "first"):
+        return value.first(count)
     while len(shape := shape_of(value)) > 1:
         value = value[0]
     return value[:count] if shape else value[...].reshape(1)
@@ -297,8 +252,6 @@ def first_values(value, count=8):
 
 def shape_of(value) -> tuple[int, ...]:
     """The shape of what `open_weights` gives."""
-    if isinstance(value, ConvertedTensor):
-        return value.place.shape
     return tuple(value.shape if torch.is_tensor(value) else value.get_shape())
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
-from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.decoding import NO_NUMBER
 from speechbrain_ext.model.prompt import Prompt, assemble
@@ -70,26 +69,6 @@ def answers_of(prompts, said, limits_B) -> list[Answer]:
         hit_limit = len(ids) >= limit
         answers.append(Answer(prompt.decode(ids), ids, hit_limit, finite))
     return answers
-
-
-@torch.no_grad()
-def answer_ids(
-    decoder: Decoder,
-    prompt: Prompt,
-    spoken_SD: torch.Tensor,
-    limit: int,
-    name: str = "an utterance",
-) -> Iterator[int]:
-    """The ids of one row's `answer`, each as soon as it is decoded."""
-    sequence = assemble(prompt, [spoken_SD], decoder.embed, side="left")
-    stops = set(decoder.stop_ids)
-    for _, token_B in decoder.greedy_steps(sequence, torch.tensor([limit])):
-        token = int(token_B)
-        if token in stops:
-            return
-        if token == NO_NUMBER:
-            raise ValueError(no_numbers([name], "what is computed of it"))
-        yield token
 
 
 def answer_limits(

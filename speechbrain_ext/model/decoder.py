@@ -7,7 +7,7 @@ from the tokenizer and the model's generation settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,18 +16,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from speechbrain_ext.layers.families import check_calls
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import (
     base_model,
     embed,
     last_states,
     logits_of,
 )
+from speechbrain_ext.layers.pruned_config import checks_of
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.saved_lm import load_tokenizer
 from speechbrain_ext.layers.surgery import load_pruned
-from speechbrain_ext.layers.weights import source_config
-from speechbrain_ext.model.decoding import greedy, greedy_steps
+from speechbrain_ext.layers.weights import load_tokenizer, source_config
+from speechbrain_ext.model.decoding import greedy
 from speechbrain_ext.model.prompt import Sequence
 
 if TYPE_CHECKING:
@@ -79,19 +79,14 @@ class Decoder(torch.nn.Module):
         self.folded: dict[int, Any] = {}
         self.static = None
         if decode_static:
-            from speechbrain_ext.model.static_decoding import (
-                StaticDecoding,
-                check_static,
-            )
-
-            check_static(lm)
-            self.static = StaticDecoding()
+            static = later("model.static_decoding", "decode_static")
+            static.check_static(lm)
+            self.static = static.StaticDecoding()
         self.pack = None
         if padding_free:
-            from speechbrain_ext.model.packing import check_packing, in_one_row
-
-            check_packing(lm)
-            self.pack = in_one_row
+            packing = later("model.packing", "padding_free")
+            packing.check_packing(lm)
+            self.pack = packing.in_one_row
 
     @property
     def adapter(self) -> PeftModel | None:
@@ -158,9 +153,8 @@ class Decoder(torch.nn.Module):
                 f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
             )
         if padding_free:
-            from speechbrain_ext.model.packing import attention_of_rows
-
-            attention = attention_of_rows(attention, device)
+            packing = later("model.packing", "padding_free")
+            attention = packing.attention_of_rows(attention, device)
         whole = source_config(source, revision).num_hidden_layers
         removed = Removal.of(removed, whole)
         lm = load_pruned(
@@ -171,7 +165,8 @@ class Decoder(torch.nn.Module):
             device_map={"": device},
             attn_implementation=attention,
         )
-        check_calls(lm)
+        if families := checks_of(lm.config):
+            families.check_calls(lm)
         # A frozen decoder has no dropout of its own in training either.
         modules: Any = lm.modules()
         for module in modules:
@@ -252,9 +247,3 @@ class Decoder(torch.nn.Module):
         return greedy(
             self.lm, sequence, limits_B, self.stop_ids, on_rows, static
         )
-
-    def greedy_steps(
-        self, sequence: Sequence, limits_B: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The same as it is said, step by step (see `decoding`)."""
-        return greedy_steps(self.lm, sequence, limits_B, self.stop_ids)

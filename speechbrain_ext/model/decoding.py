@@ -13,6 +13,7 @@ the mini decoders, 2 rows of 768 differ without them and 1 with them).
 import torch
 from transformers import DynamicCache
 
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import last_states, logits_of
 
 # ----------------------------------------------------------------------------
@@ -70,13 +71,6 @@ def first_best(logits_BV):
 # the card, and a few tokens too many cost less.
 CHECK_EVERY = {"cpu": 1}
 CHECK_ELSEWHERE = 8
-
-# A CPU multiplies a large vocabulary's head by a few rows faster in the other
-# order, and by one row, where rows are narrow, faster if there are two of it:
-# the usual ways read the head at less than half of the memory's speed.
-FEW_ROWS = 7
-NARROW = 1024
-LARGE_VOCABULARY = 8192
 
 # Rows that ended leave the batch once they are this share of it.
 COMPACT_FROM = 0.25
@@ -150,6 +144,11 @@ def greedy_steps(lm, sequence, limits_B, stop_ids, on_rows=None, static=None):
         steps.feed(token_B)
 
 
+# Faster ones for a few rows are of a later slice.
+_few = later("model.few_rows")
+head = _few.head if _few else lambda lm_head, h_BD: lm_head(h_BD)
+
+
 class Steps:
     """A decoder's state between two tokens: cache, mask and positions."""
 
@@ -189,25 +188,6 @@ class Steps:
             more = self.mask_BQ.new_ones(len(token_B), 1)
             self.mask_BQ = torch.cat([self.mask_BQ, more], dim=1)
         self.inputs = {"input_ids": token_B[:, None].clamp(min=0)}
-
-
-def head(lm_head, h_BD):
-    """Logits ``[B, V]`` of a few rows; see `FEW_ROWS`."""
-    rows, width = h_BD.shape
-    few = rows <= FEW_ROWS and (rows > 1 or width <= NARROW)
-    on_cpu = h_BD.device.type == "cpu" and h_BD.dtype == torch.float32
-    if few and on_cpu and _is_large_and_plain(lm_head):
-        twice_BD = h_BD.repeat(2, 1) if rows == 1 else h_BD
-        return (lm_head.weight @ twice_BD.T).T[:rows].contiguous()
-    return lm_head(h_BD)
-
-
-def _is_large_and_plain(lm_head):
-    """Whether a head is a large matrix and nothing else."""
-    plain = type(lm_head) is torch.nn.Linear and lm_head.bias is None
-    # Whoever has hooked something on is to be called.
-    hooked = lm_head._forward_hooks or lm_head._forward_pre_hooks
-    return plain and not hooked and lm_head.out_features >= LARGE_VOCABULARY
 
 
 def _cut(said_BT, limits_B, stop_ids):

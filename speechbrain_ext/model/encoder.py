@@ -24,14 +24,13 @@ Example
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from speechbrain_ext.later import later
 from speechbrain_ext.model.encoder_cores import EncoderCore, WaveformCore
 from speechbrain_ext.model.encoder_load import (
     dtype_of,
@@ -46,8 +45,6 @@ from speechbrain_ext.model.encoder_load import (
 warnings.filterwarnings(
     "ignore", message="Support for mismatched key_padding_mask"
 )
-# What a configuration says of its file, not of the model.
-NOT_THE_MODEL = ("transformers_version", "_name_or_path", "dtype")
 
 
 class SpeechEncoder(torch.nn.Module):
@@ -94,7 +91,6 @@ class SpeechEncoder(torch.nn.Module):
         if max_seconds is not None:
             most = int(max_seconds * core.sample_rate)
             self.max_samples = min(most, core.max_samples or most)
-        self._weights: str | None = None
         self._check_limits()
 
     @classmethod
@@ -166,9 +162,8 @@ class SpeechEncoder(torch.nn.Module):
         extractor = load_extractor(source, config, revision)
         core: EncoderCore
         if config.model_type == "whisper":
-            from speechbrain_ext.model.whisper_core import WhisperCore
-
-            core = WhisperCore(model, extractor, window)
+            whisper = later("model.whisper_core", f"speech_encoder: {source}")
+            core = whisper.WhisperCore(model, extractor, window)
             normalise_input = bool(normalise_input)
         else:
             core = WaveformCore(model, extractor)
@@ -336,33 +331,10 @@ class SpeechEncoder(torch.nn.Module):
         """Type of weights and features."""
         return next(self.core.parameters()).dtype
 
-    def fingerprint(self) -> str:
-        """Hash of the weights' content: the same file elsewhere is the same."""
-        if self._weights is None:
-            self._weights = _weights_hash(self.core)
-        return self._weights
-
     def identity(self) -> dict:
-        """Everything that decides the features, as plain data.
-
-        Returns
-        -------
-        dict
-            Weights, configuration and options. Not the source's name: the
-            same encoder in another folder gives the same features.
-        """
-        return {
-            "kind": self.kind,
-            "weights": self.fingerprint(),
-            "config": _config_hash(self.core.model.config),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "preprocessing": self.core.preprocessing,
-            "normalise_input": self.normalise_input,
-            "output_norm": self.output_norm,
-            "long_audio": self.long_audio,
-            "max_samples": self.max_samples,
-            "own_window": self.core.own,
-        }
+        """Everything that decides the features, as plain data."""
+        told = later("model.encoder_identity", "cache_features")
+        return told.identity_of(self)
 
 
 def _cut_into_pieces(wav_BN, lengths, pieces, normalise):
@@ -434,22 +406,3 @@ def concatenate_frames(
     past_BT = time_T >= moved_B[:, None]
     x_BTE = x_BTE.masked_fill(past_BT[..., None], 0)
     return x_BTE.view(batch, tokens, k * width), (frames_B + k - 1) // k
-
-
-def _weights_hash(module):
-    """Hash of a module's weights: names, shapes and content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _config_hash(config):
-    """Hash of a configuration, without where it came from."""
-    config = config.to_diff_dict()
-    for key in NOT_THE_MODEL:
-        config.pop(key, None)
-    config = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(config.encode()).hexdigest()[:16]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils import logging as hf_logging
 
 from speechbrain_ext.layers.weights import pickle_fault
+from speechbrain_ext.quiet import quiet_loading
 from speechbrain_ext.runs.files import ODD_FORM
 
 logger = logging.getLogger(__name__)
@@ -115,7 +114,8 @@ def load_model(
         # from checkpoints, would come out random.
         config.mask_time_prob = config.mask_feature_prob = 0.0
     try:
-        with _quiet_loading():
+        # transformers reports the decoder's unread weights line by line.
+        with quiet_loading():
             model, report = loader.from_pretrained(
                 source,
                 config=config,
@@ -142,22 +142,6 @@ def load_model(
     if config.model_type == "whisper" and loader is AutoModel:
         model = model.encoder
     return model
-
-
-@contextmanager
-def _quiet_loading():
-    # transformers reports the decoder's unread weights line by line, and
-    # draws a bar; what matters of that report is checked above.
-    level = hf_logging.get_verbosity()
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 def load_extractor(

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import glob
 import hashlib
 import json
 import math
 import os
 import platform
-import re
-import shutil
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-if os.name == "posix":
-    import fcntl
-
-# What a person can mend about a disk, and how.
-MENDS = {
-    errno.ENOSPC: "Free some space there",
-    errno.EDQUOT: "Free some of your quota there",
-    errno.EFBIG: "Choose another disk, or raise your limit (ulimit -f)",
-    errno.ENOENT: "Make its folder",
-    errno.EACCES: "Get the right to write there or choose another folder",
-    errno.EPERM: "Get the right to write there or choose another folder",
-    errno.EROFS: "Choose a folder that is not read-only",
-    errno.EIO: "Look after the disk",
-}
-# What torch's writer says of a disk that took no more, at once or at the end.
-TORCH_WRITER = re.compile("inline_container|iostream error")
-# Seconds in which an unfinished file is not taken for a killed process's.
-JUST_MADE = 5
+from speechbrain_ext.later import later
 
 
-class WriteError(OSError):
-    """Something could not be written: names the file and the mend."""
+@contextlib.contextmanager
+def _nothing(*paths):
+    """In the place of what is not there."""
+    yield
+
+
+# A disk's error with the file's name and the mend, and unfinished files that
+# are known from those of killed processes: of a later slice.
+_disks = later("runs.disks")
+writing = _disks.writing if _disks else _nothing
+held = _disks.held if _disks else _nothing
+tidy = _disks.tidy if _disks else lambda path: None
 
 
 def plain(value, where=""):
@@ -119,7 +107,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     ('WER 1.58', ['scores.txt'])
     """
     path = Path(path)
-    temporary = _unfinished(path)
+    # In the same folder, as a rename is atomic within a file system only.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    tidy(path)
     how: dict[str, Any] = {"encoding": "utf-8", "newline": ""}
     if "b" in mode:
         how = {}
@@ -137,125 +127,6 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         # An error of the block is told, whatever comes now.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def writing(
-    path: str | os.PathLike, temporary: str | os.PathLike | None = None
-) -> Iterator[None]:
-    """Say of an error in writing which file it was, and what helps.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file or folder that is written in the block.
-    temporary : str or Path or None
-        Under which name, until it is whole.
-
-    Raises
-    ------
-    WriteError
-        Where the disk failed, whoever noticed: libraries tell a full one
-        without a file's name, or by errors of their own. All else is raised
-        as it is, such as an error over a file elsewhere.
-    """
-    try:
-        yield
-    except WriteError:
-        raise
-    except Exception as error:
-        number, why = _disk_error(error)
-        # Of a copy or a rename, what comes, not what it comes from.
-        about = getattr(error, "filename2", None)
-        about = about or getattr(error, "filename", None)
-        if number is None or not _is_ours(about, path, temporary):
-            raise
-        mend = MENDS.get(number, "Choose another folder")
-        raise WriteError(
-            number,
-            f"could not be written ({why}); what stood there before is "
-            f"untouched. {mend}, then start the same command again",
-            os.fspath(path),
-        ) from error
-
-
-def _is_ours(about, path, temporary):
-    """Whether an error is over what is written: it, in it, or no name."""
-    if about is None or not isinstance(about, (str, os.PathLike)):
-        return about is None
-    about, path = os.path.abspath(about), os.path.abspath(path)
-    names = {path, os.path.abspath(temporary or path), os.path.dirname(path)}
-    unfinished = (f"{path}{os.sep}", f"{path}.")
-    return about in names or about.startswith(unfinished)
-
-
-def _disk_error(error):
-    """The number and words of what a disk said, or None."""
-    if isinstance(error, OSError):
-        return error.errno, error.strerror
-    # What is written in Rust says so, torch's writer no more than that.
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    if found:
-        return int(found[1]), os.strerror(int(found[1]))
-    if isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)):
-        return errno.ENOSPC, "torch could not write all of it"
-    return None, ""
-
-
-# ----------------------------------------------------------------------------
-# What is not whole yet is held, so that what a killed process left is known.
-
-
-def _unfinished(path):
-    """A name beside a path; what killed writers of it left is removed."""
-    for left in abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp"):
-        remove(left)
-    # In the same folder, as a rename is atomic within a file system only.
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-
-
-@contextlib.contextmanager
-def held(path: str | os.PathLike) -> Iterator[None]:
-    """Hold an unfinished file or folder; the kernel frees a killed one's."""
-    with contextlib.ExitStack() as stack:
-        # Some network disks have no locks: what is left there stays.
-        with contextlib.suppress(OSError):
-            stack.callback(os.close, _locked(path))
-        yield
-
-
-def _locked(path):
-    """A handle of a file or folder, locked (OSError where it cannot be)."""
-    if os.name != "posix":
-        raise OSError("no locks here")
-    is_dir = os.path.isdir(path)
-    handle = os.open(path, os.O_RDONLY if is_dir else os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
-
-
-def abandoned(folder: Path, pattern: str) -> list[Path]:
-    """Unfinished files and folders of a name that nobody holds any more."""
-    found = []
-    for path in folder.glob(pattern):
-        with contextlib.suppress(OSError):
-            # It may be about to be held.
-            if time.time() - path.stat().st_mtime > JUST_MADE:
-                os.close(_locked(path))
-                found.append(path)
-    return found
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all in it."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # What Python says of a content that is not of the form that was expected.
@@ -305,19 +176,6 @@ def of_form(path: str | os.PathLike, fault: str, mend: str) -> Iterator[None]:
         raise ValueError(f"{path}{fault} ({lacks}{why}). {mend}") from error
 
 
-def usual_rights(folder: str | os.PathLike) -> None:
-    """Give files below a folder the rights that any new file has here.
-
-    safetensors leaves files that only their owner may read.
-    """
-    # For the moment in which it has to be set to be read, nobody else's.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    for top, _, names in os.walk(os.fspath(folder)):
-        for name in names:
-            os.chmod(os.path.join(top, name), 0o666 & ~mask)
-
-
 def format_of(path: str) -> str:
     """What a JSON file says that it holds; empty where it says nothing."""
     try:
@@ -352,11 +210,19 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(handle)
 
 
+def sync(folder: str | os.PathLike) -> None:
+    """Bring all files below a folder, and their names, to the disk."""
+    for top, _, names in os.walk(os.fspath(folder)):
+        for name in names:
+            with open(os.path.join(top, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        sync_folder(top)
+
+
 # ----------------------------------------------------------------------------
 # What a run says of each utterance, in files beside its result.
 
 LOSSES_FILE = "losses-valid.jsonl"
-TEXTS = "reference", "hypothesis"
 
 
 def write_hypotheses(folder, set_name, rows):
@@ -395,56 +261,6 @@ def _write(path, rows):
     lines = [json.dumps(plain(row), ensure_ascii=False) for row in rows]
     write_text(path, "".join(line + "\n" for line in lines))
     return path
-
-
-def read_utterances(path):
-    """Read the rows that `write_hypotheses` or `write_losses` wrote.
-
-    Arguments
-    ---------
-    path : str or Path
-        A ``hypotheses-<set>.jsonl`` or ``losses-valid.jsonl``.
-
-    Returns
-    -------
-    list of dict
-        A row per utterance.
-
-    Raises
-    ------
-    ValueError
-        If a line is not JSON, or lacks a text: names file and line.
-    """
-    rows = []
-    path = Path(path)
-    mend = "Evaluate the run again to write it anew"
-    with of_form(path, ": not text in UTF-8", mend):
-        # Split at newlines only: a text may hold other line separators.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if line:
-            with of_form(path, f", line {number}: not JSON of ours", mend):
-                rows.append(_row(json.loads(line), path.name))
-    return rows
-
-
-def _row(row, name):
-    """A row with what it must have: an id, and texts or a loss."""
-    if not isinstance(row, dict):
-        raise ValueError(f"it is {row!r:.40}")
-    texts, numbers = ("id", *TEXTS), ()
-    if name == LOSSES_FILE:
-        texts, numbers = ("id",), ("loss", "tokens")
-    if row.get("speaker") is not None:
-        texts = (*texts, "speaker")
-    for key in texts:
-        if not isinstance(row[key], str):
-            raise ValueError(f"its {key} is {row[key]!r:.40}, not a text")
-    for key in numbers:
-        # None: what JSON has for NaN.
-        if type(row[key]) not in (int, float, type(None)):
-            raise ValueError(f"its {key} is {row[key]!r:.40}, not a number")
-    return row
 
 
 # ----------------------------------------------------------------------------

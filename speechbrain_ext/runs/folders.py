@@ -12,14 +12,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechbrain_ext.runs.files import (
-    abandoned,
-    held,
-    remove,
-    sync_folder,
-    usual_rights,
-    writing,
-)
+from speechbrain_ext.runs.disks import abandoned, held, remove, writing
+from speechbrain_ext.runs.files import sync, sync_folder
 
 UNFINISHED, LOCK = "unfinished", "lock"
 # How the name ends that a folder has while another takes its place.
@@ -76,13 +70,17 @@ def _tidy(folder):
             remove(left)
 
 
-def sync(folder: str | os.PathLike) -> None:
-    """Bring all files below a folder, and their names, to the disk."""
+def usual_rights(folder: str | os.PathLike) -> None:
+    """Give files below a folder the rights that any new file has here.
+
+    safetensors leaves files that only their owner may read.
+    """
+    # For the moment in which it has to be set to be read, nobody else's.
+    mask = os.umask(0o077)
+    os.umask(mask)
     for top, _, names in os.walk(os.fspath(folder)):
         for name in names:
-            with open(os.path.join(top, name), "rb") as stream:
-                os.fsync(stream.fileno())
-        sync_folder(top)
+            os.chmod(os.path.join(top, name), 0o666 & ~mask)
 
 
 def _put(unfinished, folder):

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechbrain_ext.later import later
 from speechbrain_ext.runs.files import configuration_hash, of_form, write_json
 
 RESULT_FILE = "result.json"
@@ -150,11 +151,7 @@ class RunResult:
 
 
 # ----------------------------------------------------------------------------
-# Reading results back, the sound ones apart from the rest.
-#
-# A result that cannot be trusted (failed, still running, half-written, of
-# another form) is kept apart with its reason: it never enters a table as a
-# number.
+# Reading results back.
 
 
 def load_run(folder):
@@ -188,92 +185,10 @@ def load_run(folder):
         raise ValueError(f"{path}: not the result of a run")
     with of_form(path, ": not a result of ours", mend):
         run = RunResult(**content)
-        _check_run(run)
+        if reading := later("runs.reading"):
+            reading.check_run(run)
     return run
-
-
-def _check_run(run):
-    """Refuse values of other types than the reader of a table expects."""
-    for where, one in [("", run), *run.scores.items()]:
-        for each in dataclasses.fields(one):
-            _check_type(
-                f"{where} {each.name}", getattr(one, each.name), each.type
-            )
-    for where in ("speed", "trainable"):
-        for name, value in getattr(run, where).items():
-            _check_type(f"{where}.{name}", value, float | None)
-    for layer in run.kept_layers or []:
-        _check_type("a kept layer", layer, int)
-    # A done run must have the scores that it was to have, as numbers.
-    wanted = run.configuration.get("test_splits", True)
-    if run.status == "done" and wanted and not run.scores:
-        raise ValueError("its status is done, but it has no scores")
-    for name, one in run.scores.items():
-        if one.interval and len(one.interval) != 2:
-            raise ValueError(f"the interval of {name} has no two ends")
-        for value in one.interval or []:
-            _check_type(f"the interval of {name}", value, float | None)
-
-
-def _check_type(where, value, kind):
-    """Refuse a value of another type; a whole number is a number as well."""
-    # type() and not isinstance(): a bool is an int, but no number.
-    fits = isinstance(value, kind) and type(value) is not bool
-    if not fits and not (type(value) is int and isinstance(0.5, kind)):
-        raise ValueError(f"{where.strip()} is {value!r:.80}")
 
 
 def _refuse_constant(name):
     raise ValueError(f"it holds {name}, which is no JSON")
-
-
-@dataclass
-class LoadedRuns:
-    """The results found below a folder, the sound ones apart."""
-
-    done: list = field(default_factory=list)
-    unfinished: list = field(default_factory=list)
-    broken: list = field(default_factory=list)
-    folders: dict = field(default_factory=dict)
-
-    @property
-    def all(self):
-        """Done and unfinished runs together."""
-        return self.done + self.unfinished
-
-
-def load_runs(folder):
-    """Read every ``result.json`` below a folder, in the order of their paths.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Searched with all folders in it.
-
-    Returns
-    -------
-    LoadedRuns
-        The sound results, the unfinished and the broken ones apart.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such folder of results; run a recipe first or "
-            "name the folder that its runs were written to"
-        )
-    found = LoadedRuns()
-    for path in sorted(folder.rglob(RESULT_FILE)):
-        try:
-            run = load_run(path)
-        except (ValueError, OSError) as error:
-            fault = str(error).removeprefix(f"{path}: ")
-            found.broken.append((str(path.relative_to(folder)), fault))
-            continue
-        found.folders[run.name] = path.parent
-        (found.done if run.status == "done" else found.unfinished).append(run)
-    return found

@@ -1,7 +1,6 @@
-"""What a language decides about a score: its normaliser, BLEU's tokenizer.
+"""What a language decides about a score: its normaliser.
 
-BLEU counts words, which Chinese, Japanese and Korean text does not set apart:
-SacreBLEU has tokenizers for them. Whisper's English normaliser spells out
+Whisper's English normaliser spells out
 contractions and numbers and rewrites British English, so that it would change
 the words of any other language.
 
@@ -13,11 +12,11 @@ Copyright (c) 2022 OpenAI, MIT licence, whose text is in
 
 import functools
 import json
-import logging
 import re
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from speechbrain_ext.later import later
+
 ENGLISH, BASIC, CHARACTERS = (
     "whisper-english",
     "whisper-basic",
@@ -26,10 +25,6 @@ ENGLISH, BASIC, CHARACTERS = (
 # Without spaces between words: Whisper's own evaluation counts characters.
 UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")
 CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
-TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
-DEFAULT_TOKENIZER = "13a"
-# A few English texts have a word such as café.
-FOREIGN_SHARE = 0.05
 SPELLING_MAP = Path(__file__).parent / "whisper_english_spelling.json"
 
 
@@ -57,41 +52,6 @@ def language_of(settings):
     """
     # Runs older than the key were scored as English.
     return settings.get("target_language") or settings.get("language", "en")
-
-
-def bleu_tokenizer(language=None):
-    """SacreBLEU's tokenizer for a target language."""
-    if language is None:
-        return DEFAULT_TOKENIZER
-    return TOKENIZERS.get(base_language(language), DEFAULT_TOKENIZER)
-
-
-def check_bleu(language):
-    """Refuse a target language whose tokenizer is not installed.
-
-    Arguments
-    ---------
-    language : str
-        Code of the target language.
-
-    Raises
-    ------
-    ValueError
-        Saying what to install.
-    """
-    tokenizer = bleu_tokenizer(language)
-    if not tokenizer.endswith("-mecab"):
-        return
-    from sacrebleu.metrics import BLEU
-
-    try:
-        BLEU(tokenize=tokenizer)
-    except (RuntimeError, ImportError) as error:
-        extra = base_language(language)
-        raise ValueError(
-            f"BLEU into {language} needs the tokenizer {tokenizer}, which is "
-            f"not there: pip install 'sacrebleu[{extra}]'"
-        ) from error
 
 
 def normaliser_name(language=None):
@@ -143,45 +103,6 @@ def load_normaliser(name):
     return whisper.BasicTextNormalizer(split_letters=name == CHARACTERS)
 
 
-def tell_normaliser(language, references):
-    """Say, once, where words are counted otherwise than one may expect.
-
-    Arguments
-    ---------
-    language : str or None
-        As for `normaliser_name`.
-    references : list of str
-        The texts of a set.
-    """
-    name = normaliser_name(language)
-    if name != ENGLISH:
-        _warn_once(
-            f"language {language}: Whisper has no normaliser of its own for "
-            f"it, so words go through {name} (lower case, no punctuation; "
-            "numbers and spellings stay as they are)"
-        )
-        return
-    if language is None:
-        _warn_once(f"no language is given: words go through {name}")
-    foreign = sum(any(map(_is_foreign, text)) for text in references)
-    if foreign > FOREIGN_SHARE * len(references):
-        letters = sorted(set(filter(_is_foreign, "".join(references))))
-        _warn_once(
-            f"{foreign} of {len(references)} references have letters that "
-            f"English does not ({' '.join(letters[:10])}), but words go "
-            f"through {name}: give the set's language (--language de)"
-        )
-
-
-def _is_foreign(letter):
-    return letter.isalpha() and not letter.isascii()
-
-
-@functools.lru_cache
-def _warn_once(message):
-    logger.warning(message)
-
-
 def form_of(metric, language=None):
     """What texts are turned into before a metric counts.
 
@@ -200,4 +121,6 @@ def form_of(metric, language=None):
     """
     if metric == "WER":
         return normaliser_name(language)
-    return bleu_tokenizer(language) if metric == "BLEU" else "characters"
+    if metric != "BLEU":
+        return "characters"
+    return later("scores.translation", metric).bleu_tokenizer(language)

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechbrain_ext.scores.language import bleu_tokenizer
+from speechbrain_ext.runs.result import SetScore
+from speechbrain_ext.scores.language import base_language
+from speechbrain_ext.scores.score import at_limit, interval_of, speakers
+
+# BLEU counts words, which these languages do not set apart.
+TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+DEFAULT_TOKENIZER = "13a"
 
 
 @dataclass(frozen=True)
@@ -110,3 +116,101 @@ def score_from_sums(name: str, sums_RK) -> np.ndarray:
         for row in np.atleast_2d(sums_RK).tolist()
     ]
     return np.asarray(scores)
+
+
+def score_translation(
+    rows: list[dict], language: str | None = None
+) -> tuple[SetScore, list[dict]]:
+    """BLEU, and chrF beside it, as SacreBLEU gives them.
+
+    Case and punctuation count; nothing is normalised. A line end within a
+    translation becomes a space, so that a text file with a line for each
+    utterance holds what was scored.
+
+    Arguments
+    ---------
+    rows : list of dict
+        id, reference, hypothesis of each utterance; speaker and hit_limit
+        where they are known.
+    language : str or None
+        Code of the target language, which decides BLEU's tokenizer.
+
+    Returns
+    -------
+    score : SetScore
+        BLEU with its signature and a 95 % interval over speakers (or
+        utterances); chrF in the same way under ``others``.
+    rows : list of dict
+        The same, each on one line.
+    """
+    rows = [
+        {
+            **row,
+            "reference": _one_line(row["reference"]),
+            "hypothesis": _one_line(row["hypothesis"]),
+        }
+        for row in rows
+    ]
+    texts = (
+        [row["hypothesis"] for row in rows],
+        [row["reference"] for row in rows],
+    )
+    first, second = bleu(*texts, language), chrf(*texts)
+    score = SetScore(
+        metric=first.metric,
+        value=first.value,
+        interval=interval_of(
+            rows, sentence_counts("BLEU", *texts, language), "BLEU"
+        ),
+        utterances=len(rows),
+        signature=first.signature,
+        language=language,
+        hit_limit=at_limit(rows),
+        speakers=speakers(rows),
+    )
+    score.others[second.metric] = {
+        "value": second.value,
+        "interval": interval_of(rows, sentence_counts("chrF", *texts), "chrF"),
+        "signature": second.signature,
+    }
+    return score, rows
+
+
+def _one_line(text):
+    """Text without line ends."""
+    return " ".join(text.splitlines())
+
+
+def bleu_tokenizer(language=None):
+    """SacreBLEU's tokenizer for a target language."""
+    if language is None:
+        return DEFAULT_TOKENIZER
+    return TOKENIZERS.get(base_language(language), DEFAULT_TOKENIZER)
+
+
+def check_bleu(language):
+    """Refuse a target language whose tokenizer is not installed.
+
+    Arguments
+    ---------
+    language : str
+        Code of the target language.
+
+    Raises
+    ------
+    ValueError
+        Saying what to install.
+    """
+    tokenizer = bleu_tokenizer(language)
+    if not tokenizer.endswith("-mecab"):
+        return
+    from sacrebleu.metrics import BLEU
+
+    try:
+        BLEU(tokenize=tokenizer)
+    except (RuntimeError, ImportError) as error:
+        extra = base_language(language)
+        raise ValueError(
+            f"BLEU into {language} needs the tokenizer {tokenizer}, which is "
+            f"not there: pip install 'sacrebleu[{extra}]'"
+        ) from error

@@ -1,69 +1,20 @@
-"""Which run may be a baseline: a whole, finished one of the very same system.
-
-Its projector is worth nothing to a decoder that is given other features or
-another prompt, and its adapter nothing on other layers.
-"""
+"""What a trained system belongs to, and what a finished run says of itself."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
-from speechbrain.utils.distributed import if_main_process
-
+from speechbrain_ext.later import later
 from speechbrain_ext.model.encoder_load import (
     load_config,
     load_extractor,
     normalises,
 )
 from speechbrain_ext.runs.files import of_form
-from speechbrain_ext.runs.result import RESULT_FILE, load_run
-from speechbrain_ext.training.fingerprint import fingerprint, loaded_from
 
 TRAINED = "trained"
 SYSTEM_FILE = "system.json"
-# What decides what the projector hears, and what is said to and by the LLM.
-MUST_AGREE = (
-    "backbone",
-    "backbone_weights",
-    "backbone_dtype",
-    "encoder",
-    "encoder_weights",
-    "encoder_dtype",
-    "normalise_input",
-    "output_norm",
-    "max_seconds",
-    "window",
-    "long_audio",
-    "downsampling",
-    "projector_hidden",
-    "speech_markers",
-    "task",
-    "prompt",
-    "chat_template",
-    "lowercase_targets",
-)
-# Of older runs, whose weights have no fingerprint.
-REVISIONS = ("backbone_revision", "encoder_revision")
-# What a setting was before there was a key for it.
-FORMER: dict[str, Any] = {
-    "healing_parts": None,
-    "decode_static": False,
-    "length_pool": 1,
-    "batch_seconds": None,
-    "padding_free": False,
-    "long_audio": "error",
-    "keep": "last",
-    "start_from": None,
-    "projector_dropout": 0.0,
-    "weight_decay": 0.0,
-    "speed_perturb": [],
-    "noise_snr": [],
-    # All clips were trained on; none is longer than a day.
-    "train_min_seconds": 0,
-    "train_max_seconds": 100_000,
-}
 FORMER_ENCODER = {
     "normalise_input": None,
     "output_norm": False,
@@ -85,10 +36,10 @@ def with_former(settings: dict) -> dict:
     dict
     """
     encoder = {**FORMER_ENCODER, **settings["speech_encoder"]}
-    former = {**FORMER, **settings, "speech_encoder": encoder}
-    if "split" in settings:
-        former["split"] = {"test_speakers": None, **settings["split"]}
-    return former
+    older = later("training.older_runs")
+    former = older.filled(settings) if older else settings
+    # Not every recipe has the key.
+    return {"long_audio": "error", **former, "speech_encoder": encoder}
 
 
 # ----------------------------------------------------------------------------
@@ -127,10 +78,8 @@ def describe(hparams: dict) -> dict:
 def identify(hparams: dict) -> dict:
     """`describe`, and fingerprints: whatever it is called and wherever."""
     backbone, encoder = hparams["backbone"], hparams["speech_encoder"]
-    weights = {
-        f"{part}_weights": fingerprint(model["source"], model.get("revision"))
-        for part, model in (("backbone", backbone), ("encoder", encoder))
-    }
+    prints = later("training.fingerprint")
+    weights = prints.weights_of(backbone, encoder) if prints else {}
     normalised = encoder.get("normalise_input")
     config = load_config(encoder["source"], encoder.get("revision"), None)
     if normalised is None and config.model_type != "whisper":
@@ -143,46 +92,6 @@ def identify(hparams: dict) -> dict:
         **weights,
         "normalise_input": bool(normalised),
     }
-
-
-def models_of(hparams: dict, before: dict, run_folder: str) -> dict:
-    """What backbone and encoder were loaded from, for the result.
-
-    Arguments
-    ---------
-    hparams : dict
-        A recipe's settings.
-    before : dict
-        What an earlier start of this run noted; empty where there was none.
-    run_folder : str
-        The run's, for the message.
-
-    Returns
-    -------
-    dict
-        "backbone" and "encoder" to what `fingerprint.loaded_from` gives.
-
-    Raises
-    ------
-    ValueError
-        If a branch of the hub, or a folder, has other weights since then.
-    """
-    found: dict[str, dict] = {}
-    for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
-        model = hparams[key]
-        if not model.get("source"):  # part of the other
-            continue
-        told = loaded_from(model["source"], model.get("revision"))
-        found[part] = told
-        known = before.get(part, told)
-        if known["fingerprint"] != told["fingerprint"]:
-            raise ValueError(
-                f"{run_folder}: begun with {model['source']} at "
-                f"{known['commit'] or known['fingerprint']}, which is now "
-                f"{told['commit'] or told['fingerprint']}, other weights: "
-                f"give --{key}.revision that commit, or another --run_name."
-            )
-    return found
 
 
 def read_system(run_folder: str, key: str | None = "baseline") -> dict:
@@ -221,132 +130,3 @@ def read_system(run_folder: str, key: str | None = "baseline") -> dict:
         if not all(type(one) is int and one in whole for one in kept):
             raise ValueError(f"it keeps {kept!r:.80} of {layers!r:.40} layers")
     return system
-
-
-def known_of(run_folder: str) -> dict:
-    """What a run says it is; of an older one, what its settings say."""
-    system = read_system(run_folder)
-    if os.path.isfile(os.path.join(run_folder, RESULT_FILE)):
-        settings = load_run(run_folder).configuration
-        if "backbone" in settings:
-            system = {**describe(settings), **system}
-    return system
-
-
-# ----------------------------------------------------------------------------
-# May this one be it?
-
-
-def check_baseline(hparams: dict) -> None:
-    """Refuse a baseline that is not whole, finished and of this system.
-
-    So it is with a run that training starts from, which must not be adapted.
-    """
-    folder = hparams["baseline"] or hparams.get("start_from")
-    if not folder:
-        return
-    refuse_unfinished(folder)
-    known = known_of(folder)
-    if known["adapter"] and not hparams["baseline"]:
-        raise ValueError(
-            f"start_from: {folder} has an adapted decoder, and only the "
-            "projector is taken over: give a run without adapt_attention"
-        )
-    unknown = refuse_another(known, identify(hparams), folder)
-    if unknown and if_main_process():
-        print(
-            f"Note: the baseline in {folder} was trained before "
-            f"{', '.join(unknown)} were kept: not compared."
-        )
-
-
-def refuse_pruned(system: dict, run_folder: str) -> None:
-    """Refuse a baseline that lacks layers (ValueError)."""
-    kept, layers = system["kept_layers"], system["layers"]
-    if list(kept) != list(range(layers)):
-        raise ValueError(
-            f"baseline: {run_folder} was pruned, it keeps {len(kept)} of "
-            f"{layers} layers, and what it was healed with belongs to these: "
-            "give the whole model's run."
-        )
-
-
-def refuse_unfinished(run_folder: str) -> None:
-    """Refuse all but a whole, finished run, before anything is loaded.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Saying what is there instead, and what to do.
-    """
-    refuse_pruned(read_system(run_folder), run_folder)
-    path = os.path.join(run_folder, RESULT_FILE)
-    try:
-        with open(path, encoding="utf-8") as stream:
-            status = json.load(stream)["status"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"baseline: {path} cannot be read ({error}): give the folder of a "
-            "finished run."
-        ) from error
-    if status != "done":
-        raise ValueError(
-            f"baseline: {run_folder} is not finished, its status is {status}: "
-            "start the command that began it again, which goes on with it."
-        )
-
-
-def refuse_another(known: dict, about: dict, run_folder: str) -> list[str]:
-    """Refuse a baseline of another system; gives what is not known of it."""
-    keys = [key for key in MUST_AGREE if key in about]
-    if "backbone_weights" not in known:
-        keys += [key for key in REVISIONS if key in about]
-    faults = [
-        f"{key}: {about[key]!r}, but the baseline in {run_folder} was trained "
-        f"with {known[key]!r}. {_mend(key)}, or train another baseline."
-        for key in keys
-        if key in known and known[key] != about[key]
-    ]
-    if faults:
-        raise ValueError("\n".join(faults))
-    return [key for key in keys if key not in known]
-
-
-def _mend(key):
-    """What to do about a key that differs (str)."""
-    part, _, what = key.partition("_")
-    if what != "weights":
-        return "Use the same"
-    section = {"backbone": "backbone", "encoder": "speech_encoder"}[part]
-    return (
-        "The two are fingerprints of the weights: give the same checkpoint "
-        f"with {section}.source and {section}.revision"
-    )
-
-
-def baseline_adapter(run_folder: str, settings: dict) -> str | None:
-    """The adapter of the baseline that a run was pruned from.
-
-    Arguments
-    ---------
-    run_folder : str
-        The pruned run's.
-    settings : dict
-        Its configuration. The baseline is looked for where that says, then
-        beside the run.
-
-    Returns
-    -------
-    str or None
-        None without baseline, or where that has no adapter.
-    """
-    named = settings.get("baseline")
-    if not named:
-        return None
-    beside = os.path.join(
-        os.path.dirname(os.path.abspath(run_folder)),
-        os.path.basename(os.path.normpath(named)),
-    )
-    folder = named if os.path.isdir(named) else beside
-    name = read_system(folder)["adapter"]
-    return name and os.path.join(folder, TRAINED, name)

@@ -17,13 +17,8 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_ext.data.batches import (
-    SecondsBatchSampler,
-    StepBatchSampler,
-    to_device,
-    true_lengths,
-)
-from speechbrain_ext.data.sets import groups_of, positions_of, seconds_of
+from speechbrain_ext.data.batches import to_device, true_lengths
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.residual import (
     in_double,
     no_numbers,
@@ -32,27 +27,21 @@ from speechbrain_ext.layers.residual import (
 from speechbrain_ext.runs.files import writing
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
-    is_best,
-    load_best,
     random_state,
     read_state,
     resume_random_state,
     save_newest,
 )
 from speechbrain_ext.training.evaluation import EvaluationBrain
-from speechbrain_ext.training.processes import Stopped
+from speechbrain_ext.training.processes import hears_signals
 from speechbrain_ext.training.steps import (
     JoinedSteps,
-    of_processes,
+    sampler_of,
     step_factor,
 )
-from speechbrain_ext.training.stops import hears_signals
 
 logger = get_logger(__name__)
 
-
-# Of the paper's encoders, in Hz.
-FRAME_RATE = 50
 # Where training stands, beside the weights and the optimiser.
 STATE = (
     "optimizer_step",
@@ -236,36 +225,12 @@ class SpeechLLMBrain(EvaluationBrain):
             self._leave_out(step, "gradients' norm", norm, batches)
 
     def _leave_out(self, step, what, value, batches):
-        """Say that a step was left out, and whose utterance it was."""
-        self.modules.eval()
-        with torch.no_grad():
-            rows = [row for batch in batches for row in self._losses_of(batch)]
-        self.modules.train()
-        ids = [row["id"] for row in rows if not math.isfinite(row["loss"])]
-        whose = f": so is that of {', '.join(ids)}" if ids else ""
-        if not ids and self.world_size == 1:
-            whose = f": it had {', '.join(row['id'] for row in rows)}"
-        # Another process may know more of it than the main one.
-        logger.warning(
-            "Step %d: the %s is %s. The step is left out%s.",
-            step,
-            what,
-            value.item(),
-            whose,
-            main_process_only=not ids,
-        )
-        self.check_loss_isfinite(value)
-
-    def check_loss_isfinite(self, loss):
-        """SpeechBrain's; its last word says which processes' it is."""
-        try:
-            super().check_loss_isfinite(loss)
-        except ValueError as error:
-            fine = self._gather(self.joined.is_finite())
-            told = f"not finite, {self.nonfinite_count} times in a row"
-            raise of_processes(
-                error, fine, self.optimizer_step, told
-            ) from error
+        """Count a step that was left out, and say whose utterance it was."""
+        told = later("training.left_out")
+        if told is None:
+            self.check_loss_isfinite(value)
+        else:
+            told.tell(self, step, what, value, batches)
 
     @hears_signals
     def fit(self, train_set, valid_set=None, progressbar=None):
@@ -364,7 +329,8 @@ class SpeechLLMBrain(EvaluationBrain):
 
     def use_best(self) -> int:
         """Take the best weights that were saved; gives their step."""
-        step = load_best(self.checkpointer, self.trainable)
+        kept = later("training.keep_best", "keep: best")
+        step = kept.load_best(self.checkpointer, self.trainable)
         if step in (None, self.optimizer_step):
             return self.optimizer_step
         self.losses = None  # those of the last step's weights
@@ -381,30 +347,10 @@ class SpeechLLMBrain(EvaluationBrain):
 
     def _steps(self, train_set, steps):
         """The batches of each step that is still to be taken."""
-        accumulation = self.grad_accumulation_factor
-        # Cached features come without an encoder's class to ask.
-        rate = getattr(self.model.encoder, "frame_rate", FRAME_RATE)
-        options = dict(
-            start=self.optimizer_step,
-            accumulation=accumulation,
-            rank=self.rank,
-            world_size=self.world_size,
-            seed=self.hparams.seed,
-            groups=groups_of(train_set),
-            pool=self.hparams.length_pool,
-            length_of=positions_of(train_set, rate / self.model.downsampling),
-        )
-        size, seconds = len(train_set), self.hparams.batch_seconds
-        if seconds:
-            sampler = SecondsBatchSampler(
-                size, seconds, steps, seconds_of(train_set), **options
-            )
-        else:
-            count = self.hparams.batch_size
-            sampler = StepBatchSampler(size, count, steps, **options)
+        sampler = sampler_of(self, train_set, steps)
         batches = iter(self._loader(train_set, sampler))
         for _ in range(self.optimizer_step, steps):
-            yield [next(batches) for _ in range(accumulation)]
+            yield [next(batches) for _ in range(sampler.accumulation)]
 
     def _is_halt(self, steps):
         """Whether the losses so far are wanted before the next step."""
@@ -422,7 +368,9 @@ class SpeechLLMBrain(EvaluationBrain):
         """Save and leave: a signal asked for it (Stopped)."""
         self._read_loss(bar)
         self.save_checkpoint()
-        stopped = Stopped(*self.asked[:1], step=self.optimizer_step)
+        stopped = later("training.stops").Stopped(
+            *self.asked[:1], step=self.optimizer_step
+        )
         if if_main_process():
             print(f"Stopped {stopped}.", flush=True)
         raise stopped
@@ -449,7 +397,9 @@ class SpeechLLMBrain(EvaluationBrain):
                     diary.log_stats({}, told)
             self.modules.train()
         best = getattr(self.hparams, "keep", "last") == "best"
-        best = best and is_best(self.history, step)
+        if best:
+            kept = later("training.keep_best", "keep: best")
+            best = kept.is_best(self.history, step)
         if last or best or step % self.hparams.checkpoint_interval == 0:
             self.save_checkpoint(best)
 

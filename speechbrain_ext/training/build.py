@@ -18,29 +18,21 @@ from speechbrain_ext.healing.apply import (
     heal,
     train_parts,
 )
-from speechbrain_ext.healing.frozen_adapter import (
-    put_frozen_adapter,
-    updates_of,
-)
 from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
-from speechbrain_ext.layers.lm_calls import decoder_layers
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.saved_lm import load_tokenizer
-from speechbrain_ext.layers.weights import read_tensors
+from speechbrain_ext.layers.weights import load_tokenizer, read_tensors
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import Projector, SpeechLLM, SpeechMarkers
 from speechbrain_ext.runs.files import write_json
-from speechbrain_ext.runs.folders import whole_folder
 from speechbrain_ext.training.baseline import (
     SYSTEM_FILE,
     TRAINED,
     describe,
-    known_of,
-    refuse_another,
-    refuse_pruned,
+    read_system,
 )
 
 PROJECTOR_FILE = "projector.safetensors"
@@ -154,8 +146,13 @@ def choose_trained(model, hparams, removed, maps=None):
 
 def save_trained(model, run_folder, about):
     """Write the trained parts and what they belong to, as one folder."""
-    with whole_folder(os.path.join(run_folder, TRAINED)) as folder:
-        _write_trained(model, folder, about)
+    final = os.path.join(run_folder, TRAINED)
+    if folders := later("runs.folders"):
+        with folders.whole_folder(final) as folder:
+            _write_trained(model, folder, about)
+    else:
+        os.makedirs(final, exist_ok=True)
+        _write_trained(model, final, about)
 
 
 def _write_trained(model, folder, about):
@@ -165,11 +162,12 @@ def _write_trained(model, folder, about):
         save_adapter(model.decoder, folder)
     decoder = model.decoder
     bridge = _save_bridges(decoder, folder)
+    freezing = later("healing.frozen_adapter")
+    frozen = freezing and freezing.updates_of(decoder)
     folded = FOLDED_FILE if decoder.folded else None
     if folded:
-        from speechbrain_ext.healing.closed_form import save_folds
-
-        save_folds(decoder, os.path.join(folder, folded))
+        folds = later("healing.closed_form", "healing")
+        folds.save_folds(decoder, os.path.join(folder, folded))
     write_json(
         os.path.join(folder, SYSTEM_FILE),
         {
@@ -177,7 +175,7 @@ def _write_trained(model, folder, about):
             "layers": decoder.whole_layers,
             "kept_layers": list(decoder.kept),
             "adapter": ADAPTER if decoder.adapter is not None else None,
-            "baseline_adapter": FROZEN if updates_of(decoder) else None,
+            "baseline_adapter": FROZEN if frozen else None,
             "bridge": bridge,
             "folded": folded,
         },
@@ -186,19 +184,17 @@ def _write_trained(model, folder, about):
 
 def _save_bridges(decoder, folder):
     """Write bridges where there are some; gives the file's name, or None."""
-    if not any(hasattr(one, "bridges") for one in decoder_layers(decoder)):
+    bridging = later("healing.bridge")
+    if not bridging or not bridging.bridges_of(decoder):
         return None
-    from speechbrain_ext.healing.bridge import bridges_of, save_bridges
-
-    if not bridges_of(decoder):
-        return None
-    save_bridges(decoder, os.path.join(folder, BRIDGE_FILE))
+    bridging.save_bridges(decoder, os.path.join(folder, BRIDGE_FILE))
     return BRIDGE_FILE
 
 
 def load_baseline(model, run_folder, about):
     """Put a baseline's projector and adapter into a whole or pruned model."""
-    system = known_of(run_folder)
+    checks = later("training.baseline_checks")
+    system = checks.known_of(run_folder) if checks else read_system(run_folder)
     decoder = model.decoder
     if system["layers"] != decoder.whole_layers:
         raise ValueError(
@@ -206,12 +202,13 @@ def load_baseline(model, run_folder, about):
             f"{system['layers']} layers; this backbone has "
             f"{decoder.whole_layers}. Give a baseline of the same backbone."
         )
-    refuse_pruned(system, run_folder)
-    refuse_another(system, about, run_folder)
+    if checks:
+        checks.refuse_pruned(system, run_folder)
+        checks.refuse_another(system, about, run_folder)
     folder = os.path.join(run_folder, TRAINED)
     put_projector(model, os.path.join(folder, PROJECTOR_FILE))
     if system["adapter"]:
-        put_frozen_adapter(
+        later("healing.frozen_adapter", "baseline").put_frozen_adapter(
             decoder,
             os.path.join(folder, system["adapter"]),
             decoder.kept,
@@ -276,22 +273,20 @@ def build_healed(experiment, removed, result):
     check_places(healing, Removal.of(removed, experiment.layers))
     whole = maps = teacher = None
     if healing.needs_whole:
-        from speechbrain_ext.training.whole_model import fit_healing_maps
-
+        maps_of = later("training.whole_model", "healing")
         whole = experiment.build_model()
         model = experiment.twin(whole, removed)
     else:
         model = experiment.build_model(removed)
     if healing.uses_map:
         began = time.monotonic()
-        fits = fit_healing_maps(experiment, whole, model, healing)
+        fits = maps_of.fit_healing_maps(experiment, whole, model, healing)
         about = {str(index): fit.told() for index, fit in fits.items()}
         result.validation["map"] = about
         result.speed["fit_seconds"] = time.monotonic() - began
         print(f"Closed-form map: {about}")
         maps = {index: fit.map for index, fit in fits.items()}
     if healing.distillation is not None:
-        from speechbrain_ext.healing.distillation import Distillation
-
-        teacher = Distillation(whole, **healing.distillation)
+        distilling = later("healing.distillation", "healing")
+        teacher = distilling.Distillation(whole, **healing.distillation)
     return model, choose_trained(model, hparams, removed, maps), teacher

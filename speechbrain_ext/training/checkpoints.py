@@ -1,7 +1,6 @@
 """Checkpoints that survive a kill at any moment, holding only what is trained."""
 
 import contextlib
-import math
 import os
 import random
 import shutil
@@ -19,8 +18,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from speechbrain_ext.runs.files import WriteError, sync_folder, writing
-from speechbrain_ext.runs.folders import sync
+from speechbrain_ext.runs.files import sync, sync_folder, writing
 
 # A folder with this prefix is not taken for a checkpoint.
 UNFINISHED = "unfinished"
@@ -53,7 +51,7 @@ class AtomicCheckpointer(Checkpointer):
                 written = super().save_checkpoint(*args, **kwargs)
                 if written is not None:
                     written = self._publish(written)
-        except WriteError:
+        except OSError:
             # Its room may be what is lacking.
             self._sweep()
             raise
@@ -132,15 +130,7 @@ class TrainableState:
     def load(self, path, end_of_epoch):
         """Read them back; refuse those of another model."""
         del end_of_epoch
-        load_trained(self.trainable, _saved(path), path)
-
-
-def is_best(history, step):
-    """Whether a step's validation loss is below all those before it."""
-    *before, now = history or [{}]
-    losses = [entry.get(VALID_LOSS, math.inf) for entry in before]
-    least = min(filter(math.isfinite, losses), default=math.inf)
-    return now.get("step") == step and now.get(VALID_LOSS, math.inf) < least
+        load_trained(self.trainable, saved(path), path)
 
 
 def save_newest(checkpointer, history=()):
@@ -156,34 +146,6 @@ def save_newest(checkpointer, history=()):
     meta = {k: history[-1][k] for k in ("step", VALID_LOSS)} if history else {}
     checkpointer.save_checkpoint(meta, end_of_epoch=False)
     checkpointer.keep_newest()
-
-
-def load_best(checkpointer, trainable):
-    """Take the trained weights of the checkpoint with the least loss.
-
-    The optimiser and the step stay where they are: a run that is started
-    again still goes on from its newest checkpoint.
-
-    Arguments
-    ---------
-    checkpointer : AtomicCheckpointer or None
-        With the recoverable "trained".
-    trainable : speechbrain_ext.healing.apply.TrainableSet
-        Changed in place.
-
-    Returns
-    -------
-    int or None
-        The checkpoint's step; None where none has a loss.
-    """
-    if checkpointer is None:
-        return None
-    best = checkpointer.find_checkpoint(min_key=VALID_LOSS)
-    if best is None:
-        return None
-    path = best.paramfiles["trained"]
-    load_trained(trainable, _saved(path), path)
-    return best.meta["step"]
 
 
 def load_trained(trainable, state, path):
@@ -229,10 +191,10 @@ def read_state(path):
     # NumPy 1 had it elsewhere.
     parts.append((rebuild, "numpy.core.multiarray._reconstruct"))
     with torch.serialization.safe_globals(parts):
-        return _saved(path)
+        return saved(path)
 
 
-def _saved(path):
+def saved(path):
     """What torch saved, by name; no code is run."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-import torch
 from speechbrain.utils.distributed import ddp_broadcast, run_on_main
 
 from speechbrain_ext.data.batches import targets_of, to_device
 from speechbrain_ext.data.sets import texts
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.removal import Removal, ranges
 from speechbrain_ext.model.prompt import assemble
@@ -167,19 +167,10 @@ def text_batches(decoder, prompt, texts, batch_size, prompted=False):
     for first in range(0, len(texts), batch_size):
         part = texts[first : first + batch_size]
         targets = [prompt.encode_target(text) for text in part]
-        if prompted:
-            spoken = [
-                decoder.embed(target[:-1].to(decoder.device))
-                for target in targets
-            ]
-            sequence = assemble(prompt, spoken, decoder.embed, targets)
-        else:
-            nothing = torch.zeros(0, decoder.width, device=decoder.device)
-            nothing = nothing.to(decoder.dtype)
-            sequence = assemble(
-                prompt.plain(), [nothing] * len(part), decoder.embed, targets
-            )
-        yield _as_batch(sequence)
+        # As speech would be; or the text alone, and nothing before it.
+        around, end = (prompt, -1) if prompted else (prompt.plain(), 0)
+        spoken = [decoder.embed(t[:end].to(decoder.device)) for t in targets]
+        yield _as_batch(assemble(around, spoken, decoder.embed, targets))
 
 
 def _as_batch(sequence):
@@ -222,10 +213,9 @@ def measure_text(decoder, prompt, texts, provenance, batch_size=16, **options):
 def read_path(file, size, num_layers, name):
     """The layers of a size on the path of a saved table, or of a plan."""
     if "plans" in format_of(file):
-        from speechbrain_ext.layers.plans import plan_of_size
-
-        plan = plan_of_size(file, size, num_layers, name)
-        return plan, {"file": os.path.basename(file), **_of_plan(plan)}
+        plans = later("layers.plans", "path_from")
+        plan = plans.plan_of_size(file, size, num_layers, name)
+        return plan, {"file": os.path.basename(file), **plans.about(plan)}
     table = RedundancyTable.load(file)
     table.check_model(num_layers, name, file)
     block = table.best(size)
@@ -237,18 +227,6 @@ def read_path(file, size, num_layers, name):
         "distance": distance,
         "count": table.count,
         **table.provenance,
-    }
-
-
-def _of_plan(plan):
-    """What a run's result tells of its plan (dict)."""
-    return {
-        **plan.about,
-        **plan.data,
-        "model": plan.model,
-        "rule": plan.rule,
-        "layers": list(plan.layers),
-        "value": plan.value,
     }
 
 

@@ -13,8 +13,7 @@ from speechbrain_ext.data.batches import by_duration, to_device, true_lengths
 from speechbrain_ext.data.sets import speaker_of
 from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.model.answers import answer_limits
-from speechbrain_ext.training.processes import meet
-from speechbrain_ext.training.stops import hear_nothing
+from speechbrain_ext.training.processes import hear_nothing, meet
 
 logger = get_logger(__name__)
 

@@ -12,20 +12,14 @@ from contextlib import nullcontext, suppress
 import speechbrain as sb
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from speechbrain_ext.data.sets import (
-    about_sets,
-    refuse_lengths,
-    use_cached_features,
-)
+from speechbrain_ext.data.sets import about_sets, refuse_lengths
 from speechbrain_ext.healing.apply import TrainableSet
+from speechbrain_ext.later import later
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
-from speechbrain_ext.runs.folders import alone
 from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.training.baseline import (
-    check_baseline,
     identify,
-    models_of,
 )
 from speechbrain_ext.training.build import (
     build_from_settings,
@@ -36,13 +30,13 @@ from speechbrain_ext.training.build import (
 from speechbrain_ext.training.choose_layers import choose_layers, measure_table
 from speechbrain_ext.training.processes import ended_by, run_on_main, watch
 from speechbrain_ext.training.run_record import (
-    PeakMemory,
     add_speed,
     begin_folder,
     earlier_result,
     go_on_from,
     new_result,
     now,
+    peak_since,
 )
 
 
@@ -72,7 +66,8 @@ def open_experiment(
     -------
     Experiment
     """
-    check_baseline(hparams)
+    if checks := later("training.baseline_checks"):
+        checks.check_baseline(hparams)
     folder = hparams["output_folder"]
     begin_folder(folder, settings, dataio_prepare)
     run_on_main(prepare, [hparams])
@@ -120,7 +115,8 @@ class Experiment:
 
     def run(self) -> RunResult:
         """Everything; a failure is recorded as one, and raised."""
-        with alone(self.folder) if if_main_process() else nullcontext():
+        folders = later("runs.folders") if if_main_process() else None
+        with folders.alone(self.folder) if folders else nullcontext():
             return self._run()
 
     def _run(self):
@@ -165,7 +161,9 @@ class Experiment:
 
     def build(self, removed, result):
         """The Brain of the model that is trained, or healed."""
-        result.models = models_of(self.hparams, result.models, self.folder)
+        if prints := later("training.fingerprint"):
+            told = prints.models_of(self.hparams, result.models, self.folder)
+            result.models = told
         model, trainable, teacher = build_healed(self, removed, result)
         # The encoder may have left out what it cannot take.
         result.data = about_sets(self.datasets)
@@ -182,10 +180,10 @@ class Experiment:
     def train(self, brain, result):
         """Train to the last step; write losses and weights of the kept one."""
         valid = self.datasets["valid"]
-        peak = PeakMemory(self.device, result.train_peak_memory_bytes)
+        peak = peak_since(self.device, result.train_peak_memory_bytes)
         brain.fit(self.datasets["train"], valid)
         if brain.trainable.named():
-            result.train_peak_memory_bytes = peak.bytes()
+            result.train_peak_memory_bytes = peak()
         if not brain.history:
             loss = brain.validate(valid)
             brain.history = [{"step": 0, "valid_loss": loss}]
@@ -208,7 +206,7 @@ class Experiment:
         """Decode and score every test set, saving after each."""
         if not self.datasets["test"]:
             print("test_splits is empty: nothing is scored.")
-        peak = PeakMemory(self.device, result.peak_memory_bytes)
+        peak = peak_since(self.device, result.peak_memory_bytes)
         for name, dataset in self.datasets["test"].items():
             if name in result.scores:
                 continue
@@ -218,7 +216,7 @@ class Experiment:
             result.scores[name], rows = self.score(rows)
             audio = sum(row["duration"] for row in rows)
             add_speed(result.speed, seconds, audio)
-            result.peak_memory_bytes = peak.bytes()
+            result.peak_memory_bytes = peak()
             if if_main_process():
                 write_hypotheses(self.folder, name, rows)
                 print(f"{name}: {result.scores[name]}")
@@ -230,9 +228,7 @@ class Experiment:
 
     def twin(self, whole, removed):
         """A whole model without some layers, over the same frozen weights."""
-        from speechbrain_ext.training.whole_model import pruned_twin
-
-        return pruned_twin(whole, removed)
+        return later("training.whole_model").pruned_twin(whole, removed)
 
     def measure(self, kind: str) -> str:
         """Measure the redundancy on "speech" or "text"; gives the file."""
@@ -249,7 +245,8 @@ class Experiment:
         encoder = self.hparams["load_encoder"](device=self.device)
         refuse_lengths(self.datasets, encoder, self.hparams["skip_bad"])
         if self.hparams["cache_features"]:
-            use_cached_features(
+            cached = later("data.cached_sets", "cache_features")
+            cached.use_cached_features(
                 self.datasets,
                 self.hparams["cache_features"],
                 encoder,

@@ -16,12 +16,8 @@ import re
 import torch
 from transformers.utils.hub import extract_commit_hash
 
-from speechbrain_ext.layers.weights import (
-    TYPES,
-    fetch_file,
-    read_head,
-    weight_files,
-)
+from speechbrain_ext.layers.converting import TYPES, read_head
+from speechbrain_ext.layers.weights import fetch_file, weight_files
 
 # Bytes of a piece, and pieces of a tensor (or of a file that is not read
 # tensor by tensor).
@@ -91,6 +87,54 @@ def loaded_from(source: str, revision: str | None = None) -> dict:
         "fingerprint": fingerprint(source, revision),
         "files": files,
     }
+
+
+def weights_of(backbone: dict, encoder: dict) -> dict:
+    """The fingerprints of both, for ``system.json``."""
+    return {
+        f"{part}_weights": fingerprint(model["source"], model.get("revision"))
+        for part, model in (("backbone", backbone), ("encoder", encoder))
+    }
+
+
+def models_of(hparams: dict, before: dict, run_folder: str) -> dict:
+    """What backbone and encoder were loaded from, for the result.
+
+    Arguments
+    ---------
+    hparams : dict
+        A recipe's settings.
+    before : dict
+        What an earlier start of this run noted; empty where there was none.
+    run_folder : str
+        The run's, for the message.
+
+    Returns
+    -------
+    dict
+        "backbone" and "encoder" to what `loaded_from` gives.
+
+    Raises
+    ------
+    ValueError
+        If a branch of the hub, or a folder, has other weights since then.
+    """
+    found: dict[str, dict] = {}
+    for part, key in (("backbone", "backbone"), ("encoder", "speech_encoder")):
+        model = hparams[key]
+        if not model.get("source"):  # part of the other
+            continue
+        told = loaded_from(model["source"], model.get("revision"))
+        found[part] = told
+        known = before.get(part, told)
+        if known["fingerprint"] != told["fingerprint"]:
+            raise ValueError(
+                f"{run_folder}: begun with {model['source']} at "
+                f"{known['commit'] or known['fingerprint']}, which is now "
+                f"{told['commit'] or told['fingerprint']}, other weights: "
+                f"give --{key}.revision that commit, or another --run_name."
+            )
+    return found
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from speechbrain_ext.later import later
 from speechbrain_ext.model.prompt import template_faults
 from speechbrain_ext.scores.language import (
     base_language,
-    check_bleu,
     normaliser_name,
 )
 from speechbrain_ext.training.faults import Fault, as_yaml
@@ -117,6 +117,11 @@ def _scored_as(check) -> Test:
     return mends
 
 
+def _into(language):
+    """A target language, which BLEU must know."""
+    later("scores.translation", "target_language").check_bleu(language)
+
+
 def _prompt(value):
     yield from TEXT(value)
     if _is_text(value):
@@ -178,7 +183,7 @@ OPTIONS: dict[str, Test] = {
     "split.test_speakers": _or_null(_whole(1), "all"),
     "language": _scored_as(normaliser_name),
     "source_language": _scored_as(base_language),
-    "target_language": _or_null(_scored_as(check_bleu), "no translation"),
+    "target_language": _or_null(_scored_as(_into), "no translation"),
     "train_splits": SPLITS,
     "valid_splits": SPLITS,
     "loss_splits": _must(_names, NAMES),

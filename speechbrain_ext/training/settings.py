@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from speechbrain_ext.training.baseline import refuse_unfinished
+from speechbrain_ext.training.baseline_checks import refuse_unfinished
 from speechbrain_ext.training.faults import ConfigError, Fault
 from speechbrain_ext.training.options import (
     ENCODERS,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from speechbrain_ext.data.batches import StepBatchSampler
+from speechbrain_ext.data.sets import groups_of, positions_of, seconds_of
+from speechbrain_ext.later import later
 from speechbrain_ext.training.processes import meet
+
+# Of the paper's encoders, in Hz.
+FRAME_RATE = 50
 
 
 def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
@@ -13,6 +19,30 @@ def step_factor(step: int, steps: int, warmup: int, warmdown: int) -> float:
     left = steps - step
     down = left / warmdown if left < warmdown else 1.0
     return min(up, down)
+
+
+def sampler_of(brain, train_set, steps: int) -> StepBatchSampler:
+    """The batches that a Brain has still to take, on this process."""
+    # Cached features come without an encoder's class to ask.
+    rate = getattr(brain.model.encoder, "frame_rate", FRAME_RATE)
+    options = dict(
+        start=brain.optimizer_step,
+        accumulation=brain.grad_accumulation_factor,
+        rank=brain.rank,
+        world_size=brain.world_size,
+        seed=brain.hparams.seed,
+        groups=groups_of(train_set),
+        pool=brain.hparams.length_pool,
+        length_of=positions_of(train_set, rate / brain.model.downsampling),
+    )
+    size, seconds = len(train_set), brain.hparams.batch_seconds
+    if seconds:
+        filled = later("data.seconds", "batch_seconds")
+        return filled.SecondsBatchSampler(
+            size, seconds, steps, seconds_of(train_set), **options
+        )
+    count = brain.hparams.batch_size
+    return StepBatchSampler(size, count, steps, **options)
 
 
 class JoinedSteps:
@@ -39,17 +69,6 @@ class JoinedSteps:
     def is_finite(self) -> bool:
         """Whether this process's own losses and gradients are numbers."""
         return all(one.isfinite().item() for one in self.own)
-
-
-def of_processes(error, fine, step, told):
-    """An error that says which processes' loss or gradients are no numbers."""
-    bad = [str(rank) for rank, is_fine in enumerate(fine) if not is_fine]
-    if not bad:
-        return error
-    return ValueError(
-        f"Step {step}: the loss of process {', '.join(bad)} of {len(fine)}, or "
-        f"its gradients, is {told}"
-    )
 
 
 def mean_over_ranks(tensors, weight):

@@ -18,6 +18,17 @@ SIGNALS = [
 ]
 
 
+class Stopped(SystemExit):
+    """A signal asked to stop, and everything is saved."""
+
+    def __init__(self, number: int = signal.SIGTERM, step: int = 0):
+        super().__init__(
+            f"by {signal.Signals(number).name} after step {step}, which is "
+            "saved: the same command goes on from there"
+        )
+        self.code = 128 + number
+
+
 def hears_signals(fit):
     """Have signals noted in a Brain's `asked` while it trains."""
 

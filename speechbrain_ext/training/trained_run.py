@@ -19,7 +19,6 @@ from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.baseline import (
     TRAINED,
-    baseline_adapter,
     read_system,
 )
 from speechbrain_ext.training.build import (
@@ -185,3 +184,31 @@ class TrainedRun:
         """
         encoder = encoder or self.load_encoder(device)
         return self.build(encoder, self.load_decoder(device))
+
+
+def baseline_adapter(run_folder: str, settings: dict) -> str | None:
+    """The adapter of the baseline that a run was pruned from.
+
+    Arguments
+    ---------
+    run_folder : str
+        The pruned run's.
+    settings : dict
+        Its configuration. The baseline is looked for where that says, then
+        beside the run.
+
+    Returns
+    -------
+    str or None
+        None without baseline, or where that has no adapter.
+    """
+    named = settings.get("baseline")
+    if not named:
+        return None
+    beside = os.path.join(
+        os.path.dirname(os.path.abspath(run_folder)),
+        os.path.basename(os.path.normpath(named)),
+    )
+    folder = named if os.path.isdir(named) else beside
+    name = read_system(folder)["adapter"]
+    return name and os.path.join(folder, TRAINED, name)

@@ -38,7 +38,7 @@ class Quiet(click.Command):
     def invoke(self, ctx):
         """Run it."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from speechbrain_ext.quiet import quiet_libraries
+        from speechllm.quiet import quiet_libraries
 
         quiet_libraries()
         return super().invoke(ctx)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from speechbrain_ext.layers.distances import RedundancyTable, compare
+from speechbrain_ext.layers.agreement import compare
+from speechbrain_ext.layers.distances import RedundancyTable
 from speechllm.report.tables import markdown_table
 
 MEANINGS = {

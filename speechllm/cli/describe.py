@@ -4,10 +4,10 @@ import math
 import os
 from collections import Counter
 
+from speechbrain_ext.layers.converting import read_head
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import is_plans, load_plans
 from speechbrain_ext.layers.removal import ranges
-from speechbrain_ext.layers.weights import read_head
 from speechbrain_ext.runs.result import load_run
 from speechllm.export.card import removed_of
 from speechllm.exported.format import (

@@ -30,7 +30,7 @@ speech_options = options(
 
 def listens(model: str, speech: str | None, stream: bool | None) -> bool:
     """Whether a model is a speech LLM; refuses options that do not fit it."""
-    from speechbrain_ext.layers.nested import PLAIN
+    from speechbrain_ext.layers.places import PLAIN
     from speechbrain_ext.layers.surgery import source_place
 
     if source_place(model)[0] is not PLAIN:

@@ -86,7 +86,7 @@ def report(
     results: str, output: str | None, column: bool, as_json: bool
 ) -> int:
     """Table and pictures of all runs below a folder."""
-    from speechbrain_ext.runs.result import load_runs
+    from speechbrain_ext.runs.reading import load_runs
     from speechllm.report.command import main
     from speechllm.report.study import Study
     from speechllm.report.summary import summarise

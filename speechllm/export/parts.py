@@ -22,7 +22,8 @@ from speechbrain_ext.layers.saved_lm import save_causal_lm
 from speechbrain_ext.model.decoder import Decoder
 from speechbrain_ext.model.encoder_load import load_config, load_extractor
 from speechbrain_ext.model.speech_llm import SpeechLLM
-from speechbrain_ext.runs.files import read_utterances, write_json
+from speechbrain_ext.runs.files import write_json
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.exported.check import LORA_KEYS
 from speechllm.exported.format import (

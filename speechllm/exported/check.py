@@ -16,11 +16,8 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechbrain_ext.healing.lora import ATTENTION, MLP
-from speechbrain_ext.layers.weights import (
-    SAFETENSORS,
-    SAFETENSORS_INDEX,
-    read_head,
-)
+from speechbrain_ext.layers.converting import read_head
+from speechbrain_ext.layers.weights import SAFETENSORS, SAFETENSORS_INDEX
 from speechbrain_ext.model.encoder_load import KINDS
 from speechllm.exported.format import (
     BACKBONE,

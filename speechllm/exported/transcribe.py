@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.layers.residual import no_numbers
-from speechbrain_ext.model.answers import Answer, answer_ids, answer_limits
+from speechbrain_ext.model.answer_ids import answer_ids
+from speechbrain_ext.model.answers import Answer, answer_limits
 from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechllm.exported.audio import Sound, pieces
 from speechllm.exported.format import TaskSettings

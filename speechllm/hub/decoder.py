@@ -9,14 +9,14 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from speechbrain_ext.layers.lm_calls import causal_lm, evaluating
-from speechbrain_ext.layers.nested import PLAIN, Place, place_of, refuse
+from speechbrain_ext.layers.nested import Nested, place_of, refuse
 from speechbrain_ext.layers.residual import leaving
 
 
-def known_place(model: PreTrainedModel) -> Place:
+def known_place(model: PreTrainedModel) -> Nested:
     """Where a speech LLM keeps its decoder; refuses one that is not known."""
     place = place_of(model)
-    if place is PLAIN:
+    if not isinstance(place, Nested):
         raise refuse(model.config, type(model).__name__)
     return place
 

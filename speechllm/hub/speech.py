@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from speechbrain_ext.data.audio import audio_info, read_utterance
 from speechbrain_ext.data.own_forms import form_of, read_data
-from speechbrain_ext.layers.distances import RedundancyTable, compare, measure
+from speechbrain_ext.layers.agreement import compare
+from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.model.prompt import Sequence
 from speechllm.exported.audio import is_audio
 from speechllm.hub.model import HubModel

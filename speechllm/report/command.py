@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from speechbrain_ext.runs.files import write_json, write_text
-from speechbrain_ext.runs.result import load_runs
+from speechbrain_ext.runs.reading import load_runs
 from speechllm.pipes import reader_may_go
 from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, draw_curves
 from speechllm.report.maps import draw_heatmaps, read_tables

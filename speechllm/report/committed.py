@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from speechbrain_ext.runs.result import LoadedRuns, load_runs
+from speechbrain_ext.runs.reading import LoadedRuns, load_runs
 from speechllm.report.healing import HealingStudy, comparisons
 from speechllm.report.maps import read_tables
 from speechllm.report.pack import runs_folder, unpack

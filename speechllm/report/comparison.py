@@ -6,8 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from speechbrain_ext.runs.files import of_form, read_utterances
+from speechbrain_ext.runs.files import of_form
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
+from speechbrain_ext.scores.counts import (
+    STATISTICS,
+    speakers_of,
+    utterance_counts,
+)
 from speechbrain_ext.scores.intervals import (
     group_sums,
     holm,
@@ -17,11 +23,6 @@ from speechbrain_ext.scores.intervals import (
     t_bounds,
 )
 from speechbrain_ext.scores.language import form_of
-from speechbrain_ext.scores.score import (
-    STATISTICS,
-    speakers_of,
-    utterance_counts,
-)
 
 
 def compare_runs(a: str | Path, *others: str | Path) -> dict:

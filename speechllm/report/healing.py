@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 from speechbrain_ext.runs.files import write_json, write_text
-from speechbrain_ext.runs.result import RunResult, load_runs
+from speechbrain_ext.runs.reading import load_runs
+from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.scores.intervals import PLAIN, holm
 from speechllm.pipes import module_parser
 from speechllm.report.estimates import (

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from speechbrain_ext.runs.files import write_text
-from speechbrain_ext.runs.result import LoadedRuns
+from speechbrain_ext.runs.reading import LoadedRuns
 from speechllm.report.claims import all_claims, claims_table
 from speechllm.report.figures import draw_costs, draw_curves
 from speechllm.report.frontier import draw_frontier, frontier_table

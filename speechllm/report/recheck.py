@@ -27,7 +27,8 @@ from fnmatch import fnmatch
 from multiprocessing import get_context
 from pathlib import Path
 
-from speechbrain_ext.runs.files import LOSSES_FILE, read_utterances, write_text
+from speechbrain_ext.runs.files import LOSSES_FILE, write_text
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.scores.score import score_recognition, score_translation
 from speechllm.pipes import module_parser
 from speechllm.report import blocks

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from speechbrain_ext.runs.files import LOSSES_FILE, of_form, read_utterances
+from speechbrain_ext.runs.files import LOSSES_FILE, of_form
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import RunResult
+from speechbrain_ext.scores.counts import STATISTICS, utterance_counts
 from speechbrain_ext.scores.intervals import (
     LOG,
     Scale,
@@ -23,7 +25,6 @@ from speechbrain_ext.scores.intervals import (
     left_out,
     scale_of,
 )
-from speechbrain_ext.scores.score import STATISTICS, utterance_counts
 from speechllm.report.estimates import Drawn, grouped
 
 SEEDS, BASELINES = "seeds", "baseline seeds"

@@ -26,6 +26,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from speechbrain_ext.layers.converting import TYPES, TensorPlace, read_head
 from speechbrain_ext.layers.lm_calls import CausalLM
 from speechbrain_ext.layers.removal import Removal, layer_and_rest
 from speechbrain_ext.layers.saved_lm import describe_causal_lm
@@ -33,11 +34,8 @@ from speechbrain_ext.layers.surgery import load_pruned, source_place
 from speechbrain_ext.layers.weights import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
-    TYPES,
-    TensorPlace,
     fetch_file,
     open_weights,
-    read_head,
     weight_files,
 )
 from speechbrain_ext.quiet import quiet_loading

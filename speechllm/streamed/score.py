@@ -20,8 +20,9 @@ from speechbrain_ext.layers.distances import (
 )
 from speechbrain_ext.layers.lm_calls import final_norm
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.residual import refuse_overflow, states_loss
+from speechbrain_ext.layers.residual import refuse_overflow
 from speechbrain_ext.layers.search import Cost, clock, nothing, text_labels
+from speechbrain_ext.layers.streams import states_loss
 from speechbrain_ext.model.prompt import IGNORE
 from speechllm.streamed.walk import Row, StreamedLM, Way
 

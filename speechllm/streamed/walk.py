@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from speechbrain_ext.layers.families import check_calls
 from speechbrain_ext.layers.lm_calls import decoder_layers, last_states
-from speechbrain_ext.layers.residual import on_stream, recorded
+from speechbrain_ext.layers.residual import on_stream
+from speechbrain_ext.layers.streams import recorded
 from speechbrain_ext.model.decoder import DTYPES
 from speechllm.streamed.memory import free_memory
 from speechllm.streamed.parts import MEND, Parts

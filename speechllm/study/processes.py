@@ -27,7 +27,11 @@ from multiprocessing.connection import Client, Listener, wait
 from pathlib import Path
 from typing import cast
 
-PRELOAD = ["speechbrain_ext.training.experiment"]
+PRELOAD = [
+    "speechbrain_ext.training.experiment",
+    # Asked for late, and slow to come.
+    "speechbrain_ext.model.encoder_fast",
+]
 # Where a study's server listens, for the processes of its runs.
 VARIABLE = "SPEECHLLM_WARM"
 # Two threads that look after processes would read one's status twice.

@@ -10,9 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from speechbrain_ext.layers.distances import RedundancyTable, compare
+from speechbrain_ext.layers.agreement import compare
+from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.runs.files import write_json, write_text
-from speechbrain_ext.runs.result import load_runs
+from speechbrain_ext.runs.reading import load_runs
 from speechbrain_ext.training.choose_layers import table_file
 from speechllm.cli.compare_tables import agreement_of, agreement_text
 from speechllm.pipes import module_parser

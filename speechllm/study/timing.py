@@ -30,11 +30,8 @@ from speechbrain_ext.model.decoding import greedy
 from speechbrain_ext.model.prompt import assemble
 from speechbrain_ext.model.static_decoding import StaticDecoding
 from speechbrain_ext.runs.files import versions, write_json
-from speechbrain_ext.training.baseline import (
-    known_of,
-    refuse_another,
-    with_former,
-)
+from speechbrain_ext.training.baseline import with_former
+from speechbrain_ext.training.baseline_checks import known_of, refuse_another
 from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.measure import spread
 from speechbrain_ext.training.run_record import now

@@ -20,7 +20,7 @@ from speechbrain_ext.data.audio import (
     read_utterance,
 )
 from speechbrain_ext.data.audio_damage import AudioError
-from speechbrain_ext.data.batches import row_group
+from speechbrain_ext.data.row_groups import row_group
 
 RATE = 16000
 

@@ -209,7 +209,7 @@ def test_batches_are_pooled_by_the_decoders_positions(
 ):
     """Less padding, from the same utterances, and in order after a stop."""
     # Three of these frames are a speech token of the fixtures' features.
-    monkeypatch.setattr("speechbrain_ext.training.brain.FRAME_RATE", 12)
+    monkeypatch.setattr("speechbrain_ext.training.steps.FRAME_RATE", 12)
 
     def batches_of(kept=None, **changes):
         """The batches that a training sees."""
@@ -239,6 +239,7 @@ def test_batches_are_pooled_by_the_decoders_positions(
 
 def test_batches_of_some_seconds_train_as_batches_of_a_count(folder, tmp_path):
     """Where all are of one length, to the bit; and they go on after a stop."""
+    pytest.importorskip("speechbrain_ext.data.seconds")
 
     def trained(kept=None, stop=None, **changes):
         """Weights after a training on utterances of 3 s."""
@@ -280,6 +281,7 @@ def test_a_step_that_is_no_number_is_told_and_leaves_no_trace(
     folder, caplog, fused
 ):
     """Looked at on the host, or left out by Adam itself, as on a GPU."""
+    pytest.importorskip("speechbrain_ext.training.left_out")
     brain = make_brain(folder, BLOCK, "both", valid_interval=8, dropout=0.0)
     brain.fused = fused
     step, objectives, traces = (
@@ -377,6 +379,8 @@ def test_one_all_reduce_for_all_gradients_and_the_loss(folder, monkeypatch):
 @pytest.mark.parametrize("strategy", ["both", "bridge"])
 def test_a_step_waits_for_nothing(folder, monkeypatch, strategy):
     """Nothing is read back from the device: on "meta" there is no value."""
+    if strategy == "bridge":
+        pytest.importorskip("speechbrain_ext.healing.bridge")
     brain = make_brain(folder, BLOCK, strategy)
     data = make_dataset(brain.model.prompt, 6)
     parts = [PaddedBatch([data[i] for i in some]) for some in ([0, 1, 2], [3])]
@@ -516,6 +520,7 @@ def told_losses(brain, *losses):
 @pytest.mark.parametrize("stop", [None, 2, 4, 6])
 def test_the_best_checkpoint_is_kept_and_used(folder, tmp_path, stop):
     """A loss that rises at the end leaves the step before; a stop too."""
+    pytest.importorskip("speechbrain_ext.training.keep_best")
     options = dict(keep="best", valid_interval=2)
     place, losses = tmp_path / "best", [3.0, 2.0, 2.0, 4.0]
 
@@ -549,6 +554,7 @@ def test_the_best_checkpoint_is_kept_and_used(folder, tmp_path, stop):
 @pytest.mark.parametrize("losses", [[3.0, 2.0], [float("nan"), 2.0]])
 def test_the_last_step_may_be_the_best(folder, tmp_path, losses):
     """Its own losses are those of the weights that stay."""
+    pytest.importorskip("speechbrain_ext.training.keep_best")
     options = dict(keep="best", valid_interval=4)
     brain = make_brain(folder, BLOCK, "both", tmp_path, **options)
     weights = train(told_losses(brain, *losses))
@@ -559,6 +565,7 @@ def test_the_last_step_may_be_the_best(folder, tmp_path, losses):
 
 def test_the_last_step_is_kept_where_nothing_is_said(folder, tmp_path):
     """One checkpoint, whatever the losses."""
+    pytest.importorskip("speechbrain_ext.training.keep_best")
     brain = make_brain(folder, BLOCK, "both", tmp_path, valid_interval=2)
     train(told_losses(brain, 1.0, 2.0, 3.0, 4.0))
     assert len(checkpoints(tmp_path)) == 1
@@ -627,6 +634,7 @@ def test_what_a_kill_left_behind_is_no_checkpoint(folder, tmp_path):
 
 def test_no_space_left_while_saving(folder, tmp_path):
     """The checkpoint before is still there, and training goes on from it."""
+    pytest.importorskip("speechbrain_ext.runs.disks")
     weights = train(make_brain(folder, BLOCK, "both", tmp_path / "whole"))
     brain = make_brain(folder, BLOCK, "both", tmp_path / "full")
     after = brain._after_step

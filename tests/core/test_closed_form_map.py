@@ -20,7 +20,7 @@ from speechbrain_ext.healing.closed_form import (
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.layers.linear_map import LinearMap, MapSums, fit_map
 from speechbrain_ext.layers.removal import Removal
-from speechbrain_ext.layers.residual import states_at
+from speechbrain_ext.layers.streams import states_at
 from speechbrain_ext.layers.surgery import drop_layers
 from speechbrain_ext.model.prompt import IGNORE
 from speechbrain_ext.training.whole_model import pruned_twin, some_of

@@ -36,7 +36,7 @@ from speechbrain_ext.data.features import (
 )
 from speechbrain_ext.data.parquet import ParquetAudio, place_of
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
-from speechbrain_ext.runs.files import held
+from speechbrain_ext.runs.disks import held
 
 K = 3
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speechbrain_ext.layers import Block, drop_layers, load_pruned, save_pruned
-from speechbrain_ext.layers.saved_lm import load_tokenizer
+from speechbrain_ext.layers.weights import load_tokenizer
 from speechbrain_ext.model.decoder import Decoder
 
 

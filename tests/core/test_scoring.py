@@ -13,12 +13,20 @@ import sys
 import numpy as np
 import pytest
 
-from speechbrain_ext import scores as scoring
-from speechbrain_ext.scores import translation
-from speechbrain_ext.scores.intervals import sign_permutation
+from speechbrain_ext.scores import telling, translation
+from speechbrain_ext.scores.counts import STATISTICS, utterance_counts
+from speechbrain_ext.scores.intervals import (
+    relative_degradation,
+    sign_permutation,
+)
 from speechbrain_ext.scores.score import score_recognition, score_translation
 from speechbrain_ext.scores.translation import sentence_counts
-from speechbrain_ext.scores.words import WordErrors
+from speechbrain_ext.scores.words import (
+    WordErrors,
+    normalise_english,
+    wer,
+    word_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +46,7 @@ from speechbrain_ext.scores.words import WordErrors
 )
 def test_word_errors_by_hand(reference, hypothesis, expected):
     """Word errors by hand."""
-    found = scoring.word_errors(reference, hypothesis, normalise=None)
+    found = word_errors(reference, hypothesis, normalise=None)
     assert found == WordErrors(*expected)
 
 
@@ -60,13 +68,13 @@ def test_word_errors_are_the_fewest_and_add_up():
         said = draw.choices("abc", k=draw.randint(0, 6))
         written = draw.choices("abc", k=draw.randint(0, 6))
         pair = " ".join(said), " ".join(written)
-        found = scoring.word_errors(*pair, normalise=None)
+        found = word_errors(*pair, normalise=None)
         assert found.errors == fewest_edits(said, written)
         assert found.words == len(said)
         longer = len(written) - len(said)
         assert found.insertions - found.deletions == longer
         assert found.deletions + found.substitutions <= len(said)
-        back = scoring.word_errors(*pair[::-1], normalise=None)
+        back = word_errors(*pair[::-1], normalise=None)
         assert back.errors == found.errors
 
 
@@ -78,28 +86,28 @@ def test_of_equal_paths_that_of_kaldi_is_taken():
         ("a b c", "x y"): (0, 1, 2, 3),
         ("a", "a a"): (1, 0, 0, 1),
     }.items():
-        found = scoring.word_errors(*pair, normalise=None)
+        found = word_errors(*pair, normalise=None)
         assert found == WordErrors(*expected), pair
-    said = " ".join(scoring.word_errors.__doc__.split())
+    said = " ".join(word_errors.__doc__.split())
     assert "insertion before a deletion before a pair" in said
 
 
 def test_wer_is_over_the_whole_set():
     """Wer is over the whole set."""
     pairs = [("a b c d e f g h", "a b c d e f g h"), ("x y", "x z w")]
-    assert scoring.wer(pairs, normalise=None) == pytest.approx(20.0)
+    assert wer(pairs, normalise=None) == pytest.approx(20.0)
 
 
 def test_wer_counts_what_was_written_to_an_empty_reference():
     """Wer counts what was written to an empty reference."""
     # "Uh" normalises to nothing: its utterance still adds an insertion.
-    assert scoring.wer([("Uh.", "hello"), ("a b", "a b")]) == 50.0
+    assert wer([("Uh.", "hello"), ("a b", "a b")]) == 50.0
 
 
 def test_wer_without_any_word_is_refused():
     """Wer without any word is refused."""
     with pytest.raises(ValueError, match="no word in the references of 2"):
-        scoring.wer([("uh", "a"), ("", "")])
+        wer([("uh", "a"), ("", "")])
     assert math.isnan(WordErrors(1, 0, 0, 0).wer)
 
 
@@ -123,14 +131,14 @@ NORMALISED = {
 @pytest.mark.parametrize(("text", "expected"), NORMALISED.items())
 def test_normaliser_golden(text, expected):
     """Normaliser golden."""
-    assert scoring.normalise_english(text) == expected
+    assert normalise_english(text) == expected
 
 
 def test_word_errors_are_normalised_unless_told_otherwise():
     """Word errors are normalised unless told otherwise."""
     pair = "The colour is twenty one.", "the color is 21"
-    assert scoring.word_errors(*pair).errors == 0
-    assert scoring.word_errors(*pair, normalise=None).errors > 0
+    assert word_errors(*pair).errors == 0
+    assert word_errors(*pair, normalise=None).errors > 0
 
 
 REFS = [
@@ -194,8 +202,8 @@ def test_bleu_counts_the_words_of_its_language(tmp_path, language):
     assert f"tok:{tokenizer}" in score.signature
     assert score.language == language
     # As reports draw it again from the counts of each utterance.
-    counts = scoring.utterance_counts(rows, "BLEU", language)
-    drawn = scoring.STATISTICS["BLEU"](counts)
+    counts = utterance_counts(rows, "BLEU", language)
+    drawn = STATISTICS["BLEU"](counts)
     assert drawn[0] == pytest.approx(score.value)
     # What was said of it before: less, and of Chinese next to nothing.
     assert translation.bleu([said], [wanted]).value < official["score"]
@@ -231,7 +239,7 @@ def test_the_normaliser_is_that_of_the_language(language):
     }.get(language, "whisper-basic")
     assert (score.language, score.normaliser) == (language, name)
     assert f"({language}, {name})" in str(score)
-    counts = scoring.utterance_counts(rows, "WER", language)
+    counts = utterance_counts(rows, "WER", language)
     assert counts.tolist() == [[errors, words]]
 
 
@@ -251,7 +259,7 @@ def test_a_set_without_its_own_normaliser_is_told_once(
     language, text, many, caplog
 ):
     """A set without its own normaliser is told, once."""
-    scoring.language._warn_once.cache_clear()
+    telling._warn_once.cache_clear()
     texts = [text, *["plain words"] * (many - 1)]
     rows = [
         {"id": str(i), "reference": one, "hypothesis": one}
@@ -324,7 +332,7 @@ def test_exchanges_of_sentences_agree_with_sacrebleus_own_test(name):
     )
     theirs = list(test()[1].values())[-1]
     counts = {k: sentence_counts(name, v, refs) for k, v in said.items()}
-    statistic = scoring.STATISTICS[name]
+    statistic = STATISTICS[name]
     for one, result in zip(counts.values(), theirs):
         total = one.sum(axis=0, keepdims=True)
         assert statistic(total)[0] == pytest.approx(result.score)
@@ -339,7 +347,7 @@ def test_summed_sentence_counts_give_the_corpus_score(name):
     metric = {"bleu": "BLEU", "chrf": "chrF"}[name]
     counts = sentence_counts(metric, HYPS, REFS)
     sums = np.stack([counts.sum(axis=0), counts[:2].sum(axis=0)])
-    scores = scoring.STATISTICS[metric](sums)
+    scores = STATISTICS[metric](sums)
     score = getattr(translation, name)
     assert scores[0] == pytest.approx(score(HYPS, REFS).value, abs=1e-9)
     assert scores[1] == pytest.approx(score(HYPS[:2], REFS[:2]).value)
@@ -358,12 +366,10 @@ def test_translation_scores_refuse_unequal_lists():
 def test_relative_degradation():
     """Relative degradation."""
     # The paper's Table 1: Qwen2.5-7B, test-clean, 8 of 28 layers.
-    assert scoring.relative_degradation(2.36, 2.01) == pytest.approx(
-        0.1741, 1e-3
-    )
-    assert scoring.relative_degradation(
+    assert relative_degradation(2.36, 2.01) == pytest.approx(0.1741, 1e-3)
+    assert relative_degradation(
         36.09, 39.03, higher_is_better=True
     ) == pytest.approx(0.0753, 1e-3)
     for baseline in (0.0, math.nan, -1.0):
         with pytest.raises(ValueError, match="baseline above zero"):
-            scoring.relative_degradation(1.0, baseline)
+            relative_degradation(1.0, baseline)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from speech_llm_fixtures import LAYERS, make_decoder
 from transformers import AutoModelForCausalLM
 
-from speechbrain_ext.layers import nested
+from speechbrain_ext.layers import places
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 from speechbrain_ext.model.encoder_load import load_config, load_model
@@ -110,7 +110,7 @@ def test_what_a_class_ignores_may_be_there(source, tmp_path):
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 def test_a_wrong_layer_is_seen(dtype, source, monkeypatch):
     """Whatever goes wrong on the way, the layers are compared in the end."""
-    honest = nested.renumber
+    honest = places.renumber
 
     def shifted(name, new_index, *layer):
         """Layers 0 and 3 change places."""
@@ -118,7 +118,7 @@ def test_a_wrong_layer_is_seen(dtype, source, monkeypatch):
         places[0], places[3] = places[3], places[0]
         return honest(name, places, *layer)
 
-    monkeypatch.setattr(nested, "renumber", shifted)
+    monkeypatch.setattr(places, "renumber", shifted)
     with pytest.raises(ValueError, match="layer 0 is not layer 0 of"):
         load_pruned(source, Block(1, 2), dtype=dtype)
 

@@ -14,12 +14,11 @@ from speechbrain_ext.healing import Lora, heal
 from speechbrain_ext.layers.removal import Block
 from speechbrain_ext.model import static_decoding as fused_kernels
 from speechbrain_ext.model.decoder import Decoder
-from speechbrain_ext.model.decoding import (
+from speechbrain_ext.model.decoding import STRETCH, first_best
+from speechbrain_ext.model.few_rows import (
     FEW_ROWS,
     LARGE_VOCABULARY,
     NARROW,
-    STRETCH,
-    first_best,
     head,
 )
 from speechbrain_ext.model.static_decoding import StaticDecoding, check_static
@@ -141,7 +140,7 @@ def test_answers_do_not_depend_on_the_order_of_products(source, monkeypatch):
     model = make_model(source).eval()
     sequence = left(model)
     said = model.decoder.greedy(sequence, LIMITS)
-    monkeypatch.setattr("speechbrain_ext.model.decoding.LARGE_VOCABULARY", 1)
+    monkeypatch.setattr("speechbrain_ext.model.few_rows.LARGE_VOCABULARY", 1)
     products, vocabulary = [], model.decoder.lm.lm_head.out_features
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(

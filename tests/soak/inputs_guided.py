@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from soak.campaign import Outcome
 from speechbrain_ext.data.own_forms import read_table
-from speechbrain_ext.layers.weights import read_head
+from speechbrain_ext.layers.converting import read_head
 from speechllm.exported.format import FORMAT, ExportFolder, file_hash
 
 RUNS = 10_000
@@ -85,6 +85,7 @@ READERS = {
 }
 # Whose functions are traced.
 MODULES = (
+    "speechbrain_ext.layers.converting",
     "speechbrain_ext.layers.weights",
     "speechllm.exported.format",
     "speechbrain_ext.data.own_forms",

@@ -364,7 +364,7 @@ def _features(scratch):
 def _models(scratch):
     from speechbrain_ext.healing import Lora, heal
     from speechbrain_ext.layers.removal import Block
-    from speechbrain_ext.layers.saved_lm import load_tokenizer
+    from speechbrain_ext.layers.weights import load_tokenizer
     from speechbrain_ext.training.build import save_trained
     from speechllm.streamed.walk import StreamedLM
     from speechllm.text_prune import Choice, prune

@@ -24,7 +24,7 @@ from recipe_scripts import RECIPES
 from soak.recordings_child import typed, unclear
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.audio_damage import AudioError
-from speechbrain_ext.data.sets import read_manifest
+from speechbrain_ext.data.rows import read_manifest
 
 RATE = 16000
 RECIPE = {

@@ -15,8 +15,8 @@ from soak.campaign import Outcome
 from soak.long_runs import recipe
 from soak.supply import FakeHub
 from soak.world import make_world
+from speechbrain_ext.layers import save_pruned
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.saved_lm import save_pruned
 from speechbrain_ext.layers.surgery import load_pruned
 from speechbrain_ext.runs.result import load_run
 from speechllm.cli import main as speechllm

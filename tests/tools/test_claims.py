@@ -14,7 +14,7 @@ from mini_study import (
     MiniStudy,
 )
 
-from speechbrain_ext.runs.result import load_runs
+from speechbrain_ext.runs.reading import load_runs
 from speechllm import report
 from speechllm.report import verdicts
 from speechllm.report.chance import (

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.rules import RULES, Rule
-from speechbrain_ext.runs.files import read_utterances
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.scores.words import wer
 from speechllm import cli

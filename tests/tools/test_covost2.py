@@ -16,8 +16,9 @@ from recipe_scripts import RECIPES, load_script, quick, run_command, train
 from speechbrain_ext.data import audio_file
 from speechbrain_ext.data import manifests as clips
 from speechbrain_ext.data.audio import read_utterance
-from speechbrain_ext.data.sets import durations, read_manifest
-from speechbrain_ext.runs.files import read_utterances
+from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.data.sets import durations
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.settings import speechllm_rules
 from speechllm.settings import load_hparams

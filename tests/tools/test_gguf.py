@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from speechbrain_ext.layers.weights import read_head
+from speechbrain_ext.layers.converting import read_head
 from speechllm.cli import main
 from speechllm.cli.folders import export
 from speechllm.export.gguf_file import rope_factors, write_gguf

@@ -17,18 +17,15 @@ from golden import make
 from golden import world as golden
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from speechbrain_ext.healing import frozen_adapter
 from speechbrain_ext.healing.frozen_adapter import put_frozen_adapter
 from speechbrain_ext.healing.lora import load_adapter
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import load_plans, save_plans
-from speechbrain_ext.runs.files import (
-    read_utterances,
-    write_hypotheses,
-    write_losses,
-)
+from speechbrain_ext.runs.files import write_hypotheses, write_losses
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.scores.score import score_recognition
-from speechbrain_ext.training import build
 
 EXPECTED = json.loads((golden.FILES / "expected.json").read_text())
 RESULTS = sorted(
@@ -236,7 +233,7 @@ def drawing_as_before(decoder, folder, kept):
 @pytest.mark.parametrize("name", ["both", "planned", "folded", "lora_both"])
 def test_a_baseline_is_pruned_and_healed_the_same(name, world, monkeypatch):
     # PEFT, which loaded a baseline's adapter then, drew it at random first.
-    monkeypatch.setattr(build, "put_frozen_adapter", drawing_as_before)
+    monkeypatch.setattr(frozen_adapter, "put_frozen_adapter", drawing_as_before)
     golden.experiment(name, "again").run()
     assert_same_weights(f"again/{name}", f"runs/{name}")
 

@@ -10,7 +10,6 @@ from transformers import Cache
 
 from speechbrain_ext.layers.families import (
     check_calls,
-    pruned_config,
     rounding_of,
 )
 from speechbrain_ext.layers.lm_calls import (
@@ -18,6 +17,7 @@ from speechbrain_ext.layers.lm_calls import (
     last_states,
     logits_of,
 )
+from speechbrain_ext.layers.pruned_config import pruned_config
 from speechbrain_ext.layers.residual import on_stream
 from speechbrain_ext.model.decoder import Decoder
 

@@ -25,8 +25,9 @@ from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.batches import StepBatchSampler
 from speechbrain_ext.data.manifests import PreparationError
 from speechbrain_ext.data.parquet import ParquetAudio, place_of
-from speechbrain_ext.data.sets import groups_of, read_manifest
-from speechbrain_ext.runs.files import read_utterances
+from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.data.sets import groups_of
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.settings import speechllm_rules
 from speechbrain_ext.training.trained_run import TrainedRun

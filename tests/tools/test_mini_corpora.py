@@ -14,7 +14,7 @@ import pytest
 from recipe_scripts import RECIPES
 
 from speechbrain_ext.data.audio import read_utterance
-from speechbrain_ext.data.sets import read_manifest
+from speechbrain_ext.data.rows import read_manifest
 from speechllm.mini_world.corpus.command import CORPORA, Corpus, hashes, main
 from speechllm.mini_world.corpus.covost2 import build_covost2
 from speechllm.mini_world.corpus.librispeech import plan_splits

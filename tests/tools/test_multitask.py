@@ -10,7 +10,7 @@ import torch
 from recipe_scripts import RECIPES, quick, train
 from test_covost2 import write_release
 
-from speechbrain_ext.data.sets import read_manifest
+from speechbrain_ext.data.rows import read_manifest
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.cli import main as speechllm

@@ -15,8 +15,8 @@ from recipe_scripts import RECIPES, load_script, quick, run_command, train
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.augment import perturbed
 from speechbrain_ext.data.manifests import PreparationError
-from speechbrain_ext.data.sets import read_manifest
-from speechbrain_ext.runs.files import read_utterances
+from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.faults import ConfigError
 

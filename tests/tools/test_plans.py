@@ -30,8 +30,8 @@ from speechbrain_ext.layers.plans import (
 )
 from speechbrain_ext.layers.removal import Block, Removal, ranges
 from speechbrain_ext.layers.surgery import drop_layers
-from speechbrain_ext.runs.files import read_utterances
-from speechbrain_ext.runs.result import load_run, load_runs
+from speechbrain_ext.runs.reading import load_runs, read_utterances
+from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.choose_layers import read_path, whose_path
 from speechbrain_ext.training.measure import measure_command, search_plans
 from speechbrain_ext.training.trained_run import TrainedRun

@@ -20,12 +20,8 @@ from recipe_scripts import load_script
 
 from speechbrain_ext.data.own_forms import keyed
 from speechbrain_ext.runs.files import write_json
-from speechbrain_ext.runs.result import (
-    RunResult,
-    SetScore,
-    load_run,
-    load_runs,
-)
+from speechbrain_ext.runs.reading import load_runs
+from speechbrain_ext.runs.result import RunResult, SetScore, load_run
 from speechllm.report import recheck
 from speechllm.report.committed import PACKED, STUDIES
 from speechllm.report.pack import pack

@@ -10,12 +10,12 @@ from mini_study import LARGE, MiniStudy, a_whole_study, rows_with
 
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.runs.files import (
-    read_utterances,
     write_hypotheses,
     write_json,
     write_losses,
 )
-from speechbrain_ext.runs.result import RunResult, load_run, load_runs
+from speechbrain_ext.runs.reading import load_runs, read_utterances
+from speechbrain_ext.runs.result import RunResult, load_run
 from speechbrain_ext.training.choose_layers import table_file
 from speechllm.report import blocks, command, healing, recheck
 from speechllm.report.committed import PACKED, STUDIES, Evidence

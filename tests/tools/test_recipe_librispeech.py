@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.runs.files import read_utterances
+from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training import experiment as recipe_parts
 from speechbrain_ext.training.brain import SpeechLLMBrain
 from speechbrain_ext.training.evaluation import EvaluationBrain
-from speechbrain_ext.training.run_record import PeakMemory
+from speechbrain_ext.training.peak_memory import PeakMemory
 from speechbrain_ext.training.trained_run import TrainedRun
 from speechllm.export.write import export_runs
 from speechllm.exported.model import ExportedSpeechLLM

@@ -7,7 +7,8 @@ Authors
 import pytest
 from mini_study import ADAPTED, LARGE, MiniStudy
 
-from speechbrain_ext.runs.result import RunResult, SetScore, load_runs
+from speechbrain_ext.runs.reading import load_runs
+from speechbrain_ext.runs.result import RunResult, SetScore
 from speechllm.report import maps
 from speechllm.report.study import Study
 

@@ -13,7 +13,8 @@ from mini_study import (
     MiniStudy,
 )
 
-from speechbrain_ext.runs.result import RunResult, SetScore, load_run, load_runs
+from speechbrain_ext.runs.reading import load_runs
+from speechbrain_ext.runs.result import RunResult, SetScore, load_run
 from speechllm import report
 from speechllm.report import paper, paper_tables, samples
 from speechllm.report.claims import all_claims

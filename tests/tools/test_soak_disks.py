@@ -22,7 +22,8 @@ from soak.kills_state import let_age
 
 from speechbrain_ext.data.features import FeatureCache
 from speechbrain_ext.runs import files, folders
-from speechbrain_ext.runs.files import WriteError, write_json
+from speechbrain_ext.runs.disks import WriteError
+from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.runs.folders import alone, whole_folder
 from speechbrain_ext.training import checkpoints
 from speechbrain_ext.training.experiment import Experiment

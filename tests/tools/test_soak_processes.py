@@ -10,8 +10,15 @@ import pytest
 import torch
 from speech_llm_fixtures import make_brain, make_dataset
 
-from speechbrain_ext.training import processes, steps, stops
-from speechbrain_ext.training.processes import Stopped, Watch
+from speechbrain_ext.training import (
+    left_out,
+    processes,
+    steps,
+    stops,
+    watch,
+)
+from speechbrain_ext.training.stops import Stopped
+from speechbrain_ext.training.watch import Watch
 from speechllm.command import run_command
 
 BLOCK = (1, 2)
@@ -22,9 +29,9 @@ class Group:
 
     def __init__(self, monkeypatch):
         self.store = torch.distributed.HashStore()
-        monkeypatch.setattr(processes, "LOOK", 0.001)
-        monkeypatch.setattr(processes, "PATIENCE", 0.02)
-        monkeypatch.delenv(processes.VARIABLE, raising=False)
+        monkeypatch.setattr(watch, "LOOK", 0.001)
+        monkeypatch.setattr(watch, "PATIENCE", 0.02)
+        monkeypatch.delenv(watch.VARIABLE, raising=False)
         self.one = Watch(self.store, 0, 2)
         self.other = None
 
@@ -72,13 +79,13 @@ def test_one_that_is_frozen_is_told_from_one_that_is_slow(group):
     group.begin()
     for _ in range(3):  # now and then a sign
         assert group.look() is None
-        assert group.look(processes.FROZEN, beats=False) is None
+        assert group.look(watch.FROZEN, beats=False) is None
     rank, what, _ = group.look(2, beats=False)
     assert rank == 1 and "no sign" in what
 
 
 def test_one_that_never_begins_is_not_waited_for_for_ever(group):
-    assert group.look(processes.BEGIN, beats=False) is None
+    assert group.look(watch.BEGIN, beats=False) is None
     assert group.look(beats=False) == (1, "has not begun", True)
 
 
@@ -90,12 +97,12 @@ def test_one_that_does_not_come_is_told_with_its_place(group, monkeypatch):
     assert rank == 1 and is_lost
     # Here the main thread is the one that says where it is.
     assert "has not come" in what and "processes.py:" in what
-    assert processes.VARIABLE in what
+    assert watch.VARIABLE in what
 
 
 def test_one_that_computes_may_take_its_time(group, monkeypatch):
     seconds = iter(range(10**6))
-    monkeypatch.setattr(processes, "_work", lambda: next(seconds))
+    monkeypatch.setattr(watch, "_work", lambda: next(seconds))
     group.begin()
     group.one.meetings += 1
     assert group.look(200) is None
@@ -120,7 +127,7 @@ def test_one_that_ended_well_is_missed_only_by_whom_it_left(group):
 
 
 def test_patience_is_a_number(group, monkeypatch):
-    monkeypatch.setenv(processes.VARIABLE, "long")
+    monkeypatch.setenv(watch.VARIABLE, "long")
     with pytest.raises(ValueError, match="SPEECHLLM_PATIENCE=long: give"):
         group.begin()
 
@@ -132,7 +139,7 @@ def test_a_store_that_is_gone_ends_the_run(group, monkeypatch):
         raise torch.distributed.DistNetworkError("Connection reset")
 
     monkeypatch.setattr(group.one, "_read", lambda: gone(None))
-    assert group.look(processes.NO_STORE - 1) is None
+    assert group.look(watch.NO_STORE - 1) is None
     assert "does not answer" in group.look()[1]
 
 
@@ -165,7 +172,7 @@ def test_what_torchrun_ends_tells_first_of_whom(group, monkeypatch):
     done = []
     monkeypatch.setattr(group.one, "_leave", lambda *told: done.append(told))
     monkeypatch.setattr(os, "kill", lambda pid, number: done.append(number))
-    monkeypatch.setattr(processes, "LOOK", 0.2)
+    monkeypatch.setattr(watch, "LOOK", 0.2)
     before = signal.getsignal(signal.SIGTERM)
     group.begin().other.close(MemoryError("none"))
     group.one.start()
@@ -205,7 +212,7 @@ def test_the_others_wait_for_the_main_process_without_a_limit(
     """They come to the operation, which has one, when it is done."""
     came = []
     monkeypatch.setattr(
-        processes.distributed,
+        watch.distributed,
         "run_on_main",
         lambda work: came.append(1) or work(),
     )
@@ -343,7 +350,7 @@ def test_the_last_word_on_a_loss_names_the_process(folder):
     brain.joined.own = [torch.tensor(1.0), torch.tensor(float("nan"))]
     brain._gather = lambda value: [True, value]
     with pytest.raises(ValueError, match="the loss of process 1 of 2"):
-        brain.check_loss_isfinite(torch.tensor(float("nan")))
+        left_out.check(brain, torch.tensor(float("nan")))
 
 
 def test_a_job_that_is_told_to_stop_waits_for_its_training(

@@ -19,7 +19,7 @@ from speechbrain_ext.data import own_forms
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.manifests import PreparationError, audio_seconds
 from speechbrain_ext.data.parquet import open_parquet
-from speechbrain_ext.data.sets import read_manifest
+from speechbrain_ext.data.rows import read_manifest
 from speechllm.cli import common
 from speechllm.exported.audio import as_sounds
 

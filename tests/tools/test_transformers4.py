@@ -14,9 +14,8 @@ from conftest import make_decoder
 from exported import make_run
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
 
-from speechbrain_ext.layers.families import old_rope
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.saved_lm import save_causal_lm
+from speechbrain_ext.layers.saved_lm import old_rope, save_causal_lm
 from speechbrain_ext.layers.surgery import drop_layers, load_pruned
 from speechllm.export.write import export_runs
 

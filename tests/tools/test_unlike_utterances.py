@@ -5,7 +5,7 @@ import json
 import pytest
 from mini_study import LARGE, SETS, MiniStudy
 
-from speechbrain_ext.runs.result import load_runs
+from speechbrain_ext.runs.reading import load_runs
 from speechllm.report.study import Study
 
 NAME = f"{LARGE[0]}--ASR-s2-n2-both-speech"

@@ -283,6 +283,19 @@ def test_a_slice_imports_nothing_of_a_later_one():
     assert crossings() == []
 
 
+def test_what_is_asked_for_by_name_is_of_a_later_slice():
+    top, asked = ROOT / OURS, 0
+    for path in sources_here():
+        if path.suffix == ".py":
+            own = slice_of(path.relative_to(top).as_posix())
+            names = re.findall(r'later\(\s*"([\w.]+)"', path.read_text())
+            for name in (name.replace(".", "/") for name in names):
+                asked += 1
+                assert (top / f"{name}.py").is_file(), f"{path}: {name}"
+                assert latest([own, slice_of(name)]) != own or own != ORDER[0]
+    assert asked > 30
+
+
 def test_late_imports_are_told_from_early_ones():
     text = (
         "import a\nclass B:\n    import b\n    def f(self):\n        import c"

@@ -262,7 +262,7 @@ def a_study(tmp_path, code, kind="healed", name="one", trained="t"):
 
 
 DONE = (
-    "from speechbrain_ext.runs import RunResult as R, SetScore as S\n"
+    "from speechbrain_ext.runs.result import RunResult as R, SetScore as S\n"
     "R('one', 'tiny', layers=2, scores={'a': S('WER', 1.0)},"
     " status='done').save('out/runs/one')\n"
     "open('times', 'a').write('x')"
@@ -354,7 +354,7 @@ def test_a_killed_run_leaves_no_marker_and_an_error(tmp_path):
 
 def test_ctrl_c_is_no_failure(tmp_path):
     code = (
-        "from speechbrain_ext.runs import RunResult as R\n"
+        "from speechbrain_ext.runs.result import RunResult as R\n"
         "R('one', 'tiny', layers=2, status='failed',"
         " error='KeyboardInterrupt: ').save('out/runs/one')\n"
         "raise SystemExit(1)"

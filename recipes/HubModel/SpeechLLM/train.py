@@ -21,7 +21,8 @@ import speechbrain as sb
 
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.batches import targets_of
-from speechbrain_ext.data.sets import all_splits, keep_lengths, read_manifest
+from speechbrain_ext.data.rows import keep_lengths, read_manifest
+from speechbrain_ext.data.sets import all_splits
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.brain import SpeechLLMBrain
 from speechllm.hub.experiment import hub_rules, open_hub_experiment

@@ -20,11 +20,13 @@ import speechbrain as sb
 import torch
 from tqdm import tqdm
 
-from speechbrain_ext.data.sets import read_manifest, speaker_of
+from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.data.sets import speaker_of
 from speechbrain_ext.layers.residual import no_numbers
 from speechbrain_ext.runs.files import write_hypotheses, write_json
-from speechbrain_ext.scores.language import check_bleu, language_of
+from speechbrain_ext.scores.language import language_of
 from speechbrain_ext.scores.score import score_recognition, score_translation
+from speechbrain_ext.scores.translation import check_bleu
 from speechllm.command import run_command
 from speechllm.multitask import (
     MultiTask,

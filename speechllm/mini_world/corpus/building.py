@@ -10,8 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 
-from speechbrain_ext.runs.files import sync_folder
-from speechbrain_ext.runs.folders import sync
+from speechbrain_ext.runs.files import sync, sync_folder
 from speechllm.mini_world.corpus.speech import Utterance
 
 # Utterances that one process speaks.

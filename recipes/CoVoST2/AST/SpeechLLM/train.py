@@ -42,7 +42,8 @@ import speechbrain as sb
 from covost2_prepare import find_clips, prepare_covost2
 from speechbrain_ext.data.audio import read_utterance
 from speechbrain_ext.data.batches import targets_of
-from speechbrain_ext.data.sets import all_splits, keep_lengths, read_manifest
+from speechbrain_ext.data.rows import keep_lengths, read_manifest
+from speechbrain_ext.data.sets import all_splits
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.brain import SpeechLLMBrain
 from speechbrain_ext.training.experiment import open_experiment

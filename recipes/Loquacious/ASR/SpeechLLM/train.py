@@ -41,7 +41,8 @@ import speechbrain as sb
 from loquacious_prepare import find_root, prepare_loquacious
 from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.parquet import ParquetAudio
-from speechbrain_ext.data.sets import all_splits, read_manifest
+from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.data.sets import all_splits
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.brain import SpeechLLMBrain
 from speechbrain_ext.training.experiment import open_experiment

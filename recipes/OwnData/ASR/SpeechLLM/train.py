@@ -45,7 +45,8 @@ from own_prepare import check_task, find_root, prepare_own
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.augment import perturbed, with_copies
 from speechbrain_ext.data.batches import targets_of
-from speechbrain_ext.data.sets import all_splits, keep_lengths, read_manifest
+from speechbrain_ext.data.rows import keep_lengths, read_manifest
+from speechbrain_ext.data.sets import all_splits
 from speechbrain_ext.layers.residual import target_loss
 from speechbrain_ext.training.brain import SpeechLLMBrain
 from speechbrain_ext.training.experiment import open_experiment

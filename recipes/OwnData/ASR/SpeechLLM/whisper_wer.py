@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.manifests import SAMPLE_RATE
-from speechbrain_ext.data.sets import read_manifest, speaker_of
+from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.data.sets import speaker_of
 from speechbrain_ext.runs.files import write_json
 from speechbrain_ext.scores.score import score_recognition
 
