@@ -105,6 +105,8 @@ def guided(setting):
     if setting.quick or not there:
         return
     for name in READERS:
+        if not setting.wants(f"guided: {name}"):
+            continue
         folder = setting.folder / f"guided-{name}"
         folder.mkdir()
         tried, wrong = fuzzed(name, folder, setting)
