@@ -99,7 +99,7 @@ BREAKS = (
         "speechbrain_ext/runs/folders.py",
         (("            _wait(stream, folder, patience)\n", ""),),
         "disks",
-        ("two at once: training",),
+        ("two at once, one stuck: training",),
     ),
     Break(
         "a checkpoint loaded as a pickle that may call",
@@ -121,7 +121,7 @@ BREAKS = (
         ("fragments",),
     ),
     Break(
-        "an archive's names not looked at",
+        "names in a packed study not looked at",
         "speechllm/report/pack.py",
         (
             (
@@ -207,12 +207,9 @@ def main(argv=None) -> int:
     parser.add_argument("--only", nargs="+", metavar="WORD", help="in a name")
     parser.add_argument("--output", type=Path, help="a JSON file")
     typed = parser.parse_args(argv)
-    chosen = [
-        one
-        for one in BREAKS
-        if not typed.only or any(word in one.name for word in typed.only)
-    ]
-    rows = []
+    words = typed.only or [""]
+    chosen = [one for one in BREAKS if any(word in one.name for word in words)]
+    rows = {}
     for one in chosen:
         with tempfile.TemporaryDirectory(prefix="soak-break-") as top:
             try:
@@ -221,11 +218,21 @@ def main(argv=None) -> int:
                 parser.error(str(error))
         print(f"{'caught' if told else 'NOT caught'}: {one.name}", flush=True)
         print(f"  {one.family}: {told}" if told else f"  {one.family}")
-        rows.append({"break": one.name, "family": one.family, "told": told})
+        row = {"break": one.name, "family": one.family, "told": told}
+        rows[one.name] = row
     if typed.output:
-        text = json.dumps({"breaks": rows}, indent=2) + "\n"
-        typed.output.write_text(text, encoding="utf-8")
-    return 0 if all(row["told"] for row in rows) else 1
+        save(typed.output, rows)
+    return 0 if all(row["told"] for row in rows.values()) else 1
+
+
+def save(file: Path, rows: dict[str, dict]) -> None:
+    """Write what was said of the breaks; of those not tried now it stays."""
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))["breaks"]
+        rows = {row["break"]: row for row in before} | rows
+    known = [rows[one.name] for one in BREAKS if one.name in rows]
+    text = json.dumps({"breaks": known}, indent=2) + "\n"
+    file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ def test_a_break_can_be_made(one, tmp_path):
 
 def test_a_break_whose_text_is_gone_is_an_error(tmp_path):
     """A table that has rotted is not taken for a campaign that misses."""
-    one = dataclasses.replace(BREAKS[0], edits=(("not there", ""),))
+    one = dataclasses.replace(BREAKS[0], edits=(("no such text", ""),))
     path = tmp_path / one.file
     path.parent.mkdir(parents=True)
     shutil.copyfile(ROOT / one.file, path)
-    with pytest.raises(ValueError, match=r"files\.py: holds 'not there' 0"):
+    with pytest.raises(ValueError, match=r"files\.py: holds 'no such text' 0"):
         one.apply(tmp_path)
 
 
