@@ -305,7 +305,7 @@ def read_comparison(path: str) -> dict[str, Any]:
             raise ValueError("it does not say of which model it is")
         plans = report["plans"]
         for one in plans:
-            Removal.of(one["removed"], layers)
+            Removal.of(list(one["removed"]), layers)
             if not isinstance(one["rule"], str):
                 raise ValueError(f"a rule is called {one['rule']!r:.40}")
         keys = [(report, "perplexity_before")]

@@ -49,7 +49,12 @@ from speechbrain_ext.data.audio import PART
 from speechbrain_ext.data.audio_hash import AudioHashes
 from speechbrain_ext.data.batches import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
-from speechbrain_ext.runs.files import atomic_write, write_json, writing
+from speechbrain_ext.runs.files import (
+    abandoned,
+    atomic_write,
+    write_json,
+    writing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +175,7 @@ class FeatureCache:
             No space left: before the start where it can be known.
         """
         share = self._share(rank, world_size)
+        self._remove_leftovers()
         # A whole cache may be one that we cannot write to.
         if not self._missing(share):
             return
@@ -179,7 +185,6 @@ class FeatureCache:
             if not todo:
                 return
             self._about(encoder)
-            self._remove_leftovers()
             self._check_space(encoder, todo)
             batches = self._batches(encoder, todo, batch_seconds)
             if cut_short:
@@ -249,11 +254,10 @@ class FeatureCache:
         return [i for i in share if self._names[i] not in there]
 
     def _remove_leftovers(self):
-        """Remove what killed writers left, unless it may be a live one's."""
-        for path in self.folder.glob("??/.*.tmp"):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > GIVE_UP:
-                    path.unlink()
+        """Remove what killed writers left."""
+        for path in abandoned(self.folder, "??/.*.tmp"):
+            with suppress(OSError):
+                path.unlink()
 
     def _share(self, rank, world_size):
         """Every so many-th utterance; a row group of Parquet is one's alone."""

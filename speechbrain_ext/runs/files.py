@@ -34,6 +34,8 @@ MENDS = {
     errno.EROFS: "Choose a folder that is not read-only",
     errno.EIO: "Look after the disk",
 }
+# What torch's writer says of a disk that took no more, at once or at the end.
+TORCH_WRITER = re.compile("inline_container|iostream error")
 # Seconds in which an unfinished file is not taken for a killed process's.
 JUST_MADE = 5
 
@@ -195,7 +197,7 @@ def _disk_error(error):
     found = re.search(r"\(os error (\d+)\)", str(error))
     if found:
         return int(found[1]), os.strerror(int(found[1]))
-    if isinstance(error, RuntimeError) and "inline_container" in str(error):
+    if isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)):
         return errno.ENOSPC, "torch could not write all of it"
     return None, ""
 

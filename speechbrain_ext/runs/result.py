@@ -205,6 +205,8 @@ def _check_run(run):
     if run.status == "done" and wanted and not run.scores:
         raise ValueError("its status is done, but it has no scores")
     for name, one in run.scores.items():
+        if one.interval and len(one.interval) != 2:
+            raise ValueError(f"the interval of {name} has no two ends")
         for value in one.interval or []:
             _check_type(f"the interval of {name}", value, float | None)
 

@@ -51,12 +51,12 @@ class AtomicCheckpointer(Checkpointer):
         try:
             with writing(self.checkpoints_dir):
                 written = super().save_checkpoint(*args, **kwargs)
+                if written is not None:
+                    written = self._publish(written)
         except WriteError:
             # Its room may be what is lacking.
             self._sweep()
             raise
-        if written is not None:
-            written = self._publish(written)
         # Which checkpoints to delete is found on each process: all must see
         # the same folders.
         ddp_barrier()
@@ -93,7 +93,8 @@ class AtomicCheckpointer(Checkpointer):
                 # Without its name first: half of one is no checkpoint.
                 name = one.path.name.replace(CKPT_PREFIX, UNFINISHED, 1)
                 if one.path not in paths:
-                    one.path.rename(one.path.with_name(name))
+                    with writing(self.checkpoints_dir):
+                        one.path.rename(one.path.with_name(name))
         self._sweep()
         ddp_barrier()
 

@@ -36,6 +36,7 @@ from speechbrain_ext.data.features import (
 )
 from speechbrain_ext.data.parquet import ParquetAudio, place_of
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
+from speechbrain_ext.runs.files import held
 
 K = 3
 
@@ -571,16 +572,20 @@ def test_another_sets_progress_is_progress(
 
 
 def test_leftovers_of_the_killed_are_removed(tmp_path, encoder, items):
-    """Those that nobody can still be writing."""
-    cache = build(tmp_path, encoder, items[:6])
+    """Those that nobody is still writing; also where nothing is missing."""
+    cache = build(tmp_path, encoder, items)
     folder = next(cache.folder.glob("??"))
     old, new = folder / ".a.safetensors.1.tmp", folder / ".b.safetensors.2.tmp"
     for path in (old, new):
         path.touch()
-    long_ago = time.time() - features.GIVE_UP - 60
-    os.utime(old, (long_ago, long_ago))
+    a_minute_ago = time.time() - 60
+    os.utime(old, (a_minute_ago, a_minute_ago))
     build(tmp_path, encoder, items)
     assert not old.exists() and new.exists()
+    os.utime(new, (a_minute_ago, a_minute_ago))
+    with held(new):
+        build(tmp_path, encoder, items)
+    assert new.exists()
 
 
 def test_a_disk_without_locks_serves(

@@ -11,6 +11,8 @@ import soundfile
 import torch
 from safetensors import safe_open
 
+from speechbrain_ext.runs.folders import BEFORE
+
 # Times, speeds and memory: never alike in two runs.
 VOLATILE = re.compile(
     r"started|finished|seconds|speed|unixtime|.*(_seconds|memory_bytes|factor)"
@@ -81,11 +83,16 @@ def unlike(end: dict, wanted: dict) -> str:
 LEFT = re.compile(r"(.*\.tmp|.*unfinished.*|.*\.new)")
 
 
-def torn(folder: Path) -> str:
-    """The first half file under a final name, or leftover; empty: none."""
+def torn(folder: Path, *, set_aside: bool = False) -> str:
+    """The first half file under a final name, or leftover; empty: none.
+
+    ``set_aside``: nothing can be renamed, so what was to be replaced may not
+    have been put back yet.
+    """
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if any(LEFT.fullmatch(part) for part in Path(name).parts):
+        left = any(LEFT.fullmatch(part) for part in Path(name).parts)
+        if left and not (set_aside and BEFORE in name):
             return f"{name} is left over"
         if path.is_dir() or DIARIES.fullmatch(path.name):
             continue

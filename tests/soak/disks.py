@@ -22,6 +22,7 @@ from soak.disk_work import begin, forked, import_alike, works
 from soak.small_disk import SmallDisk, give_away, obey_permissions
 from soak.world import make_world
 from speechbrain_ext.runs import folders
+from speechbrain_ext.runs.folders import BEFORE
 
 # What an error has to say besides the file: what to do.
 MEND = re.compile(
@@ -110,7 +111,7 @@ class Campaign:
     def strike(self, work, kind, which, arm, *before):
         """Do a work under a fault, then without; None where it was not met."""
         self.begin(work)
-        stays = end_of(self.disk.place / work.stays) if work.stays else {}
+        stays = self._staying(work)
         arm()
         code = self.do(work, *before)
         self.disk.resize()
@@ -118,11 +119,21 @@ class Campaign:
         if not code and not unlike(end_of(self.disk.place), self._end(work)):
             return None
         wrong = self.clear(self.disk.place) if code else "no error"
-        wrong = wrong or torn(self.disk.place)
-        if work.stays and end_of(self.disk.place / work.stays) != stays:
+        no_rename = kind == "rename"
+        wrong = wrong or torn(self.disk.place, set_aside=no_rename)
+        if self._staying(work, no_rename) != stays:
             wrong = wrong or f"{work.stays} did not stay as it was"
         wrong = wrong or self.goes_on(work)
         return Outcome(f"{kind}: {work.name}", which, wrong)
+
+    def _staying(self, work, set_aside=False):
+        """What a work is to leave as it was until it has the new one."""
+        if not work.stays:
+            return {}
+        there = self.disk.place / work.stays
+        if set_aside and not there.exists():
+            (there,) = there.parent.glob(f"{work.stays}.*{BEFORE}")
+        return end_of(there)
 
     def _end(self, work):
         return self.wanted[work.name]
@@ -141,7 +152,7 @@ class Campaign:
         if work.name == "training" and saved and not loads:
             return "the checkpoint was not used"
         found = unlike(end_of(place), self._end(work))
-        return found and f"another end: {found}"
+        return found and f"another end: {found}" or torn(place)
 
 
 def _needed(every, kinds):

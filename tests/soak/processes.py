@@ -291,7 +291,8 @@ def judge_unreadable(group):
     if len(group.codes) < group.size or 0 in group.codes.values():
         return f"did not end: {group.codes}"
     lines = re.findall(r"^Error.*$", group.said(), re.M)
-    if not any(re.search(r"(?i:process) \d of 2", one) for one in lines):
+    named = re.compile(rf"(?i:process) \d of {group.size}\b")
+    if not any(map(named.search, lines)):
         return f"no process is named: {lines}"
     if not any(".flac" in one for one in lines):
         return f"no file is named: {lines}"

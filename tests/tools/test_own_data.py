@@ -564,6 +564,10 @@ FAULTS = {
         kaldi_with(segments="a a 0.8 0.2\nb b 0 1\n"),
         "a: empty part: from 0.8 to 0.2 s: give a start.*segments, line 1",
     ),
+    "no sample": (
+        kaldi_with(segments="a a 0.5 0.50001\nb b 0 1\n"),
+        "a: empty part: 0.5 to 0.50001 s holds no sample: .*give seconds",
+    ),
     "beyond": (
         kaldi_with(segments="a a 0 1.4\nb b 0.2 2\n"),
         "1 bad .*b: part beyond its recording: 0.2 to 2 s of 1.00 s.*line 2",

@@ -296,5 +296,9 @@ def cut(one, head):
         one.refuse("part beyond its recording", f"{why}: {one.row['file']}")
         return 0.0
     last = min(last, head.frames)
+    if first >= last:
+        why = f"{start:g} to {end:g} s holds no sample: {one.row['file']}"
+        one.refuse("empty part", f"{why}: give seconds, START and END")
+        return 0.0
     one.row["wav"] = part_place(one.row["wav"], first, last)
     return (last - first) / rate
