@@ -21,7 +21,7 @@ from speechbrain_ext.data.own_forms import read_table
 from speechbrain_ext.layers.weights import read_head
 from speechllm.exported.format import FORMAT, ExportFolder, file_hash
 
-RUNS = 10_000
+RUNS = 100_000
 # Longest input, in bytes.
 LONGEST = 4096
 
