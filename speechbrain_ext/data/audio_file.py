@@ -8,9 +8,11 @@ listened to here, and what it leaves out is looked for
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -48,6 +50,11 @@ TIMED_WITHIN = 0.15
 GAP = 0.05
 MOST_OF_VORBIS = 8192
 ANEW = "write it anew with ffmpeg -i IN OUT.flac"
+# Bytes that FFmpeg may ask for at once. It believes what a head says of titles
+# and tables before it reads any; its own limit is four times this.
+MOST_AT_ONCE = 2**29
+with suppress(OSError, AttributeError):
+    ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(MOST_AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ def naming(name: str) -> Iterator[None]:
 
 def _reason(error):
     """What a library says, without FFmpeg's numbers (str)."""
+    if getattr(error, "errno", None) == errno.ENOMEM:
+        return f"its head asks for over {MOST_AT_ONCE >> 20} MB at once"
     text = getattr(error, "strerror", None) or str(error)
     return text or type(error).__name__
 

@@ -57,7 +57,7 @@ def open_parquet(path: str) -> pyarrow.parquet.ParquetFile:
         raise AudioError(f"{path}: no such file: fetch it again")
     try:
         return pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise AudioError(
             f"{path}: cannot be read as Parquet ({error}): fetch it again"
         ) from error

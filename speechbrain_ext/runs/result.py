@@ -37,7 +37,11 @@ class SetScore:
             return f"{self.metric}: none"
         said = f"{self.metric} {self.value:.2f}"
         if self.interval:
-            said += " [{:.2f}, {:.2f}]".format(*self.interval)
+            ends = [
+                "no bound" if end is None else f"{end:.2f}"
+                for end in self.interval
+            ]
+            said += f" [{', '.join(ends)}]"
         if self.normaliser:
             said += f" ({self.language or 'no language'}, {self.normaliser})"
         if self.hit_limit is not None:

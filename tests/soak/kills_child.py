@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import faulthandler
 import io
 import os
 import select
@@ -85,12 +86,18 @@ def run_child(
         os.close(reached)
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Where it hangs is told before it is ended.
+        faulthandler.dump_traceback_later(PATIENCE - 10, file=2)
         _Moments(folder, count, moment, tell).begin()
         return work()
 
     child = fork(begun, said)
     os.close(tell)
-    status, victim = _watch(child, reached, moment)
+    try:
+        status, victim = _watch(child, reached, moment)
+    except TimeoutError as error:
+        last = said.read_text(errors="replace")[-3000:]
+        raise TimeoutError(f"{error}, {moment}: {last}") from error
     if victim == child:
         victim = status == -signal.SIGKILL
     return Ended(

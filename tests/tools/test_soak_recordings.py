@@ -2,11 +2,12 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recipe_scripts import RECIPES
 from speechbrain_ext.data import own_forms
 from speechbrain_ext.data.audio_damage import AudioError
 from speechbrain_ext.data.manifests import PreparationError, audio_seconds
+from speechbrain_ext.data.parquet import open_parquet
 from speechbrain_ext.data.sets import read_manifest
 from speechllm.cli import common
 from speechllm.exported.audio import as_sounds
@@ -107,6 +109,26 @@ def test_a_text_too_long_for_a_manifest_is_told_in_short(data):
     with pytest.raises(PreparationError, match="endless text") as told:
         prepare(data, skip_bad=False)
     assert len(str(told.value)) < 2000
+
+
+def test_a_column_without_a_readable_name_is_told():
+    file = FOUND / "names_no_utf_8.parquet"
+    with pytest.raises(AudioError, match="as Parquet.*fetch it"):
+        open_parquet(str(file))
+
+
+def test_what_a_head_claims_takes_no_memory(tmp_path):
+    """A title of two gigabytes in a recording of some kilobytes."""
+    file = wave(tmp_path / "a.wav")
+    sound = file.read_bytes()
+    title = b"INFOINAM" + (2**31 - 99).to_bytes(4, "little") + b"A title."
+    chunk = b"LIST" + (2**32 - 999).to_bytes(4, "little") + title
+    file.write_bytes(sound[:36] + chunk + sound[36:])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(AudioError):
+        audio_seconds(str(file), full=True)
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert taken < 2**19
 
 
 @pytest.mark.parametrize("form", ["csv", "nemo"])
