@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import causal_lm
@@ -345,11 +346,14 @@ def _check_layers(layers, kept, samples, source):
 
 def _load_generation_config(model, source, revision):
     """The source's own generation settings, where it has some."""
+    name = GENERATION_CONFIG_NAME
+    if not fetch_file(source, name, revision, missing_ok=True):
+        made = GenerationConfig.from_model_config(model.config)
+        model.generation_config = made
+        return
     try:
         model.generation_config = GenerationConfig.from_pretrained(
             source, revision=revision
         )
-    except OSError:
-        model.generation_config = GenerationConfig.from_model_config(
-            model.config
-        )
+    except OSError as error:  # what transformers says of one that is no JSON
+        raise ValueError(error) from error

@@ -44,7 +44,8 @@ STATED = {"0.25", "0.10", "25 %", "10 %", "95 %"}
 CODE = re.compile(r"```.*?```|`[^`\n]*`|Python [\d.]+( to [\d.]+)?", re.S)
 # Of no study: what the scripts of `recheck.MEASURED` make.
 BENCHMARKS = ("benchmarks-rows", "benchmarks-gpu")
-OTHERS = (*BENCHMARKS, "int8", "reliability-made", "reliability")
+RELIABILITY = ("reliability-made", "reliability", "reliability-breaks")
+OTHERS = (*BENCHMARKS, "int8", *RELIABILITY)
 SETS = {"ood": "out of domain"}
 SHORT = {
     "none": "not healed",

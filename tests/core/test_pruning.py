@@ -7,6 +7,7 @@ Authors
 import copy
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,15 @@ def test_generation_settings_come_along(source):
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = load_pruned(source, Block(1, 2))
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "not found"])
+def test_broken_generation_settings_are_refused(source, content, tmp_path):
+    """Broken generation settings are refused by name, not left out."""
+    folder = shutil.copytree(source, tmp_path / "broken")
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"broken: .*generation_config\.json"):
+        load_pruned(str(folder), Block(1, 2))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import struct
 import sys
 import time
@@ -66,6 +67,20 @@ def _watch(look):
             look("rename", (str(about[0]), None, str(about[1])))
 
     sys.addaudithook(hook)
+
+
+def stopping(nth: int, there: Path):
+    """What stops a child once, at its n-th fsync, and not before a file is there."""
+
+    stopped = []
+
+    def stop(call, about):
+        due = counted()["fsync"] >= nth and there.exists()
+        if due and not stopped:
+            stopped.append(call)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    return lambda: _watch(stop)
 
 
 def sleeping(seconds: float):

@@ -13,20 +13,15 @@ import os
 import re
 import resource
 import shutil
+import signal
 
 from soak import disk_faults
 from soak.campaign import Outcome
-from soak.disk_work import (
-    begin,
-    end_of,
-    forked,
-    import_alike,
-    torn,
-    unlike,
-    works,
-)
+from soak.disk_state import end_of, torn, unlike
+from soak.disk_work import begin, forked, import_alike, works
 from soak.small_disk import SmallDisk, give_away, obey_permissions
 from soak.world import make_world
+from speechbrain_ext.runs import folders
 from speechbrain_ext.runs.folders import BEFORE
 
 # What an error has to say besides the file: what to do.
@@ -35,6 +30,7 @@ MEND = re.compile(
     r"|Look after the disk|Put it back|Choose|Make its folder|give another|start again"
     r"|prepare the data again|fetch it again|check data_folder"
 )
+STUCK = "two at once, one stuck: training"
 SHARED = ("training", "features", "pruning by copying", "report")
 QUICK = ("training", "features", "export", "pruning by copying")
 
@@ -70,7 +66,7 @@ class Campaign:
             self.disk = NoDisk(setting.folder / "disk")
         self.mounted = isinstance(self.disk, SmallDisk)
         self.world, self.made = make_world(setting.folder / "world"), made
-        self.works = works(self.world, made)
+        self.works = _needed(works(self.world, made), setting.kinds)
         self.wanted, self.before, self.after, self.met = {}, {}, {}, {}
         for work in self.works.values():
             self._undisturbed(work)
@@ -159,17 +155,19 @@ class Campaign:
         return found and f"another end: {found}" or torn(place)
 
 
+def _needed(every, kinds):
+    """The works of some kinds of faults, and those that others start from."""
+    named = {kind.rpartition(": ")[2] for kind in kinds}
+    named |= {"training", "export"}
+    return {n: w for n, w in every.items() if not kinds or n in named}
+
+
 def faults(setting):
     """All faults of disks."""
-    told = Campaign(setting)
-    for kind in (full, quota, rename, read_only):
-        for outcome in kind(told):
-            if outcome is not None:
-                yield outcome
-    yield from vanished(told)
-    yield from together(told)
-    yield from moved(told)
-    yield from of_another(told)
+    told, wanted = Campaign(setting), setting.kinds
+    for title, way in WAYS.items():
+        if not wanted or any(kind.startswith(title) for kind in wanted):
+            yield from filter(None, way(told))
     told.disk.empty()
 
 
@@ -237,7 +235,7 @@ def read_only(told):
 def _used(told, kind, *before):
     """What is whole already is used where it may not be written."""
     out, place = told.setting.folder / "out", told.disk.place
-    for name in ("features", "export", "report"):
+    for name in filter(told.works.get, ("features", "export", "report")):
         work = told.works[name]
         shutil.rmtree(out, ignore_errors=True)
         told.disk.empty()
@@ -284,7 +282,8 @@ def vanished(told):
 
 def together(told):
     """Two of the same command at once, in one folder."""
-    for name in SHARED[: told.setting.many(3, 4)]:
+    shared = SHARED[: told.setting.many(3, 4)]
+    for name in filter(told.works.get, shared):
         work, draw = told.works[name], told.setting.random(f"two {name}")
         for _ in range(told.setting.many(1, 6)):
             told.begin(work)
@@ -307,6 +306,32 @@ def together(told):
                 if "Traceback" in text or "Error: " not in text:
                     wrong = wrong or text
             yield Outcome(f"two at once: {name}", f"{delay} s apart", wrong)
+
+
+def stuck(told):
+    """One of two stands still in a run's folder: the other names it."""
+    work, place = told.works["training"], told.disk.place
+    many, draw = told.met[work.name]["fsync"], told.setting.random("stuck")
+    for _ in range(told.setting.many(1, 6)):
+        told.begin(work)
+        nth = draw.randrange(many // 2)
+        stop = disk_faults.stopping(nth, place / "base" / folders.LOCK)
+        log = told.setting.folder / "other.txt"
+        first = begin(lambda: work.run(place), log, stop)
+        os.waitpid(first, os.WUNTRACED)
+        wrong = told.clear(place) if told.do(work, impatient) else "no error"
+        if f"process {first} " not in told.said():
+            wrong = wrong or f"names no process {first}: {told.said()[-400:]}"
+        os.kill(first, signal.SIGCONT)
+        if os.waitpid(first, 0)[1]:
+            wrong = wrong or f"then the first failed: {log.read_text()[-700:]}"
+        wrong = wrong or torn(place) or unlike(end_of(place), told._end(work))
+        yield Outcome(STUCK, f"at fsync {nth} of {many}", wrong)
+
+
+def impatient():
+    """In a child: wait for another process a second, not half a minute."""
+    folders.alone.__wrapped__.__defaults__ = (1.0,)
 
 
 def moved(told):
@@ -337,7 +362,8 @@ def of_another(told):
     """Folders of another user: used where they may be, or said why not."""
     if not told.mounted:
         return
-    for name in ("training", "features", "preparing LibriSpeech", "report"):
+    alike = ("training", "features", "preparing LibriSpeech", "report")
+    for name in filter(told.works.get, alike):
         work = told.works[name]
         told.begin(work)
         give_away(told.disk.place)
@@ -347,3 +373,17 @@ def of_another(told):
         wrong = wrong or told.goes_on(work)
         yield Outcome(f"another's, empty: {name}", "", wrong)
     yield from _used(told, "another's, to be read", obey_permissions)
+
+
+# Each by what the names of its kinds begin with.
+WAYS = {
+    "full": full,
+    "quota": quota,
+    "rename": rename,
+    "read-only": read_only,
+    "vanished": vanished,
+    "two at once: ": together,
+    STUCK: stuck,
+    "moved": moved,
+    "another's": of_another,
+}

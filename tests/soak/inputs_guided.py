@@ -21,7 +21,7 @@ from speechbrain_ext.data.own_forms import read_table
 from speechbrain_ext.layers.converting import read_head
 from speechllm.exported.format import FORMAT, ExportFolder, file_hash
 
-RUNS = 10_000
+RUNS = 100_000
 # Longest input, in bytes.
 LONGEST = 4096
 
@@ -106,6 +106,8 @@ def guided(setting):
     if setting.quick or not there:
         return
     for name in READERS:
+        if not setting.wants(f"guided: {name}"):
+            continue
         folder = setting.folder / f"guided-{name}"
         folder.mkdir()
         tried, wrong = fuzzed(name, folder, setting)

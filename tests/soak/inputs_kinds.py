@@ -17,6 +17,7 @@ from soak.inputs_models import (
     make_export,
     make_pickles,
     read_backbone,
+    read_download,
     read_encoder,
     read_export,
     read_pickles,
@@ -272,5 +273,13 @@ KINDS = [
         "model/encoders/*/*",
         sign=sign_export,
         full=4000,
+    ),
+    Kind(
+        "downloads",
+        make_export,
+        read_download,
+        "model/README.md model/config.json model/backbone/*.* "
+        "model/tasks/asr/*.* model/tasks/asr/adapter/*.* model/encoders/*/*.*",
+        refused=True,
     ),
 ]

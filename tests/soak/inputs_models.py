@@ -22,7 +22,7 @@ from speechbrain_ext.training.checkpoints import random_state, read_state
 from speechllm.cli import main as speechllm
 from speechllm.cli.common import guarded
 from speechllm.export.write import export_runs
-from speechllm.exported.format import file_hash
+from speechllm.exported.format import ExportFolder, file_hash
 from speechllm.exported.model import ExportedSpeechLLM
 
 CALLS = inputs_mutate.Canary()
@@ -116,6 +116,11 @@ def read_export(place, random):
     if random.random() < 0.3:
         return speechllm(["info", model])
     return guarded(lambda: ExportedSpeechLLM.from_pretrained(model) and 0)
+
+
+def read_download(place, random):
+    """Look at it as at anything that was downloaded."""
+    return guarded(lambda: ExportFolder(str(place / "model")) and 0)
 
 
 def sign_export(place):

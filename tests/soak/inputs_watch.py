@@ -56,6 +56,8 @@ class Kind:
     files: str
     sign: Callable[[Path], None] | None = None
     spoil: Callable[[Path, object], str] = spoil
+    # Whether a file whose bytes are others is never read.
+    refused: bool = False
     # What else says what a refusal is of, such as an option.
     names: tuple[str, ...] = ()
     quick: int = 200
@@ -102,6 +104,8 @@ class Seen:
 
 def cases(kind: Kind, setting) -> Iterator[Outcome]:
     """Every case of a kind; a child that dies takes one of them along."""
+    if not setting.wants(kind.name):
+        return
     many = setting.many(kind.quick, kind.full)
     folder = setting.folder / kind.name.replace(" ", "-")
     sound = folder / "sound"
@@ -207,7 +211,8 @@ def one_case(kind: Kind, place: Path, seen, random) -> Iterator[tuple]:
     # The alarm waits for the end of a call into C; this limit ends it.
     used = int(sum(os.times()[:2])) + 2 * SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (used, resource.RLIM_INFINITY))
-    wrong = judge(kind, place, path, seen, random)
+    changed = not path.is_file() or path.read_bytes() != raw
+    wrong = judge(kind, place, path, seen, random, kind.refused and changed)
     for one, content in [*signed.items(), (path, raw)]:
         put_back(one, content)
     empty(place / "out")
@@ -235,7 +240,9 @@ def files_in(folder: Path) -> set[str]:
     }
 
 
-def judge(kind: Kind, place: Path, path: Path, seen: Seen, random) -> str:
+def judge(
+    kind: Kind, place: Path, path: Path, seen: Seen, random, refuse=False
+) -> str:
     """What was wrong with how a file was read; empty: nothing."""
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
@@ -257,6 +264,8 @@ def judge(kind: Kind, place: Path, path: Path, seen: Seen, random) -> str:
         return f"did {seen.did[:3]}"
     if _status("VmHWM") - before > MEMORY:
         return f"took {(_status('VmHWM') - before) >> 20} MiB"
+    if refuse and code == 0:
+        return "was read, although its content was changed"
     named = str(place), path.name, *kind.names
     return _said_well(code, said, named)
 

@@ -30,7 +30,8 @@ SOON = 0.03
 def faults(setting):
     """Every job, killed so many times."""
     for job in jobs(setting.folder):
-        yield from kills_of(job, setting)
+        if setting.wants(job.kind):
+            yield from kills_of(job, setting)
 
 
 def kills_of(job: Job, setting):

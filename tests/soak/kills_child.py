@@ -18,13 +18,14 @@ import select
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from soak.forks import fork
 
 # A child that hangs is a fault.
 PATIENCE = 300.0
@@ -80,13 +81,17 @@ def run_child(
     Path(f"{count}.told").unlink(missing_ok=True)
     reached, tell = os.pipe()
     began = time.monotonic()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if not child:
+
+    def begun():
         os.close(reached)
         os.setsid()
-        _in_child(work, folder, said, _Moments(folder, count, moment, tell))
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Where it hangs is told before it is ended.
+        faulthandler.dump_traceback_later(PATIENCE - 10, file=2)
+        _Moments(folder, count, moment, tell).begin()
+        return work()
+
+    child = fork(begun, said)
     os.close(tell)
     try:
         status, victim = _watch(child, reached, moment)
@@ -102,29 +107,6 @@ def run_child(
         time.monotonic() - began,
         said.read_text(errors="replace") if said.exists() else "",
     )
-
-
-def _in_child(work, folder, said, moments):
-    """The child's life; never returns."""
-    code = 1
-    try:
-        stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        for number in (1, 2):
-            os.dup2(stream, number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        # Where it hangs is told before it is ended.
-        faulthandler.dump_traceback_later(PATIENCE - 10, file=stream)
-        moments.begin()
-        code = work()
-        code = code if isinstance(code, int) else 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _watch(child, reached, moment):

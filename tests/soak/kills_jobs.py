@@ -23,6 +23,7 @@ from exported import make_run  # noqa: E402
 from mini_study import LARGE, MiniStudy  # noqa: E402
 from recipe_scripts import load_script  # noqa: E402
 
+from soak.forks import fork  # noqa: E402
 from soak.kills_child import run_child  # noqa: E402
 from soak.world import World, make_world  # noqa: E402
 from speechbrain_ext.data.features import FeatureCache  # noqa: E402
@@ -124,37 +125,16 @@ def sharded(train, world, folder):
     FeatureCache.wait.__defaults__ = (0.02, 60.0)
     children = []
     for rank in ("0", "1"):
-        child = os.fork()
-        if not child:
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            place |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+
+        def work(place=place):
             os.environ.update(place)
-            leave(
-                partial(
-                    *(features, train, world, folder),
-                    distributed_backend="gloo",
-                )
-            )
-        children.append(child)
+            features(train, world, folder, distributed_backend="gloo")
+
+        children.append(fork(work))
     ended = [os.waitpid(child, 0)[1] for child in children]
     return max(map(abs, map(os.waitstatus_to_exitcode, ended)))
-
-
-def leave(work):
-    """Do some work and end this process with its status."""
-    import traceback
-
-    code = 1
-    try:
-        code = work() or 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 # ----------------------------------------------------------------------------
@@ -316,12 +296,13 @@ def scheduled(file: Path, folder: Path) -> int:
         @staticmethod
         def run(words, cwd):
             """Run a module of ours in a copy of this process."""
-            child = os.fork()
-            if not child:
+
+            def work():
                 os.chdir(cwd)
                 sys.argv = words[2:]
-                leave(partial(runpy.run_module, words[2], None, "__main__"))
-            os.waitpid(child, 0)
+                runpy.run_module(words[2], None, "__main__")
+
+            os.waitpid(fork(work), 0)
 
     processes.multiprocessing, local.subprocess = Forking, Subprocess
     processes._run_script = run_script

@@ -42,6 +42,16 @@ LONGEST = 12
 RATE = 16000
 
 
+# The kinds of faults; of batches in the order of `compositions`.
+PLAIN = "a batch of any size, order and padding: float32"
+FIXED = "the same, in fixed buffers: float32"
+MIXED = "the same, its tasks mixed: float32"
+STREAMED = "texts streamed side by side: float32"
+BATCHES = PLAIN, FIXED, MIXED, STREAMED
+NEAR_TIE = "another text only at a near tie: bfloat16"
+FEW = "a few rows in a hundred differ: bfloat16"
+
+
 def faults(setting):
     """Batches of both families; then numbers that are none."""
     from soak import numbers_bad
@@ -49,6 +59,8 @@ def faults(setting):
     torch.set_num_threads(1)
     many = setting.many(200, 2000) // len(KINDS)
     for kind in sorted(KINDS):
+        if not setting.wants(*BATCHES, NEAR_TIE, FEW):
+            break
         folder = setting.folder / kind
         pools = {
             dtype: make_pool(folder / dtype, kind, dtype)
@@ -142,23 +154,18 @@ def alone(pool, one, task):
 
 def compositions(setting, kind, pool, many):
     """Random batches, in each way of decoding in turn."""
-    ways = {
-        "a batch of any size, order and padding": plain,
-        "the same, in fixed buffers": fixed,
-        "the same, its tasks mixed": mixed,
-        "texts streamed side by side": streamed,
-    }
+    ways = dict(zip(BATCHES, (plain, fixed, mixed, streamed)))
     fixed_buffers = StaticDecoding()
     for number in range(many):
         name, way = list(ways.items())[number % len(ways)]
         dice = setting.random(f"{kind} {name} {number}")
-        rows = drawn(dice, pool, name == "the same, its tasks mixed")
+        rows = drawn(dice, pool, name == MIXED)
         limits = [dice.choice([0, 1, 3, LONGEST, LONGEST]) for _ in rows]
         pool.tasks.decoder.static = fixed_buffers if way is fixed else None
         logits, said = way(dice, pool, rows, limits)
         wrong = differs(pool, rows, limits, logits, said)
         which = f"{kind}, batch {number} of {len(rows)}"
-        yield Outcome(f"{name}: float32", which, wrong)
+        yield Outcome(name, which, wrong)
     pool.tasks.decoder.static = None
 
 
@@ -271,7 +278,6 @@ def differs(pool, rows, limits, logits_NV, said):
 
 def roundings(setting, kind, pool, many):
     """Batches in bfloat16; a text may differ, where the docs say."""
-    name = "another text only at a near tie: bfloat16"
     for number in range(many):
         dice = setting.random(f"{kind} bfloat16 {number}")
         mix = number % 2 == 1
@@ -283,7 +289,7 @@ def roundings(setting, kind, pool, many):
                 continue
             if not near_tie(pool, one, task, found.ids):
                 wrong = f"row {place} says {found.ids}, no near tie"
-        yield Outcome(name, f"{kind}, batch {number}", wrong)
+        yield Outcome(NEAR_TIE, f"{kind}, batch {number}", wrong)
 
 
 def minis(setting, kind, many):
@@ -309,7 +315,7 @@ def minis(setting, kind, many):
         other += sum(one.ids != alone[i] for i, one in zip(rows, said))
     told = f"{kind}: {other} of {many} rows say something else"
     wrong = told if other > DIFFER * many else ""
-    yield Outcome("a few rows in a hundred differ: bfloat16", told, wrong)
+    yield Outcome(FEW, told, wrong)
 
 
 @torch.no_grad()

@@ -20,9 +20,30 @@ FAMILIES = {
 
 
 def figures(file: Path) -> dict[str, str]:
-    """Texts by name, of what a campaign counted."""
+    """Texts by name, of what a campaign counted and what caught the breaks."""
     told = json.loads(Path(file).read_text(encoding="utf-8"))
-    return {"reliability-made": made(told), "reliability": table(told)}
+    breaks = Path(file).with_name("breaks.json").read_text(encoding="utf-8")
+    return {
+        "reliability-made": made(told),
+        "reliability": table(told),
+        "reliability-breaks": broken(json.loads(breaks)["breaks"]),
+    }
+
+
+def broken(rows: list[dict]) -> str:
+    """A row for each break, with the first word of what caught it."""
+    names = "break", "caught by", "which said"
+    return markdown_table(
+        names,
+        [
+            (
+                one["break"],
+                FAMILIES[one["family"]] if one["told"] else "NOT caught",
+                f"`{one['told']}`" if one["told"] else "",
+            )
+            for one in rows
+        ],
+    )
 
 
 def made(told: dict) -> str:

@@ -61,7 +61,8 @@ class Site:
 def faults(setting):
     """Power cuts in every way of writing."""
     for site in sites(setting.folder):
-        yield from cuts(setting, site)
+        if setting.wants(site.name):
+            yield from cuts(setting, site)
 
 
 def cuts(setting, site):

@@ -6,7 +6,6 @@ under torchrun the store by which they find each other is another process's.
 
 from __future__ import annotations
 
-import atexit
 import datetime
 import json
 import os
@@ -14,7 +13,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +25,7 @@ import train  # noqa: E402
 
 sys.path.remove(str(RECIPE))
 
+from soak.forks import fork  # noqa: E402
 from speechllm.command import run_command  # noqa: E402
 
 HOST = "127.0.0.1"
@@ -135,30 +134,14 @@ def be_torchrun(of, words, fault, mark):
     os.execv(sys.executable, [sys.executable, *map(str, words)])
 
 
-def fork(log: Path, work, *given) -> int:
-    """A copy of this process that does some work, its words in a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
+def start(log: Path, work, *given) -> int:
+    """A group of its own that does some work, its words in a file."""
+
+    def begun():
         os.setpgid(0, 0)
-        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(stream, 1)
-        os.dup2(stream, 2)
         work(*given)
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    return fork(begun, log, at_exit=True)
 
 
 @dataclass
@@ -182,13 +165,13 @@ class Group:
         if self.torchrun:
             mark = self.folder / "fault-0"
             told = self.size, self.words, self.fault, mark
-            self.pids[0] = fork(self.log(0), be_torchrun, *told)
+            self.pids[0] = start(self.log(0), be_torchrun, *told)
             return self
         if self.size > 1:
-            self.store = fork(self.folder / "store.log", be_store, port)
+            self.store = start(self.folder / "store.log", be_store, port)
         for rank in range(self.size):
             given = rank, self.size, port, self.words
-            self.pids[rank] = fork(self.log(rank), self._be, *given)
+            self.pids[rank] = start(self.log(rank), self._be, *given)
         return self
 
     def _be(self, rank, *given):

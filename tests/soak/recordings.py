@@ -10,11 +10,12 @@ import importlib
 import logging
 from collections.abc import Callable
 
-from soak import recordings_parquet
 from soak.recordings_audio import FORMATS, audio_case, make_seeds
+from soak.recordings_cells import sound
 from soak.recordings_child import tried
+from soak.recordings_grammars import GRAMMARS
 from soak.recordings_guided import guided
-from soak.recordings_lists import GRAMMARS, list_case, sound
+from soak.recordings_lists import list_case
 from soak.recordings_odd import naming_case, odd_case, silence_case
 
 # The slow ones are fewer.
@@ -39,7 +40,6 @@ def faults(setting):
     logging.getLogger("speechbrain_ext").setLevel(logging.WARNING)
     # Made once, before any child is forked.
     make_seeds()
-    recordings_parquet.sound()
     # Which pyarrow loads at the first cast.
     importlib.import_module("pyarrow.compute")
     for form in ("WAV", "FLAC", "mp3"):

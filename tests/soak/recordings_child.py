@@ -41,6 +41,8 @@ NO_MEMORY = re.compile("cannot allocate|bad_alloc|unable to allocate", re.I)
 
 def tried(kind: str, many: int, act: Act, setting: Setting) -> Iterator:
     """An outcome for each of many cases, a child for each batch of them."""
+    if not setting.wants(kind):
+        return
     folder = setting.folder / kind.replace(" ", "_")
     for first in range(0, many, BATCH):
         numbers = list(range(first, min(many, first + BATCH)))

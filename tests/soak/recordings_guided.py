@@ -36,7 +36,9 @@ SEEDS = {
 
 def guided(reader: str, setting) -> Iterator[Outcome]:
     """An outcome for each input that atheris tried; none without it."""
-    if importlib.util.find_spec("atheris") is None:
+    kind = f"coverage-guided: {reader}"
+    there = importlib.util.find_spec("atheris")
+    if there is None or not setting.wants(kind):
         return
     folder = setting.folder / f"guided-{reader}"
     folder.mkdir(parents=True)
@@ -44,7 +46,7 @@ def guided(reader: str, setting) -> Iterator[Outcome]:
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, cwd=folder
     )
-    kind, said = f"coverage-guided: {reader}", done.stdout + done.stderr
+    said = done.stdout + done.stderr
     many = max(map(int, re.findall(r"^#(\d+)", said, re.M)), default=0)
     for number in range(many - bool(done.returncode)):
         yield Outcome(kind, f"input {number}")
@@ -54,7 +56,7 @@ def guided(reader: str, setting) -> Iterator[Outcome]:
 
 def reader_of(name):
     """What reads a file of a kind."""
-    from soak import recordings_lists  # noqa: F401  (the recipes' folders)
+    from soak import recordings_grammars  # noqa: F401  (the recipes' folders)
 
     if name == "tsv":
         from covost2_prepare import read_tsv, utterance

@@ -16,8 +16,8 @@ import soundfile
 import torch
 
 from soak.recordings_audio import seed, wrong_with
+from soak.recordings_cells import sound
 from soak.recordings_child import unclear
-from soak.recordings_lists import sound
 from speechllm.cli.audio import _expand
 from speechllm.exported.audio import as_sounds
 

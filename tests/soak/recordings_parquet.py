@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from encoded import noise
 
-from soak.recordings_audio import seed
+from soak.recordings_cells import sound
 
 TEXTS = ("a cat", "", None, "$5", "\0", "\x1b[2J", "x" * 200_000, "a\nb")
 NAMES = ("a", "b", "", None, "../up", "a b", "é")
@@ -24,19 +22,9 @@ class Canary:
         return (exec, ("open('canary', 'w').close()",))
 
 
-@functools.cache
-def sound() -> bytes:
-    """A short recording."""
-    import soundfile
-
-    target = io.BytesIO()
-    soundfile.write(target, noise(0.2, 16000), 16000, format="WAV")
-    return target.getvalue()
-
-
 def contents(random):
     """What the column of recordings may hold."""
-    whole = sound()
+    whole = sound("WAV")
     return random.choice(
         (
             whole,
@@ -46,7 +34,7 @@ def contents(random):
             b"",
             whole[: random.randrange(len(whole))],
             b"<html>",
-            seed("headed.mp3"),
+            sound("mp3"),
         )
     )
 
@@ -101,7 +89,7 @@ def other_type(random, columns, many) -> None:
         pa.array(["0.2"] * many, pa.string()),
         pa.array([None] * many, pa.null()),
         pa.array([10**15] * many, pa.timestamp("ns")),
-        pa.array([sound()] * many, pa.binary()),
+        pa.array([sound("WAV")] * many, pa.binary()),
         pa.array(
             [{"bytes": "text"}] * many, pa.struct([("bytes", pa.string())])
         ),

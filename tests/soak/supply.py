@@ -96,9 +96,19 @@ def weaknesses(setting):
     except Exception as error:  # no tool, no network, no answer in time
         print(f"supply: pip-audit: not tried ({type(error).__name__}: {error})")
         return
+    yield from audited(packages)
+
+
+def audited(packages):
+    """What is known of each; nothing is said of what could not be asked."""
+    unasked = [one for one in packages if one.get("skip_reason")]
+    if unasked:
+        many, why = len(unasked), unasked[0]["skip_reason"]
+        print(f"supply: pip-audit: {many} packages not tried ({why}, ...)")
     for one in packages:
-        bad = ", ".join(fault["id"] for fault in one.get("vulns", []))
-        yield Outcome("known weaknesses (pip-audit)", one["name"], bad)
+        if one not in unasked:
+            bad = ", ".join(fault["id"] for fault in one["vulns"])
+            yield Outcome("known weaknesses (pip-audit)", one["name"], bad)
 
 
 def licence_of(package):
