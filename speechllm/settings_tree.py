@@ -36,6 +36,12 @@ from speechllm.packaged import included_path
 # over a hundred thousand brackets. The largest settings have 7,000 letters.
 LARGEST, DEEPEST = 100_000, 40
 INCLUDE = "!include:"
+# HyperPyYAML's own, and those of YAML that its loader knows.
+TAGS = re.compile(
+    r"!(new|name|module|apply|applyref|include):.*|!(ref|copy|tuple|PLACEHOLDER)"
+    r"|(tag:yaml.org,2002:|!!)(str|int|float|bool|null|map|seq|set|omap|pairs"
+    r"|binary|timestamp|merge|value)|"
+)
 INDENT = 4
 Path = tuple  # of keys (str) and places in lists (int)
 NO_VALUE = object()
@@ -234,6 +240,11 @@ def _tree(text):
             raise ValueError(
                 f"has {tag_of(node):.80} at {label(path)}, which would run "
                 "code: objects are made by !new:, in the recipe's own YAML"
+            )
+        if not TAGS.fullmatch(tag_of(node)):
+            raise ValueError(
+                f"has {tag_of(node):.80} at {label(path)}, which is no tag of "
+                "HyperPyYAML: quote the value, or correct the tag"
             )
     keys = [path[-1] for path, _ in _walk((), root)]
     odd = [key for key in keys if not isinstance(key, (str, int))]

@@ -30,6 +30,7 @@ from speechbrain_ext.layers.pruned_config import pruned_config
 from speechbrain_ext.layers.removal import Removal
 from speechbrain_ext.layers.weights import (
     any_config,
+    fetch_file,
     first_values,
     load_tokenizer,
     shape_of,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 
 def fork(work: Callable, said: Path | None = None, **how) -> int:
     """Have a copy of this process do some work; the copy's number."""
@@ -28,6 +30,8 @@ def leave(
     was to be done when the process ends.
     """
     code = 1
+    # Before there are threads, of which two would make torch's pool anew.
+    torch.set_num_threads(1)
     try:
         if said is not None:
             flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
