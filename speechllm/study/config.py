@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from speechllm.packaged import folder_of
 from speechllm.study.state import REPORTS
@@ -128,9 +128,9 @@ def recipe_folder(name: str) -> str:
 
 def _check_recipe(given, where):
     folder = recipe_folder(given.get("recipe") or "")
-    if not given.get("recipe") or not Path(folder).is_dir():
+    if not given.get("recipe") or not os.path.isdir(folder):
         raise PlanError(
-            f"{where}recipe: {folder} is not there: name a recipe's folder "
+            f"{where}recipe: {folder:.300} is not there: name a recipe's folder "
             "(speechllm recipes ls)"
         )
 

@@ -7,6 +7,7 @@ comments, the order of the keys or the folders are.
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import yaml
@@ -43,7 +44,7 @@ def _content(file, value):
     if not str(value).endswith(".yaml"):
         return value
     named = Path(included_path(value, file.parent.parent))
-    if not named.is_file():
+    if not os.path.isfile(named):
         return value
     return _fragment(named)
 
