@@ -10,11 +10,7 @@ from benchmarks.common import (
     tiers,
     time_and_memory,
 )
-from benchmarks.models import (
-    projector_step,
-    random_speech_llm,
-    training_batch,
-)
+from benchmarks.models import projector_step, random_speech_llm, training_batch
 from speechbrain_ext.model.prompt import Sequence
 
 SIZES = tiers(

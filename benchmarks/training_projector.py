@@ -17,11 +17,7 @@ from benchmarks.common import (
 
 import torch  # isort: skip
 
-from benchmarks.models import (
-    projector_step,
-    random_speech_llm,
-    training_batch,
-)
+from benchmarks.models import projector_step, random_speech_llm, training_batch
 from speechbrain_ext.model.prompt import IGNORE
 
 # cases: layers, width, pairs.

@@ -16,10 +16,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.lm_calls import last_states

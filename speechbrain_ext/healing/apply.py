@@ -12,12 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from speechbrain_ext.healing.lora import (
-    ADAPTER,
-    MODULES,
-    Lora,
-    add_adapter,
-)
+from speechbrain_ext.healing.lora import ADAPTER, MODULES, Lora, add_adapter
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.later import later
 from speechbrain_ext.layers.removal import Removal

@@ -7,11 +7,7 @@ path, `drop_layers` and `load_pruned` a causal LM without the layers of it,
 
 from speechbrain_ext.layers.distances import RedundancyTable, measure
 from speechbrain_ext.layers.removal import Block
-from speechbrain_ext.layers.surgery import (
-    drop_layers,
-    load_pruned,
-    save_pruned,
-)
+from speechbrain_ext.layers.surgery import drop_layers, load_pruned, save_pruned
 
 __all__ = [
     "Block",

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
-from speechbrain_ext.layers.lm_calls import (
-    decoder_layers,
-)
+from speechbrain_ext.layers.lm_calls import decoder_layers
 
 
 def entering(layer: torch.nn.Module, change: Callable):

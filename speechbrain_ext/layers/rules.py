@@ -25,11 +25,7 @@ import torch
 
 from speechbrain_ext.layers.distances import measure
 from speechbrain_ext.layers.linear_map import LEAST, LinearMap, fit_map
-from speechbrain_ext.layers.lm_calls import (
-    causal_lm,
-    decoder_layers,
-    input_of,
-)
+from speechbrain_ext.layers.lm_calls import causal_lm, decoder_layers, input_of
 from speechbrain_ext.layers.plans import Plan
 from speechbrain_ext.layers.removal import Block, Removal
 from speechbrain_ext.layers.residual import refuse_overflow

@@ -347,14 +347,12 @@ def _check_layers(layers, kept, samples, source):
 
 def _load_generation_config(model, source, revision):
     """The source's own generation settings, where it has some."""
-    name = GENERATION_CONFIG_NAME
-    if not fetch_file(source, name, revision, missing_ok=True):
-        made = GenerationConfig.from_model_config(model.config)
-        model.generation_config = made
-        return
-    try:
-        model.generation_config = GenerationConfig.from_pretrained(
-            source, revision=revision
-        )
-    except OSError as error:  # what transformers says of one that is no JSON
-        raise ValueError(error) from error
+    made = GenerationConfig.from_model_config(model.config)
+    if fetch_file(source, GENERATION_CONFIG_NAME, revision, missing_ok=True):
+        try:
+            made = GenerationConfig.from_pretrained(source, revision=revision)
+        except (
+            OSError
+        ) as error:  # what transformers says of one that is no JSON
+            raise ValueError(error) from error
+    model.generation_config = made

@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speechbrain_ext.later import later
 from speechbrain_ext.layers.lm_calls import (
@@ -84,9 +81,7 @@ class Decoder(torch.nn.Module):
             self.static = static.StaticDecoding()
         self.pack = None
         if padding_free:
-            packing = later("model.packing", "padding_free")
-            packing.check_packing(lm)
-            self.pack = packing.in_one_row
+            self.pack = later("model.packing", "padding_free").packing_of(lm)
 
     @property
     def adapter(self) -> PeftModel | None:
@@ -152,9 +147,6 @@ class Decoder(torch.nn.Module):
             raise ValueError(
                 f"dtype: {dtype!r} is none of {', '.join(DTYPES)}."
             )
-        if padding_free:
-            packing = later("model.packing", "padding_free")
-            attention = packing.attention_of_rows(attention, device)
         whole = source_config(source, revision).num_hidden_layers
         removed = Removal.of(removed, whole)
         lm = load_pruned(

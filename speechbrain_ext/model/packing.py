@@ -7,7 +7,7 @@ then runs its kernels for rows of many lengths, `sdpa` masks other rows. With
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 
 import torch
 from transformers.utils import is_flash_attn_2_available
@@ -22,7 +22,17 @@ MOST_OFF = {torch.float32: 1e-4}
 MOST_OFF_LOW = 0.05
 
 
-def in_one_row(sequence: Sequence) -> Sequence:
+class OneRow(Sequence):
+    """Rows that stand in one, which positions alone tell apart."""
+
+    def causal_inputs(self) -> dict[str, torch.Tensor]:
+        """No mask: it would hide where rows begin."""
+        inputs = self.as_inputs()
+        del inputs["attention_mask"]
+        return inputs
+
+
+def in_one_row(sequence: Sequence) -> OneRow:
     """The real positions of all rows as one row.
 
     Arguments
@@ -32,7 +42,7 @@ def in_one_row(sequence: Sequence) -> Sequence:
 
     Returns
     -------
-    Sequence
+    OneRow
         One row ``[1, N]`` of N real positions, whose labels are in the same
         order; its positions begin anew with each row.
 
@@ -48,23 +58,25 @@ def in_one_row(sequence: Sequence) -> Sequence:
     """
     real_BQ = sequence.mask_BQ.bool()
     labels_BQ = sequence.labels_BQ
-    return dataclasses.replace(
-        sequence,
+    return OneRow(
         embeds_BQD=sequence.embeds_BQD[real_BQ][None],
         mask_BQ=sequence.mask_BQ[real_BQ][None],
         positions_BQ=sequence.positions_BQ[real_BQ][None],
+        prompt_lengths_B=sequence.prompt_lengths_B,
         labels_BQ=None if labels_BQ is None else labels_BQ[real_BQ][None],
-        padding="rows",
-        places_N=None,
+        padding="none",
+        names=sequence.names,
     )
 
 
-def attention_of_rows(attention: str | None, device: str) -> str | None:
-    """Flash attention in the place of `sdpa`, where it can be had."""
-    on_gpu = torch.device(device).type == "cuda"
-    if attention == "sdpa" and on_gpu and is_flash_attn_2_available():
-        return "flash_attention_2"
-    return attention
+def packing_of(lm: CausalLM) -> Callable[[Sequence], Sequence]:
+    """`in_one_row`, for a decoder that is made ready for it; see below."""
+    on_gpu = base_model(lm).embed_tokens.weight.device.type == "cuda"
+    plain = lm.config._attn_implementation == "sdpa"
+    if on_gpu and plain and is_flash_attn_2_available():
+        lm.set_attn_implementation("flash_attention_2")
+    check_packing(lm)
+    return in_one_row
 
 
 @torch.no_grad()

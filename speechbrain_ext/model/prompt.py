@@ -212,8 +212,7 @@ class Sequence:
     labels_BQ : torch.Tensor or None
         The id each position has to predict, `IGNORE` where it predicts none.
     padding : str
-        Where padding may stand: "none", "right", or "any" (not known);
-        "rows": nowhere, as the rows stand in one (see `packing`).
+        Where padding may stand: "none", "right", or "any" (not known).
     places_N : torch.Tensor or None
         Where there are labels, in the rows one after another; None: not known.
     names : list of str or None
@@ -255,12 +254,9 @@ class Sequence:
         attends with its fastest kernels and copies no grouped heads. What
         comes out at padding differs, and means nothing either way.
         """
-        inputs = self.as_inputs()
-        if self.padding != "any":
-            del inputs["attention_mask"]
-        if self.padding in ("none", "right"):
-            del inputs["position_ids"]
-        return inputs
+        if self.padding == "any":
+            return self.as_inputs()
+        return {"inputs_embeds": self.embeds_BQD}
 
 
 def assemble(

@@ -38,10 +38,9 @@ class SetScore:
             return f"{self.metric}: none"
         said = f"{self.metric} {self.value:.2f}"
         if self.interval:
-            ends = [
-                "no bound" if end is None else f"{end:.2f}"
-                for end in self.interval
-            ]
+            ends = (
+                "no bound" if e is None else f"{e:.2f}" for e in self.interval
+            )
             said += f" [{', '.join(ends)}]"
         if self.normaliser:
             said += f" ({self.language or 'no language'}, {self.normaliser})"

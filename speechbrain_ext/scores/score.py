@@ -7,10 +7,7 @@ from typing import Any
 
 from speechbrain_ext.later import later
 from speechbrain_ext.runs.result import SetScore
-from speechbrain_ext.scores.language import (
-    load_normaliser,
-    normaliser_name,
-)
+from speechbrain_ext.scores.language import load_normaliser, normaliser_name
 from speechbrain_ext.scores.words import WordErrors, word_errors
 
 

@@ -19,11 +19,7 @@ from tqdm import tqdm
 
 from speechbrain_ext.data.batches import to_device, true_lengths
 from speechbrain_ext.later import later
-from speechbrain_ext.layers.residual import (
-    in_double,
-    no_numbers,
-    target_loss,
-)
+from speechbrain_ext.layers.residual import in_double, no_numbers, target_loss
 from speechbrain_ext.runs.files import writing
 from speechbrain_ext.training.checkpoints import (
     TrainableState,
@@ -34,11 +30,7 @@ from speechbrain_ext.training.checkpoints import (
 )
 from speechbrain_ext.training.evaluation import EvaluationBrain
 from speechbrain_ext.training.processes import hears_signals
-from speechbrain_ext.training.steps import (
-    JoinedSteps,
-    sampler_of,
-    step_factor,
-)
+from speechbrain_ext.training.steps import JoinedSteps, sampler_of, step_factor
 
 logger = get_logger(__name__)
 

@@ -13,11 +13,7 @@ import time
 
 from safetensors.torch import save_file
 
-from speechbrain_ext.healing.apply import (
-    check_places,
-    heal,
-    train_parts,
-)
+from speechbrain_ext.healing.apply import check_places, heal, train_parts
 from speechbrain_ext.healing.lora import ADAPTER, ATTENTION, save_adapter
 from speechbrain_ext.healing.presets import Healing
 from speechbrain_ext.later import later

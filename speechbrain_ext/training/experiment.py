@@ -18,9 +18,7 @@ from speechbrain_ext.later import later
 from speechbrain_ext.layers.surgery import source_place
 from speechbrain_ext.runs.files import write_hypotheses, write_losses
 from speechbrain_ext.runs.result import RunResult
-from speechbrain_ext.training.baseline import (
-    identify,
-)
+from speechbrain_ext.training.baseline import identify
 from speechbrain_ext.training.build import (
     build_from_settings,
     build_healed,

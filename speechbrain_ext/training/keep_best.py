@@ -2,11 +2,7 @@
 
 import math
 
-from speechbrain_ext.training.checkpoints import (
-    VALID_LOSS,
-    load_trained,
-    saved,
-)
+from speechbrain_ext.training.checkpoints import VALID_LOSS, load_trained, saved
 
 
 def is_best(history, step):

@@ -12,10 +12,7 @@ from typing import Any
 
 from speechbrain_ext.later import later
 from speechbrain_ext.model.prompt import template_faults
-from speechbrain_ext.scores.language import (
-    base_language,
-    normaliser_name,
-)
+from speechbrain_ext.scores.language import base_language, normaliser_name
 from speechbrain_ext.training.faults import Fault, as_yaml
 
 MISSING = object()

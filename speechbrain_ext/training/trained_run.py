@@ -17,10 +17,7 @@ from speechbrain_ext.model.encoder import SpeechEncoder
 from speechbrain_ext.model.prompt import Prompt
 from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechbrain_ext.runs.result import load_run
-from speechbrain_ext.training.baseline import (
-    TRAINED,
-    read_system,
-)
+from speechbrain_ext.training.baseline import TRAINED, read_system
 from speechbrain_ext.training.build import (
     FROZEN,
     PROJECTOR_FILE,

@@ -20,12 +20,7 @@ from speechbrain_ext.runs.reading import load_runs
 from speechbrain_ext.runs.result import RunResult
 from speechbrain_ext.scores.intervals import PLAIN, holm
 from speechllm.pipes import module_parser
-from speechllm.report.estimates import (
-    Drawn,
-    estimate,
-    mean,
-    ratio_estimate,
-)
+from speechllm.report.estimates import Drawn, estimate, mean, ratio_estimate
 from speechllm.report.figures import FULL_WIDTH, OWN_PATHS
 from speechllm.report.frontier import draw_frontier
 from speechllm.report.healing_tables import MEASURES, PAPER, page_of

@@ -13,11 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from speechbrain_ext.runs.files import of_form
-from speechllm.report.chance import (
-    Agreement,
-    overlap_by_place,
-    path_agreement,
-)
+from speechllm.report.chance import Agreement, overlap_by_place, path_agreement
 from speechllm.report.estimates import Drawn, grouped, mean
 from speechllm.report.figures import COLUMN_WIDTH, FULL_WIDTH, figure, hide
 from speechllm.report.samples import baseline_name

@@ -20,12 +20,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from speechbrain_ext.runs.files import (
-    LOSSES_FILE,
-    atomic_write,
-    of_form,
-    plain,
-)
+from speechbrain_ext.runs.files import LOSSES_FILE, atomic_write, of_form, plain
 from speechbrain_ext.runs.result import RESULT_FILE
 from speechllm.pipes import module_parser
 

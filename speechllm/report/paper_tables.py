@@ -5,11 +5,7 @@ from __future__ import annotations
 import itertools
 from statistics import fmean
 
-from speechbrain_ext.scores.intervals import (
-    WORSE,
-    holm,
-    relative_degradation,
-)
+from speechbrain_ext.scores.intervals import WORSE, holm, relative_degradation
 from speechllm.report import paper
 from speechllm.report.estimates import estimate, grouped, mean
 from speechllm.report.study import size_of

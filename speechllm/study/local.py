@@ -14,12 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from speechllm.pipes import module_parser
 from speechllm.study.plan import read_plan

@@ -16,12 +16,7 @@ import yaml
 
 from speechbrain_ext.runs.files import of_form
 from speechllm.settings_tree import refuse_bomb
-from speechllm.study.besides import (
-    as_words,
-    check_run,
-    score_run,
-    timing_run,
-)
+from speechllm.study.besides import as_words, check_run, score_run, timing_run
 from speechllm.study.config import PlanError, checked, recipe_folder
 from speechllm.study.fingerprints import made_of, made_of_recipe
 from speechllm.study.state import ROOT, Run, Study

@@ -29,12 +29,7 @@ from speechbrain_ext.data.manifests import (
     mark_repeated,
     measure,
 )
-from speechbrain_ext.data.own_forms import (
-    ALIASES,
-    ENDINGS,
-    form_of,
-    read_data,
-)
+from speechbrain_ext.data.own_forms import ALIASES, ENDINGS, form_of, read_data
 from speechbrain_ext.data.sets import speaker_of
 
 logger = get_logger(__name__)
