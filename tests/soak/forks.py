@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import torch
+from tqdm import tqdm
 
 
 def fork(work: Callable, said: Path | None = None, **how) -> int:
@@ -30,6 +32,8 @@ def leave(
     was to be done when the process ends.
     """
     code = 1
+    # A killed copy may have held what all copies share.
+    tqdm.set_lock(threading.RLock())
     # Before there are threads, of which two would make torch's pool anew.
     torch.set_num_threads(1)
     try:
