@@ -46,7 +46,9 @@ def whole_safetensors(path: str) -> Iterator[None]:
     """Name the file that cannot be read, and the mend (ValueError)."""
     try:
         yield
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
+        if getattr(error, "filename", None):
+            raise  # it says which
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}): fetch or write "
             "it again"

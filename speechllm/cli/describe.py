@@ -8,9 +8,11 @@ from speechbrain_ext.layers.converting import read_head
 from speechbrain_ext.layers.distances import RedundancyTable
 from speechbrain_ext.layers.plans import is_plans, load_plans
 from speechbrain_ext.layers.removal import ranges
+from speechbrain_ext.runs.files import of_form
 from speechbrain_ext.runs.result import load_run
 from speechllm.export.card import removed_of
 from speechllm.exported.format import (
+    AGAIN,
     MANIFEST,
     ExportError,
     ExportFolder,
@@ -37,7 +39,8 @@ def describe(path: str) -> dict:
             return _comparison(path)
         return _plans(path) if is_plans(path) else _table(path)
     if os.path.isfile(os.path.join(path, MANIFEST)):
-        return _export(path)
+        with of_form(path, ": notes of it are not as `export` writes", AGAIN):
+            return _export(path)
     if os.path.isfile(os.path.join(path, "result.json")):
         return _run(path)
     if os.path.isfile(os.path.join(path, "config.json")):

@@ -156,8 +156,17 @@ def load_lm(model, text, settings):
         except TypeError as error:
             tell(f"{error} Holding it in memory.")
             decoder = load(stream=False)
-    how = decoder.tokenizer, settings["context"]
-    return decoder, read_rows(text, *how) if text else None
+    if not text:
+        return decoder, None
+    rows = read_rows(text, decoder.tokenizer, settings["context"])
+    most = max(int(row.max()) for row in rows)
+    known = decoder.lm.config.vocab_size
+    if most >= known:
+        raise ValueError(
+            f"{model}: its tokenizer gives the id {most}, its embeddings are "
+            f"{known}: they belong to different models. Download it again"
+        )
+    return decoder, rows
 
 
 def table_about(table):
