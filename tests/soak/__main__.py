@@ -62,14 +62,14 @@ def main() -> int:
         if lacking := {*told.kinds} - met:
             parser.error(f"--kinds: no fault of {', '.join(sorted(lacking))}")
         return report(tallies)
+    size = {"size": "full" if told.full else "quick"}
     save(
         told.output / "soak.json",
         {
-            "size": "full" if told.full else "quick",
             "seed": told.seed,
             "machine": f"{os.cpu_count()} cores, {platform.system()}",
             "versions": versions(),
-            "families": {n: tallies[n].as_json() for n in names},
+            "families": {n: size | tallies[n].as_json() for n in names},
         },
     )
     code = report(tallies)
@@ -86,7 +86,7 @@ def scratch(name) -> Path:
 
 
 def save(file, told) -> None:
-    """Write the counts; those of other families of as large a campaign stay."""
+    """Write the counts; those of other families of this seed stay."""
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
         families = before.pop("families")

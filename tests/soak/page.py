@@ -49,13 +49,21 @@ def broken(rows: list[dict]) -> str:
 def made(told: dict) -> str:
     """How large the campaign was, where and with what."""
     parts = told["families"].values()
+    quick = [
+        FAMILIES[n] for n, p in told["families"].items() if p["size"] != "full"
+    ]
+    size = "A full campaign"
+    if quick:
+        size = f"A full campaign, of {', '.join(quick)} a quick one"
+    if len(quick) == len(parts):
+        size = "A quick campaign"
     cases = sum(k["cases"] for p in parts for k in p["kinds"].values())
     survived = sum(k["survived"] for p in parts for k in p["kinds"].values())
     minutes = sum(p["seconds"] for p in parts) / 60
     packages = ("python", "torch", "transformers", "speechbrain", "av")
     versions = ", ".join(f"{n} {told['versions'][n]}" for n in packages)
     return (
-        f"A {told['size']} campaign, seed {told['seed']}: {cases:,} faults, "
+        f"{size}, seed {told['seed']}: {cases:,} faults, "
         f"{survived:,} of them survived; {minutes:.0f} minutes of one core "
         f"({told['machine']}; {versions})."
     )
