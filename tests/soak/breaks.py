@@ -71,7 +71,13 @@ BREAKS = (
     Break(
         "a file renamed before it is on the disk",
         FILES,
-        (("                os.fsync(stream.fileno())\n", ""),),
+        (
+            (
+                "                os.fsync(stream.fileno())\n"
+                "            os.replace(temporary, path)\n",
+                "            os.replace(temporary, path)\n",
+            ),
+        ),
         "power",
         ("a text",),
     ),
