@@ -47,8 +47,8 @@ def whole_safetensors(path: str) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
-        if getattr(error, "filename", None):
-            raise  # it says which
+        if getattr(error, "filename", None) or not os.path.exists(path):
+            raise
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}): fetch or write "
             "it again"

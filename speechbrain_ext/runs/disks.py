@@ -133,13 +133,13 @@ def _locked(path):
     return handle
 
 
-def abandoned(folder: Path, pattern: str) -> list[Path]:
+def abandoned(folder: Path, pattern: str, age: float = JUST_MADE) -> list[Path]:
     """Unfinished files and folders of a name that nobody holds any more."""
     found = []
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             # It may be about to be held.
-            if time.time() - path.stat().st_mtime > JUST_MADE:
+            if time.time() - path.stat().st_mtime > age:
                 os.close(_locked(path))
                 found.append(path)
     return found

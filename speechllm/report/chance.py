@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +108,9 @@ def at_least(hits: int, chances: Iterable[float]) -> float:
     0.75
     """
     each = [np.array([1 - chance, chance]) for chance in chances]
-    often = functools.reduce(np.convolve, each, np.ones(1))
+    often: Any = functools.reduce(
+        lambda a, b: np.convolve(a, b), each, np.ones(1)
+    )
     return min(1.0, float(often[hits:].sum()))
 
 

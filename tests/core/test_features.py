@@ -586,6 +586,12 @@ def test_leftovers_of_the_killed_are_removed(tmp_path, encoder, items):
     with held(new):
         build(tmp_path, encoder, items)
     assert new.exists()
+    # Of one killed just now, whose share is done again at once.
+    new.touch()
+    (cache.folder / "lock-0").write_text("process 7 on here\n")
+    next(cache.folder.glob("??/*.safetensors")).unlink()
+    build(tmp_path, encoder, items)
+    assert not new.exists()
 
 
 def test_a_disk_without_locks_serves(

@@ -277,7 +277,7 @@ def tiny_study(world: World) -> dict:
 
 def scheduled(file: Path, folder: Path) -> int:
     """``python -m speechllm.study.local``; its children are copies too."""
-    fork, script = multiprocessing.get_context("fork"), processes._run_script
+    context, script = multiprocessing.get_context("fork"), processes._run_script
 
     def run_script(*told):
         # A copy would wait for the scheduler's threads, of which it is one.
@@ -287,7 +287,7 @@ def scheduled(file: Path, folder: Path) -> int:
     class Forking:
         """Stands for multiprocessing: what is imported here serves."""
 
-        get_context = staticmethod(lambda kind: fork)
+        get_context = staticmethod(lambda kind: context)
         parent_process = staticmethod(multiprocessing.parent_process)
 
     class Subprocess:
