@@ -122,7 +122,13 @@ BREAKS = (
     Break(
         "YAML tags that call let through",
         "speechllm/settings_tree.py",
-        (('        if "python/" in tag_of(node):\n', "        if False:\n"),),
+        (
+            ('        if "python/" in tag_of(node):\n', "        if False:\n"),
+            (
+                "        if not TAGS.fullmatch(tag_of(node)):\n",
+                "        if False:\n",
+            ),
+        ),
         "inputs",
         ("fragments",),
     ),
