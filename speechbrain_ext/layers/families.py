@@ -123,11 +123,11 @@ def check_calls(lm: torch.nn.Module, cached: bool = True) -> None:
         # Families with a cache or masks of their own say so in many ways.
         wrong = f"called in parts, it fails with {error!r:.200}"
     if wrong:
-        source = getattr(causal_lm(lm), "name_or_path", "")
+        source = causal_lm(lm).name_or_path
         raise TypeError(
-            f"{source}{': ' * bool(source)}{type(causal_lm(lm)).__name__} is not of the kind that can be "
-            f"pruned here: {wrong}. docs/families.md lists the families that "
-            "can."
+            f"{source}: {type(causal_lm(lm)).__name__} is not of the kind "
+            f"that can be pruned here: {wrong}. docs/families.md lists the "
+            "families that can."
         )
 
 

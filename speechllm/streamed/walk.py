@@ -46,6 +46,7 @@ class StreamedLM(torch.nn.Module):
         self.parts = Parts(self.source, DTYPES[dtype], device)
         self.parts.check()
         self.lm, layers = self.parts.around()
+        self.lm.name_or_path = self.source  # for messages
         decoder_layers(self.lm).extend(layers)
         self.progress = False
         # Weights that stand in place of the files': by layer, by name there.
