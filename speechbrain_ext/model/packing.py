@@ -71,9 +71,11 @@ def in_one_row(sequence: Sequence) -> OneRow:
 
 def packing_of(lm: CausalLM) -> Callable[[Sequence], Sequence]:
     """`in_one_row`, for a decoder that is made ready for it; see below."""
-    on_gpu = base_model(lm).embed_tokens.weight.device.type == "cuda"
+    weight = base_model(lm).embed_tokens.weight
+    # Which has kernels for 16 bit alone.
+    fits = weight.device.type == "cuda" and weight.dtype.itemsize == 2
     plain = lm.config._attn_implementation == "sdpa"
-    if on_gpu and plain and is_flash_attn_2_available():
+    if fits and plain and is_flash_attn_2_available():
         lm.set_attn_implementation("flash_attention_2")
     check_packing(lm)
     return in_one_row
