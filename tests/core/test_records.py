@@ -6,6 +6,7 @@ Authors
 
 import errno
 import os
+import time
 
 import pytest
 
@@ -82,12 +83,15 @@ def test_a_broken_result_is_kept_apart_with_its_reason(tmp_path):
     assert [file for file, _ in found.broken] == ["bad/result.json"]
 
 
-def test_what_a_killed_writer_left_goes_with_the_next(tmp_path, monkeypatch):
-    """What a killed writer left goes with the next."""
-    monkeypatch.setattr(disks, "JUST_MADE", -1)
-    (tmp_path / ".x.json.0.tmp").write_text("half")
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path):
+    """What a killed writer left goes with the next; what is new stays."""
+    left, new = tmp_path / ".x.json.0.tmp", tmp_path / ".x.json.1.tmp"
+    left.write_text("half")
+    new.write_text("half")
+    long_ago = time.time() - 2 * disks.JUST_MADE
+    os.utime(left, (long_ago, long_ago))
     files.write_json(tmp_path / "x.json", {})
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert sorted(os.listdir(tmp_path)) == [new.name, "x.json"]
 
 
 def test_rows_come_back_and_a_torn_line_is_named(tmp_path):
