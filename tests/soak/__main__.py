@@ -1,7 +1,7 @@
 """``python tests/soak [--full] [--seed N] [--only FAMILY ...]``; see `make soak`.
 
-Writes ``soak.json`` with the counts, the seed and the versions; 1 where a
-fault did harm. ``--kinds`` tries some kinds of one family alone, and writes
+Writes ``soak.json`` with the counts, the seed and the versions as each family
+ends; 1 where a fault did harm. ``--kinds`` tries some kinds of one family alone, and writes
 nothing.
 """
 
@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,35 +46,37 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/soak"))
     told = parser.parse_args()
     names = [n for n in ORDER.split() if n in (told.only or FAMILIES)]
-    tops = {n: scratch(n) for n in names}
-    how = not told.full, told.seed
-    work = [(n, Setting(*how, tops[n], tuple(told.kinds))) for n in names]
+    tallies = {}
+    for name, tally in families(told, names):
+        tallies[name] = tally
+        # At once: a start that is cut short keeps those that ended.
+        if not told.kinds:
+            save(told, name, tally)
+    if told.kinds:
+        met = {kind for tally in tallies.values() for kind in tally.cases}
+        if lacking := {*told.kinds} - met:
+            parser.error(f"--kinds: no fault of {', '.join(sorted(lacking))}")
+    code = report(tallies)
+    if not told.kinds:
+        print(f"Counts: {told.output / 'soak.json'}")
+    return code
+
+
+def families(told, names):
+    """Each family's name and counts as it ends, some of them side by side."""
+    tops = {name: scratch(name) for name in names}
     # Each in a fresh process: what one breaks, another does not meet.
     pool = ProcessPoolExecutor(
         told.workers, get_context("spawn"), max_tasks_per_child=1
     )
     with pool:
-        tallies = dict(zip(names, pool.map(run_family, *zip(*work))))
-    for top in tops.values():
-        shutil.rmtree(top, ignore_errors=True)
-    if told.kinds:
-        met = {kind for tally in tallies.values() for kind in tally.cases}
-        if lacking := {*told.kinds} - met:
-            parser.error(f"--kinds: no fault of {', '.join(sorted(lacking))}")
-        return report(tallies)
-    size = {"size": "full" if told.full else "quick"}
-    save(
-        told.output / "soak.json",
-        {
-            "seed": told.seed,
-            "machine": f"{os.cpu_count()} cores, {platform.system()}",
-            "versions": versions(),
-            "families": {n: size | tallies[n].as_json() for n in names},
-        },
-    )
-    code = report(tallies)
-    print(f"Counts: {told.output / 'soak.json'}")
-    return code
+        running = {}
+        for name, top in tops.items():
+            setting = Setting(not told.full, told.seed, top, tuple(told.kinds))
+            running[pool.submit(run_family, name, setting)] = name
+        for one in as_completed(running):
+            shutil.rmtree(tops[running[one]], ignore_errors=True)
+            yield running[one], one.result()
 
 
 def scratch(name) -> Path:
@@ -85,15 +87,24 @@ def scratch(name) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"soak-{name}-", dir=there))
 
 
-def save(file, told) -> None:
-    """Write the counts; those of other families of this seed stay."""
+def save(told, name, tally) -> None:
+    """Write a family's counts; those of others, of this seed, stay."""
+    file = told.output / "soak.json"
+    size = {"size": "full" if told.full else "quick"}
+    counts = {
+        "seed": told.seed,
+        "machine": f"{os.cpu_count()} cores, {platform.system()}",
+        "versions": versions(),
+    }
+    kept = {}
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
-        families = before.pop("families")
-        if before == {k: v for k, v in told.items() if k in before}:
-            told = {**told, "families": families | told["families"]}
+        kept = before.pop("families")
+        kept = kept if before == counts else {}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, told)
+    write_json(
+        file, {**counts, "families": {**kept, name: size | tally.as_json()}}
+    )
 
 
 def report(tallies) -> int:
