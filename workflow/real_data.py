@@ -5,8 +5,9 @@ Kaldi folders in ``RESULTS/data/real``:
 
 - train, test: speechocean762's own; loss: test speakers that are not scored
 - libri, test-other: LibriSpeech, to train on and out of domain
-- synthetic: the mini world's voices say the training texts; neither those of
-  the speakers that validate nor those of the test set
+- synthetic: the mini world's voices say the training texts, and others that
+  the decoder writes in their manner; neither those of the speakers that
+  validate nor those of the test set
 
 The variables REAL_MODELS and REAL_DATA name folders in which they are already:
 ``smollm2-135m`` and ``whisper-base-encoder``; ``speechocean762`` and
@@ -15,6 +16,7 @@ again, it goes on.
 """
 
 import argparse
+import json
 import logging
 import os
 import random
@@ -25,7 +27,12 @@ import urllib.request
 from pathlib import Path
 
 from speechbrain_ext.data.own_forms import read_data
-from speechbrain_ext.runs.files import sync, sync_folder, write_text
+from speechbrain_ext.runs.files import (
+    sync,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from speechllm.mini_world.corpus.building import build, in_shards
 from speechllm.mini_world.corpus.speech import speak
 from speechllm.mini_world.corpus.voices import speakers, utter
@@ -38,6 +45,7 @@ MODELS = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "whisper-base-encoder": "openai/whisper-base",
 }
+DECODER = "smollm2-135m"
 # What of a model's repository is used.
 FILES = ["*.json", "model.safetensors", "*.txt", "*.jinja"]
 SLR = "https://www.openslr.org/resources"
@@ -257,21 +265,37 @@ def loss_rows(folder, scored):
 
 
 def texts_to_say(folder, split):
-    """Texts of training alone, LibriSpeech's cut into short pieces."""
+    """Texts of training alone, LibriSpeech's cut, and those not to be said."""
     train, test = (
         read_data(str(folder / name), str(folder), "kaldi", name)[0]
         for name in ("train", "test")
     )
     kept = draw(train, {"valid": split["valid"]}, split)["valid"]
-    mine = [one.row["wrd"] for one in train if one.row["spk_id"] not in kept]
+    mine = {one.row["wrd"] for one in train if one.row["spk_id"] not in kept}
     closed = {one.row["wrd"] for one in test}
     closed |= {one.row["wrd"] for one in train if one.row["spk_id"] in kept}
     for *_, text in librispeech(folder, "train-clean"):
         words = text.split()
         pieces = -(-len(words) // MOST_WORDS)
         ends = [len(words) * i // pieces for i in range(pieces + 1)]
-        mine += [" ".join(words[a:b]) for a, b in zip(ends, ends[1:])]
-    return sorted(set(mine) - closed)
+        mine |= {" ".join(words[a:b]) for a, b in zip(ends, ends[1:])}
+    return sorted(mine - closed), sorted(closed)
+
+
+def written_texts(file, source, texts, closed, count, seed):
+    """Sentences that the decoder writes, or those that it wrote before."""
+    asked = {"texts": texts, "closed": closed, "count": count, "seed": seed}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["asked"] == asked:
+            return before["written"]
+    # Not above: torch is long in coming, and mostly all is there already.
+    from own_texts import own_texts
+
+    print(f"{count} texts are written by {source.name}", flush=True)
+    written = own_texts(str(source), texts, set(closed), count, seed)
+    write_json(file, {"asked": asked, "written": written})
+    return written
 
 
 def say(folder, texts, count, voices, seed, processes):
@@ -306,7 +330,8 @@ def main(argv=None):
     parser.add_argument("--valid", type=float, default=10, help="speakers")
     parser.add_argument("--seed", type=int, default=1, help="of that draw")
     parser.add_argument("--scored", type=int, default=40, help="test speakers")
-    parser.add_argument("--synthetic", type=int, default=5000)
+    parser.add_argument("--synthetic", type=int, default=12000)
+    parser.add_argument("--written", type=int, default=8000)
     parser.add_argument("--voices", type=int, default=40)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(argv)
@@ -318,7 +343,11 @@ def main(argv=None):
     write_kaldi(folder / "test-other", librispeech(folder, "test-other"))
     write_kaldi(folder / "loss", loss_rows(folder, options.scored))
     split = {"valid": options.valid, "seed": options.seed}
-    texts = texts_to_say(folder, split)
+    texts, closed = texts_to_say(folder, split)
+    if options.written:
+        file, source = folder / "written.json", results / "models" / DECODER
+        what = texts, closed, options.written, options.seed
+        texts = texts + written_texts(file, source, *what)
     print(f"{len(texts)} texts are said {options.synthetic} times in all")
     many = options.synthetic, options.voices, options.seed
     say(folder / "synthetic", texts, *many, options.processes)

@@ -97,8 +97,8 @@ class Case:
                 if ended.killed:
                     which.append(str(moment))
                     break
-                if ended.status:
-                    return ", ".join(which) or "started again", failed(ended)
+                if self.failed(ended):
+                    return ", ".join(which) or "started again", said(ended)
                 if which:
                     break
                 self.begin()
@@ -109,13 +109,22 @@ class Case:
             if torn:
                 return ", ".join(which), f"after the kill {'; '.join(torn[:5])}"
         ended = self.start()
-        if ended.status:
-            return ", ".join(which), failed(ended)
+        if self.failed(ended):
+            return ", ".join(which), said(ended)
         told = differences(self.after, state_of(self.folder))
         return ", ".join(which), "; ".join(told[:5])
 
+    def failed(self, ended: Ended) -> bool:
+        """Whether a start failed; not if all was done, and it says so."""
+        refusal = self.job.refusal
+        refused = bool(refusal) and refusal in ended.said
+        done = refused and not differences(self.after, state_of(self.folder))
+        return bool(ended.status) and not done
 
-def failed(ended: Ended) -> str:
+
+def said(ended: Ended) -> str:
     """What a start says that should have gone on."""
-    said = ended.said.strip()[-1500:]
-    return f"started again it ended with {ended.status}: {said}"
+    return (
+        f"started again it ended with {ended.status}: "
+        f"{ended.said.strip()[-1500:]}"
+    )

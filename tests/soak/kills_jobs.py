@@ -46,13 +46,15 @@ class Job:
     """A command: what it finds in a folder, and what it does there.
 
     ``victims`` says who is killed, by turns: all its processes, the first
-    one, or one of those that it started.
+    one, or one of those that it started. ``refusal`` is what the same command
+    says where it has ended already, if it does not do all again.
     """
 
     kind: str
     work: Callable[[Path], object]
     prepare: Callable[[Path], object] = nothing
     victims: tuple[str, ...] = ("all",)
+    refusal: str = ""
 
 
 def copied(template: Path) -> Callable[[Path], None]:
@@ -199,7 +201,11 @@ def model_jobs(top: Path, world: World) -> Iterator[Job]:
 
     yield Job("measuring, loaded", partial(command, measure, []))
     yield Job("measuring, streamed", partial(command, measure, ["--stream"]))
-    yield Job("pruning by copying", partial(filled, prune, ["--stream"]))
+    yield Job(
+        "pruning by copying",
+        partial(filled, prune, ["--stream"]),
+        refusal="is there already and not empty: give another folder",
+    )
     run = top / "asr"
     made = run_child(
         partial(make_run, run, world.decoder, world.encoder), run, top / "aside"

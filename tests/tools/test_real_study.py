@@ -2,7 +2,9 @@
 
 import functools
 import http.server
+import itertools
 import json
+import random
 import subprocess
 import sys
 import tarfile
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import test_own_data
+import torch
 import yaml
 from recipe_scripts import load_script
 
@@ -33,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "workflow/config/real.yaml"
 OWN = ROOT / "recipes/OwnData/ASR/SpeechLLM"
 real_data = load_script(ROOT / "workflow", "real_data")
+own_texts = load_script(ROOT / "workflow", "own_texts")
 whisper_wer = load_script(OWN, "whisper_wer")
 
 
@@ -197,6 +201,7 @@ def given(sources, monkeypatch):
 
 
 SMALL = ["--valid=1", "--scored=3", "--synthetic=12", "--voices=3"]
+SMALL += ["--written=0"]
 
 
 def read_kaldi(folder):
@@ -250,6 +255,45 @@ def test_what_is_not_there_is_told(given, tmp_path, monkeypatch):
     monkeypatch.setenv("REAL_MODELS", str(given / "models"))
     with pytest.raises(SystemExit, match="only 5 speakers"):
         real_data.main([str(tmp_path / "out"), *SMALL, "--scored=5"])
+
+
+def test_the_decoder_writes_texts_in_the_manner_of_training(
+    given, tmp_path, monkeypatch
+):
+    asked = []
+
+    def lines_of(source, shown, rng):
+        asked.append((Path(source).name, shown))
+        closed = read_kaldi(given / "data/speechocean762/test")[1]
+        yield from ("a new day", *shown, "A. Name", "one", "a new day")
+        yield from (text.lower() for text in closed.values())
+        yield from ("it's the end", "too late")
+
+    monkeypatch.setattr(own_texts, "lines_of", lines_of)
+    monkeypatch.setitem(sys.modules, "own_texts", own_texts)
+    words = [*SMALL, "--written=2", "--synthetic=40", "--processes=1"]
+    for _ in range(2):
+        real_data.main([str(tmp_path), *words])
+    said = {*read_kaldi(tmp_path / "data/real/synthetic")[1].values()}
+    assert {"a new day", "it's the end"} < said and "too late" not in said
+    assert not any("name" in text.lower() and "A." in text for text in said)
+    # Once, and not from what validates.
+    ((name, shown),) = asked
+    assert name == "smollm2-135m" and len(shown) == 8 + 3
+    monkeypatch.setattr(own_texts, "PATIENCE", 10)
+    monkeypatch.setattr(own_texts, "lines_of", lambda *_: iter(["x"] * 20))
+    with pytest.raises(SystemExit, match="then nothing new: ask for fewer"):
+        real_data.main([str(tmp_path), *words, "--written=3"])
+
+
+def test_a_model_writes_lines_that_a_seed_gives_again(decoder_folders):
+    def some():
+        torch.manual_seed(1)
+        source, rng = str(decoder_folders["llama"]), random.Random(1)
+        lines = own_texts.lines_of(source, ["one two", "three\nfour"], rng)
+        return list(itertools.islice(lines, 40))
+
+    assert some() == some() and any(some())
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
