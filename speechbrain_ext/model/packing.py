@@ -56,14 +56,20 @@ def in_one_row(sequence: Sequence) -> OneRow:
     >>> in_one_row(rows).positions_BQ
     tensor([[0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 7]])
     """
-    real_BQ = sequence.mask_BQ.bool()
+    # Once, not by a mask each time: on a GPU each look at one is a wait.
+    places_N = sequence.mask_BQ.flatten().nonzero()[:, 0]
+
+    def row(x_BQ):
+        """The real ones of all rows in a row."""
+        return x_BQ.flatten(0, 1)[places_N][None]
+
     labels_BQ = sequence.labels_BQ
     return OneRow(
-        embeds_BQD=sequence.embeds_BQD[real_BQ][None],
-        mask_BQ=sequence.mask_BQ[real_BQ][None],
-        positions_BQ=sequence.positions_BQ[real_BQ][None],
+        embeds_BQD=row(sequence.embeds_BQD),
+        mask_BQ=row(sequence.mask_BQ),
+        positions_BQ=row(sequence.positions_BQ),
         prompt_lengths_B=sequence.prompt_lengths_B,
-        labels_BQ=None if labels_BQ is None else labels_BQ[real_BQ][None],
+        labels_BQ=None if labels_BQ is None else row(labels_BQ),
         padding="none",
         names=sequence.names,
     )
