@@ -49,7 +49,7 @@ from speechbrain_ext.data.audio import PART
 from speechbrain_ext.data.audio_hash import AudioHashes
 from speechbrain_ext.data.row_groups import row_group
 from speechbrain_ext.model.encoder import SpeechEncoder, concatenate_frames
-from speechbrain_ext.runs.disks import JUST_MADE, abandoned
+from speechbrain_ext.runs.disks import abandoned
 from speechbrain_ext.runs.files import atomic_write, write_json, writing
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class FeatureCache:
             self._about(encoder)
             if cut_short:
                 # Whoever held this share is dead, if only just.
-                self._remove_leftovers(age=0)
+                self._remove_leftovers()
             self._check_space(encoder, todo)
             batches = self._batches(encoder, todo, batch_seconds)
             if cut_short:
@@ -252,9 +252,9 @@ class FeatureCache:
         there = self._there()
         return [i for i in share if self._names[i] not in there]
 
-    def _remove_leftovers(self, age=JUST_MADE):
-        """Remove what killed writers left, some seconds ago at least."""
-        for path in abandoned(self.folder, "??/.*.tmp", age):
+    def _remove_leftovers(self):
+        """Remove what killed writers left."""
+        for path in abandoned(self.folder, "??/.*.tmp"):
             with suppress(OSError):
                 path.unlink()
 

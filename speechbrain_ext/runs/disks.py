@@ -32,8 +32,9 @@ MENDS = {
 }
 # What torch's writer says of a disk that took no more, at once or at the end.
 TORCH_WRITER = re.compile("inline_container|iostream error")
-# Seconds in which an unfinished file is not taken for a killed process's.
-JUST_MADE = 5
+# Seconds in which whoever made an unfinished file or folder comes to hold it,
+# and how exact a disk's times may be.
+MOMENT, JUST_MADE = 0.2, 2
 
 
 class WriteError(OSError):
@@ -133,16 +134,24 @@ def _locked(path):
     return handle
 
 
-def abandoned(folder: Path, pattern: str, age: float = JUST_MADE) -> list[Path]:
+def abandoned(folder: Path, pattern: str) -> list[Path]:
     """Unfinished files and folders of a name that nobody holds any more."""
-    found = []
-    for path in folder.glob(pattern):
+    there, found = list(folder.glob(pattern)), []
+    # Some may be about to be held.
+    if any(map(_is_new, there)):
+        time.sleep(MOMENT)
+    for path in there:
         with contextlib.suppress(OSError):
-            # It may be about to be held.
-            if time.time() - path.stat().st_mtime > age:
-                os.close(_locked(path))
-                found.append(path)
+            os.close(_locked(path))
+            found.append(path)
     return found
+
+
+def _is_new(path):
+    """Whether a file or folder was made, or filled, just now."""
+    with contextlib.suppress(OSError):
+        return abs(time.time() - path.stat().st_mtime) < JUST_MADE
+    return False
 
 
 def remove(path: Path) -> None:

@@ -575,23 +575,20 @@ def test_leftovers_of_the_killed_are_removed(tmp_path, encoder, items):
     """Those that nobody is still writing; also where nothing is missing."""
     cache = build(tmp_path, encoder, items)
     folder = next(cache.folder.glob("??"))
-    old, new = folder / ".a.safetensors.1.tmp", folder / ".b.safetensors.2.tmp"
-    for path in (old, new):
+    left, living = (
+        folder / ".a.safetensors.1.tmp",
+        folder / ".b.safetensors.2.tmp",
+    )
+    for path in (left, living):
         path.touch()
-    a_minute_ago = time.time() - 60
-    os.utime(old, (a_minute_ago, a_minute_ago))
-    build(tmp_path, encoder, items)
-    assert not old.exists() and new.exists()
-    os.utime(new, (a_minute_ago, a_minute_ago))
-    with held(new):
+    with held(living):
         build(tmp_path, encoder, items)
-    assert new.exists()
-    # Of one killed just now, whose share is done again at once.
-    new.touch()
+    assert not left.exists() and living.exists()
+    # Of one whose share is done by another.
     (cache.folder / "lock-0").write_text("process 7 on here\n")
     next(cache.folder.glob("??/*.safetensors")).unlink()
     build(tmp_path, encoder, items)
-    assert not new.exists()
+    assert not living.exists()
 
 
 def test_a_disk_without_locks_serves(

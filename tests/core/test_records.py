@@ -6,7 +6,7 @@ Authors
 
 import errno
 import os
-import time
+import threading
 
 import pytest
 
@@ -84,14 +84,33 @@ def test_a_broken_result_is_kept_apart_with_its_reason(tmp_path):
 
 
 def test_what_a_killed_writer_left_goes_with_the_next(tmp_path):
-    """What a killed writer left goes with the next; what is new stays."""
-    left, new = tmp_path / ".x.json.0.tmp", tmp_path / ".x.json.1.tmp"
-    left.write_text("half")
-    new.write_text("half")
-    long_ago = time.time() - 2 * disks.JUST_MADE
-    os.utime(left, (long_ago, long_ago))
-    files.write_json(tmp_path / "x.json", {})
-    assert sorted(os.listdir(tmp_path)) == [new.name, "x.json"]
+    """What a killed writer left goes with the next; a living one's stays."""
+    left, living = tmp_path / ".x.json.0.tmp", tmp_path / ".x.json.1.tmp"
+    for path in (left, living):
+        path.write_text("half")
+    with disks.held(living):
+        files.write_json(tmp_path / "x.json", {})
+    assert sorted(os.listdir(tmp_path)) == [living.name, "x.json"]
+
+
+def test_what_is_about_to_be_held_is_not_taken_for_a_killed_ones(tmp_path):
+    """What is about to be held is not taken for a killed one's."""
+    new = tmp_path / ".x.json.0.tmp"
+    new.touch()
+
+    def hold():
+        """As a writer, a moment after it made the file."""
+        with disks.held(new):
+            done.wait()
+
+    done, writer = threading.Event(), threading.Timer(0.1, hold)
+    writer.start()
+    try:
+        assert disks.abandoned(tmp_path, ".*.tmp") == []
+    finally:
+        done.set()
+        writer.join()
+    assert disks.abandoned(tmp_path, ".*.tmp") == [new]
 
 
 def test_rows_come_back_and_a_torn_line_is_named(tmp_path):

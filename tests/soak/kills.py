@@ -15,12 +15,7 @@ from pathlib import Path
 from soak.campaign import Outcome
 from soak.kills_child import Ended, Moment, run_child
 from soak.kills_jobs import Job, jobs
-from soak.kills_state import (
-    differences,
-    let_age,
-    state_of,
-    torn_files,
-)
+from soak.kills_state import differences, state_of, torn_files
 
 # Draws until a child is killed before its end.
 DRAWS = 8
@@ -105,7 +100,6 @@ class Case:
             # A scheduler that outlives a job may have written its report.
             known = (self.before, self.after) if ended.status < 0 else ()
             torn = torn_files(self.folder, *known)
-            let_age(self.folder)
             if torn:
                 return ", ".join(which), f"after the kill {'; '.join(torn[:5])}"
         ended = self.start()

@@ -7,7 +7,6 @@ import fnmatch
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
 from pathlib import Path
@@ -170,11 +169,3 @@ def _where(one, other, place=""):
             if a != b:
                 return _where(a, b, f"{place}[{index}]")
     return f"{place or 'it'} was {str(one)[:80]}, is {str(other)[:80]}"
-
-
-def let_age(folder: Path) -> None:
-    """Make what was left a minute old: a start takes a while elsewhere."""
-    for path in folder.rglob("*"):
-        if is_one_of(path.relative_to(folder).as_posix(), UNFINISHED):
-            then = path.stat().st_mtime - 60
-            os.utime(path, (then, then))

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from soak import power
 from soak.campaign import Setting
-from soak.kills_state import let_age
 
 from speechbrain_ext.data.features import FeatureCache
 from speechbrain_ext.runs import files, folders
@@ -207,7 +206,6 @@ def test_what_a_killed_writer_left_is_swept_but_not_a_live_ones(tmp_path):
 
     live, killed = in_a_child(work), in_a_child(work)
     end(killed)
-    let_age(tmp_path)
     try:
         with whole_folder(tmp_path / "out") as new:
             Path(new, "whole").write_text("whole")
@@ -215,7 +213,6 @@ def test_what_a_killed_writer_left_is_swept_but_not_a_live_ones(tmp_path):
         assert len(left) == 1 and (left[0] / "half").is_file()
     finally:
         end(live)
-    let_age(tmp_path)
     with whole_folder(tmp_path / "out") as new:
         Path(new, "whole").write_text("whole")
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "whole"]

@@ -10,7 +10,6 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from soak.kills_child import Moment, run_child
-from soak.kills_state import let_age
 from speech_llm_fixtures import make_model
 
 from speechbrain_ext.data.audio import read_utterance
@@ -29,10 +28,7 @@ from speechbrain_ext.training.run_record import keep_settings
 
 
 def killed_at_each(work, folder, begin=None):
-    """Kill a piece of work at each of its operations; yields which each time.
-
-    Then, and where it was killed once more, what it left has aged a little.
-    """
+    """Kill a piece of work at each of its operations; yields which each time."""
     aside = folder.parent / f"{folder.name}-aside"
     number = 0
     while True:
@@ -40,7 +36,6 @@ def killed_at_each(work, folder, begin=None):
         if begin:
             begin(number)
         ended = run_child(work, folder, aside, Moment(number))
-        let_age(folder)
         yield number
         if not ended.killed:
             assert ended.status == 0, ended.said
@@ -70,7 +65,6 @@ def test_a_living_writers_file_is_left_alone(tmp_path):
     path = tmp_path / "scores.txt"
     with atomic_write(path) as stream:
         stream.write("one")
-        let_age(tmp_path)
         write_text(path, "other")
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["scores.txt"]
 
@@ -105,7 +99,6 @@ def test_a_folder_is_replaced_or_put_back(tmp_path):
 
 def test_a_living_exports_folder_is_left_alone(tmp_path):
     with whole_folder(tmp_path / "model") as unfinished:
-        let_age(tmp_path)
         two_files(whole_folder, tmp_path / "model", "other")
         assert os.path.isdir(unfinished)
     assert os.listdir(tmp_path) == ["model"]
