@@ -33,10 +33,15 @@ def kills_of(job: Job, setting):
     """One job's kills."""
     place = setting.folder / "killed" / job.kind.replace(" ", "-")
     case = Case(job, place, setting.random(job.kind))
-    for number in range(setting.many(3, 20)):
+    wanted = setting.many(3, 20)
+    # Some end before their kill.
+    for number in range(3 * wanted):
         which, wrong = case.inject(number)
         if which:
             yield Outcome(job.kind, which, wrong)
+            wanted -= 1
+        if not wanted:
+            break
     shutil.rmtree(place)
 
 
