@@ -58,7 +58,9 @@ def _alike(source, folder, dtype, kept, exchanged, write):
     with quiet_loading():
         model = StreamedLM(source, dtype)
         write(None)
-        copy = StreamedLM(folder, dtype)
+        # Later: what is not written yet may not be looked at. A full disk has
+        # no place for the holes of a file in memory, and the process is ended.
+        copy = StreamedLM(folder, dtype, check=False)
     model.exchanged = exchanged or {}
     row, copied = _row(model), _row(copy)
     for new, old in enumerate(kept):
@@ -70,6 +72,7 @@ def _alike(source, folder, dtype, kept, exchanged, write):
             copied.step(new, other)
         # Or they would be there while the next ones are read.
         del layer, other
+    copy.parts.check()
     return all(map(torch.equal, _said(model, row), _said(copy, copied)))
 
 

@@ -40,11 +40,13 @@ class StreamedLM(torch.nn.Module):
         dtype: str = "float32",
         device: str = "cpu",
         tokenizer=None,
+        check: bool = True,
     ):
         super().__init__()
         self.source, self.tokenizer = str(source), tokenizer
         self.parts = Parts(self.source, DTYPES[dtype], device)
-        self.parts.check()
+        if check:
+            self.parts.check()
         self.lm, layers = self.parts.around()
         self.lm.name_or_path = self.source  # for messages
         decoder_layers(self.lm).extend(layers)
