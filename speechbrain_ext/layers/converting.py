@@ -87,11 +87,8 @@ class ConvertedTensor:
 
 def read_head(path: str) -> dict[str, TensorPlace]:
     """Where a safetensors file's tensors lie; reads none, refuses a torn file."""
-    mend = "Fetch or write it again"
-    with (
-        whole_safetensors(path),
-        of_form(path, ": not a whole safetensors file", mend),
-    ):
+    fault, mend = ": not a whole safetensors file", "Fetch or write it again"
+    with whole_safetensors(path), of_form(path, fault, mend):
         # The library refuses sizes and offsets that do not fit the file.
         safe_open(path, framework="pt")
         with open(path, "rb") as stream:
