@@ -51,8 +51,8 @@ test-slurm: .venv/workflow
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
-# Faults injected and counted: `make soak SOAK=quick`, meant for ten minutes, or
-# SOAK=full, for two hours of two cores; ARGS="--only kills --seed 2".
+# Faults injected and counted: `make soak SOAK=quick`, five minutes of two cores,
+# or SOAK=full, under an hour; ARGS="--only kills --seed 2".
 soak: SOAK ?= quick
 soak: .venv/ready
 	$(BIN)/python tests/soak $(if $(filter full,$(SOAK)),--full) $(ARGS)

@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python tests/soak", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--full", action="store_true", help="some two hours")
+    parser.add_argument("--full", action="store_true", help="under an hour")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=FAMILIES, metavar="FAMILY")
     parser.add_argument("--kinds", nargs="+", default=(), metavar="KIND")
