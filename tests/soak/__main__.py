@@ -1,8 +1,8 @@
 """``python tests/soak [--full] [--seed N] [--only FAMILY ...]``; see `make soak`.
 
 Writes ``soak.json`` with the counts, the seed and the versions as each family
-ends; 1 where a fault did harm. ``--kinds`` tries some kinds of one family alone, and writes
-nothing.
+ends; 1 where a fault did harm. ``--kinds`` tries some kinds of one family
+alone, and writes nothing.
 """
 
 import argparse
