@@ -51,10 +51,14 @@ def own_texts(
 @torch.inference_mode()
 def lines_of(source, shown, rng) -> Iterator[str]:
     """Lines without end, each batch of starts shown some of the lines."""
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, padding_side="left", trust_remote_code=False
+    )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     with quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(source, dtype="bfloat16")
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype="bfloat16", trust_remote_code=False
+        )
     while True:
         starts = [
             "\n".join([*rng.sample(shown, min(SHOWN, len(shown))), ""])

@@ -590,16 +590,17 @@ def test_the_benchmarks_figures_stand_in_pages(root):
     page.write_text("\n".join(["## Speed", *lines]))
     assert recheck.check_page(page, root, figures, False).differs
     assert recheck.check_page(page, root, figures, True).differs == []
-    assert "| 62 times as fast |" in page.read_text()
     # It is of the results, and not of a page.
     (file,) = (root / "benchmarks/results").glob("2-core*")
     told = json.loads(file.read_text())
-    for row in told["rows"]["redundancy_table"]["rows"]:
-        row["ratio"] *= 0.5
+    rows = told["rows"]["redundancy_table"]["rows"]
+    (one,) = (row for row in rows if "PruneMe" in row["name"])
+    assert f"| {one['ratio']:.2g} times as fast |" in page.read_text()
+    one["ratio"] = 31
     file.write_text(json.dumps(told))
     again = recheck.measured_figures(root)
-    (one,) = recheck.check_page(page, root, again, False).differs
-    assert "31 times as fast" in one
+    (differs,) = recheck.check_page(page, root, again, False).differs
+    assert "31 times as fast" in differs
 
 
 def test_the_benchmarks_page_is_made_from_their_results(root):
