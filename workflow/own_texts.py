@@ -11,9 +11,8 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from speechbrain_ext.quiet import quiet_loading
+from speechllm.text_lm import load_text_model
 
 # Lines that each start is shown, tokens that it then writes, starts at once.
 SHOWN, WRITTEN, BATCH = 12, 64, 32
@@ -51,14 +50,10 @@ def own_texts(
 @torch.inference_mode()
 def lines_of(source, shown, rng) -> Iterator[str]:
     """Lines without end, each batch of starts shown some of the lines."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, padding_side="left", trust_remote_code=False
-    )
+    decoder = load_text_model(source, "bfloat16")
+    tokenizer, model = decoder.tokenizer, decoder.lm
+    tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    with quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype="bfloat16", trust_remote_code=False
-        )
     while True:
         starts = [
             "\n".join([*rng.sample(shown, min(SHOWN, len(shown))), ""])
