@@ -264,9 +264,7 @@ def test_the_decoder_writes_texts_in_the_manner_of_training(
 
     def lines_of(source, shown, rng):
         asked.append((Path(source).name, shown))
-        closed = read_kaldi(given / "data/speechocean762/test")[1]
         yield from ("a new day", *shown, "A. Name", "one", "a new day")
-        yield from (text.lower() for text in closed.values())
         yield from ("it's the end", "too late")
 
     monkeypatch.setattr(own_texts, "lines_of", lines_of)
@@ -284,6 +282,14 @@ def test_the_decoder_writes_texts_in_the_manner_of_training(
     monkeypatch.setattr(own_texts, "lines_of", lambda *_: iter(["x"] * 20))
     with pytest.raises(SystemExit, match="then nothing new: ask for fewer"):
         real_data.main([str(tmp_path), *words, "--written=3"])
+
+
+def test_what_is_shown_or_tested_is_not_written(monkeypatch):
+    lines = ["we call it bear", "tom is late", "we like it", "he is here"]
+    monkeypatch.setattr(own_texts, "lines_of", lambda *_: iter(lines))
+    shown, closed = ["TOM IS LATE"], {"WE CALL IT BEAR"}
+    written = own_texts.own_texts("model", shown, closed, 2, seed=1)
+    assert written == ["we like it", "he is here"]
 
 
 def test_a_model_writes_lines_that_a_seed_gives_again(decoder_folders):
