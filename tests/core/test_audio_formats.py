@@ -121,6 +121,26 @@ def test_tags_between_and_behind_are_no_damage():
     assert 2 * one <= both < 2 * one + rate // 10
 
 
+# What FFmpeg takes for the head of a FLAC frame, wherever it stands.
+FALSE_HEAD = bytes.fromhex("fff8d634d0a291")
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+@pytest.mark.parametrize("start", [0, 10000])
+def test_what_looks_like_a_frame_of_a_flac_is_none(block, start, tmp_path):
+    """A whole file is read, though its sound holds a frame's first bytes."""
+    wav_N = np.random.default_rng(0).integers(-32768, 32767, 3 * 4096)
+    sound = bytearray(wav_N.astype(">i2").tobytes())
+    at = 2 * (4096 * block + 250)
+    sound[at : at + len(FALSE_HEAD)] = FALSE_HEAD
+    wav_N = np.frombuffer(bytes(sound), ">i2").astype("int16")
+    path = tmp_path / "noise.flac"
+    soundfile.write(path, wav_N, 16000)
+    assert FALSE_HEAD in path.read_bytes()
+    read_N = read_utterance(str(path), start=start)
+    assert torch.equal(read_N, torch.tensor(wav_N[start:] / 32768).float())
+
+
 def test_a_flac_in_a_row_is_told():
     """A flac in a row is told."""
     content, _ = encoded("a.flac", 1.0)
