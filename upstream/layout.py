@@ -98,7 +98,7 @@ SLICES: dict[str, tuple[str, ...]] = {
         "scores/translation",
     ),
     "loquacious": ("data/parquet", "training/trained_run"),
-    "own": ("data/augment", "data/own_forms"),
+    "own": ("data/augment", "data/own_forms", "training/alignment"),
 }
 ORDER = list(SLICES)
 

@@ -11,6 +11,7 @@ FORMER: dict[str, Any] = {
     "padding_free": False,
     "keep": "last",
     "start_from": None,
+    "objective": "answer",
     "projector_dropout": 0.0,
     "weight_decay": 0.0,
     "speed_perturb": [],

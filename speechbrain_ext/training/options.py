@@ -262,6 +262,7 @@ OPTIONS: dict[str, Test] = {
     ),
     f"{OWN}.distillation.temperature": POSITIVE,
     # Training
+    "objective": _one_of("answer", "ctc"),
     "precision": _one_of("fp32", "bf16", "fp16"),
     "batch_size": _whole(1),
     "batch_seconds": _or_null(POSITIVE, "batch_size counts"),

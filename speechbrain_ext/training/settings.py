@@ -248,6 +248,11 @@ def _baseline_faults(plain):
     if isinstance(start, str) and isinstance(baseline, str):
         mend = f"but baseline {baseline} is given too: leave one of them out"
         yield Fault("start_from", start, mend)
+    if get(plain, "objective") == "ctc":
+        for key in ("prune_layers", "adapt_attention"):
+            if get(plain, key) not in (MISSING, 0, False):
+                mend = "objective: ctc trains a projector alone: leave it out"
+                yield Fault(key, get(plain, key), mend)
     if not is_whole(cut) or cut < 1 or baseline is MISSING:
         return
     if isinstance(baseline, str) and os.path.isdir(baseline):

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 from recipe_scripts import RECIPES, load_script, quick, run_command, train
+from safetensors.torch import load_file
 
 from speechbrain_ext.data.audio import read_place
 from speechbrain_ext.data.augment import perturbed
 from speechbrain_ext.data.manifests import PreparationError
 from speechbrain_ext.data.rows import read_manifest
+from speechbrain_ext.model.decoder import Decoder
+from speechbrain_ext.model.speech_llm import SpeechLLM
 from speechbrain_ext.runs.reading import read_utterances
 from speechbrain_ext.runs.result import load_run
 from speechbrain_ext.training.faults import ConfigError
@@ -453,6 +456,42 @@ def test_training_starts_from_another_run(
     adapted = ["--run_name=next", f"--start_from={place}"]
     with pytest.raises(ValueError, match="start_from: .* adapted decoder"):
         train(RECIPE, "small.yaml", [*options, *adapted])
+
+
+def test_words_read_off_the_speech_are_a_start(
+    tmp_path, decoder_folders, encoder_folders, monkeypatch
+):
+    data = simple(tmp_path / "data")
+    options = [f"--data_folder={data}", "--split.valid=1", "--split.test=1"]
+    options += options_for(tmp_path, decoder_folders, encoder_folders)
+    ctc = ["--objective=ctc", "--test_splits=[]", "--run_name=aligned"]
+    ctc += ["--steps=40", "--warmdown_steps=20", "--lr_projector=0.01"]
+
+    def heard(*_):
+        raise AssertionError("the LLM was run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpeechLLM, "forward", heard)
+        patch.setattr(Decoder, "hidden", heard)
+        first = train(RECIPE, "small.yaml", [*options, *ctc])
+        losses = [entry["train_loss"] for entry in first.validation["history"]]
+        assert losses[-1] < losses[0] / 2
+        # Finished, it is not begun again.
+        assert train(RECIPE, "small.yaml", [*options, *ctc]) == first
+        with pytest.raises(AssertionError, match="the LLM was run"):
+            plain = ["--run_name=plain", "--test_splits=[]"]
+            train(RECIPE, "small.yaml", [*options, *plain])
+    place = tmp_path / "results/aligned"
+    start = ["--run_name=next", f"--start_from={place}", "--steps=0"]
+    train(RECIPE, "small.yaml", [*options, *start, "--warmdown_steps=0"])
+    before, after = (
+        load_file(tmp_path / f"results/{name}/trained/projector.safetensors")
+        for name in ("aligned", "next")
+    )
+    assert all(after[key].equal(before[key]) for key in before)
+    for more in ("--adapt_attention=True", "--prune_layers=2"):
+        with pytest.raises(ConfigError, match="trains a projector alone"):
+            train(RECIPE, "small.yaml", [*options, *ctc, more])
 
 
 def test_a_translation_is_the_target(

@@ -23,6 +23,7 @@ A run (`Experiment.train_and_evaluate`), and the settings that it goes by:
 - Trained: the projector, and hparams.lora with hparams.adapt_attention; on a
   pruned decoder what hparams.healing, or one's own hparams.healing_parts,
   opens.
+  hparams.objective: the answer's loss, or CTC for a projector to start from.
 - Steps, not epochs: hparams.steps of hparams.batch_size utterances, or of
   hparams.batch_seconds, as hparams.length_pool puts them together, read by
   hparams.num_workers. Adam (hparams.adam_betas) has the peak rates
@@ -48,6 +49,7 @@ from speechbrain_ext.data.batches import targets_of
 from speechbrain_ext.data.rows import keep_lengths, read_manifest
 from speechbrain_ext.data.sets import all_splits
 from speechbrain_ext.layers.residual import target_loss
+from speechbrain_ext.training.alignment import AlignmentBrain
 from speechbrain_ext.training.brain import SpeechLLMBrain
 from speechbrain_ext.training.experiment import open_experiment
 from speechbrain_ext.training.settings import speechllm_rules
@@ -151,8 +153,9 @@ def prepare_experiment(argv):
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides, [speechllm_rules])
     settings = merge(hparams_file, overrides, hparams["output_folder"])
+    brain = AlignmentBrain if hparams["objective"] == "ctc" else OwnData
     return open_experiment(
-        hparams, run_opts, settings, OwnData, prepare, dataio_prepare
+        hparams, run_opts, settings, brain, prepare, dataio_prepare
     )
 
 
