@@ -7,7 +7,8 @@ the house was rebuilt; intervals over speakers, verdicts that can fail, timings
 and `make recheck` 3,600 more, models larger than memory 2,000, own data 900,
 steps without waits 700; speech LLMs of the hub 2,600, command line, wheel, pages,
 browser page and GGUF 3,700, the study of real models 700, what a campaign of
-faults found 1,700, batches without padding and copies that are compared whole 300:
+faults found 1,700, batches without padding and copies that are compared whole 300,
+projectors that learn from words alone 150:
 20,000 in all, on some 28,000. `MOST_LINES` is what there is: whoever shrinks the
 house lowers it, and a later feature may raise it in its own commit, with the reason.
 Directions, paths and ratios stay.
@@ -27,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from upstream.sources import imported_names  # noqa: E402
 
 AIM = 28_000
-MOST_LINES = 48_400
+MOST_LINES = 48_600
 MOST_DOCSTRINGS = {"core": 0.6, "tools": 0.25}
 RECIPE = "recipes/LibriSpeech/ASR/SpeechLLM/train.py"
 CORE = "speechbrain_ext"

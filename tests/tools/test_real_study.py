@@ -52,19 +52,24 @@ def test_the_plan_has_what_the_study_is_to_show(tmp_path):
     kinds = Counter(run.kind for run in plan.runs.values())
     assert kinds == {
         "data": 1,
-        "baseline": 3,
+        "baseline": 4,
         "table": 6,
         "healed": 41,
         "check": 1,
         "timing": 2,
     }
     order = list(plan.runs)
-    assert order[:3] == ["data-real", "warmup-s1", "smollm2-s1"]
+    begin = ["data-real", "aligned-s1", "warmup-s1", "smollm2-s1"]
+    assert order[:4] == begin
     assert order[-2:] == [n for n in order if n.startswith("timing-")]
-    for name in ("smollm2-s1", "smollm2-lora-s1"):
+    for name, before in (
+        ("warmup-s1", "aligned-s1"),
+        ("smollm2-s1", "warmup-s1"),
+        ("smollm2-lora-s1", "warmup-s1"),
+    ):
         run = plan.runs[name]
-        assert run.needs == ["data-real", "warmup-s1"]
-        assert option(run, "start_from") == str(plan.run_folder("warmup-s1"))
+        assert run.needs == ["data-real", before]
+        assert option(run, "start_from") == str(plan.run_folder(before))
     for depth in (3, 6, 9, 12):
         for healing in ("none-speech", "both-speech-k200"):
             assert f"smollm2-s1-n{depth}-{healing}" in order
@@ -106,10 +111,11 @@ def test_what_training_starts_from_counts(tmp_path):
     before = read_plan(CONFIG, results=str(tmp_path)).runs
 
     def longer(config):
-        config["systems"]["warmup"]["set_baseline"]["steps"] = 4000
+        config["systems"]["aligned"]["set_baseline"]["steps"] = 4000
 
     after = read_plan(changed(tmp_path, longer), results=str(tmp_path)).runs
-    for name in ("warmup-s1", "smollm2-s1", "smollm2-s1-n3-none-speech"):
+    started = ("warmup-s1", "smollm2-s1", "smollm2-s1-n3-none-speech")
+    for name in ("aligned-s1", *started):
         assert before[name].made != after[name].made
     assert before["data-real"].made == after["data-real"].made
 
@@ -421,6 +427,8 @@ def miniature(config):
     config["set"] |= {
         **{"downsampling": 3, "max_new_tokens": 6, "split.valid": 1},
         **{"split.test_speakers": 3, "batch_size": 3, "long_audio": "chunk"},
+        # The tiny tokenizer has no template.
+        **{"chat_template": False, "prompt": "{speech}Write it. {bos}{target}"},
     }
     config["data"]["real"]["make"] += [*SMALL, "--processes=1"]
     systems = config["systems"]
@@ -474,7 +482,8 @@ def test_from_nothing_to_a_report_that_is_rechecked(
     assert not warm.scores
     page = (results / "report/report.md").read_text()
     assert "smollm2-s1" not in page.split("## What is missing")[1]
-    assert "warmup-s1" not in (results / "report/table.md").read_text()
+    table = (results / "report/table.md").read_text()
+    assert "warmup-s1" not in table and "aligned-s1" not in table
     assert "spread, even" in (results / "report/healing/table.md").read_text()
     # As if the decoder of Whisper had been there.
     score = SetScore("WER", 21.0, [19.0, 23.0], speakers=3)
