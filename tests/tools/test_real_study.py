@@ -427,8 +427,6 @@ def miniature(config):
     config["set"] |= {
         **{"downsampling": 3, "max_new_tokens": 6, "split.valid": 1},
         **{"split.test_speakers": 3, "batch_size": 3, "long_audio": "chunk"},
-        # The tiny tokenizer has no template.
-        **{"chat_template": False, "prompt": "{speech}Write it. {bos}{target}"},
     }
     config["data"]["real"]["make"] += [*SMALL, "--processes=1"]
     systems = config["systems"]
