@@ -41,7 +41,8 @@ def token_log_probs(p_BSD: torch.Tensor, e_CD: torch.Tensor) -> torch.Tensor:
     e_CD = torch.cat([e_CD.mean(0, keepdim=True), e_CD]).float()
     squares_C = e_CD.square().sum(-1)
     # The squared distance, without the square of p: it is the same for all.
-    near_BSC = p_BSD.float() @ e_CD.T - squares_C / 2
+    with torch.autocast(p_BSD.device.type, enabled=False):
+        near_BSC = p_BSD.float() @ e_CD.T - squares_C / 2
     logits_BSC = SHARPNESS / squares_C[1:].mean() * near_BSC
     # Without it, silence would be dear beside thousands of tokens.
     logits_BSC[..., 0] += math.log(len(e_CD) - 1)

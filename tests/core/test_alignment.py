@@ -35,3 +35,7 @@ def test_it_is_the_softmax_of_squared_distances():
     ratio = log_probs_BSC.diff(dim=-1) / distances_BSC.diff(dim=-1)
     assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=1e-3)
     assert ratio.mean() < 0
+    # Half precision is too coarse for it.
+    with torch.autocast("cpu", torch.bfloat16):
+        again_BSC = token_log_probs(p_BSD, e_CD) - frequent
+    assert again_BSC.equal(log_probs_BSC)
