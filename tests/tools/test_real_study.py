@@ -111,7 +111,7 @@ def test_what_training_starts_from_counts(tmp_path):
     before = read_plan(CONFIG, results=str(tmp_path)).runs
 
     def longer(config):
-        config["systems"]["aligned"]["set_baseline"]["steps"] = 4000
+        config["systems"]["aligned"]["set_baseline"]["steps"] = 500
 
     after = read_plan(changed(tmp_path, longer), results=str(tmp_path)).runs
     started = ("warmup-s1", "smollm2-s1", "smollm2-s1-n3-none-speech")
